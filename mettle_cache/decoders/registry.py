@@ -1,0 +1,26 @@
+"""The task heads by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+from mettle_cache.decoders.cmbs import PSPCMBS
+from mettle_cache.decoders.psp import PSP29
+from mettle_cache.errors import UsageError
+
+_DECODERS: dict[str, Callable[..., nn.Module]] = {"psp_cmbs": PSPCMBS, "psp29": PSP29}
+
+
+def create_decoder(name: str, /, *args: object, **options: object) -> nn.Module:
+    """Build the head called ``name``; the arguments are its class's.
+
+    Raises
+    ------
+    UsageError
+        No head has that name.
+    """
+    if name not in _DECODERS:
+        raise UsageError(f"no decoder is called '{name}'", hint=f"use one of {', '.join(_DECODERS)}")
+    return _DECODERS[name](*args, **options)
