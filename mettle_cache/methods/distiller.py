@@ -1,0 +1,154 @@
+"""Layer-Centric Distillation of one layer: N tokens into K meta-tokens (Mettle, equations 3.1 and 3.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mettle_cache.errors import UsageError
+from mettle_cache.layers import LayerSpec
+from mettle_cache.methods.absorbed import absorbed_pooling
+from mettle_cache.tokens import LayerTokens
+
+ATTENTION_PATHS = ("absorbed", "stock")
+PRETRAINED_BRANCHES = ("linear", "avgpool", "none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillerOptions:
+    """The switches of Tables 8 to 10, and what spec-avel.md section 9 leaves open.
+
+    ``steps`` is R. ``task_specific`` is the attention branch (TS), ``pretrained_branch`` the token-mixing one (DP).
+    ``norm`` puts a LayerNorm on the meta-tokens and on the attended tokens. ``residual`` adds the meta-tokens back
+    after the attention, which the paper does not. ``attention`` chooses the evaluation, not the function: ``stock``
+    runs ``nn.MultiheadAttention`` on decoded tokens and is the oracle of ``absorbed``.
+    """
+
+    steps: int = 1
+    heads: int = 8
+    task_specific: bool = True
+    pretrained_branch: str = "linear"
+    norm: bool = True
+    residual: bool = False
+    attention: str = "absorbed"
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.heads < 1:
+            raise UsageError(f"LCD needs at least one step and one head, not {self.steps} and {self.heads}")
+        for value, legal in (
+            (self.pretrained_branch, PRETRAINED_BRANCHES),
+            (self.attention, ATTENTION_PATHS),
+        ):
+            if value not in legal:
+                raise UsageError(f"LCD has no '{value}'; use one of {', '.join(legal)}")
+        if not self.task_specific and self.pretrained_branch == "none":
+            raise UsageError("LCD without the task-specific and without the pretrained branch distils nothing")
+
+
+class LayerDistiller(nn.Module):
+    """Distil one layer. Parameters count ``4D² + 4D`` (attention), ``4D`` (norms), ``KD``, and ``NK + K`` (mixing)."""
+
+    def __init__(self, layer: LayerSpec, meta_tokens: int, options: DistillerOptions) -> None:
+        super().__init__()
+        if meta_tokens < 1:
+            raise UsageError(f"layer {layer.name}: LCD needs at least one meta-token, not {meta_tokens}")
+        if layer.width % options.heads:
+            raise UsageError(f"layer {layer.name}: width {layer.width} is not divisible by {options.heads} heads")
+        self.layer = layer
+        self.options = options
+        self.count = meta_tokens
+        if options.task_specific:
+            self.meta_tokens = nn.Parameter(torch.empty(meta_tokens, layer.width).normal_(std=0.02))
+            self.attention = nn.MultiheadAttention(layer.width, options.heads, batch_first=True)
+            if options.norm:
+                self.norm_meta_tokens = nn.LayerNorm(layer.width)
+                self.norm_tokens = nn.LayerNorm(layer.width)
+        if options.pretrained_branch == "linear":
+            self.mix = nn.Linear(layer.tokens, meta_tokens)
+        # follows the module's precision and device, also where a variant has no parameters
+        self.unit: Tensor
+        self.register_buffer("unit", torch.ones(()), persistent=False)
+
+    def forward(self, tokens: LayerTokens) -> Tensor:
+        """Meta-tokens ``[F, K, D]`` of a layer's tokens, ``codes [F, N, D]``."""
+        if self.options.attention == "stock":
+            return self._distil_stock(tokens.floats(self.unit.dtype))
+        # logits and statistics stay in full precision; the products that autocast would speed up are tiny
+        with torch.autocast(tokens.codes.device.type, enabled=False):
+            return self._distil_absorbed(tokens)
+
+    def _mixing(self) -> Tensor | None:
+        """Weights ``[K, N]`` of the token-mixing branch."""
+        if self.options.pretrained_branch == "linear":
+            return self.mix.weight
+        if self.options.pretrained_branch == "avgpool":
+            return (self.unit / self.layer.tokens).expand(self.count, self.layer.tokens)
+        return None
+
+    def _pretrained(self, mixed: Tensor) -> Tensor:
+        return mixed + self.mix.bias.unsqueeze(-1) if self.options.pretrained_branch == "linear" else mixed
+
+    def _distil_absorbed(self, tokens: LayerTokens) -> Tensor:
+        mixing = self._mixing()
+        if not self.options.task_specific:
+            return self._pretrained(absorbed_pooling(tokens, self.unit.new_empty(0, self.layer.width), mixing)[1])
+        eps = self.norm_tokens.eps if self.options.norm else None
+        meta_tokens: Tensor = self.meta_tokens
+        pretrained, rstd = None, None
+        for step in range(self.options.steps):
+            context, mixed, statistics = absorbed_pooling(
+                tokens, self._fold_queries(meta_tokens), mixing if step == 0 else None, rstd=rstd, eps=eps
+            )
+            rstd = None if eps is None else statistics
+            if step == 0 and mixing is not None:
+                pretrained = self._pretrained(mixed)
+            attended = self._project_context(context)
+            meta_tokens = self._update(meta_tokens, attended, pretrained)
+        return meta_tokens
+
+    def _update(self, meta_tokens: Tensor, attended: Tensor, pretrained: Tensor | None) -> Tensor:
+        """Equations 3.1 (the arrow replaces the meta-tokens) and 3.2."""
+        if self.options.residual:
+            attended = attended + meta_tokens
+        return attended if pretrained is None else attended + pretrained
+
+    def _fold_queries(self, meta_tokens: Tensor) -> Tensor:
+        """``W_Kᵀ q`` of each head, logit scale and norm weight included: ``[..., K, D]`` to ``[..., K H, D]``."""
+        width, heads = self.layer.width, self.options.heads
+        asked = self.norm_meta_tokens(meta_tokens) if self.options.norm else meta_tokens
+        weight, bias = self.attention.in_proj_weight, self.attention.in_proj_bias
+        queries = nn.functional.linear(asked, weight[:width], bias[:width]).unflatten(-1, (heads, -1))
+        keys = weight[width : 2 * width].unflatten(0, (heads, -1))
+        folded = torch.einsum("...khe,hed->...khd", queries, keys) * (width // heads) ** -0.5
+        if self.options.norm:
+            folded = folded * self.norm_tokens.weight
+        return folded.flatten(-3, -2)
+
+    def _project_context(self, context: Tensor) -> Tensor:
+        """Value and output projections of ``[F, K H, D]``: ``[F, K, D]``."""
+        width, heads = self.layer.width, self.options.heads
+        if self.options.norm:
+            context = context * self.norm_tokens.weight + self.norm_tokens.bias
+        values = self.attention.in_proj_weight[2 * width :].unflatten(0, (heads, -1))
+        attended = torch.einsum("fkhd,hed->fkhe", context.unflatten(1, (self.count, heads)), values).flatten(-2)
+        out = self.attention.out_proj
+        projected: Tensor = nn.functional.linear(
+            attended + self.attention.in_proj_bias[2 * width :], out.weight, out.bias
+        )
+        return projected
+
+    def _distil_stock(self, tokens: Tensor) -> Tensor:
+        mixing = self._mixing()
+        pretrained = None if mixing is None else self._pretrained(mixing @ tokens)
+        if not self.options.task_specific:
+            assert pretrained is not None
+            return pretrained
+        keys = self.norm_tokens(tokens) if self.options.norm else tokens
+        meta_tokens = self.meta_tokens.expand(tokens.shape[0], -1, -1)
+        for _ in range(self.options.steps):
+            asked = self.norm_meta_tokens(meta_tokens) if self.options.norm else meta_tokens
+            attended, _ = self.attention(asked, keys, keys, need_weights=False)
+            meta_tokens = self._update(meta_tokens, attended, pretrained)
+        return meta_tokens

@@ -1,0 +1,98 @@
+"""The absorbed pooling against plain softmax attention on decoded tokens, in float64."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mettle_cache.methods import absorbed
+from mettle_cache.methods.absorbed import absorbed_pooling
+from tests.methods.conftest import FORMS, make_tokens
+
+EPS = 1e-5
+
+
+def pool_plainly(tokens, queries, mixing, eps):
+    """The definition, with everything expanded."""
+    x = tokens.floats(torch.float64)
+    attended = x if eps is None else torch.nn.functional.layer_norm(x, x.shape[-1:], eps=eps)
+    queries = queries.expand(len(x), -1, -1)
+    context = (queries @ attended.mT).softmax(-1) @ attended
+    return context, x.new_empty(len(x), 0, x.shape[-1]) if mixing is None else mixing @ x
+
+
+def assert_same_function(tokens, queries, mixing, eps):
+    results = []
+    for pool in (lambda *a: absorbed_pooling(*a[:3], eps=a[3])[:2], pool_plainly):
+        leaves = [part.detach().clone().requires_grad_() for part in (queries, mixing) if part is not None]
+        context, mixed = pool(tokens, leaves[0], leaves[1] if mixing is not None else None, eps)
+        weights = torch.linspace(-1, 1, context.numel(), dtype=torch.float64).view_as(context)
+        ((context * weights).sum() + (mixed * mixed).sum()).backward()
+        results.append((context.detach(), mixed.detach(), *(leaf.grad for leaf in leaves)))
+    for ours, plain in zip(*results, strict=True):
+        assert torch.allclose(
+            ours, plain, rtol=1e-12, atol=1e-12 * max(1.0, plain.abs().max().item() if plain.numel() else 0)
+        )
+
+
+@pytest.mark.parametrize("eps", [None, EPS])
+@pytest.mark.parametrize("per_frame", [False, True])
+def test_outputs_and_gradients_equal_plain_attention(form, eps, per_frame):
+    rng = torch.Generator().manual_seed(1)
+    shape = (5, 8, 16) if per_frame else (8, 16)
+    queries = torch.randn(shape, generator=rng, dtype=torch.float64) * 0.3
+    mixing = torch.randn(2, 33, generator=rng, dtype=torch.float64)
+    assert_same_function(make_tokens(form, 5, 33, 16), queries, mixing, eps)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    form=st.sampled_from(FORMS),
+    frames=st.integers(1, 7),
+    count=st.integers(1, 40),
+    half_width=st.integers(1, 12),
+    asked=st.integers(0, 5),
+    mixers=st.integers(0, 3),
+    norm=st.booleans(),
+    tile=st.integers(1, 4000),
+)
+def test_any_shape_in_any_tiling(form, frames, count, half_width, asked, mixers, norm, tile):
+    rng = torch.Generator().manual_seed(frames)
+    width = 2 * half_width
+    queries = torch.randn(asked, width, generator=rng, dtype=torch.float64)
+    mixing = torch.randn(mixers, count, generator=rng, dtype=torch.float64) if mixers else None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(absorbed.TILE_BYTES, "cpu", tile)
+        assert_same_function(make_tokens(form, frames, count, width), queries, mixing, EPS if norm else None)
+
+
+def test_statistics_of_one_call_serve_the_next():
+    tokens, queries = make_tokens("int8", 3, 10, 8), torch.randn(4, 8, dtype=torch.float64)
+    context, _, rstd = absorbed_pooling(tokens, queries, eps=EPS)
+    again, _, same = absorbed_pooling(tokens, queries, rstd=rstd, eps=EPS)
+    assert torch.equal(context, again)
+    assert torch.equal(rstd, same)
+
+
+def test_nothing_of_the_tokens_size_is_saved_as_floats():
+    """Codes are kept as they are; beside them, one float a token."""
+    tokens = make_tokens("int8", 4, 64, 32)
+    queries = torch.randn(8, 32, requires_grad=True)
+    mixing = torch.randn(1, 64, requires_grad=True)
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        absorbed_pooling(tokens, queries, mixing, eps=EPS)
+    leaves = {queries.data_ptr(), mixing.data_ptr()}
+    floats = [t for t in saved if t.is_floating_point() and t.dtype == torch.float32 and t.data_ptr() not in leaves]
+    assert sum(t.numel() for t in floats) == 4 * 64
+    assert any(t.data_ptr() == tokens.codes.data_ptr() for t in saved)
+
+
+def test_large_offsets_do_not_spoil_float32():
+    """Zero points near the codec's bound: the expanded second moment must not cancel."""
+    tokens = make_tokens("int8", 2, 20, 16)
+    far = type(tokens)(tokens.codes, tokens.scale, torch.full_like(tokens.zero, 2000))
+    queries = torch.randn(3, 16, generator=torch.Generator().manual_seed(0)) * 0.1
+    context, _, _ = absorbed_pooling(far, queries, eps=EPS)
+    plain, _ = pool_plainly(far, queries.double(), None, EPS)
+    assert (context - plain).abs().max() < 1e-4 * plain.abs().max()

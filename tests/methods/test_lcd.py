@@ -1,0 +1,134 @@
+"""LCD: the absorbed path against the stock nn.MultiheadAttention path, and every switch of Tables 6 to 10."""
+
+import pytest
+import torch
+
+from mettle_cache.errors import UsageError
+from mettle_cache.layers import LayerSpec
+from mettle_cache.methods.lcd import LCD
+from mettle_cache.tokens import LayerTokens
+from tests.methods.conftest import make_tokens
+
+LAYERS = tuple(
+    LayerSpec(modality="visual", stage=stage, block=block, grid=(side, side), tokens=side * side, width=width)
+    for stage, block, side, width in ((1, 1, 6, 16), (1, 2, 6, 16), (2, 1, 3, 32))
+)
+CLIPS, SEGMENTS = 2, 3
+
+
+def clip_tokens(form, layers=LAYERS):
+    frames = CLIPS * SEGMENTS
+    flat = {
+        layer.name: make_tokens(form, frames, layer.tokens, layer.width, seed=layer.stage * 10 + layer.block)
+        for layer in layers
+    }
+
+    def fold(part):
+        return None if part is None else part.unflatten(0, (CLIPS, SEGMENTS))
+
+    return {name: LayerTokens(fold(t.codes), fold(t.scale), fold(t.zero)) for name, t in flat.items()}
+
+
+def build_pair(layers=LAYERS, **switches):
+    """The same weights, far from their initial values, behind both paths."""
+    torch.manual_seed(0)
+    absorbed = LCD(layers, **switches).double()
+    with torch.no_grad():
+        for parameter in absorbed.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    stock = LCD(layers, attention="stock", **switches).double()
+    stock.load_state_dict(absorbed.state_dict())
+    return absorbed, stock
+
+
+def assert_pair_agrees(form, **switches):
+    absorbed, stock = build_pair(**switches)
+    tokens = clip_tokens(form, switches.get("layers", LAYERS))
+    outputs = [module(tokens) for module in (absorbed, stock)]
+    assert outputs[0].shape == (CLIPS, SEGMENTS, absorbed.output_dim)
+    for output in outputs:
+        (output * torch.linspace(-1, 1, output.numel(), dtype=torch.float64).view_as(output)).sum().backward()
+    assert torch.allclose(*outputs, rtol=1e-12, atol=1e-12)
+    for (name, ours), theirs in zip(absorbed.named_parameters(), stock.parameters(), strict=True):
+        scale = max(1.0, theirs.grad.abs().max().item())
+        assert torch.allclose(ours.grad, theirs.grad, rtol=1e-12, atol=1e-12 * scale), name
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("meta_tokens", [1, 2, 4])
+def test_absorbed_equals_stock(form, meta_tokens, steps):
+    assert_pair_agrees(form, meta_tokens=meta_tokens, steps=steps, dim=24)
+
+
+@pytest.mark.parametrize(
+    "switches",
+    [
+        {"norm": False},
+        {"residual": True, "steps": 3},
+        {"task_specific": False},
+        {"pretrained_branch": "avgpool"},
+        {"pretrained_branch": "none", "steps": 2},
+        {"task_specific": False, "pretrained_branch": "avgpool", "dim": 8},
+        {"meta_tokens": [4, 1]},
+        {"heads": 4},
+        {"layers": LAYERS[2:], "dim": None},
+        {"layers": LAYERS[:2], "dim": None, "meta_tokens": 2},
+    ],
+    ids=str,
+)
+def test_every_switch_means_the_same_on_both_paths(switches):
+    assert_pair_agrees("int8", **switches)
+
+
+def test_int8_and_int4_need_no_decoding():
+    """Codes and their decoded floats give the same meta-tokens."""
+    module, _ = build_pair()
+    for form in ("int8", "int4"):
+        tokens = clip_tokens(form)
+        decoded = {name: LayerTokens(t.floats(torch.float64)) for name, t in tokens.items()}
+        assert torch.allclose(module(tokens), module(decoded), rtol=1e-12, atol=1e-12)
+
+
+def test_aggregate_is_the_mean_over_layers_and_meta_tokens():
+    """Equation 3.3 with K = 4 and 1: five meta-tokens of four and one layers weigh alike."""
+    module, _ = build_pair(meta_tokens=[4, 1])
+    tokens = clip_tokens("float64")
+    parts = []
+    for layer in LAYERS:
+        key = layer.name.split("/")[1]
+        frames = LayerTokens(tokens[layer.name].codes.flatten(0, 1))
+        parts.append(module.projections[key](module.distillers[key](frames)))
+    expected = torch.cat(parts, dim=1).mean(1).unflatten(0, (CLIPS, SEGMENTS))
+    assert torch.allclose(module(tokens), expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(("meta_tokens", "expected"), [(1, 67_613_568), (2, 67_640_064)])
+def test_parameters_of_swin_are_those_of_the_spec(meta_tokens, expected):
+    """spec-avel.md section 8: LCD on the 24 blocks of Swin-V2-L, projection included."""
+    stages = ((1, 2, 48, 192), (2, 2, 24, 384), (3, 18, 12, 768), (4, 2, 6, 1536))
+    layers = [
+        LayerSpec(modality="visual", stage=s, block=b + 1, grid=(side, side), tokens=side * side, width=width)
+        for s, blocks, side, width in stages
+        for b in range(blocks)
+    ]
+    with torch.device("meta"):
+        module = LCD(layers, meta_tokens=meta_tokens)
+    assert sum(p.numel() for p in module.parameters()) == expected
+
+
+@pytest.mark.parametrize(
+    ("switches", "message"),
+    [
+        ({"layers": ()}, "at least one layer"),
+        ({"heads": 5}, "width 16 is not divisible by 5 heads"),
+        ({"dim": None}, "need a projection"),
+        ({"meta_tokens": [1, 2, 3]}, "3 meta-token numbers for 2 stages"),
+        ({"meta_tokens": 0}, "at least one meta-token"),
+        ({"steps": 0}, "at least one step"),
+        ({"pretrained_branch": "max"}, "use one of linear, avgpool, none"),
+        ({"task_specific": False, "pretrained_branch": "none"}, "distils nothing"),
+    ],
+)
+def test_impossible_settings_are_refused(switches, message):
+    with pytest.raises(UsageError, match=message):
+        LCD(**{"layers": LAYERS, **switches})
