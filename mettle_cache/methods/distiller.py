@@ -121,7 +121,7 @@ class LayerDistiller(nn.Module):
         weight, bias = self.attention.in_proj_weight, self.attention.in_proj_bias
         queries = nn.functional.linear(asked, weight[:width], bias[:width]).unflatten(-1, (heads, -1))
         keys = weight[width : 2 * width].unflatten(0, (heads, -1))
-        folded = torch.einsum("...khe,hed->...khd", queries, keys) * (width // heads) ** -0.5
+        folded: Tensor = torch.einsum("...khe,hed->...khd", queries, keys) * (width // heads) ** -0.5
         if self.options.norm:
             folded = folded * self.norm_tokens.weight
         return folded.flatten(-3, -2)

@@ -1,0 +1,49 @@
+# The environment is made in .venv, from the versions in constraints.txt.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SOURCES := mettle_cache pipelines cli tests
+
+# two test processes share the cores: more threads in each would only make them wait for one another
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+.PHONY: install demo test test-slow test-real check format constraints clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "mettle-cache needs Python 3.11 or newer: make PYTHON=python3.11 install" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: install
+	$(BIN)/mettle demo
+
+test: install
+	$(TEST) -n 2 -m "not slow and not realdata"
+
+test-slow: install
+	$(TEST) -m slow --timeout 1800
+
+test-real: install
+	$(TEST) -m realdata --timeout 3600 -s
+
+check: install
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy
+
+format: install
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+# run after changing pyproject.toml: the versions of a fresh environment become the lock
+constraints:
+	rm -rf build/lock && $(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet '.[dev]'
+	build/lock/bin/python -m pip freeze --exclude mettle-cache > constraints.txt
+
+clean:
+	rm -rf $(VENV) build *.egg-info
