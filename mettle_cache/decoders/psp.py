@@ -43,7 +43,8 @@ class PSP(nn.Module):
         return _normalise(torch.where(weights > self.threshold, weights, 0.0))
 
     def _branch(self, linear: nn.Linear, x: Tensor) -> Tensor:
-        return self.dropout(functional.relu(linear(x)))
+        result: Tensor = self.dropout(functional.relu(linear(x)))
+        return result
 
 
 class PSP29(nn.Module):

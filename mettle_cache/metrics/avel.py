@@ -51,13 +51,15 @@ def predict_event_and_class(event_logits: ArrayLike, class_logits: ArrayLike) ->
     events, classes = _finite(event_logits, 2, "event logits"), _finite(class_logits, 2, "class logits")
     if len(events) != len(classes):
         raise UsageError(f"event logits of {len(events)} videos, but class logits of {len(classes)}")
-    winner = classes.argmax(axis=1).astype(np.int64)
-    return np.where(events > 0, winner[:, None], classes.shape[1])
+    winner = classes.argmax(axis=1)[:, None]
+    labels: Labels = np.where(events > 0, winner, classes.shape[1]).astype(np.int64)
+    return labels
 
 
 def predict_segments(logits: ArrayLike) -> Labels:
     """Labels ``[R, T]`` of a head with one score a category and background, ``[R, T, C + 1]``; first index on ties."""
-    return _finite(logits, 3, "segment logits").argmax(axis=2).astype(np.int64)
+    labels: Labels = _finite(logits, 3, "segment logits").argmax(axis=2).astype(np.int64)
+    return labels
 
 
 def segment_accuracy(predictions: ArrayLike, targets: ArrayLike) -> float:

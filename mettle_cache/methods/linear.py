@@ -1,0 +1,54 @@
+"""Linear probing of the last layer: the baseline that Layer-Centric Distillation has to beat (Mettle, Table 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mettle_cache.errors import UsageError
+from mettle_cache.layers import LayerSpec
+from mettle_cache.tokens import LayerTokens
+
+
+class LinearProbe(nn.Module):
+    """The mean token of the last layer, through one linear.
+
+    Parameters
+    ----------
+    layers
+        The layers of one modality; the last one is read.
+    dim
+        d, the width that the linear gives, so that heads which want one width for both modalities serve; None keeps D.
+
+    Raises
+    ------
+    UsageError
+        No layers.
+    """
+
+    def __init__(self, layers: Sequence[LayerSpec], *, dim: int | None = 256) -> None:
+        super().__init__()
+        if not layers:
+            raise UsageError("a linear probe needs a layer")
+        self.layer = layers[-1]
+        self.output_dim = self.layer.width if dim is None else dim
+        self.linear = nn.Linear(self.layer.width, self.output_dim)
+
+    def forward(self, tokens: Mapping[str, LayerTokens]) -> Tensor:
+        """``[B, T, d]`` from ``tokens`` by layer name, each ``[B, T, N, D]``."""
+        projected: Tensor = self.linear(mean_token(tokens[self.layer.name], self.linear.weight.dtype))
+        return projected
+
+
+def mean_token(tokens: LayerTokens, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Mean over the N tokens, ``[..., T, D]``: codes are averaged and only the mean is decoded."""
+    if tokens.packed:
+        halves = (tokens.codes & 0x0F, tokens.codes >> 4)
+        mean = torch.cat([half.mean(dim=-2, dtype=dtype) for half in halves], dim=-1)
+    else:
+        mean = tokens.codes.mean(dim=-2, dtype=dtype)
+    if tokens.scale is None or tokens.zero is None:
+        return mean
+    return tokens.scale.to(dtype) * (mean + tokens.zero.to(dtype))

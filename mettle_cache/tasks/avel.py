@@ -1,0 +1,160 @@
+"""Audio-visual event localisation on AVE: every segment is one of C categories or background.
+
+Shapes: B or R samples, T segments. Sources: spec-avel sections 4.4 to 6; published rows from Mettle's Tables 1 and 15.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal, cast
+
+import numpy as np
+import pyarrow as pa
+import torch
+from pydantic import ConfigDict, Field
+from torch import Tensor, nn
+
+from mettle_cache.decoders.cmbs import PSPCMBS
+from mettle_cache.decoders.psp import PSP29
+from mettle_cache.decoders.registry import create_decoder
+from mettle_cache.errors import DatasetError
+from mettle_cache.layers import LayerSpec
+from mettle_cache.metrics.avel import (
+    category_accuracy,
+    predict_event_and_class,
+    predict_segments,
+    segment_accuracy,
+    segment_labels,
+)
+from mettle_cache.tasks.model import AudioVisualModel, build_method, common_width
+from mettle_cache.tasks.options import STRICT, MethodOptions
+from mettle_cache.tasks.protocol import PublishedRow
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadOptions:
+    """The head; ``avps_weight`` is lambda of PSP's pair term and counts for ``psp29`` only."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    decoder: Literal["psp_cmbs", "psp29"] = "psp_cmbs"
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    avps_weight: Annotated[float, Field(ge=0)] = 100.0
+
+
+def _row(setting: str, visual: str, audio: str, accuracy: float, total: float, share: float | None) -> PublishedRow:
+    return PublishedRow(
+        setting=setting,
+        dataset="ave",
+        visual=visual,
+        audio=audio,
+        scores={"accuracy": accuracy},
+        total_m=total,
+        trainable_percent=share,
+        source="Mettle, Table 1" if share is not None else "Mettle, Table 15",
+        test_samples=402,
+    )
+
+
+class AvelTask:
+    """AVEL on the samples of one store; see :class:`mettle_cache.tasks.protocol.Task`."""
+
+    datasets: ClassVar[tuple[str, ...]] = ("ave",)
+    options_type: ClassVar[type] = HeadOptions
+    metric: ClassVar[str] = "accuracy"
+    published: ClassVar[tuple[PublishedRow, ...]] = (
+        _row("ave-swin-htsat", "swinv2_l", "htsat", 83.3, 338.0, 23.0),
+        _row("ave-swin-shared", "swinv2_l", "shared", 82.3, 364.4, 37.2),
+        _row("ave-vit-shared", "vit_l16", "shared", 80.6, 532.2, 38.8),
+        _row("ave-resnext-htsat", "resnext101", "htsat", 80.1, 151.6, None),
+    )
+    published_vocabulary: ClassVar[Mapping[str, Sequence[str]]] = {"categories": tuple(str(c) for c in range(28))}
+
+    def __init__(
+        self,
+        layers: Sequence[LayerSpec],
+        *,
+        samples: pa.Table,
+        vocabulary: Mapping[str, Sequence[str]],
+        segments: int,
+        method: MethodOptions,
+        options: HeadOptions,
+    ) -> None:
+        if not vocabulary.get("categories"):
+            raise DatasetError("the store's vocabulary names no categories, so there is nothing to tell apart")
+        if "background" in vocabulary["categories"]:
+            raise DatasetError("the vocabulary lists 'background', which is implicit: every second outside an event")
+        self.layers = tuple(layers)
+        self.categories = tuple(vocabulary["categories"])
+        self.samples = samples
+        self.method = method
+        self.options = options
+        self.labels = segment_labels(
+            samples["category"].to_pylist(),
+            samples["start"].to_pylist(),
+            samples["end"].to_pylist(),
+            vocabulary=self.categories,
+            segments=segments,
+        )
+
+    def build_model(self) -> nn.Module:
+        visual = build_method(self.layers, "visual", self.method)
+        audio = build_method(self.layers, "audio", self.method)
+        extra = {"avps_weight": self.options.avps_weight} if self.options.decoder == "psp29" else {}
+        decoder = create_decoder(
+            self.options.decoder,
+            common_width(visual, audio),
+            len(self.categories),
+            dropout=self.options.dropout,
+            **extra,
+        )
+        return AudioVisualModel(visual, audio, decoder)
+
+    def targets(self, rows: Sequence[int]) -> Tensor:
+        """Labels ``[B, T]``; the number of categories is background."""
+        return torch.from_numpy(self.labels[np.asarray(rows, dtype=np.int64)])
+
+    def loss(self, model: nn.Module, outputs: dict[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
+        return cast(PSPCMBS | PSP29, model.decoder).loss(outputs, targets)
+
+    def predict(self, outputs: dict[str, Tensor]) -> np.ndarray:
+        """Labels ``[B, T]``."""
+        arrays = {name: value.float().cpu().numpy() for name, value in outputs.items()}
+        if "event" in arrays:
+            return predict_event_and_class(arrays["event"], arrays["category"])
+        return predict_segments(arrays["segments"])
+
+    def score(self, predictions: np.ndarray, rows: Sequence[int]) -> dict[str, float]:
+        return {"accuracy": segment_accuracy(predictions, self._labels(rows))}
+
+    def details(self, predictions: np.ndarray, rows: Sequence[int]) -> dict[str, object]:
+        """Accuracy by category."""
+        by_category = category_accuracy(predictions, self._labels(rows), vocabulary=self.categories)
+        return {"accuracy_by_category": by_category}
+
+    def floors(self, rows: Sequence[int]) -> dict[str, float]:
+        """What predicting background everywhere scores."""
+        labels = self._labels(rows)
+        return {"always background": segment_accuracy(np.full_like(labels, len(self.categories)), labels)}
+
+    def prediction_table(self, predictions: np.ndarray, rows: Sequence[int]) -> pa.Table:
+        """One row a segment: annotation row, clip, segment, target, prediction; names in the schema's metadata."""
+        labels = self._labels(rows)
+        count, segments = labels.shape
+        samples = self.samples.take(pa.array(rows, pa.int64()))
+        spread = pa.array(np.repeat(np.arange(count), segments))
+        table = pa.table(
+            {
+                "row": samples["row"].take(spread),
+                "clip": samples["clip"].take(spread),
+                "segment": pa.array(np.tile(np.arange(segments, dtype=np.int32), count)),
+                "target": pa.array(labels.reshape(-1).astype(np.int32)),
+                "prediction": pa.array(np.asarray(predictions).reshape(-1).astype(np.int32)),
+            }
+        )
+        return table.replace_schema_metadata({"categories": json.dumps([*self.categories, "background"])})
+
+    def _labels(self, rows: Sequence[int]) -> np.ndarray:
+        return self.labels[np.asarray(rows, dtype=np.int64)]

@@ -1,0 +1,86 @@
+"""What training and evaluation ask of a task; they know nothing else about it.
+
+A task is one file here and one line in the registry. Shapes: B samples of a batch, R samples of a split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import pyarrow as pa
+from torch import Tensor, nn
+
+from mettle_cache.layers import LayerSpec
+from mettle_cache.tasks.options import MethodOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedRow:
+    """A row of the paper's tables, under the name of the recipe that reproduces it.
+
+    ``visual`` and ``audio`` are backbone names; audio ``shared`` is the visual backbone reading a log-mel image.
+    ``scores`` are by metric, ``total_m`` in millions of parameters; ``trainable_percent`` is None where the paper
+    prints none. ``test_samples`` is the size of the test split that the scores are for.
+    """
+
+    setting: str
+    dataset: str
+    visual: str
+    audio: str
+    scores: Mapping[str, float]
+    total_m: float
+    trainable_percent: float | None
+    source: str
+    test_samples: int
+
+
+class Task(Protocol):
+    """One task, bound to the layers, samples and vocabulary of one store."""
+
+    datasets: ClassVar[tuple[str, ...]]
+    options_type: ClassVar[type]
+    metric: ClassVar[str]
+    """The score that selects the best epoch, higher is better."""
+    published: ClassVar[tuple[PublishedRow, ...]]
+    published_vocabulary: ClassVar[Mapping[str, Sequence[str]]]
+
+    layers: tuple[LayerSpec, ...]
+    """The layers that the model reads, of those it was offered."""
+
+    def __init__(
+        self,
+        layers: Sequence[LayerSpec],
+        *,
+        samples: pa.Table,
+        vocabulary: Mapping[str, Sequence[str]],
+        segments: int,
+        method: MethodOptions,
+        options: Any,
+    ) -> None: ...
+
+    def build_model(self) -> nn.Module:
+        """A model from ``{layer name: LayerTokens [B, T, N, D]}`` to named outputs."""
+
+    def targets(self, rows: Sequence[int]) -> Tensor:
+        """Targets of samples, by position in the sample table, leading axis B."""
+
+    def loss(self, model: nn.Module, outputs: dict[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
+        """Named terms; the loss is their sum."""
+
+    def predict(self, outputs: dict[str, Tensor]) -> np.ndarray:
+        """Predictions, leading axis B."""
+
+    def score(self, predictions: np.ndarray, rows: Sequence[int]) -> dict[str, float]:
+        """The published metrics over predictions of R samples, ``metric`` among them."""
+
+    def details(self, predictions: np.ndarray, rows: Sequence[int]) -> dict[str, object]:
+        """What else a reader of a result wants to see, as JSON."""
+
+    def floors(self, rows: Sequence[int]) -> dict[str, float]:
+        """The ``metric`` that predictions without any model reach, by name."""
+
+    def prediction_table(self, predictions: np.ndarray, rows: Sequence[int]) -> pa.Table:
+        """Predictions beside their targets, one row for each thing that is scored."""
