@@ -1,0 +1,96 @@
+"""One clip's files to arrays, by what kind of file each is."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mettle_cache.datasets.media import pictures, video, waveform
+from mettle_cache.datasets.media.fault import MediaFileError, require_file
+from mettle_cache.datasets.protocol import Clip
+
+VIDEO_SUFFIX = ".mp4"
+_READ_SIZE = 1 << 20
+
+
+def load_frames(clip: Clip, segments: int) -> list[NDArray[np.uint8]]:
+    """T RGB pictures ``[H, W, 3]``. Raises MediaFileError."""
+    if _is_video(clip.frames):
+        return video.load_video_frames(clip.frames, [second + 0.5 for second in range(segments)])
+    return pictures.load_pictures(clip.frames, segments)
+
+
+def load_waveform(clip: Clip, segments: int, sample_rate: int) -> NDArray[np.float32]:
+    """Mono samples ``[n]`` at ``sample_rate`` Hz. Raises MediaFileError."""
+    if _is_video(clip.audio):
+        samples, rate = video.load_video_audio(clip.audio)
+    elif clip.audio.suffix == ".npy":
+        samples, rate = waveform.read_npy(clip.audio, segments)
+    else:
+        samples, rate = waveform.read_sound_file(clip.audio)
+    return waveform.resample(samples, rate, sample_rate)
+
+
+def check_frames(clip: Clip, segments: int, *, deep: bool) -> None:
+    """Raise MediaFileError for files that are missing or empty and, if ``deep``, for those that do not open."""
+    if not _is_video(clip.frames):
+        pictures.check_pictures(clip.frames, segments, deep=deep)
+    elif deep:
+        video.check_video(clip.frames, video=True, audio=False)
+    else:
+        require_file(clip.frames)
+
+
+def check_audio(clip: Clip, segments: int, *, deep: bool) -> None:
+    """Like :func:`check_frames` for the recording."""
+    if not deep:
+        require_file(clip.audio)
+    elif _is_video(clip.audio):
+        video.check_video(clip.audio, video=False, audio=True)
+    elif clip.audio.suffix == ".npy":
+        waveform.open_npy(clip.audio, segments)
+    else:
+        waveform.check_sound_file(clip.audio)
+
+
+def source_digest(clip: Clip, segments: int) -> str:
+    """BLAKE2b over the files that decoding uses, each with its length, in order; names and places do not count."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in dict.fromkeys(_sources(clip, segments)):
+        digest.update(require_file(path).st_size.to_bytes(8, "little"))
+        try:
+            with path.open("rb") as file:
+                while block := file.read(_READ_SIZE):
+                    digest.update(block)
+        except OSError as error:
+            raise MediaFileError(path, f"cannot be read: {error.strerror}") from error
+    return digest.hexdigest()
+
+
+def policy(segments: int, patterns: dict[str, list[str]]) -> dict[str, object]:
+    """The rules and library versions of the kinds of files in use, as JSON; ``patterns`` as ``locate_media`` gives."""
+    kinds = {pattern.rsplit(".", 1)[-1] for group in patterns.values() for pattern in group}
+    in_use: dict[str, object] = {"segments": segments, "places": patterns, "recording": waveform.POLICY}
+    if "jpg" in kinds:
+        in_use["pictures"] = {**pictures.POLICY, "versions": pictures.decoder_versions()}
+    if "wav" in kinds:
+        in_use["wav"] = {"versions": waveform.decoder_versions()}
+    if VIDEO_SUFFIX[1:] in kinds:
+        in_use["video"] = {**video.POLICY, "versions": video.decoder_versions()}
+    return in_use
+
+
+def _sources(clip: Clip, segments: int) -> Iterator[Path]:
+    if _is_video(clip.frames):
+        yield clip.frames
+    else:
+        yield from pictures.segment_pictures(clip.frames, segments)
+    yield clip.audio
+
+
+def _is_video(path: Path) -> bool:
+    return path.suffix == VIDEO_SUFFIX

@@ -1,0 +1,100 @@
+"""The part that all data sets share: samples from an annotation parser, media from a layout."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from mettle_cache.datasets.media import decode
+from mettle_cache.datasets.media.fault import MediaFileError
+from mettle_cache.datasets.media.places import Layout, locate_media
+from mettle_cache.datasets.protocol import Clip, MediaProblem
+
+
+@dataclass(frozen=True, kw_only=True)
+class MediaDataset:
+    """A :class:`~mettle_cache.datasets.protocol.Dataset` whose clips are files; immutable, so threads can share it."""
+
+    name: str
+    root: Path
+    segments: int
+    clips: tuple[Clip, ...]
+    samples: pa.Table
+    vocabulary: dict[str, list[str]]
+    decode_policy: dict[str, object]
+    notes: tuple[str, ...] = ()
+
+    def problems(self, *, deep: bool = False) -> list[MediaProblem]:
+        """Every missing, empty or misplaced file, in clip order; ``deep`` also opens each file and reads its header."""
+        check = partial(_clip_problems, segments=self.segments, deep=deep)
+        if not deep:
+            return [problem for clip in self.clips for problem in check(clip)]
+        with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:
+            return [problem for found in pool.map(check, self.clips) for problem in found]
+
+    def load_frames(self, clip: Clip) -> list[NDArray[np.uint8]]:
+        """T RGB pictures ``[H, W, 3]``, one a segment. Raises MediaFileError."""
+        return decode.load_frames(clip, self.segments)
+
+    def load_waveform(self, clip: Clip, sample_rate: int) -> NDArray[np.float32]:
+        """Mono samples ``[n]`` at ``sample_rate`` Hz, neither trimmed nor padded. Raises MediaFileError."""
+        return decode.load_waveform(clip, self.segments, sample_rate)
+
+    def source_digest(self, clip: Clip) -> str:
+        """BLAKE2b of the content of the files that decoding uses, 32 hex characters. Raises MediaFileError."""
+        return decode.source_digest(clip, self.segments)
+
+
+def media_dataset(
+    *,
+    name: str,
+    root: Path,
+    segments: int,
+    samples: pa.Table,
+    vocabulary: dict[str, list[str]],
+    layout: Layout,
+    notes: tuple[str, ...] = (),
+) -> MediaDataset:
+    """Find the media of every id in ``samples`` (columns: ``SAMPLE_SCHEMA``) in the places of ``layout``.
+
+    Raises
+    ------
+    DatasetError
+        A media folder that cannot be listed. Media that are missing are no error here: ``problems()`` lists them.
+    """
+    ids = list(dict.fromkeys(samples["clip"].to_pylist()))
+    media = locate_media(root, ids, layout)
+    return MediaDataset(
+        name=name,
+        root=root,
+        segments=segments,
+        clips=media.clips,
+        samples=samples,
+        vocabulary=vocabulary,
+        decode_policy=decode.policy(segments, media.patterns),
+        notes=notes,
+    )
+
+
+def _clip_problems(clip: Clip, *, segments: int, deep: bool) -> list[MediaProblem]:
+    checks: list[Callable[..., None]] = [decode.check_frames]
+    # one video file that is missing is one problem, unless its streams are looked at one by one
+    if deep or clip.audio != clip.frames:
+        checks.append(decode.check_audio)
+    found: list[MediaProblem] = []
+    for check in checks:
+        try:
+            check(clip, segments, deep=deep)
+        except MediaFileError as error:
+            problem = MediaProblem(clip.id, error.path, error.what)
+            if problem not in found:
+                found.append(problem)
+    return found

@@ -1,0 +1,61 @@
+"""The data sets by name. A new one is a file that offers ``INFO`` and an opener, and a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from mettle_cache.datasets import ave
+from mettle_cache.datasets.protocol import Dataset, DatasetInfo
+from mettle_cache.errors import UsageError
+
+Opener = Callable[[Path], Dataset]
+
+_REGISTRY: dict[str, tuple[DatasetInfo, Opener]] = {}
+
+
+def register(info: DatasetInfo, opener: Opener) -> None:
+    """Make a data set known by its name. Raises ValueError when the name is taken."""
+    if info.name in _REGISTRY:
+        raise ValueError(f"a data set named {info.name!r} is registered already")
+    _REGISTRY[info.name] = (info, opener)
+
+
+register(ave.INFO, ave.open_ave)
+
+
+def list_datasets() -> list[DatasetInfo]:
+    """What is known of each data set, by name."""
+    return [info for _, (info, _) in sorted(_REGISTRY.items())]
+
+
+def default_root(name: str) -> Path:
+    """Where the data set lies when the user does not say, relative to the working folder. Raises UsageError."""
+    return _entry(name)[0].default_root
+
+
+def open_dataset(name: str, root: Path | str | None = None) -> Dataset:
+    """Read the annotations of data set ``name`` under ``root`` and find its media.
+
+    Missing media are no error yet: ask ``problems()``.
+
+    Raises
+    ------
+    UsageError
+        An unknown name, or a root that is no folder.
+    DatasetError
+        Annotations that are missing, malformed or inconsistent, all of it in one message.
+    """
+    info, opener = _entry(name)
+    folder = Path(root) if root is not None else info.default_root
+    if not folder.is_dir():
+        what = "is a file, not a folder" if folder.exists() else "does not exist"
+        raise UsageError(f"the {name} folder {folder} {what}", hint=f"--root FOLDER, laid out as {info.layouts[0]}")
+    return opener(folder)
+
+
+def _entry(name: str) -> tuple[DatasetInfo, Opener]:
+    try:
+        return _REGISTRY[name]
+    except KeyError:
+        raise UsageError(f"unknown data set {name!r}", hint=f"one of: {', '.join(sorted(_REGISTRY))}") from None

@@ -1,0 +1,98 @@
+"""Annotation text as users have it: read line by line, nothing trusted, every problem reported at once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mettle_cache.errors import DatasetError
+
+MAX_FILE_BYTES = 64 << 20
+MAX_LINE_BYTES = 4096
+MAX_LISTED = 20
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One non-empty line without its line end; ``number`` counts from 1."""
+
+    path: Path
+    number: int
+    text: str
+
+    def problem(self, what: str) -> str:
+        return f"{self.path}:{self.number}: {what}"
+
+
+@dataclass
+class Problems:
+    """Collects what is wrong with a data set's annotations, to be told in one message."""
+
+    found: list[str] = field(default_factory=list)
+
+    def add(self, problem: str) -> None:
+        self.found.append(problem)
+
+    def raise_if_any(self, where: Path, *, hint: str | None = None) -> None:
+        """Raise a DatasetError that lists the first problems and counts the rest."""
+        if not self.found:
+            return
+        listed = [f"  - {problem}" for problem in self.found[:MAX_LISTED]]
+        if len(self.found) > MAX_LISTED:
+            listed.append(f"  ... and {len(self.found) - MAX_LISTED} more")
+        count = "1 problem" if len(self.found) == 1 else f"{len(self.found)} problems"
+        raise DatasetError("\n".join([f"the annotations in {where} have {count}:", *listed]), hint=hint)
+
+
+def read_lines(path: Path, problems: Problems) -> Iterator[Line]:
+    """The non-empty lines of a UTF-8 text file, with LF or CRLF ends and with or without a byte order mark.
+
+    A line that is too long or not UTF-8 is added to ``problems`` and left out.
+
+    Raises
+    ------
+    DatasetError
+        The file cannot be read, or is far too large to be what it should be.
+    """
+    # str.splitlines would also cut at a dozen Unicode separators and shift every later line number
+    for number, raw in enumerate(_read(path).removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+        if len(raw) > MAX_LINE_BYTES:
+            problems.add(f"{path}:{number}: the line is {len(raw)} bytes long")
+            continue
+        try:
+            text = raw.decode().strip("\r")
+        except UnicodeDecodeError as error:
+            problems.add(f"{path}:{number}: not UTF-8 at byte {error.start + 1} of the line")
+            continue
+        if text.strip():
+            yield Line(path, number, text)
+
+
+def quoted(text: str) -> str:
+    """``text`` for a message: plain ASCII without control characters, shortened."""
+    return ascii(text if len(text) <= 80 else f"{text[:77]}...")
+
+
+def id_problem(text: str) -> str | None:
+    """Why ``text`` cannot be a media id, or None.
+
+    An id becomes part of a path, so it is 1 to 64 ASCII letters, digits, ``-`` and ``_``: nothing that could leave the
+    root, name two files, or look like another id.
+    """
+    if _ID.fullmatch(text):
+        return None
+    return f"the id {quoted(text)} is not 1 to 64 letters, digits, - or _"
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if not path.is_file():
+            raise DatasetError(f"{path} is not a file")
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise DatasetError(f"{path} is larger than {MAX_FILE_BYTES >> 20} MB, too large for annotations")
+        return path.read_bytes()
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror}") from error
