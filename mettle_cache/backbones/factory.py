@@ -1,0 +1,102 @@
+"""The functions that the rest of the package calls: make a backbone, or ask about one without its weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mettle_cache.backbones.choice import split_size
+from mettle_cache.backbones.protocol import PRECISIONS, Backbone, BackboneInfo, BackboneRequest, SharesAudio
+from mettle_cache.backbones.registry import find_family, registered
+from mettle_cache.errors import UsageError
+from mettle_cache.layers import MODALITIES, LayerSpec
+
+
+def create_backbone(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    seed: int = 0,
+    modality: str | None = None,
+    precision: str = "float32",
+    antialias: bool = False,
+    exact_dft: bool = False,
+) -> Backbone:
+    """A frozen backbone on the CPU, ready for :meth:`~mettle_cache.backbones.protocol.Backbone.forward_tokens`.
+
+    Parameters
+    ----------
+    name
+        ``swinv2_l``, ``vit_l16``, ``resnext101``, ``htsat`` or any timm name, with an optional ``@SIZE`` in pixels.
+    weights
+        None or ``pretrained``: the published weights; ``random``: drawn from ``seed``; otherwise a file.
+    modality
+        None: the backbone's own. ``audio`` with a visual backbone: the shared mode (a log-mel as a picture).
+    precision
+        ``float32``, or ``bfloat16``/``float16`` to run the trunk under autocast. Front end and tokens stay float32.
+    antialias
+        Antialiased resizing of pictures; off as in the peers' pipeline.
+    exact_dft
+        HTS-AT only: the reference's convolution in place of the FFT, for audits; 20 times slower.
+
+    Raises
+    ------
+    UsageError
+        An unknown name, or options that do not fit the backbone.
+    WeightsError
+        Weights that are missing, unreadable, damaged or of another architecture.
+    """
+    base, size = split_size(name)
+    if modality not in (None, *MODALITIES):
+        raise UsageError(f"modality '{modality}' is none of {', '.join(MODALITIES)}")
+    if precision not in PRECISIONS:
+        raise UsageError(f"precision '{precision}' is none of {', '.join(PRECISIONS)}")
+    request = BackboneRequest(
+        name=base,
+        size=size,
+        weights=str(weights) if weights is not None else "pretrained",
+        seed=seed,
+        modality=modality,
+        precision=precision,
+        antialias=antialias,
+        exact_dft=exact_dft,
+    )
+    return find_family(base).create(request)
+
+
+def shared_audio(visual: Backbone) -> Backbone:
+    """The shared mode: the same weights behind an audio front end, its layers named ``audio/...``; no second copy.
+
+    Raises
+    ------
+    UsageError
+        The backbone does not read pictures.
+    """
+    if visual.modality != "visual" or not isinstance(visual, SharesAudio):
+        raise UsageError(f"backbone '{visual.name}' cannot be shared: the shared mode needs a visual backbone")
+    return visual.shared_audio()
+
+
+def layer_table(name: str, modality: str | None = None) -> tuple[LayerSpec, ...]:
+    """The layers of a backbone, computed on the meta device: no weights, about a second.
+
+    Raises
+    ------
+    UsageError
+        An unknown name, or a modality or size that the backbone does not have.
+    """
+    base, size = split_size(name)
+    return find_family(base).layers(BackboneRequest(name=base, size=size, modality=modality))
+
+
+def frozen_parameters(name: str) -> int:
+    """Parameters of the published frozen model as the papers count them (spec-avel.md section 8).
+
+    Transformers count with their classifier, CNNs without it; HTS-AT counts every named parameter of the original
+    module, its fixed STFT kernels and both AudioSet heads included.
+    """
+    return find_family(split_size(name)[0]).frozen_parameters()
+
+
+def list_backbones() -> list[BackboneInfo]:
+    """The named backbones. Beside them every timm Swin-V2, ViT and feature-pyramid CNN works by its timm name."""
+    return [family.info() for family in registered().values()]

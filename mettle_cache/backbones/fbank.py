@@ -1,0 +1,99 @@
+"""The shared mode's audio front end: LAVISH's log-mel filterbanks as pictures (spec-avel.md section 2.2)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torchaudio.compliance import kaldi
+
+from mettle_cache.errors import MediaError
+
+SAMPLE_RATE = 16000
+WINDOW = SAMPLE_RATE  # one second
+ROOM = SAMPLE_RATE * 11 // 10  # LAVISH leaves 1.1 s after the last window's start
+FRAME = SAMPLE_RATE * 25 // 1000  # Kaldi's 25 ms
+
+
+@dataclass(frozen=True, kw_only=True)
+class FbankImage:
+    """One second of 16 kHz sound to a picture [3, H, W], H time and W mel.
+
+    ``frames`` rows: shorter spectra get rows of zeros after the normalisation ``(x - mean) / (2 std)``, longer ones
+    are cut. ``size`` resizes the picture bilinearly, for backbones that want another one; None keeps it.
+    """
+
+    mel_bins: int
+    frame_shift_ms: float
+    frames: int
+    mean: float
+    std: float
+    size: tuple[int, int] | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (3, *(self.size or (self.frames, self.mel_bins)))
+
+    def __call__(self, waveform: np.ndarray, segments: int) -> Tensor:
+        """A mono float waveform [samples] at 16 kHz to [T, 3, H, W] float32.
+
+        Raises
+        ------
+        MediaError
+            Not one channel of finite floats, or less than the 25 ms of one frame.
+        """
+        samples = torch.from_numpy(check_waveform(waveform))
+        samples = samples - samples.mean()
+        pictures = torch.stack([self._spectrum(window) for window in cut_windows(samples, segments)]).unsqueeze(1)
+        if self.size is not None and self.size != tuple(pictures.shape[-2:]):
+            pictures = functional.interpolate(pictures, self.size, mode="bilinear", align_corners=False)
+        return pictures.expand(-1, 3, -1, -1).contiguous()
+
+    def _spectrum(self, window: Tensor) -> Tensor:
+        """[samples] to [frames, mel_bins]."""
+        bands = kaldi.fbank(
+            window.unsqueeze(0),
+            htk_compat=True,
+            sample_frequency=SAMPLE_RATE,
+            use_energy=False,
+            window_type="hanning",
+            num_mel_bins=self.mel_bins,
+            dither=0.0,
+            frame_shift=self.frame_shift_ms,
+        )
+        bands = (bands[: self.frames] - self.mean) / (2 * self.std)
+        return functional.pad(bands, (0, 0, 0, self.frames - bands.shape[0]))
+
+    def to_json(self) -> dict[str, object]:
+        return {"kind": "kaldi fbank", "sample_rate": SAMPLE_RATE, **asdict(self)}
+
+
+# the table of spec-avel.md section 2.2
+SWIN_FBANK = FbankImage(mel_bins=192, frame_shift_ms=5.2, frames=192, mean=-4.984795570373535, std=3.7079780101776123)
+VIT_FBANK = FbankImage(mel_bins=128, frame_shift_ms=10.0, frames=102, mean=-4.1426, std=3.2001)
+
+
+def cut_windows(samples: Tensor, segments: int) -> list[Tensor]:
+    """T one-second windows whose starts are evenly spaced, rounded down, from 0 to 1.1 s before the end.
+
+    The whole waveform T times when it is not longer than 1.1 s.
+    """
+    if len(samples) <= ROOM:
+        return [samples] * segments
+    starts = np.linspace(0, len(samples) - ROOM, num=segments, dtype=int)
+    return [samples[start : start + WINDOW] for start in starts]
+
+
+def check_waveform(waveform: np.ndarray, *, shortest: int = FRAME) -> np.ndarray:
+    """The waveform as a writable float32 array [samples]; raises MediaError for anything that is none."""
+    if waveform.ndim != 1 or not np.issubdtype(waveform.dtype, np.floating):
+        raise MediaError(f"a waveform is floats [samples], not {waveform.dtype} {list(waveform.shape)}")
+    if len(waveform) < shortest:
+        raise MediaError(f"a waveform of {len(waveform)} samples is shorter than one frame ({shortest} samples)")
+    samples = np.array(waveform, dtype=np.float32)
+    if not np.isfinite(samples).all():
+        raise MediaError("a waveform holds values that are not finite numbers")
+    return samples

@@ -1,0 +1,192 @@
+"""The ``htsat`` backbone: HTS-AT, trained on AudioSet, for the modality-specific mode (spec-avel.md section 2.3).
+
+A segment is one second at 32 kHz, [32000]. The peers repeat each second ten times and feed the ten seconds; so does
+:meth:`HtsatBackbone.forward_tokens`, on the device, so that nothing ten times too large is queued or moved.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+import torchaudio
+from torch import Tensor
+
+from mettle_cache.backbones.fbank import check_waveform
+from mettle_cache.backbones.htsat_checkpoint import load_htsat
+from mettle_cache.backbones.htsat_frontend import dft_kernels
+from mettle_cache.backbones.htsat_trunk import Htsat, HtsatSizes, original_parameters
+from mettle_cache.backbones.inputs import check_batch, release
+from mettle_cache.backbones.protocol import Backbone, BackboneInfo, BackboneRequest
+from mettle_cache.backbones.random_init import build_seeded
+from mettle_cache.backbones.registry import register_backbone
+from mettle_cache.backbones.trunk import FrozenTrunk
+from mettle_cache.errors import UsageError, WeightsError
+from mettle_cache.layers import LayerSpec
+
+CHECKPOINTS = "HTSAT_AudioSet_Saved_*.ckpt"
+WEIGHTS_FOLDER = "METTLE_WEIGHTS"
+TILES = 10
+
+
+@dataclass(eq=False, kw_only=True)
+class HtsatBackbone:
+    """Implements :class:`~mettle_cache.backbones.protocol.Backbone`; make one with ``create_backbone("htsat")``.
+
+    ``seed`` is that of random weights, None for weights that were loaded.
+    """
+
+    trunk: FrozenTrunk
+    sizes: HtsatSizes
+    weights_source: str
+    seed: int | None
+    name: str = "htsat"
+    modality: str = "audio"
+
+    def __post_init__(self) -> None:
+        self.layers = htsat_layers(self.sizes)
+        self.sample_rate = self.sizes.mel.sample_rate
+        self.segment_shape = (self.sample_rate,)
+        self.frozen_parameters = original_parameters(self.sizes)
+
+    def preprocess(self, media: Sequence[np.ndarray] | np.ndarray, segments: int) -> Tensor:
+        """A mono float waveform [samples] at 32 kHz, cut or padded with zeros to T seconds, to [T, 32000] float32.
+
+        Raises
+        ------
+        MediaError
+            Not one channel of finite floats, or no sample at all.
+        """
+        samples = torch.from_numpy(check_waveform(np.asarray(media), shortest=1))
+        wanted = segments * self.sample_rate
+        padded = torch.zeros(wanted)
+        padded[: len(samples)] = samples[:wanted]
+        return padded.view(segments, self.sample_rate)
+
+    def forward_tokens(self, x: Tensor) -> dict[str, Tensor]:
+        """[B, 32000] (repeated to ten seconds here) or [B, 320000] (as it is) to every block's [B, N, D] tokens.
+
+        Raises
+        ------
+        UsageError
+            Another length or dtype.
+        """
+        tiled = TILES * self.sample_rate
+        check_batch(self.name, x, [self.segment_shape, (tiled,)])
+        x = x.to(self.trunk.device, non_blocking=True)
+        tokens = self.trunk(x.repeat(1, tiled // x.shape[1]))
+        return {layer.name: token for layer, token in zip(self.layers, tokens, strict=True)}
+
+    def to(self, device: torch.device | str) -> HtsatBackbone:
+        """Move the weights; returns the backbone itself."""
+        self.trunk.to(device)
+        return self
+
+    def fingerprint(self) -> dict[str, object]:
+        kind: dict[str, object] = {"kind": "pretrained"} if self.seed is None else {"kind": "random", "seed": self.seed}
+        network = self.trunk.network
+        return {
+            "architecture": "htsat",
+            "modality": self.modality,
+            "layers": [layer.to_json() for layer in self.layers],
+            "weights": {**kind, "digest": self.trunk.digest},
+            "preprocessing": {
+                "kind": "log-mel",
+                **asdict(self.sizes.mel),
+                "seconds_repeated": TILES,
+                "exact_dft": network.logmel.exact,
+            },
+            "precision": self.trunk.precision,
+            "versions": {
+                "timm": timm.__version__,
+                "torch": release(torch.__version__),
+                "torchaudio": release(torchaudio.__version__),
+            },
+        }
+
+
+def htsat_layers(sizes: HtsatSizes) -> tuple[LayerSpec, ...]:
+    """The layer table; it does not depend on the length of the sound."""
+    return tuple(
+        LayerSpec(modality="audio", stage=s + 1, block=b + 1, grid=(side, side), tokens=side**2, width=sizes.width << s)
+        for s, depth in enumerate(sizes.depths)
+        for b in range(depth)
+        if (side := sizes.image // sizes.patch >> s)
+    )
+
+
+class HtsatFamily:
+    """The one model of this family; its sizes come from the checkpoint."""
+
+    def create(self, request: BackboneRequest) -> Backbone:
+        self._check(request)
+        if request.antialias:
+            raise UsageError("antialias is for pictures; 'htsat' reads none")
+        if request.weights == "random":
+            dft = dft_kernels(HtsatSizes().mel.n_fft) if request.exact_dft else None
+            model, source = (
+                build_seeded(lambda: Htsat(HtsatSizes(), dft=dft), request.seed),
+                f"random, seed {request.seed}",
+            )
+        else:
+            path = find_checkpoint() if request.weights == "pretrained" else Path(request.weights)
+            if path is None:
+                raise _no_checkpoint()
+            model, source = load_htsat(path, exact_dft=request.exact_dft), f"file {path}"
+        return HtsatBackbone(
+            trunk=FrozenTrunk(model, model.blocks, "NHWC", request.precision),
+            sizes=model.sizes,
+            weights_source=source,
+            seed=request.seed if request.weights == "random" else None,
+        )
+
+    def layers(self, request: BackboneRequest) -> tuple[LayerSpec, ...]:
+        self._check(request)
+        return htsat_layers(HtsatSizes())
+
+    def frozen_parameters(self) -> int:
+        return original_parameters(HtsatSizes())
+
+    def info(self) -> BackboneInfo:
+        found = find_checkpoint()
+        return BackboneInfo(
+            name="htsat",
+            modalities=("audio",),
+            summary="HTS-AT trained on AudioSet, 32 kHz",
+            layers=htsat_layers(HtsatSizes()),
+            frozen_parameters=self.frozen_parameters(),
+            weights=f"file: {CHECKPOINTS} in weights/ or in the folder that {WEIGHTS_FOLDER} names",
+            weights_found=str(found) if found else None,
+        )
+
+    def _check(self, request: BackboneRequest) -> None:
+        if request.modality == "visual":
+            raise UsageError("backbone 'htsat' reads sound, not pictures", hint="use it as --audio htsat")
+        if request.size is not None:
+            raise UsageError("backbone 'htsat' has no picture size", hint="write htsat without '@'")
+
+
+register_backbone("htsat")(HtsatFamily())
+
+
+def find_checkpoint() -> Path | None:
+    """The published checkpoint in ``weights/`` of the working directory, else where ``METTLE_WEIGHTS`` points."""
+    folders = [Path("weights")]
+    if os.environ.get(WEIGHTS_FOLDER):
+        folders.append(Path(os.environ[WEIGHTS_FOLDER]))
+    return next((path for folder in folders for path in sorted(folder.glob(CHECKPOINTS))), None)
+
+
+def _no_checkpoint() -> WeightsError:
+    folder = os.environ.get(WEIGHTS_FOLDER)
+    return WeightsError(
+        f"no {CHECKPOINTS} in {Path('weights').absolute()}"
+        + (f" or in {folder} ({WEIGHTS_FOLDER})" if folder else f", and {WEIGHTS_FOLDER} is not set"),
+        hint="put the published HTSAT_AudioSet_Saved_1.ckpt there, or give it: --audio htsat=FILE; "
+        "or, to try things out, random weights: --audio htsat=random --seed N",
+    )

@@ -1,0 +1,144 @@
+"""Where the blocks are in a timm network, and what grid of tokens each gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mettle_cache.backbones.trunk import FrozenTrunk
+from mettle_cache.errors import UsageError
+from mettle_cache.layers import LayerSpec
+
+FINEST_STRIDE = 4
+
+
+@dataclass(frozen=True)
+class Taps:
+    """The modules whose outputs are layers, with the (stage, block) of each, both from 1.
+
+    ``layout`` is ``NHWC`` for Swin blocks, ``NLC`` for ViT blocks, ``NCHW`` for the maps of a CNN. ``strides`` holds
+    pixels a token side for maps, to check them by; it is empty otherwise.
+    """
+
+    modules: tuple[nn.Module, ...]
+    places: tuple[tuple[int, int], ...]
+    layout: str
+    strides: tuple[int, ...] = ()
+
+
+def find_taps(network: nn.Module, name: str) -> Taps:
+    """Every block of a Swin or ViT; the stage maps of a CNN, from stride 4 on (a stem's finer maps are no stage).
+
+    Raises
+    ------
+    UsageError
+        The architecture is none of these.
+    """
+    for find in (_swin_taps, _vit_taps, _pyramid_taps):
+        taps = find(network)
+        if taps is not None:
+            return taps
+    raise UsageError(
+        f"backbone '{name}' ({type(network).__name__}) is no Swin, ViT or feature-pyramid CNN: its blocks are unknown",
+        hint="choose another timm model; `mettle backbones` lists the published ones",
+    )
+
+
+def _swin_taps(network: nn.Module) -> Taps | None:
+    # timm 1.0.x merges patches at the start of a stage, so a block's output is always before the next merging
+    stages = getattr(network, "layers", None) or getattr(network, "stages", None)
+    if not type(network).__name__.startswith("SwinTransformer") or stages is None:
+        return None
+    places = [(s, b) for s, stage in enumerate(stages, 1) for b in range(1, len(stage.blocks) + 1)]
+    return Taps(tuple(block for stage in stages for block in stage.blocks), tuple(places), "NHWC")
+
+
+def _vit_taps(network: nn.Module) -> Taps | None:
+    blocks = getattr(network, "blocks", None)
+    if blocks is None or not hasattr(network, "num_prefix_tokens") or not hasattr(network, "patch_embed"):
+        return None
+    return Taps(tuple(blocks), tuple((1, b) for b in range(1, len(blocks) + 1)), "NLC")
+
+
+def _pyramid_taps(network: nn.Module) -> Taps | None:
+    modules = dict(network.named_modules())
+    features = [dict(entry) for entry in getattr(network, "feature_info", None) or ()]
+    features = [entry for entry in features if int(entry["reduction"]) >= FINEST_STRIDE]
+    if not features or any(entry["module"] not in modules for entry in features):
+        return None
+    return Taps(
+        tuple(modules[entry["module"]] for entry in features),
+        tuple((stage, 1) for stage in range(1, len(features) + 1)),
+        "NCHW",
+        tuple(int(entry["reduction"]) for entry in features),
+    )
+
+
+def trace_layers(
+    network: nn.Module,
+    taps: Taps,
+    name: str,
+    modality: str,
+    size: tuple[int, int],
+    run: Callable[[Tensor], object] | None = None,
+) -> tuple[LayerSpec, ...]:
+    """The layer table, from a forward pass of a network on the meta device: shapes without arithmetic.
+
+    Raises
+    ------
+    UsageError
+        The network does not take this size, or its maps are not those that timm announces.
+    """
+    trunk = FrozenTrunk(network, taps.modules, taps.layout)
+    grids: list[tuple[int, ...]] = []
+    hooks = [
+        tap.register_forward_hook(lambda _module, _inputs, output: grids.append(tuple(output.shape)))
+        for tap in taps.modules
+    ]
+    try:
+        tokens = trunk(torch.empty((1, 3, *size), device="meta"), run)
+    except (RuntimeError, AssertionError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"backbone '{name}' does not take pictures of {size[0]} x {size[1]}: {str(error).splitlines()[0]}",
+            hint="give another size, as in NAME@224, or leave it out",
+        ) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return tuple(
+        _layer(network, taps, index, modality, size, grids[index], tokens[index], name)
+        for index in range(len(taps.modules))
+    )
+
+
+def _layer(
+    network: nn.Module,
+    taps: Taps,
+    index: int,
+    modality: str,
+    size: tuple[int, int],
+    shape: tuple[int, ...],
+    tokens: Tensor,
+    name: str,
+) -> LayerSpec:
+    _, count, width = tokens.shape
+    if taps.layout == "NLC":
+        rows, columns = (side // patch for side, patch in zip(size, patch_size(network), strict=True))
+        fits = count == rows * columns + int(network.num_prefix_tokens)
+    else:
+        rows, columns = shape[1:3] if taps.layout == "NHWC" else shape[2:4]
+        stride = taps.strides[index] if taps.strides else 0
+        fits = not stride or (rows, columns) == tuple(-(-side // stride) for side in size)
+    if not fits:
+        raise UsageError(f"backbone '{name}': block {index + 1} gives {count} tokens, not the grid that timm announces")
+    stage, block = taps.places[index]
+    return LayerSpec(modality=modality, stage=stage, block=block, grid=(rows, columns), tokens=count, width=width)
+
+
+def patch_size(network: nn.Module) -> tuple[int, int]:
+    """Height and width of a patch in pixels; (1, 1) for a network without patches."""
+    patch = getattr(getattr(network, "patch_embed", None), "patch_size", 1)
+    return (patch, patch) if isinstance(patch, int) else (int(patch[0]), int(patch[1]))

@@ -1,0 +1,99 @@
+"""A frozen network whose blocks are tapped with forward hooks."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from mettle_cache.backbones.weights import weights_digest
+
+AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class FrozenTrunk(nn.Module):
+    """Runs a network in inference mode and collects the output of every tap.
+
+    Pinned to eval mode under any parent's ``train()``: batch statistics, stochastic depth and dropout would make
+    another function of it. Its outputs are inference tensors: clone them to feed them to autograd.
+
+    Parameters
+    ----------
+    network
+        Any module; its parameters stop requiring gradients.
+    taps
+        Submodules of ``network``, each called once in a forward pass. Their outputs are tokens.
+    layout
+        What the taps give: ``NLC``, ``NHWC`` or ``NCHW``.
+    precision
+        ``float32``, or ``bfloat16``/``float16`` for autocast. Tokens are float32 in any case.
+    """
+
+    def __init__(self, network: nn.Module, taps: Sequence[nn.Module], layout: str, precision: str = "float32") -> None:
+        super().__init__()
+        self.network = network.requires_grad_(False)
+        self.taps = tuple(taps)
+        self.layout = layout
+        self.precision = precision
+        # both modalities of the shared mode use this one module, perhaps from two threads
+        self._lock = threading.Lock()
+        self.eval()
+
+    def train(self, mode: bool = True) -> FrozenTrunk:
+        """Stay in eval mode, whatever a parent asks for."""
+        super().train(False)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the weights in use, which never change."""
+        return weights_digest(self.network)
+
+    def forward(self, x: Tensor, run: Callable[[Tensor], object] | None = None) -> list[Tensor]:
+        """``run(x)`` (the network's ``forward_features`` when not given) to the taps' tokens, each [B, N, D] float32."""
+        run = run if run is not None else self.network.forward_features
+        tokens: dict[int, Tensor] = {}
+
+        def keep(index: int) -> Callable[[nn.Module, object, Tensor], None]:
+            def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+                tokens[index] = flatten_tokens(output, self.layout)
+
+            return hook
+
+        with self._lock, torch.inference_mode(), ExitStack() as stack:
+            for index, tap in enumerate(self.taps):
+                stack.callback(tap.register_forward_hook(keep(index)).remove)
+            stack.enter_context(reproducible(x.device, self.precision))
+            run(x)
+        return [tokens[index] for index in range(len(self.taps))]
+
+
+def flatten_tokens(output: Tensor, layout: str) -> Tensor:
+    """A block's output to [B, N, D] float32, tokens in row-major order of the grid."""
+    if layout == "NHWC":
+        output = output.flatten(1, 2)
+    elif layout == "NCHW":
+        output = output.flatten(2).transpose(1, 2)
+    return output.float().contiguous()
+
+
+@contextmanager
+def reproducible(device: torch.device, precision: str) -> Iterator[None]:
+    """The same input gives the same bits: no TF32, no benchmarked kernels; autocast exactly as ``precision`` says."""
+    dtype = AUTOCAST.get(precision)
+    with ExitStack() as stack:
+        if device.type == "cuda":
+            stack.enter_context(
+                torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+            )
+        if device.type != "meta":
+            stack.enter_context(torch.autocast(device.type, dtype=dtype, enabled=dtype is not None))
+        yield
