@@ -27,7 +27,7 @@ from torch.autograd.function import once_differentiable
 
 from mettle_cache.tokens import LayerTokens, unpack_int4
 
-TILE_BYTES = {"cpu": 2 << 20, "cuda": 256 << 20}
+TILE_BYTES = {"cpu": 8 << 20, "cuda": 256 << 20}
 
 
 @dataclass(frozen=True)
@@ -40,43 +40,52 @@ class Tile:
     offset: Tensor | None
 
     def inner(self, vectors: Tensor) -> Tensor:
-        """Inner products of every token with ``vectors [f, P, D]``: ``[f, N, P]``."""
+        """Inner products of every token with ``vectors [f, P, D]``: ``[f, P, N]``."""
         if self.scale is None or self.offset is None:
-            return self.codes @ vectors.mT
-        return self.codes @ (vectors * self.scale).mT + (vectors * self.offset).sum(-1).unsqueeze(1)
+            products: Tensor = vectors @ self.codes.mT
+            return products
+        shift = (vectors * self.offset).sum(-1, keepdim=True)
+        return torch.baddbmm(shift, vectors * self.scale, self.codes.mT)
 
     def pool(self, weights: Tensor) -> Tensor:
         """Sums of tokens under ``weights [f, P, N]``: ``[f, P, D]``."""
+        pooled: Tensor = weights @ self.codes
         if self.scale is None or self.offset is None:
-            return weights @ self.codes
-        return (weights @ self.codes) * self.scale + weights.sum(-1, keepdim=True) * self.offset
+            return pooled
+        return pooled.mul_(self.scale).addcmul_(weights.sum(-1, keepdim=True), self.offset)
 
     def second_moment(self) -> Tensor:
         """Mean square over the channels of every token: ``[f, N]``."""
         width = self.codes.shape[-1]
-        squares = self.codes.square()
         if self.scale is None or self.offset is None:
-            return squares.mean(-1)
+            squares: Tensor = torch.linalg.vector_norm(self.codes, dim=-1).square_()
+            return squares / width
         # (s c + o)² = s² c² + 2 o (s c + o) - o², and the middle term is an inner product with 2 o
-        weighted = (squares @ self.scale.square().mT).squeeze(-1)
-        cross = self.inner(2 * self.offset).squeeze(-1)
-        return (weighted + cross - self.offset.square().sum(-1)) / width
+        squares = torch.linalg.vector_norm(self.codes * self.scale, dim=-1).square_()
+        return (squares + self.inner(2 * self.offset).squeeze(1) - self.offset.square().sum(-1)) / width
 
 
 def frame_tiles(tokens: LayerTokens, dtype: torch.dtype) -> Iterator[tuple[slice, Tile]]:
-    """Frames of ``tokens`` (``[F, N, D]`` codes, ``[F, D]`` scale and zero), as many at a time as fit the cache."""
+    """Frames of ``tokens`` (``[F, N, D]`` codes, ``[F, D]`` scale and zero), as many at a time as fit the cache.
+
+    A tile's memory is used again by the next one.
+    """
     frames, count, _ = tokens.codes.shape
     budget = TILE_BYTES.get(tokens.codes.device.type, TILE_BYTES["cpu"])
     step = max(1, budget // (count * tokens.width * dtype.itemsize))
+    workspace = torch.empty(min(step, frames), count, tokens.width, dtype=dtype, device=tokens.codes.device)
+    scale = offset = None
+    if tokens.scale is not None and tokens.zero is not None:
+        scale = tokens.scale.to(dtype).unsqueeze(1)
+        offset = scale * tokens.zero.to(dtype).unsqueeze(1)
     for start in range(0, frames, step):
         window = slice(start, min(start + step, frames))
-        part = tokens[window]
-        codes = (unpack_int4(part.codes) if part.packed else part.codes).to(dtype)
-        if part.scale is None or part.zero is None:
+        part = tokens.codes[window]
+        codes = workspace[: part.shape[0]].copy_(unpack_int4(part) if tokens.packed else part)
+        if scale is None or offset is None:
             yield window, Tile(codes, None, None)
         else:
-            scale = part.scale.to(dtype).unsqueeze(1)
-            yield window, Tile(codes, scale, scale * part.zero.to(dtype).unsqueeze(1))
+            yield window, Tile(codes, scale[window], offset[window])
 
 
 @dataclass(frozen=True)
@@ -146,7 +155,7 @@ class _AbsorbedPooling(torch.autograd.Function):
         for window, tile in frame_tiles(tokens, queries.dtype):
             f = tile.codes.shape[0]
             asked = _tile_queries(queries, window, f)
-            products = tile.inner(asked if eps is None else _with_mean(asked)).mT
+            products = tile.inner(asked if eps is None else _with_mean(asked))
             if eps is not None and rstd is None:
                 assert kept is not None
                 variance = tile.second_moment() - products[:, -1].square()
@@ -174,7 +183,7 @@ class _AbsorbedPooling(torch.autograd.Function):
             # one product serves the logits again, the gradient of the weights, and the gradient of the mixing rows
             stacked = _with_mean(asked, d_out) if ctx.has_norm else torch.cat([asked, d_out], dim=1)
             head = count + (1 if ctx.has_norm else 0)
-            products = tile.inner(stacked).mT
+            products = tile.inner(stacked)
             attention = attend(tile, asked, products[:, :head], rstd[window] if ctx.has_norm else None)
             d_weights = attention.normalise(products[:, head : head + count], d_context[window])
             centred = d_weights - (attention.weights * d_weights).sum(-1, keepdim=True)
