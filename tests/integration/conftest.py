@@ -1,0 +1,47 @@
+"""Real media: the composing program, its recordings and pictures, and two really pretrained backbones.
+
+They lie outside the repository (licences). ``METTLE_REALDATA`` names their folder; without it, ``../shared/realdata``.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def realdata():
+    folder = Path(os.environ.get("METTLE_REALDATA", ROOT.parent / "shared" / "realdata"))
+    if not (folder / "compose.py").is_file():
+        pytest.skip(f"no composing program in {folder}: set METTLE_REALDATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def compose(realdata, tmp_path_factory):
+    """Write a data set once: ``compose("ave", "--layout", "mp4")`` returns its folder."""
+    written = {}
+
+    def write(*arguments):
+        if arguments not in written:
+            out = tmp_path_factory.mktemp("real") / arguments[0]
+            subprocess.run(
+                [sys.executable, realdata / "compose.py", arguments[0], "--out", out, *arguments[1:]], check=True
+            )
+            written[arguments] = out
+        return written[arguments]
+
+    return write
+
+
+def mettle(*arguments):
+    """Run the real command and return its JSON document."""
+    command = [sys.executable, "-m", "cli.main", *map(str, arguments), "--json"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0, f"{' '.join(command)}\n{result.stderr}"
+    return json.loads(result.stdout)
