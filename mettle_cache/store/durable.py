@@ -1,0 +1,122 @@
+"""Files that are there whole or not at all, and stay there when the power goes.
+
+The steps: write a temporary file beside the target, fsync it, rename it over the target, fsync the folder.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from mettle_cache.errors import NoRoomError, StoreError
+
+Buffer = bytes | memoryview
+PARTIAL = ".partial"
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+def write_files(files: Sequence[tuple[Path, Sequence[Buffer]]]) -> None:
+    """Write each path's buffers, one after another, so that every file appears whole and all of them are durable.
+
+    Nothing appears under a final name before all of the bytes are on the disk.
+
+    Raises
+    ------
+    NoRoomError
+        The disk is full (or a quota or a file size limit is reached); what was written of these files is gone.
+    StoreError
+        The disk refuses for another reason.
+    """
+    needed = sum(len(buffer) for _, buffers in files for buffer in buffers)
+    staged: list[tuple[Path, Path]] = []
+    with disk_errors(files[0][0], needed):
+        try:
+            for path, buffers in files:
+                staged.append((_temporary(path), path))
+                _write_synced(staged[-1][0], buffers)
+            for temporary, path in staged:
+                os.replace(temporary, path)
+        except BaseException:
+            for temporary, _ in staged:
+                temporary.unlink(missing_ok=True)
+            raise
+        for folder in dict.fromkeys(path.parent for path, _ in files):
+            sync_folder(folder)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """:func:`write_files` for one file."""
+    write_files([(path, [data])])
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and its parents, durably."""
+    with disk_errors(path, needed=0):
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+        path.mkdir(parents=True, exist_ok=True)
+        for folder in missing:
+            sync_folder(folder.parent)
+
+
+def remove_files(paths: Iterable[Path]) -> None:
+    """Remove the files that exist, durably."""
+    touched: dict[Path, None] = {}
+    for path in paths:
+        with disk_errors(path, needed=0), suppress(FileNotFoundError):
+            path.unlink()
+            touched[path.parent] = None
+    for folder in touched:
+        with disk_errors(folder, needed=0):
+            sync_folder(folder)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames and removals in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes that this user can still write on the file system where ``path`` is or will be."""
+    existing = path.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    return shutil.disk_usage(existing).free
+
+
+@contextmanager
+def disk_errors(path: Path, needed: int) -> Iterator[None]:
+    """Turn what the operating system says into an error that says what was needed, what is free and what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise NoRoomError(
+                f"no room at {path.parent}: {needed:,} bytes were needed, {free_bytes(path):,} are free ({error.strerror})",
+                hint="make room (or raise the quota), then run the same command again; it continues where it stopped",
+            ) from error
+        raise StoreError(
+            f"the disk refused {path}: {error.strerror or error}",
+            hint="check the disk and the permissions, then run the same command again; it continues where it stopped",
+        ) from error
+
+
+def _temporary(path: Path) -> Path:
+    # the process and thread are in the name so that a stray twin (a task that a cluster started twice) cannot
+    # write into this file; sweeping goes by the suffix alone
+    return path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}{PARTIAL}")
+
+
+def _write_synced(path: Path, buffers: Sequence[Buffer]) -> None:
+    with path.open("wb") as file:
+        file.writelines(buffers)
+        file.flush()
+        os.fsync(file.fileno())
