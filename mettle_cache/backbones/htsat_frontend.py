@@ -50,6 +50,9 @@ class LogMel(nn.Module):
 
     def __init__(self, settings: MelSettings, filters: Tensor, dft: tuple[Tensor, Tensor] | None = None) -> None:
         super().__init__()
+        self.filters: Tensor
+        self.cosines: Tensor
+        self.sines: Tensor
         self.settings = settings
         self.register_buffer("filters", filters)
         self.spectrogram = transforms.Spectrogram(settings.n_fft, hop_length=settings.hop, power=None)

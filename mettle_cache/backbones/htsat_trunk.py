@@ -76,13 +76,13 @@ class Htsat(nn.Module):
         return features
 
     def _fold(self, x: Tensor) -> Tensor:
-        """[B, 1, T, M] to the image [B, 1, side, side]: T stretched to 1024, row 64 (t // 256) + mel, column t % 256."""
+        """[B, 1, T, M] to the image [B, 1, side, side]: T stretched to 1024, row ``64 (t // 256) + mel``."""
         frames, side = self.sizes.frames, self.sizes.image
         if x.shape[2] > frames:
             raise UsageError(f"HTS-AT takes at most {frames} frames ({self.sizes.longest} samples), not {x.shape[2]}")
         if x.shape[2] < frames:
             x = functional.interpolate(x, (frames, x.shape[3]), mode="bicubic", align_corners=True)
-        strips = x.transpose(2, 3).unflatten(3, (frames // side, side))
+        strips: Tensor = x.transpose(2, 3).unflatten(3, (frames // side, side))
         return strips.transpose(2, 3).flatten(2, 3)
 
 
@@ -94,7 +94,7 @@ def original_parameters(sizes: HtsatSizes) -> int:
     with torch.device("meta"):
         trunk = sum(parameter.numel() for parameter in Htsat(sizes, filters=torch.empty(0)).parameters())
     bins, last = sizes.mel.n_fft // 2 + 1, sizes.width * 2 ** (len(sizes.depths) - 1)
-    semantic = last * sizes.classes * (sizes.image // (sizes.patch * 2 ** (len(sizes.depths) - 1) * 4)) * 3
+    semantic: int = last * sizes.classes * (sizes.image // (sizes.patch * 2 ** (len(sizes.depths) - 1) * 4)) * 3
     classifier = sizes.classes * sizes.classes + sizes.classes
     fixed = 2 * bins * sizes.mel.n_fft + bins * sizes.mel.mels
     return trunk + semantic + sizes.classes + classifier + fixed

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 from mettle_cache.errors import WeightsError
 
@@ -42,8 +45,7 @@ def find_cached(repository: str, filename: str | None) -> Path | None:
 
 def _check_reachable(name: str, repository: str, option: str) -> None:
     # the hub's own client retries an unreachable host for half a minute
-    import httpx
-    from huggingface_hub import constants, get_session
+    from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
         raise WeightsError(
@@ -51,8 +53,12 @@ def _check_reachable(name: str, repository: str, option: str) -> None:
             hint=_instead(name, option),
         )
     try:
-        get_session().head(constants.ENDPOINT, timeout=REACH_TIMEOUT)
-    except httpx.HTTPError as error:
+        urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=REACH_TIMEOUT).close()
+    except HTTPError:
+        return  # it answered; what is wrong with the file itself, the hub's client says better
+    except OSError as error:
+        if isinstance(getattr(error, "reason", None), ssl.SSLError):
+            return  # the hub's client has its own certificates
         raise WeightsError(
             f"weights of '{name}' ({repository}) are not in the hub's cache, and {constants.ENDPOINT} "
             f"cannot be reached: {error}",
@@ -61,11 +67,12 @@ def _check_reachable(name: str, repository: str, option: str) -> None:
 
 
 def _download(name: str, repository: str, filename: str | None, option: str) -> Path:
-    import httpx
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
-    trouble: Exception | None = None
+    # the HTTP client's own base class: httpx2's today, that of requests in older releases
+    client_error: type[BaseException] = HfHubHTTPError.__bases__[0]
+    trouble: BaseException | None = None
     for candidate in (filename,) if filename else FILES:
         try:
             return Path(hf_hub_download(repository, candidate, etag_timeout=REACH_TIMEOUT))
@@ -74,7 +81,7 @@ def _download(name: str, repository: str, filename: str | None, option: str) -> 
             break
         except EntryNotFoundError as error:
             trouble = error
-        except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
+        except (client_error, OSError) as error:
             trouble = error
             break
     reason = str(trouble).strip().splitlines()[0] if trouble else "no weights file there"

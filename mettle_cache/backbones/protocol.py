@@ -39,13 +39,26 @@ class Backbone(Protocol):
         Where the weights came from, for people; only their digest is part of :meth:`fingerprint`.
     """
 
-    name: str
-    modality: str
-    layers: tuple[LayerSpec, ...]
-    segment_shape: tuple[int, ...]
-    sample_rate: int | None
-    frozen_parameters: int
-    weights_source: str
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def modality(self) -> str: ...
+
+    @property
+    def layers(self) -> tuple[LayerSpec, ...]: ...
+
+    @property
+    def segment_shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def sample_rate(self) -> int | None: ...
+
+    @property
+    def frozen_parameters(self) -> int: ...
+
+    @property
+    def weights_source(self) -> str: ...
 
     def preprocess(self, media: Sequence[np.ndarray] | np.ndarray, segments: int) -> Tensor:
         """One clip to ``[T, *segment_shape]`` float32 on the CPU; deterministic, and safe to call from threads.

@@ -112,7 +112,8 @@ class TimmFamily:
                 f"backbone '{request.label}' cannot read {side} pixels: they are no multiple of its patch of {patch}",
                 hint=f"use {request.name}@{side // patch * patch or patch}",
             )
-        picture, run = (side, side), None
+        picture: tuple[int, ...] = (side, side)
+        run = None
         if modality == "audio":
             picture, run = self._sound(request).shape[1:], self._runner(network)
         return trace_layers(network, taps, request.label, modality, (picture[0], picture[1]), run)

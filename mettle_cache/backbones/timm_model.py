@@ -59,7 +59,7 @@ def build_from_file(name: str, size: int | None, path: Path) -> nn.Module:
             explain_mismatch(expected, state, f"weights file {path}") + f": it is not for '{name}'",
             hint="give the weights of this very architecture, or name the backbone that they belong to",
         ) from error
-    network.pretrained_cfg.pop("state_dict", None)
+    vars(network)["pretrained_cfg"].pop("state_dict", None)
     return network
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -115,7 +116,7 @@ def trace_layers(
 
 
 def _layer(
-    network: nn.Module,
+    network: Any,
     taps: Taps,
     index: int,
     modality: str,

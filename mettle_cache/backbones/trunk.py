@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +36,7 @@ class FrozenTrunk(nn.Module):
 
     def __init__(self, network: nn.Module, taps: Sequence[nn.Module], layout: str, precision: str = "float32") -> None:
         super().__init__()
-        self.network = network.requires_grad_(False)
+        self.network: Any = network.requires_grad_(False)
         self.taps = tuple(taps)
         self.layout = layout
         self.precision = precision
@@ -50,7 +51,7 @@ class FrozenTrunk(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return next(self.network.parameters()).device
+        return next(self.parameters()).device
 
     @cached_property
     def digest(self) -> str:
@@ -58,8 +59,7 @@ class FrozenTrunk(nn.Module):
         return weights_digest(self.network)
 
     def forward(self, x: Tensor, run: Callable[[Tensor], object] | None = None) -> list[Tensor]:
-        """``run(x)`` (the network's ``forward_features`` when not given) to the taps' tokens, each [B, N, D] float32."""
-        run = run if run is not None else self.network.forward_features
+        """``run(x)``, or the network's ``forward_features(x)``, to the tokens of every tap, each [B, N, D] float32."""
         tokens: dict[int, Tensor] = {}
 
         def keep(index: int) -> Callable[[nn.Module, object, Tensor], None]:
@@ -72,7 +72,7 @@ class FrozenTrunk(nn.Module):
             for index, tap in enumerate(self.taps):
                 stack.callback(tap.register_forward_hook(keep(index)).remove)
             stack.enter_context(reproducible(x.device, self.precision))
-            run(x)
+            (run or self.network.forward_features)(x)
         return [tokens[index] for index in range(len(self.taps))]
 
 

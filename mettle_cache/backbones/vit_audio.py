@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 
-def read_any_grid(network: nn.Module) -> Callable[[Tensor], Tensor]:
+def read_any_grid(network: Any) -> Callable[[Tensor], Tensor]:
     """``forward_features`` for pictures [B, 3, H, W] of any size, as LAVISH reads a log-mel with a ViT.
 
     All rows of the position embedding, the class token's included, are interpolated linearly along the token axis to
