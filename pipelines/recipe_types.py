@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -55,7 +56,9 @@ class Recipe:
 
     def to_json(self) -> dict[str, object]:
         """Nested plain values; :func:`pipelines.recipe.recipe_from_json` is the inverse."""
-        return asdict(self)
+        # through JSON, so that a tuple is the list that it will be when it is read back
+        plain: dict[str, object] = json.loads(json.dumps(asdict(self)))
+        return plain
 
 
 def recipe_differences(ours: Recipe, other: Recipe) -> list[str]:

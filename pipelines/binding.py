@@ -1,0 +1,83 @@
+"""Put a recipe's task on a store: which layers, which samples, which categories."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from mettle_cache.errors import UsageError
+from mettle_cache.layers import select_layers
+from mettle_cache.tasks.protocol import Task
+from mettle_cache.tasks.registry import get_task
+from mettle_cache.tokens import TokenBatch
+from pipelines.feed import Feed, Split
+from pipelines.progress import Progress
+from pipelines.recipe_types import Recipe
+
+if TYPE_CHECKING:
+    from mettle_cache.store.reader import TokenStore
+
+
+def open_store(store: Path | TokenStore) -> TokenStore:
+    """The store itself, opened if it is given by its path."""
+    if isinstance(store, Path):
+        from mettle_cache.store.reader import TokenStore  # zarr takes long to import
+
+        return TokenStore.open(store)
+    return store
+
+
+def bind_task(recipe: Recipe, store: TokenStore) -> Task:
+    """The recipe's task on this store.
+
+    Raises
+    ------
+    UsageError
+        The task is not for the store's data set, or the recipe selects layers that the store has not.
+    """
+    kind = get_task(recipe.task)
+    if store.dataset not in kind.datasets:
+        raise UsageError(
+            f"recipe {recipe.name} is for {recipe.task}, which does not take the data set '{store.dataset}'",
+            hint=f"{recipe.task} takes: {', '.join(kind.datasets)}",
+        )
+    return kind(
+        select_layers(store.layers, recipe.layers),
+        samples=store.samples,
+        vocabulary=store.vocabulary,
+        segments=store.segments,
+        method=recipe.method_options(),
+        options=recipe.head,
+    )
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The named device, or a GPU where there is one.
+
+    Raises
+    ------
+    UsageError
+        There is no such device here.
+    """
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise UsageError(f"there is no device called '{name}'", hint="use cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"device {device} was asked for, but PyTorch finds no GPU here", hint="use --device cpu")
+    return device
+
+
+def predict_split(
+    predict: Callable[[TokenBatch], np.ndarray], feed: Feed, split: Split, *, batch_size: int, progress: Progress
+) -> np.ndarray:
+    """Predictions for the samples of a split, in their order."""
+    parts = []
+    for rows, batch in feed.batches(split.rows, batch_size):
+        parts.append(predict(batch))
+        progress.advance(len(rows), nbytes=batch.nbytes)
+    return np.concatenate(parts)

@@ -1,0 +1,179 @@
+"""A run's folder: what is in it, who may write to it, and whether a run may go on in it.
+
+``config.json`` (recipe, seed, selection, store), ``last.safetensors`` (to resume), ``best.safetensors`` (to evaluate),
+``metrics.csv`` (one row an epoch), ``events/`` (TensorBoard), ``result.json``, ``predictions-SPLIT.parquet``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from filelock import FileLock, Timeout
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from mettle_cache.errors import RunError, UsageError
+from pipelines.atomic import write_text_atomically
+from pipelines.recipe import recipe_from_json
+from pipelines.recipe_types import Recipe
+
+if TYPE_CHECKING:
+    from mettle_cache.store.reader import TokenStore
+
+SelectOn = Literal["val", "test", "last"]
+_MAX_JSON = 16 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreReference:
+    """The store that a run was trained from."""
+
+    path: str
+    key_digest: str
+    dataset: str
+    codec: str
+
+    @classmethod
+    def of(cls, store: TokenStore) -> StoreReference:
+        return cls(
+            path=str(Path(store.path).resolve()),
+            key_digest=store.key_digest,
+            dataset=store.dataset,
+            codec=store.codec,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """``config.json``: all that decides a run's numbers, and where its store was."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
+
+    recipe: dict[str, Any]
+    seed: int
+    select_on: SelectOn
+    store: StoreReference
+    format: Literal["mettle-run-1"] = "mettle-run-1"
+
+    def load_recipe(self) -> Recipe:
+        return recipe_from_json(self.recipe, where="the run's config.json")
+
+    def differences(self, other: RunConfig) -> list[str]:
+        """What would change a run's numbers; the store's path may differ."""
+        ours, theirs = asdict(self), asdict(other)
+        found = [key for key in ("recipe", "seed", "select_on") if ours[key] != theirs[key]]
+        return found + (["store"] if self.store.key_digest != other.store.key_digest else [])
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of a run's files."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def last(self) -> Path:
+        return self.path / "last.safetensors"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "best.safetensors"
+
+    @property
+    def events(self) -> Path:
+        return self.path / "events"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.csv"
+
+    @property
+    def result(self) -> Path:
+        return self.path / "result.json"
+
+    def predictions(self, split: str) -> Path:
+        return self.path / f"predictions-{split}.parquet"
+
+    def read_config(self) -> RunConfig:
+        """The run's configuration; raises RunError where there is none or it is damaged."""
+        if not self.config.is_file():
+            raise RunError(f"{self.path}: this is not a run (no config.json)", hint="name a folder that train wrote")
+        try:
+            return TypeAdapter(RunConfig).validate_json(_read_capped(self.config))
+        except (ValidationError, OSError) as error:
+            raise RunError(f"{self.config}: not a run configuration that this version reads ({error})") from error
+
+    def update_result(self, section: Mapping[str, object]) -> None:
+        """Put top-level keys into ``result.json``, keeping the others."""
+        write_text_atomically(self.result, json.dumps({**self.read_result(), **section}, indent=2) + "\n")
+
+    def read_result(self) -> dict[str, Any]:
+        """What ``result.json`` holds; empty before the first result, or where the file is damaged and is replaced."""
+        if not self.result.is_file():
+            return {}
+        try:
+            result = json.loads(_read_capped(self.result))
+        except ValueError as error:
+            raise RunError(f"{self.result}: damaged ({error})", hint="delete the file and evaluate again") from error
+        return dict(result)
+
+
+@contextmanager
+def claim_run(path: Path, config: RunConfig, *, resume: bool) -> Iterator[RunFolder]:
+    """Hold a run's folder for writing: a new one, or with ``resume`` one of the very same configuration.
+
+    Raises
+    ------
+    RunError
+        The folder holds another run, something else, or is in use by another process.
+    UsageError
+        The path is a file.
+    """
+    folder = RunFolder(path)
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{path}: the run's folder is a file", hint="choose another folder with --out")
+    path.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise RunError(f"{path}: another process is training in this folder") from error
+    try:
+        _admit(folder, config, resume)
+        yield folder
+    finally:
+        lock.release()
+
+
+def _admit(folder: RunFolder, config: RunConfig, resume: bool) -> None:
+    if not folder.config.exists():
+        strangers = sorted(entry.name for entry in folder.path.iterdir() if not entry.name.startswith("."))
+        if strangers:
+            raise RunError(
+                f"{folder.path}: the folder is not empty and holds no run ({', '.join(strangers[:3])})",
+                hint="choose another folder with --out",
+            )
+        write_text_atomically(folder.config, json.dumps(asdict(config), indent=2) + "\n")
+        return
+    if not resume:
+        raise RunError(f"{folder.path}: a run is here already", hint="add --resume to go on, or choose another --out")
+    different = config.differences(folder.read_config())
+    if different:
+        raise RunError(
+            f"{folder.path}: the run here has another {', '.join(different)}",
+            hint="resume with what its config.json says, or choose another --out",
+        )
+
+
+def _read_capped(path: Path) -> bytes:
+    if path.stat().st_size > _MAX_JSON:
+        raise RunError(f"{path}: larger than {_MAX_JSON} bytes, which no run writes")
+    return path.read_bytes()

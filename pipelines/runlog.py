@@ -1,0 +1,55 @@
+"""What a run records as it goes: one row an epoch in ``metrics.csv``, and TensorBoard event files."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from torch.utils.tensorboard import SummaryWriter
+
+from pipelines.atomic import write_atomically
+from pipelines.runfolder import RunFolder
+
+Row = Mapping[str, float | int | None]
+
+
+class RunLog:
+    """Writes both records; a context manager. ``start_step`` hides events that a killed run wrote beyond it."""
+
+    def __init__(self, folder: RunFolder, *, start_step: int) -> None:
+        self._folder = folder
+        self._events = SummaryWriter(str(folder.events), purge_step=start_step or None)
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._events.close()
+
+    def step(self, terms: Mapping[str, float], *, step: int) -> None:
+        """The loss terms of one optimiser step, counted over the whole run."""
+        self._events.add_scalar("step/loss", sum(terms.values()), step)
+
+    def epoch(self, history: Sequence[Row], *, step: int) -> None:
+        """Write the table anew, so that a row is there once however often its epoch was run, and log the last row."""
+        write_table(self._folder.metrics, history)
+        for name, value in history[-1].items():
+            if value is not None and name != "epoch":
+                self._events.add_scalar(f"epoch/{name}", value, step)
+        self._events.flush()
+
+
+def write_table(path: Path, rows: Sequence[Row]) -> None:
+    """Rows as CSV, atomically; the columns are those of the first row."""
+
+    def write(partial: Path) -> None:
+        with partial.open("w", encoding="utf-8", newline="") as opened:
+            writer = csv.DictWriter(opened, fieldnames=list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+
+    write_atomically(path, write)
