@@ -82,7 +82,7 @@ def read_rows(path: Path, categories: Sequence[str], problems: Problems) -> list
             problems.add(line.problem(f"the same sample as in line {first_seen[row]}"))
         first_seen.setdefault(row, line.number)
         rows.append(row)
-    if not rows and not problems.found:
+    if not rows and not problems.count:
         problems.add(f"{path}: holds no rows")
     return rows
 

@@ -46,10 +46,10 @@ def _split_rows(root: Path, split: str, rows: list[AnnotatedRow], problems: Prob
     text, order = root / f"{split}Set.txt", root / f"{split}_order.h5"
     if not text.exists():
         return _read_order(order, len(rows), problems)
-    before = len(problems.found)
+    before = problems.count
     listed = _read_set(text, rows, problems)
     # a comparison after a malformed line would only repeat it for all lines that follow
-    if order.exists() and len(problems.found) == before:
+    if order.exists() and problems.count == before:
         _compare(listed, _read_order(order, len(rows), problems), text, order, problems)
     return listed
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mettle_cache.errors import DatasetError
 
-MAX_FILE_BYTES = 64 << 20
+MAX_FILE_BYTES = 16 << 20
 MAX_LINE_BYTES = 4096
 MAX_LISTED = 20
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -31,20 +31,23 @@ class Line:
 class Problems:
     """Collects what is wrong with a data set's annotations, to be told in one message."""
 
-    found: list[str] = field(default_factory=list)
+    listed: list[str] = field(default_factory=list)
+    count: int = 0
 
     def add(self, problem: str) -> None:
-        self.found.append(problem)
+        self.count += 1
+        if len(self.listed) < MAX_LISTED:  # a file of millions of bad lines must not fill the memory
+            self.listed.append(problem)
 
     def raise_if_any(self, where: Path, *, hint: str | None = None) -> None:
         """Raise a DatasetError that lists the first problems and counts the rest."""
-        if not self.found:
+        if not self.count:
             return
-        listed = [f"  - {problem}" for problem in self.found[:MAX_LISTED]]
-        if len(self.found) > MAX_LISTED:
-            listed.append(f"  ... and {len(self.found) - MAX_LISTED} more")
-        count = "1 problem" if len(self.found) == 1 else f"{len(self.found)} problems"
-        raise DatasetError("\n".join([f"the annotations in {where} have {count}:", *listed]), hint=hint)
+        lines = [f"the annotations in {where} have {self.count} problem{'s' if self.count > 1 else ''}:"]
+        lines += [f"  - {problem}" for problem in self.listed]
+        if self.count > len(self.listed):
+            lines.append(f"  ... and {self.count - len(self.listed)} more")
+        raise DatasetError("\n".join(lines), hint=hint)
 
 
 def read_lines(path: Path, problems: Problems) -> Iterator[Line]:

@@ -32,7 +32,7 @@ def load_waveform(clip: Clip, segments: int, sample_rate: int) -> NDArray[np.flo
         samples, rate = waveform.read_npy(clip.audio, segments)
     else:
         samples, rate = waveform.read_sound_file(clip.audio)
-    return waveform.resample(samples, rate, sample_rate)
+    return waveform.require_finite(clip.audio, waveform.resample(clip.audio, samples, rate, sample_rate))
 
 
 def check_frames(clip: Clip, segments: int, *, deep: bool) -> None:

@@ -70,26 +70,23 @@ def load_video_frames(path: Path, times: Sequence[float]) -> list[NDArray[np.uin
 def load_video_audio(path: Path) -> tuple[NDArray[np.float32], int]:
     """Mono samples ``[n]`` of the sound track and their rate. Raises MediaFileError like :func:`load_video_frames`."""
     blocks: list[NDArray[np.float32]] = []
+    rate, total, start = 0, 0, 0.0
     with _opened(path) as container:
         stream = _stream(path, container, "audio")
-        rate, start = stream.codec_context.sample_rate, None
         to_float = av.AudioResampler(format="fltp")
-        total = 0
         for frame in container.decode(stream):
-            if start is None:
-                start = max(0.0, (frame.time or 0.0) - _origin(container))
+            if not blocks:
+                # the container of an HE-AAC track may tell half the rate, a decoded frame tells it whole
+                rate, start = frame.sample_rate, (frame.time or 0.0) - _origin(container)
             for block in to_float.resample(frame):
                 total += block.samples * block.layout.nb_channels
                 if total > MAX_SAMPLES:
                     raise MediaFileError(path, f"has a sound track of more than {MAX_SAMPLES} samples")
                 blocks.append(mix_down(block.to_ndarray()))
-        if start is None or not total:
+        if not total:
             raise MediaFileError(path, "has an audio stream without a sample that can be decoded")
-        silence = np.zeros(_samples(path, start, rate), np.float32)
-        samples = np.concatenate([silence, *blocks])
+        samples = np.concatenate([_silence(path, start, rate), *blocks])
         _refuse_early_end(path, stream, len(samples) / rate, needed=float("inf"))
-    if not np.isfinite(samples).all():
-        raise MediaFileError(path, "has a sound track with values that are not finite")
     return samples, rate
 
 
@@ -118,6 +115,8 @@ def _stream(path: Path, container: av.container.InputContainer, kind: str) -> av
     if stream is None:
         raise MediaFileError(path, f"has no {kind} stream")
     context = stream.codec_context
+    if context is None:
+        raise MediaFileError(path, f"has a {kind} stream of a kind that FFmpeg cannot decode")
     if kind == "video" and not 0 < context.width * context.height <= MAX_PIXELS:
         raise MediaFileError(path, f"is {context.width} x {context.height}: empty, or more than {MAX_PIXELS} pixels")
     if kind == "audio" and context.sample_rate <= 0:
@@ -160,8 +159,9 @@ def _refuse_early_end(path: Path, stream: av.stream.Stream, end: float, *, neede
         raise MediaFileError(path, f"is cut off: its {stream.type} ends at {end:.1f} s of {promised:.1f} s")
 
 
-def _samples(path: Path, start: float, rate: int) -> int:
-    count = round(start * rate)
+def _silence(path: Path, start: float, rate: int) -> NDArray[np.float32]:
+    """What is heard before a track that starts ``start`` seconds late; nothing for one that starts early."""
+    count = max(0, round(start * rate))
     if count > MAX_SAMPLES:
         raise MediaFileError(path, f"has a sound track that starts after {start:.0f} s")
-    return count
+    return np.zeros(count, np.float32)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from math import gcd
 from pathlib import Path
+from tokenize import TokenError
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
 
 NPY_RATE = 32_000
 """Hz of every .npy recording, by the definition of the layout (spec-avel.md 1.3)."""
+
+MAX_FILTER_BANK = 8_000_000
+"""Product of two rates without their common factor (44.1 and 32 kHz: 141,120); the resampler's memory grows with it."""
 
 MAX_SAMPLES = 64_000_000
 """Samples of all channels of one recording; more is refused before memory is taken for them."""
@@ -36,6 +41,10 @@ POLICY: dict[str, object] = {
 }
 
 
+# what numpy raises for headers that are not its own: it parses them as Python literals
+_BAD_HEADER = (OSError, ValueError, TypeError, OverflowError, MemoryError, RecursionError, EOFError, TokenError)
+
+
 def decoder_versions() -> dict[str, object]:
     """The library whose version can change a sample that libsndfile decodes."""
     return {"libsndfile": soundfile.__libsndfile_version__}
@@ -51,12 +60,12 @@ def read_npy(path: Path, segments: int) -> tuple[NDArray[np.float32], int]:
     Raises
     ------
     MediaFileError
-        Not an array of floats (a pickle is never loaded), another length, or values that are not finite.
+        Not an array of floats (a pickle is never loaded), or another length.
     """
     stored = open_npy(path, segments)
-    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf, which is refused like any other
+    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf, which require_finite refuses
         samples = np.array(stored, dtype=np.float32, order="C").reshape(-1)
-    return _finite(path, samples), NPY_RATE
+    return samples, NPY_RATE
 
 
 def open_npy(path: Path, segments: int) -> NDArray[np.floating]:
@@ -65,7 +74,7 @@ def open_npy(path: Path, segments: int) -> NDArray[np.floating]:
     try:
         # a memory map is checked against the file's size, so a header that promises a terabyte takes no memory
         stored = np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError, OverflowError, EOFError, TypeError, SyntaxError) as error:
+    except _BAD_HEADER as error:
         raise MediaFileError(path, "is not a plain .npy array of floats (pickles are not loaded)") from error
     if stored.dtype.kind != "f":
         raise MediaFileError(path, f"holds {stored.dtype}, not floats")
@@ -86,11 +95,11 @@ def read_sound_file(path: Path) -> tuple[NDArray[np.float32], int]:
     try:
         with soundfile.SoundFile(str(path)) as file:
             channels, rate, promised = file.read(dtype="float32", always_2d=True), file.samplerate, file.frames
-    except (soundfile.LibsndfileError, OSError, ValueError) as error:
-        raise MediaFileError(path, f"cannot be decoded: {error}") from error
+    except soundfile.LibsndfileError as error:
+        raise MediaFileError(path, f"cannot be decoded: {error.error_string}") from error
     if len(channels) < promised:
         raise MediaFileError(path, f"is cut off: {len(channels)} of {promised} samples could be read")
-    return _finite(path, mix_down(channels.T)), rate
+    return mix_down(channels.T), rate
 
 
 def check_sound_file(path: Path) -> None:
@@ -99,8 +108,8 @@ def check_sound_file(path: Path) -> None:
     _refuse_short_riff(path, size)
     try:
         info = soundfile.info(str(path))
-    except (soundfile.LibsndfileError, OSError, ValueError) as error:
-        raise MediaFileError(path, f"cannot be decoded: {error}") from error
+    except soundfile.LibsndfileError as error:
+        raise MediaFileError(path, f"cannot be decoded: {error.error_string}") from error
     if info.frames <= 0:
         raise MediaFileError(path, "holds no samples")
     if info.frames * info.channels > MAX_SAMPLES:
@@ -109,18 +118,37 @@ def check_sound_file(path: Path) -> None:
 
 def mix_down(channels: NDArray[np.float32]) -> NDArray[np.float32]:
     """``[channels, n]`` to their mean ``[n]``; one channel stays as it is."""
-    return np.ascontiguousarray(channels[0] if len(channels) == 1 else channels.mean(axis=0, dtype=np.float32))
+    if len(channels) == 1:
+        return np.ascontiguousarray(channels[0])
+    with np.errstate(over="ignore", invalid="ignore"):  # for require_finite to refuse
+        return np.ascontiguousarray(channels.mean(axis=0, dtype=np.float32))
 
 
-def resample(samples: NDArray[np.float32], rate: int, wanted: int) -> NDArray[np.float32]:
-    """Samples ``[n]`` at ``rate`` Hz to ``[ceil(n * wanted / rate)]`` at ``wanted`` Hz; equal rates change nothing."""
+def resample(path: Path, samples: NDArray[np.float32], rate: int, wanted: int) -> NDArray[np.float32]:
+    """Samples ``[n]`` at ``rate`` Hz to ``[ceil(n * wanted / rate)]`` at ``wanted`` Hz; equal rates change nothing.
+
+    Raises
+    ------
+    MediaFileError
+        A rate so odd that the filter bank or the result would take gigabytes; ``path`` is named.
+    """
     if rate == wanted:
         return samples
+    common = gcd(rate, wanted)
+    if (rate // common) * (wanted // common) > MAX_FILTER_BANK or len(samples) * wanted > MAX_SAMPLES * rate:
+        raise MediaFileError(path, f"has a rate of {rate} Hz, which cannot be brought to {wanted} Hz")
     import torch
 
     with torch.inference_mode():
         resampled = _resampler(rate, wanted)(torch.from_numpy(samples))
     return np.ascontiguousarray(resampled.numpy())
+
+
+def require_finite(path: Path, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """``samples`` themselves. Raises MediaFileError when one is infinite or not a number."""
+    if not np.isfinite(samples).all():
+        raise MediaFileError(path, "holds samples that are not finite numbers")
+    return samples
 
 
 @lru_cache(maxsize=8)
@@ -140,10 +168,3 @@ def _refuse_short_riff(path: Path, size: int) -> None:
     promised = int.from_bytes(head[4:8], "little")
     if promised not in (0, 2**32 - 1) and promised + 8 > size + 1:  # some writers count a pad byte they left out
         raise MediaFileError(path, f"is cut off: its header promises {promised + 8} bytes, {size} are there")
-
-
-def _finite(path: Path, samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    if not np.isfinite(samples).all():
-        at = int(np.flatnonzero(~np.isfinite(samples))[0])
-        raise MediaFileError(path, f"sample {at} is {samples[at]}, not a finite number")
-    return samples
