@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mettle_cache.errors import NoRoomError, RunError
+from mettle_cache.errors import RunError
 from pipelines.atomic import write_atomically
 
 FORMAT = "mettle-checkpoint-1"
@@ -29,6 +31,8 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[st
     ------
     NoRoomError
         The disk is full; the file that was there is untouched.
+    StoreError
+        The disk refuses for another reason.
     """
     metadata = {"format": FORMAT, "state": json.dumps(state)}
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -37,10 +41,9 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[st
         try:
             save_file(plain, partial, metadata=metadata)
         except SafetensorError as error:
-            partial.unlink(missing_ok=True)
-            raise NoRoomError(f"{path}: the checkpoint cannot be written: {error}", hint="free some space") from error
+            raise _as_os_error(error) from error
 
-    write_atomically(path, write)
+    write_atomically(path, write, needed=sum(tensor.nbytes for tensor in plain.values()))
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -99,6 +102,12 @@ def load_model(model: nn.Module, tensors: Mapping[str, Tensor], *, where: Path) 
             hint="the run folder's config.json and checkpoint belong to different runs",
         )
     model.load_state_dict(tensors, strict=True)
+
+
+def _as_os_error(error: SafetensorError) -> OSError:
+    """What the operating system said, which safetensors hands on as text only."""
+    found = re.search(r"Os \{ code: (\d+)", str(error))
+    return OSError(int(found[1]), os.strerror(int(found[1]))) if found else OSError(str(error))
 
 
 def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

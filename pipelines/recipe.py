@@ -12,12 +12,16 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mettle_cache.errors import ConfigError, UsageError
-from mettle_cache.tasks.registry import TASKS, get_task
+from mettle_cache.tasks.registry import TASKS, get_task, task_of_dataset
 from pipelines.config import convert
 from pipelines.recipe_types import Recipe
+from pipelines.storefacts import find_published, store_facts
+
+if TYPE_CHECKING:
+    from mettle_cache.store.reader import TokenStore
 
 _BARE_WORD = re.compile(r"[A-Za-z0-9_.:,/+-]+")
 _MAX_BYTES = 1 << 20
@@ -50,6 +54,18 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     for override in overrides:
         problems += _apply(table, override)
     return _validate({"name": name, **table}, where=f"recipe {name_or_path}", problems=problems)
+
+
+def default_recipe(store: TokenStore) -> str:
+    """The recipe to use where none is named: that of the published row that the store is for, else ``DATASET-small``.
+
+    Raises
+    ------
+    UsageError
+        No task is for the store's data set.
+    """
+    row = find_published(get_task(task_of_dataset(store.dataset)).published, store_facts(store))
+    return row.setting if row else f"{store.dataset}-small"
 
 
 def recipe_from_json(table: Mapping[str, object], *, where: str) -> Recipe:

@@ -62,10 +62,10 @@ class Recipe:
 
 
 def recipe_differences(ours: Recipe, other: Recipe) -> list[str]:
-    """Keys whose values differ, names aside, each as ``key = ours (other's)``."""
+    """Keys whose values differ, names aside, each as ``key = ours instead of other's``."""
     mine, theirs = _flatten(ours.to_json()), _flatten(other.to_json())
     keys = [key for key in {**mine, **theirs} if key != "name"]
-    return [f"{key} = {mine.get(key)} ({theirs.get(key)})" for key in keys if mine.get(key) != theirs.get(key)]
+    return [f"{key} = {mine.get(key)} instead of {theirs.get(key)}" for key in keys if mine.get(key) != theirs.get(key)]
 
 
 def _flatten(table: dict[str, Any], prefix: str = "") -> dict[str, object]:

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from mettle_cache.errors import RunError, UsageError
-from pipelines.atomic import write_text_atomically
+from mettle_cache.store.durable import write_file
 from pipelines.recipe import recipe_from_json
 from pipelines.recipe_types import Recipe
 
@@ -113,7 +113,7 @@ class RunFolder:
 
     def update_result(self, section: Mapping[str, object]) -> None:
         """Put top-level keys into ``result.json``, keeping the others."""
-        write_text_atomically(self.result, json.dumps({**self.read_result(), **section}, indent=2) + "\n")
+        write_file(self.result, _to_bytes({**self.read_result(), **section}))
 
     def read_result(self) -> dict[str, Any]:
         """What ``result.json`` holds; empty before the first result, or where the file is damaged and is replaced."""
@@ -161,7 +161,7 @@ def _admit(folder: RunFolder, config: RunConfig, resume: bool) -> None:
                 f"{folder.path}: the folder is not empty and holds no run ({', '.join(strangers[:3])})",
                 hint="choose another folder with --out",
             )
-        write_text_atomically(folder.config, json.dumps(asdict(config), indent=2) + "\n")
+        write_file(folder.config, _to_bytes(asdict(config)))
         return
     if not resume:
         raise RunError(f"{folder.path}: a run is here already", hint="add --resume to go on, or choose another --out")
@@ -171,6 +171,10 @@ def _admit(folder: RunFolder, config: RunConfig, resume: bool) -> None:
             f"{folder.path}: the run here has another {', '.join(different)}",
             hint="resume with what its config.json says, or choose another --out",
         )
+
+
+def _to_bytes(table: Mapping[str, object]) -> bytes:
+    return (json.dumps(table, indent=2) + "\n").encode()
 
 
 def _read_capped(path: Path) -> bytes:

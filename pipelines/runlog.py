@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
 from torch.utils.tensorboard import SummaryWriter
 
-from pipelines.atomic import write_atomically
+from mettle_cache.store.durable import write_file
 from pipelines.runfolder import RunFolder
 
 Row = Mapping[str, float | int | None]
@@ -45,11 +46,8 @@ class RunLog:
 
 def write_table(path: Path, rows: Sequence[Row]) -> None:
     """Rows as CSV, atomically; the columns are those of the first row."""
-
-    def write(partial: Path) -> None:
-        with partial.open("w", encoding="utf-8", newline="") as opened:
-            writer = csv.DictWriter(opened, fieldnames=list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-
-    write_atomically(path, write)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    write_file(path, text.getvalue().encode())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -91,9 +92,13 @@ class Trainee:
         """What else it takes to go on, as JSON."""
         return {"optimizer": flatten_optimizer(self.optimizer)[1], "scheduler": self.scheduler.state_dict()}
 
-    def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any], *, where: Any) -> None:
+    def load_weights(self, tensors: Mapping[str, Tensor], *, where: Path) -> None:
+        """Take the weights of a finished model, strictly; raises RunError where they are another model's."""
+        load_model(self.model, tensors, where=where)
+
+    def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any], *, where: Path) -> None:
         """Go back to where :meth:`tensors` and :meth:`state` were taken."""
-        load_model(self.model, under_prefix("model", tensors), where=where)
+        self.load_weights(under_prefix("model", tensors), where=where)
         restore_optimizer(self.optimizer, under_prefix("optimizer", tensors), state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
 

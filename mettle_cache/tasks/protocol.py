@@ -17,6 +17,10 @@ from mettle_cache.layers import LayerSpec
 from mettle_cache.tasks.options import MethodOptions
 
 
+# an audio backbone of this name is the visual one, reading sound as a picture
+SHARED = "shared"
+
+
 @dataclass(frozen=True, kw_only=True)
 class PublishedRow:
     """A row of the paper's tables, under the name of the recipe that reproduces it.

@@ -1,0 +1,57 @@
+"""Parameter accounting: what the published settings count here, beside what the paper prints (spec-avel section 8).
+
+The trainable part is the real model of the setting's recipe, built on the meta device from layer tables; the frozen
+part is counted as the papers do. No weights are needed.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import torch
+
+from mettle_cache.backbones.factory import frozen_parameters, layer_table
+from mettle_cache.layers import select_layers
+from mettle_cache.tasks.protocol import SHARED, PublishedRow, Task
+from mettle_cache.tasks.registry import TASKS
+from pipelines.recipe import load_recipe
+
+
+def params_table() -> list[dict[str, object]]:
+    """One row for each published setting, in millions of parameters and percent.
+
+    Keys: setting, total_m, trainable_percent, paper_total_m, paper_trainable_percent (None where the paper prints
+    none), difference_m (ours less the paper's).
+    """
+    return [_account(task, row) for task in TASKS.values() for row in task.published]
+
+
+def _account(task: type[Task], row: PublishedRow) -> dict[str, object]:
+    trainable = count_trainable(task, row)
+    backbones = [row.visual] if row.audio == SHARED else [row.visual, row.audio]
+    total = trainable + sum(frozen_parameters(name) for name in backbones)
+    return {
+        "setting": row.setting,
+        "total_m": round(total / 1e6, 3),
+        "trainable_percent": round(100 * trainable / total, 2),
+        "paper_total_m": row.total_m,
+        "paper_trainable_percent": row.trainable_percent,
+        "difference_m": round(total / 1e6 - row.total_m, 3),
+    }
+
+
+def count_trainable(task: type[Task], row: PublishedRow) -> int:
+    """Parameters of the model that the setting's recipe trains."""
+    recipe = load_recipe(row.setting)
+    heard = row.visual if row.audio == SHARED else row.audio
+    layers = (*layer_table(row.visual, "visual"), *layer_table(heard, "audio"))
+    bound = task(
+        select_layers(layers, recipe.layers),
+        samples=pa.table({name: [] for name in ("row", "clip", "split", "category", "start", "end")}),
+        vocabulary=task.published_vocabulary,
+        segments=10,
+        method=recipe.method_options(),
+        options=recipe.head,
+    )
+    with torch.device("meta"):
+        model = bound.build_model()
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

@@ -1,0 +1,68 @@
+"""What a store's key says about the backbones that made it, and which published row that is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mettle_cache.backbones.registry import find_family
+from mettle_cache.tasks.protocol import SHARED, PublishedRow
+
+if TYPE_CHECKING:
+    from mettle_cache.store.reader import TokenStore
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreFacts:
+    """``visual`` and ``audio`` are architectures, audio ``shared`` where the visual one does both; empty if unknown.
+
+    ``random`` names the modalities whose weights were drawn at random.
+    """
+
+    dataset: str
+    visual: str
+    audio: str
+    random: tuple[str, ...]
+
+
+def store_facts(store: TokenStore) -> StoreFacts:
+    """Read the facts from the fingerprints of the backbones, wherever in the key they are."""
+    prints = {str(found["modality"]): found for found in _fingerprints(store.key)}
+    names = {modality: str(found["architecture"]) for modality, found in prints.items()}
+    visual, audio = names.get("visual", ""), names.get("audio", "")
+    random = [modality for modality, found in prints.items() if _weights_kind(found) == "random"]
+    return StoreFacts(
+        dataset=store.dataset,
+        visual=visual,
+        audio=SHARED if visual and visual == audio else audio,
+        random=tuple(random),
+    )
+
+
+def find_published(rows: tuple[PublishedRow, ...], facts: StoreFacts) -> PublishedRow | None:
+    """The published row of this data set and these backbones, if there is one."""
+    for row in rows:
+        expected = (row.dataset, architecture_of(row.visual), architecture_of(row.audio))
+        if (facts.dataset, facts.visual, facts.audio) == expected:
+            return row
+    return None
+
+
+def architecture_of(backbone: str) -> str:
+    """What fingerprints call a backbone: timm's name for one of timm's, its own name otherwise."""
+    return backbone if backbone == SHARED else str(getattr(find_family(backbone), "timm_name", backbone))
+
+
+def _fingerprints(node: object) -> Iterator[Mapping[str, Any]]:
+    if isinstance(node, Mapping):
+        if {"architecture", "modality"} <= set(node):
+            yield node
+            return
+        for child in node.values():
+            yield from _fingerprints(child)
+
+
+def _weights_kind(fingerprint: Mapping[str, Any]) -> object:
+    weights = fingerprint.get("weights")
+    return weights.get("kind") if isinstance(weights, Mapping) else None
