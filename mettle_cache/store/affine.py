@@ -1,7 +1,7 @@
 """The affine quantiser: ``x ≈ scale * (q + zero)`` per frame and channel, with a proven error bound.
 
-Shapes: F frames, N tokens, D channels. For one frame and channel let ``lo`` and ``hi`` be the extremes over the N tokens,
-``mid`` their mean, and L the number of steps between the lowest and the highest code:
+Shapes: F frames, N tokens, D channels. For one frame and channel let ``lo`` and ``hi`` be the extremes over the N
+tokens, ``mid`` the middle between them, and L the number of steps between the lowest and the highest code:
 
     scale = float16↑( max((hi - lo) / L, |mid| / 2040, 2⁻²⁴) )      rounded up, so the codes cover the range
     zero  = float16 ( mid / scale - q_mid )                           |zero| <= 2048: float16 still resolves half a step

@@ -154,5 +154,5 @@ def _check_range(low: Tensor, high: Tensor, codec: Codec, layer: str | None) -> 
     where = f"layer {layer}" if layer else "tokens"
     raise StoreError(
         f"{where}: values from {lowest:g} to {highest:g}; codec {codec.name} takes finite values up to {codec.limit:g}",
-        hint="a backbone that overflows wants float32 instead of half precision; very large activations want --codec int8",
+        hint="a backbone that overflows wants float32 instead of half precision; large activations want --codec int8",
     )

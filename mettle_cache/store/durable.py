@@ -100,7 +100,8 @@ def disk_errors(path: Path, needed: int) -> Iterator[None]:
     except OSError as error:
         if error.errno in _NO_ROOM:
             raise NoRoomError(
-                f"no room at {path.parent}: {needed:,} bytes were needed, {free_bytes(path):,} are free ({error.strerror})",
+                f"no room at {path.parent}: {needed:,} bytes were needed, {free_bytes(path):,} are free "
+                f"({error.strerror})",
                 hint="make room (or raise the quota), then run the same command again; it continues where it stopped",
             ) from error
         raise StoreError(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from mettle_cache.errors import ConfigError
-from mettle_cache.layers import LayerSpec
+from mettle_cache.layers import LayerSpec, group_by_array
 from mettle_cache.store.codecs import get_codec
 
 FORMAT_VERSION = 1
@@ -62,6 +62,9 @@ class StoreSpec:
             yield "no layers"
         if len({layer.name for layer in self.layers}) != len(self.layers):
             yield "two layers have the same name"
+        for array, members in group_by_array(self.layers).items():
+            if len({(layer.tokens, layer.width) for layer in members}) > 1:
+                yield f"the layers of {array} differ in tokens or width and cannot share an array"
 
     def _sample_problems(self) -> Iterator[str]:
         if "clip" not in self.samples.column_names:
@@ -99,7 +102,7 @@ def id_problems(clips: Sequence[str]) -> Iterator[str]:
             yield f"clip id {shown} holds a control character, a backslash, or leads out of its folder"
         looks = unicodedata.normalize("NFKC", clip)
         if looks in seen:
-            yield f"clip ids {ascii(seen[looks][:40])} and {shown} are the same or look the same"
+            yield f"clip ids {seen[looks][:40]!a} and {shown} are the same or look the same"
         seen[looks] = clip
 
 
