@@ -1,0 +1,170 @@
+"""How long work tells where it stands: a bar on a terminal, a line every few seconds anywhere else, or nothing.
+
+Everything goes to stderr; stdout belongs to results.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol, TextIO
+
+from pipelines.units import format_bytes, format_rate, format_seconds
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichBar
+    from rich.progress import TaskID
+
+LINE_EVERY_SECONDS = 5.0
+
+
+class Progress(Protocol):
+    """What long work reports to. One bar at a time; calls come from one thread."""
+
+    def start(self, total: int, unit: str, what: str) -> None:
+        """Begin ``what``: ``total`` items, each a ``unit`` (for example ``clips``)."""
+
+    def advance(self, n: int = 1, *, nbytes: int = 0) -> None:
+        """Report ``n`` more items done, ``nbytes`` written or read with them."""
+
+    def note(self, text: str) -> None:
+        """Say one human line, warnings included."""
+
+    def finish(self) -> None:
+        """End what ``start`` began; harmless when nothing was begun."""
+
+
+class Silent:
+    """Reports nothing: the default of every pipeline."""
+
+    def start(self, total: int, unit: str, what: str) -> None: ...
+
+    def advance(self, n: int = 1, *, nbytes: int = 0) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+    def finish(self) -> None: ...
+
+
+class Meter:
+    """Counts items and bytes and derives rate and time left, for every kind of display."""
+
+    def __init__(self, total: int, unit: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self.total, self.unit = total, unit
+        self.done = self.nbytes = 0
+        self._clock = clock
+        self._started = clock()
+
+    def add(self, n: int, nbytes: int) -> None:
+        self.done += n
+        self.nbytes += nbytes
+
+    @property
+    def seconds(self) -> float:
+        return self._clock() - self._started
+
+    @property
+    def rate(self) -> float:
+        """Items a second since the start; 0 before the first one."""
+        return self.done / self.seconds if self.done and self.seconds > 0 else 0.0
+
+    @property
+    def seconds_left(self) -> float:
+        """Infinite before the first item is done."""
+        return (self.total - self.done) / self.rate if self.rate else float("inf")
+
+    def describe(self) -> str:
+        """For example ``2.10 clips/s, 113 MB, 8 min 20 s left``."""
+        parts = [f"{format_rate(self.rate)} {self.unit}/s"]
+        if self.nbytes:
+            parts.append(format_bytes(self.nbytes))
+        parts.append(f"{format_seconds(self.seconds_left)} left")
+        return ", ".join(parts)
+
+
+class PlainProgress:
+    """One line every few seconds, for logs and pipes."""
+
+    def __init__(
+        self,
+        stream: TextIO | None = None,
+        *,
+        every: float = LINE_EVERY_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._stream = stream or sys.stderr
+        self._every, self._clock = every, clock
+        self._meter: Meter | None = None
+        self._what = ""
+        self._next_line = 0.0
+
+    def start(self, total: int, unit: str, what: str) -> None:
+        self._meter, self._what = Meter(total, unit, self._clock), what
+        self._next_line = self._clock() + self._every
+        self.note(f"{what}: {total} {unit}")
+
+    def advance(self, n: int = 1, *, nbytes: int = 0) -> None:
+        if self._meter is None:
+            return
+        self._meter.add(n, nbytes)
+        if self._clock() >= self._next_line:
+            self._next_line = self._clock() + self._every
+            self.note(f"{self._what}: {self._meter.done}/{self._meter.total} {self._meter.describe()}")
+
+    def note(self, text: str) -> None:
+        self._stream.write(f"{text}\n")
+        self._stream.flush()
+
+    def finish(self) -> None:
+        if self._meter is not None:
+            meter, self._meter = self._meter, None
+            size = f", {format_bytes(meter.nbytes)}" if meter.nbytes else ""
+            self.note(f"{self._what}: {meter.done} {meter.unit} in {format_seconds(meter.seconds)}{size}")
+
+
+class RichProgress:
+    """A bar with rate, bytes and time left, for a terminal."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self._console = Console(stderr=True)
+        self._bar: RichBar | None = None
+        self._task: TaskID | None = None
+        self._meter: Meter | None = None
+
+    def start(self, total: int, unit: str, what: str) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+        from rich.progress import Progress as Bar
+
+        self.finish()
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+        )
+        self._meter = Meter(total, unit)
+        self._bar = Bar(*columns, console=self._console)
+        self._bar.start()
+        self._task = self._bar.add_task(what, total=total, rate="")
+
+    def advance(self, n: int = 1, *, nbytes: int = 0) -> None:
+        if self._bar is None or self._task is None or self._meter is None:
+            return
+        self._meter.add(n, nbytes)
+        self._bar.update(self._task, advance=n, rate=self._meter.describe())
+
+    def note(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def finish(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        self._bar = self._task = self._meter = None
+
+
+def terminal_progress() -> Progress:
+    """A bar when stderr is a terminal, plain lines otherwise."""
+    return RichProgress() if sys.stderr.isatty() else PlainProgress()
