@@ -1,0 +1,111 @@
+"""The shared mode's log-mel pictures."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torchaudio.compliance import kaldi
+
+from mettle_cache.backbones import create_backbone, shared_audio
+from mettle_cache.backbones.fbank import SWIN_FBANK, VIT_FBANK, cut_windows
+from mettle_cache.errors import MediaError
+
+# the starts that spec-avel.md section 2.2 gives for a clip of 160,000 samples
+STARTS = [0, 15822, 31644, 47466, 63288, 79111, 94933, 110755, 126577, 142400]
+
+
+def test_windows_start_where_the_peers_start():
+    samples = torch.arange(160000)
+    assert [int(window[0]) for window in cut_windows(samples, 10)] == STARTS
+    assert {len(window) for window in cut_windows(samples, 10)} == {16000}
+
+
+@given(st.integers(1, 60000), st.integers(1, 12))
+def test_there_is_a_window_for_every_segment(samples, segments):
+    windows = cut_windows(torch.arange(samples), segments)
+    assert len(windows) == segments
+    assert all(len(window) == (16000 if samples > 17600 else samples) for window in windows)
+
+
+def test_a_clip_of_up_to_1100_ms_is_used_whole(speech):
+    waveform = speech(17600, 16000)
+    pictures = SWIN_FBANK(waveform, 3)
+    assert torch.equal(pictures[0], pictures[2])
+    assert all(len(window) == 17600 for window in cut_windows(torch.from_numpy(waveform), 3))
+
+
+@pytest.mark.parametrize(
+    ("fbank", "obtained", "target", "mels", "shift"),
+    [(SWIN_FBANK, 188, 192, 192, 5.2), (VIT_FBANK, 98, 102, 128, 10.0)],
+)
+def test_a_picture_is_the_tables(fbank, obtained, target, mels, shift, speech):
+    waveform = speech(160000, 16000) + 0.1
+    pictures = fbank(waveform, 10)
+    assert pictures.shape == (10, 3, target, mels)
+    assert fbank.shape == (3, target, mels)
+    assert torch.equal(pictures[:, 0], pictures[:, 2])
+    assert not pictures[:, :, obtained:].any()
+    assert pictures[:, 0, obtained - 1].all()
+    centred = torch.from_numpy(waveform - waveform.mean())[None, 31644 : 31644 + 16000]
+    expected = kaldi.fbank(
+        centred, htk_compat=True, sample_frequency=16000, use_energy=False, window_type="hanning",
+        num_mel_bins=mels, dither=0.0, frame_shift=shift,
+    )  # fmt: skip
+    assert expected.shape == (obtained, mels)
+    assert torch.allclose(pictures[2, 0, :obtained], (expected - fbank.mean) / (2 * fbank.std), atol=1e-4)
+
+
+def test_other_backbones_read_swins_picture_at_their_size(speech):
+    waveform = speech(40000, 16000)
+    resized = replace(SWIN_FBANK, size=(96, 96))(waveform, 2)
+    assert resized.shape == (2, 3, 96, 96)
+    native = SWIN_FBANK(waveform, 2)
+    assert torch.equal(replace(SWIN_FBANK, size=(192, 192))(waveform, 2), native)
+    assert torch.allclose(resized, torch.nn.functional.avg_pool2d(native, 2), atol=1e-5)
+
+
+def test_the_shared_mode_uses_the_same_weights(speech):
+    visual = create_backbone("test_vit", weights="random", seed=4)
+    audio = shared_audio(visual)
+    assert (audio.modality, audio.sample_rate, audio.segment_shape) == ("audio", 16000, (3, 160, 160))
+    assert [layer.name for layer in audio.layers] == [f"audio/s1b{b:02d}" for b in range(1, 7)]
+    assert audio.trunk is visual.trunk
+    x = audio.preprocess(speech(160000, 16000), 10)
+    assert x.shape == (10, 3, 160, 160)
+    heard = audio.forward_tokens(x)["audio/s1b06"]
+    assert torch.equal(heard, visual.forward_tokens(x)["visual/s1b06"])
+    again = create_backbone("test_vit", weights="random", seed=4, modality="audio")
+    assert again.fingerprint() == audio.fingerprint()
+    assert again.fingerprint()["preprocessing"]["mel_bins"] == 192
+
+
+def test_a_vit_of_its_own_picture_gives_49_tokens(monkeypatch, speech):
+    from mettle_cache.backbones import timm_family
+
+    family = timm_family.TimmFamily("test_vit", 160, True, VIT_FBANK)
+    from mettle_cache.backbones import BackboneRequest
+
+    audio = family.create(BackboneRequest(name="test_vit", weights="random", modality="audio"))
+    tokens = audio.forward_tokens(audio.preprocess(speech(160000, 16000), 2))
+    assert {token.shape for token in tokens.values()} == {(2, 49, 64)}
+    assert audio.layers[0].grid == (6, 8)
+    assert audio.fingerprint()["positions"] == "linear along the token axis"
+
+
+@pytest.mark.parametrize(
+    ("waveform", "message"),
+    [
+        (np.zeros((2, 16000), np.float32), r"a waveform is floats \[samples\], not float32 \[2, 16000\]"),
+        (np.zeros(16000, np.int16), "a waveform is floats"),
+        (np.zeros(399, np.float32), "399 samples is shorter than one frame"),
+        (np.full(16000, np.nan, np.float32), "not finite numbers"),
+    ],
+)
+def test_what_is_no_waveform_is_refused(waveform, message):
+    with pytest.raises(MediaError, match=message):
+        SWIN_FBANK(waveform, 10)
