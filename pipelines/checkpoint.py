@@ -106,7 +106,7 @@ def load_model(model: nn.Module, tensors: Mapping[str, Tensor], *, where: Path) 
 
 def _as_os_error(error: SafetensorError) -> OSError:
     """What the operating system said, which safetensors hands on as text only."""
-    found = re.search(r"Os \{ code: (\d+)", str(error))
+    found = re.search(r"os error (\d+)", str(error))
     return OSError(int(found[1]), os.strerror(int(found[1]))) if found else OSError(str(error))
 
 

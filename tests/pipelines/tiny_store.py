@@ -17,9 +17,7 @@ SEGMENTS = 10
 
 
 def layer(modality, stage, block, grid, width):
-    return LayerSpec(
-        modality=modality, stage=stage, block=block, grid=grid, tokens=grid[0] * grid[1], width=width
-    )
+    return LayerSpec(modality=modality, stage=stage, block=block, grid=grid, tokens=grid[0] * grid[1], width=width)
 
 
 LAYERS = (
@@ -50,9 +48,9 @@ def clip_tokens(sample, index, layers=LAYERS):
     tokens = {}
     for number, spec in enumerate(layers):
         x = torch.randn(SEGMENTS, spec.tokens, spec.width, generator=generator)
-        direction = torch.randn(
-            len(CATEGORIES), spec.width, generator=torch.Generator().manual_seed(number)
-        )[CATEGORIES.index(sample["category"])]
+        direction = torch.randn(len(CATEGORIES), spec.width, generator=torch.Generator().manual_seed(number))[
+            CATEGORIES.index(sample["category"])
+        ]
         x[sample["start"] : sample["end"], ::2] += 1.5 * direction
         tokens[spec.name] = x
     return tokens
