@@ -68,7 +68,8 @@ class FbankImage:
         return functional.pad(bands, (0, 0, 0, self.frames - bands.shape[0]))
 
     def to_json(self) -> dict[str, object]:
-        return {"kind": "kaldi fbank", "sample_rate": SAMPLE_RATE, **asdict(self)}
+        size = None if self.size is None else list(self.size)
+        return {"kind": "kaldi fbank", "sample_rate": SAMPLE_RATE, **asdict(self), "size": size}
 
 
 # the table of spec-avel.md section 2.2

@@ -58,4 +58,5 @@ class ImageTransform:
         )[0]
 
     def to_json(self) -> dict[str, object]:
-        return {"kind": "picture", "resize": "both sides", **asdict(self)}
+        lists = {"size": list(self.size), "mean": list(self.mean), "std": list(self.std)}
+        return {"kind": "picture", "resize": "both sides", **asdict(self), **lists}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -17,10 +18,17 @@ BRANCH_GAIN = 0.2
 NEGLIGIBLE = 1e-3
 
 
-def build_seeded(build: Callable[[], M], seed: int) -> M:
-    """``build()`` with parameters drawn from ``seed``; see :data:`BRANCH_GAIN` for what differs from its own values."""
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw from ``seed`` on the CPU; the caller's random state is what it was afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
+        yield
+
+
+def build_seeded(build: Callable[[], M], seed: int) -> M:
+    """``build()`` with parameters drawn from ``seed``; see :data:`BRANCH_GAIN` for what differs from its own values."""
+    with seeded(seed):
         module = build()
     with torch.no_grad():
         for name, parameter in module.named_parameters():

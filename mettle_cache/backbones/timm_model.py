@@ -9,7 +9,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from mettle_cache.backbones.random_init import build_seeded
+from mettle_cache.backbones.random_init import build_seeded, seeded
 from mettle_cache.backbones.weights import explain_mismatch, read_state_dict
 from mettle_cache.errors import UsageError, WeightsError
 
@@ -52,7 +52,8 @@ def build_from_file(name: str, size: int | None, path: Path) -> nn.Module:
     arguments = {"num_classes": 0, "pretrained": True, "pretrained_cfg_overlay": overlay}
     try:
         # the initial values are overwritten, but drawing them must not move the caller's random state
-        network = build_seeded(lambda: _create(name, size, arguments), seed=0)
+        with seeded(0):
+            network = _create(name, size, arguments)
     except (RuntimeError, KeyError, IndexError, ValueError, TypeError, AttributeError, AssertionError) as error:
         expected = build_meta(name, size).state_dict()
         raise WeightsError(

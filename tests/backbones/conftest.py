@@ -49,7 +49,11 @@ def original_shapes(sizes: OriginalSizes) -> dict[str, tuple[int, ...]]:
                 shapes |= {f"{at}{name}.weight": (out, given), f"{at}{name}.bias": (out,)}
         if stage < len(sizes.depths) - 1:
             at = f"layers.{stage}.downsample."
-            shapes |= {f"{at}norm.weight": (4 * d,), f"{at}norm.bias": (4 * d,), f"{at}reduction.weight": (2 * d, 4 * d)}
+            shapes |= {
+                f"{at}norm.weight": (4 * d,),
+                f"{at}norm.bias": (4 * d,),
+                f"{at}reduction.weight": (2 * d, 4 * d),
+            }
     last = sizes.width << (len(sizes.depths) - 1)
     shapes |= {"norm.weight": (last,), "norm.bias": (last,)}
     shapes |= {"tscam_conv.weight": (sizes.classes, last, 2, 3), "tscam_conv.bias": (sizes.classes,)}
@@ -107,7 +111,9 @@ def original_state(sizes: OriginalSizes = SMALL, kind: str = "stress", seed: int
     generator = torch.Generator().manual_seed(seed)
     state = {name: draw(name, shape, kind, generator) for name, shape in original_shapes(sizes).items()}
     stress = kind == "stress"
-    state["bn0.running_mean"] = torch.full((MELS,), -20.0 * stress) + 5 * stress * torch.randn(MELS, generator=generator)
+    state["bn0.running_mean"] = torch.full((MELS,), -20.0 * stress) + 5 * stress * torch.randn(
+        MELS, generator=generator
+    )
     state["bn0.running_var"] = 1 + 150 * stress * torch.rand(MELS, generator=generator)
     state["bn0.num_batches_tracked"] = torch.tensor(1234)
     return state | front_end() | window_buffers(sizes)

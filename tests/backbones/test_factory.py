@@ -126,6 +126,10 @@ def test_only_a_visual_backbone_can_be_shared():
 
 def test_a_batch_of_another_shape_or_dtype_is_refused():
     backbone = create_backbone("test_vit", weights="random")
-    for batch in (torch.zeros(1, 3, 64, 64), torch.zeros(1, 3, 160, 160, dtype=torch.uint8), torch.zeros(0, 3, 160, 160)):
+    for batch in (
+        torch.zeros(1, 3, 64, 64),
+        torch.zeros(1, 3, 160, 160, dtype=torch.uint8),
+        torch.zeros(0, 3, 160, 160),
+    ):
         with pytest.raises(UsageError, match=r"'test_vit' takes float32 \[B, 3, 160, 160\], not"):
             backbone.forward_tokens(batch)

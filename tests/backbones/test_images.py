@@ -57,9 +57,9 @@ def test_other_models_follow_their_own_pretrained_cfg(name, size, mean, std, int
     assert described == {
         "kind": "picture",
         "resize": "both sides",
-        "size": (size, size),
-        "mean": mean,
-        "std": std,
+        "size": [size, size],
+        "mean": list(mean),
+        "std": list(std),
         "interpolation": interpolation,
         "antialias": False,
     }

@@ -79,9 +79,7 @@ def test_the_maps_of_a_cnn_are_timms_features(name):
     x = picture(backbone)
     with torch.inference_mode():
         maps = oracle(x)
-    wanted = [
-        features for features, stride in zip(maps, oracle.feature_info.reduction(), strict=True) if stride >= 4
-    ]
+    wanted = [features for features, stride in zip(maps, oracle.feature_info.reduction(), strict=True) if stride >= 4]
     tokens = backbone.forward_tokens(x)
     assert len(tokens) == len(wanted)
     for features, token, layer in zip(wanted, tokens.values(), backbone.layers, strict=True):
