@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -126,18 +127,16 @@ def write_released(path: Path, state: dict[str, Tensor]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def originals() -> Callable[..., dict[str, Tensor]]:
-    return original_state
-
-
-@pytest.fixture(scope="session")
-def released() -> Callable[[Path, dict[str, Tensor]], Path]:
-    return write_released
-
-
-@pytest.fixture(scope="session")
-def sizes() -> dict[str, OriginalSizes]:
-    return {"small": SMALL, "full": FULL}
+def originals() -> SimpleNamespace:
+    """The original module: ``state``, ``shapes``, ``front_end``, ``write``, and its ``small`` and ``full`` sizes."""
+    return SimpleNamespace(
+        state=original_state,
+        shapes=original_shapes,
+        front_end=front_end,
+        write=write_released,
+        small=SMALL,
+        full=FULL,
+    )
 
 
 @pytest.fixture

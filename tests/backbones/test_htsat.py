@@ -14,8 +14,8 @@ from mettle_cache.errors import MediaError, UsageError, WeightsError
 
 
 @pytest.fixture
-def small(tmp_path, originals, released):
-    return create_backbone("htsat", weights=released(tmp_path / "small.ckpt", originals()))
+def small(tmp_path, originals):
+    return create_backbone("htsat", weights=originals.write(tmp_path / "small.ckpt", originals.state()))
 
 
 def test_one_second_is_repeated_to_ten(small, speech):
@@ -105,8 +105,8 @@ def test_the_fingerprint_is_json_and_complete(small):
     assert set(fingerprint["versions"]) == {"timm", "torch", "torchaudio"}
 
 
-def test_half_precision_leaves_the_front_end_alone(tmp_path, originals, released, speech):
-    path = released(tmp_path / "small.ckpt", originals())
+def test_half_precision_leaves_the_front_end_alone(tmp_path, originals, speech):
+    path = originals.write(tmp_path / "small.ckpt", originals.state())
     exact, half = (create_backbone("htsat", weights=path, precision=p) for p in ("float32", "bfloat16"))
     seen: dict[str, torch.Tensor] = {}
     for name, backbone in (("exact", exact), ("half", half)):
@@ -121,7 +121,7 @@ def test_half_precision_leaves_the_front_end_alone(tmp_path, originals, released
         assert 0 < (token - expected[name]).abs().max() < 0.1 * expected[name].abs().max()
 
 
-def test_the_checkpoint_is_looked_for_in_two_places(tmp_path, monkeypatch, originals, released):
+def test_the_checkpoint_is_looked_for_in_two_places(tmp_path, monkeypatch, originals):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("METTLE_WEIGHTS", raising=False)
     with pytest.raises(WeightsError, match=r"no HTSAT_AudioSet_Saved_\*\.ckpt in .*weights, and METTLE_WEIGHTS is not"):
@@ -132,8 +132,8 @@ def test_the_checkpoint_is_looked_for_in_two_places(tmp_path, monkeypatch, origi
     with pytest.raises(WeightsError, match=r"or in .*elsewhere \(METTLE_WEIGHTS\)") as caught:
         create_backbone("htsat")
     assert "--audio htsat=FILE" in (caught.value.hint or "")
-    path = released(elsewhere / "HTSAT_AudioSet_Saved_2.ckpt", originals())
+    path = originals.write(elsewhere / "HTSAT_AudioSet_Saved_2.ckpt", originals.state())
     assert create_backbone("htsat").weights_source == f"file {path}"
     (tmp_path / "weights").mkdir()
-    released(tmp_path / "weights" / "HTSAT_AudioSet_Saved_1.ckpt", originals(seed=1))
+    originals.write(tmp_path / "weights" / "HTSAT_AudioSet_Saved_1.ckpt", originals.state(seed=1))
     assert create_backbone("htsat").weights_source == "file weights/HTSAT_AudioSet_Saved_1.ckpt"

@@ -10,9 +10,9 @@ from mettle_cache.backbones.htsat_checkpoint import read_sizes
 from mettle_cache.errors import WeightsError
 
 
-def test_sizes_are_read_from_the_shapes():
-    for sizes in (SMALL, FULL):
-        state = {name: torch.empty(shape, device="meta") for name, shape in original_shapes(sizes).items()}
+def test_sizes_are_read_from_the_shapes(originals):
+    for sizes in (originals.small, originals.full):
+        state = {name: torch.empty(shape, device="meta") for name, shape in originals.shapes(sizes).items()}
         state["logmel_extractor.melW"] = torch.empty(513, 64)
         read = read_sizes(state)
         assert (read.width, read.depths, read.heads, read.classes) == (
@@ -24,9 +24,9 @@ def test_sizes_are_read_from_the_shapes():
         assert (read.window, read.patch, read.image, read.mel.n_fft, read.mel.mels) == (8, 4, 256, 1024, 64)
 
 
-def test_every_tensor_goes_where_it_belongs(tmp_path, released):
-    state = original_state(SMALL)
-    backbone = create_backbone("htsat", weights=released(tmp_path / "x.ckpt", state))
+def test_every_tensor_goes_where_it_belongs(tmp_path, originals):
+    state = originals.state()
+    backbone = create_backbone("htsat", weights=originals.write(tmp_path / "x.ckpt", state))
     own = backbone.trunk.network.state_dict()
     assert torch.equal(own["swin.layers.2.downsample.reduction.weight"], state["layers.1.downsample.reduction.weight"])
     assert torch.equal(own["swin.layers.2.blocks.1.attn.qkv.weight"], state["layers.2.blocks.1.attn.qkv.weight"])
@@ -36,8 +36,8 @@ def test_every_tensor_goes_where_it_belongs(tmp_path, released):
 
 
 @pytest.mark.parametrize("prefix", ["sed_model.", ""])
-def test_the_prefix_may_be_missing(prefix, tmp_path):
-    state = original_state(SMALL)
+def test_the_prefix_may_be_missing(prefix, tmp_path, originals):
+    state = originals.state()
     torch.save({f"{prefix}{key}": value for key, value in state.items()}, tmp_path / "x.pth")
     assert len(create_backbone("htsat", weights=tmp_path / "x.pth").layers) == 8
 
@@ -49,7 +49,10 @@ def without(text):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda state: state | front_end(48000), "mel filters are not those of 32000 Hz"),
+        (
+            lambda state: state | {"logmel_extractor.melW": state["logmel_extractor.melW"].roll(5, 0)},
+            "mel filters are not",
+        ),
         (without("melW"), r"no front end of HTS-AT: logmel_extractor\.melW not in it"),
         (without("blocks.1.mlp.fc1.bias"), r"4 missing: swin\.layers\.0\.blocks\.1\.mlp\.fc1\.bias"),
         (without("patch_embed.proj"), r"is not of HTS-AT: no usable 'patch_embed\.proj\.weight'"),
@@ -79,8 +82,14 @@ def without(text):
         ),
     ],
 )
-def test_another_models_checkpoint_is_refused(spoil, message, tmp_path, released):
-    path = released(tmp_path / "wrong.ckpt", spoil(original_state(SMALL)))
+def test_another_models_checkpoint_is_refused(spoil, message, tmp_path, originals):
+    path = originals.write(tmp_path / "wrong.ckpt", spoil(originals.state()))
     with pytest.raises(WeightsError, match=message) as caught:
         create_backbone("htsat", weights=path)
     assert "HTSAT_AudioSet_Saved" in (caught.value.hint or "")
+
+
+def test_a_checkpoint_of_another_sample_rate_is_refused(tmp_path, originals):
+    path = originals.write(tmp_path / "48k.ckpt", originals.state() | originals.front_end(48000))
+    with pytest.raises(WeightsError, match="its mel filters are not those of 32000 Hz, 50 to 14000 Hz"):
+        create_backbone("htsat", weights=path)

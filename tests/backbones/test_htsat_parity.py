@@ -105,25 +105,25 @@ def compare(state: dict[str, Tensor], sizes, path, waveforms: np.ndarray, **opti
 
 @pytest.mark.parametrize("kind", ["stress", "initial"])
 @pytest.mark.parametrize("exact_dft", [False, True])
-def test_every_block_agrees_with_the_reference(kind, exact_dft, tmp_path, sizes, originals, released, speech):
-    state = originals(sizes["small"], kind, seed=3)
-    path = released(tmp_path / "HTSAT_AudioSet_Saved_1.ckpt", state)
+def test_every_block_agrees_with_the_reference(kind, exact_dft, tmp_path, originals, speech):
+    state = originals.state(originals.small, kind, seed=3)
+    path = originals.write(tmp_path / "HTSAT_AudioSet_Saved_1.ckpt", state)
     waveforms = np.stack([speech(32000, 32000), np.random.default_rng(0).standard_normal(32000).astype(np.float32)])
-    assert compare(state, sizes["small"], path, waveforms, exact_dft=exact_dft) < TOLERANCE
+    assert compare(state, originals.small, path, waveforms, exact_dft=exact_dft) < TOLERANCE
 
 
 @pytest.mark.parametrize("kind", ["stress", "initial"])
-def test_the_full_size_agrees_with_the_reference(kind, tmp_path, sizes, originals, released):
-    state = originals(sizes["full"], kind, seed=5)
-    path = released(tmp_path / "full.ckpt", state)
+def test_the_full_size_agrees_with_the_reference(kind, tmp_path, originals):
+    state = originals.state(originals.full, kind, seed=5)
+    path = originals.write(tmp_path / "full.ckpt", state)
     noise = 0.1 * np.random.default_rng(1).standard_normal((1, 32000)).astype(np.float32)
-    assert compare(state, sizes["full"], path, noise) < TOLERANCE
+    assert compare(state, originals.full, path, noise) < TOLERANCE
 
 
-def test_digital_silence_agrees_with_the_reference(tmp_path, sizes, originals, released):
-    state = originals(sizes["small"])
-    path = released(tmp_path / "silent.ckpt", state)
-    assert compare(state, sizes["small"], path, np.zeros((1, 32000), np.float32)) < TOLERANCE
+def test_digital_silence_agrees_with_the_reference(tmp_path, originals):
+    state = originals.state(originals.small)
+    path = originals.write(tmp_path / "silent.ckpt", state)
+    assert compare(state, originals.small, path, np.zeros((1, 32000), np.float32)) < TOLERANCE
 
 
 @pytest.mark.parametrize(
@@ -135,8 +135,8 @@ def test_digital_silence_agrees_with_the_reference(tmp_path, sizes, originals, r
         ("layers.3.blocks.1.norm2.weight", lambda gain: 1.01 * gain),
     ],
 )
-def test_the_comparison_would_see_a_mistake(name, spoil, tmp_path, sizes, originals, released, speech):
+def test_the_comparison_would_see_a_mistake(name, spoil, tmp_path, originals, speech):
     """What a wrong conversion would change stays far outside the tolerance, so the tolerance is no formality."""
-    state = originals(sizes["small"], "stress", seed=3)
-    path = released(tmp_path / "spoiled.ckpt", state | {name: spoil(state[name])})
-    assert compare(state, sizes["small"], path, speech(32000, 32000)[None]) > 10 * TOLERANCE
+    state = originals.state(originals.small, "stress", seed=3)
+    path = originals.write(tmp_path / "spoiled.ckpt", state | {name: spoil(state[name])})
+    assert compare(state, originals.small, path, speech(32000, 32000)[None]) > 10 * TOLERANCE

@@ -86,8 +86,6 @@ def test_a_hub_that_answers_but_has_not_the_file_is_reported(monkeypatch, tmp_pa
             self.send_response(404)
             self.end_headers()
 
-        do_GET = do_HEAD
-
         def log_message(self, *_arguments) -> None:
             """Keep the test's output clean."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -28,7 +30,7 @@ def test_every_block_acts(name):
     backbone = create_backbone(name, weights="random")
     x = torch.randn((1, *backbone.segment_shape), generator=torch.Generator().manual_seed(0))
     tokens = list(backbone.forward_tokens(x).values())
-    for before, after in zip(tokens[:-1], tokens[1:], strict=True):
+    for before, after in pairwise(tokens):
         if before.shape == after.shape:
             assert (before - after).std() > 0.05 * after.std()
     assert all(token.isfinite().all() and 1e-3 < token.std() < 100 for token in tokens)

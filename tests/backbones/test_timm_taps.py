@@ -67,7 +67,7 @@ def test_every_block_of_a_vit_follows_from_the_one_before():
 
 
 @pytest.mark.parametrize(
-    "name", ["test_resnet", "test_efficientnet", "test_convnext", "resnet18", "densenet121", "vgg11", "regnetx_002"]
+    "name", ["test_resnet", "test_efficientnet", "test_convnext", "resnet18", "densenet121", "regnetx_002"]
 )
 def test_the_maps_of_a_cnn_are_timms_features(name):
     backbone = create_backbone(f"{name}@96", weights="random", seed=2)
@@ -95,7 +95,7 @@ def test_an_unknown_architecture_is_refused():
 
 
 def test_a_size_that_the_network_cannot_take_is_refused():
-    with pytest.raises(UsageError, match="does not take pictures of|cannot be built|no multiple"):
+    with pytest.raises(UsageError, match="does not take pictures of 16 x 16"):
         layer_table("vgg11@16")
 
 
