@@ -1,0 +1,44 @@
+"""``mettle backbones``"""
+
+from __future__ import annotations
+
+import typer
+
+from cli.options import Debug, Json
+from cli.output import emit
+from cli.table import table_lines
+
+EPILOG = """Examples:
+
+mettle backbones
+
+mettle backbones --json
+"""
+
+
+def register(app: typer.Typer) -> None:
+    app.command("backbones", epilog=EPILOG)(backbones)
+
+
+def backbones(json: Json = False, debug: Debug = False) -> None:
+    """List the backbones, their layers, and where their weights come from."""
+    from mettle_cache.backbones import list_backbones
+
+    infos = list_backbones()
+    header = ("name", "modalities", "layers", "frozen_m", "weights", "found")
+    rows = [
+        (
+            info.name,
+            "+".join(info.modalities),
+            len(info.layers),
+            round(info.frozen_parameters / 1e6, 1),
+            info.weights,
+            info.weights_found or "no",
+        )
+        for info in infos
+    ]
+    lines = [
+        *table_lines(header, rows),
+        "Any other timm Swin-V2, ViT or feature-pyramid CNN works by its timm name: NAME[@SIZE][=FILE|=random].",
+    ]
+    emit({"backbones": [info.to_json() for info in infos]}, lines)

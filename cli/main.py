@@ -1,0 +1,93 @@
+"""The ``mettle`` command: one small file a subcommand, no logic here but the mapping of errors to exit codes.
+
+Exit codes: 0; 1 the work found a problem; 2 wrong usage; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+import typer
+from typer.exceptions import TyperException
+
+from cli.output import MODE, fail, fail_with, silence_broken_pipe
+from mettle_cache.errors import MettleError
+
+# in the order of a newcomer's day; each module registers itself on import through `register(app)`
+COMMANDS = ("datasets", "backbones", "train", "evaluate", "params")
+
+HELP = """Run frozen audio-visual backbones once, store every layer's tokens, train Mettle heads from the store.
+
+Start with: mettle demo (everything, small, on a CPU), then mettle doctor.
+"""
+
+
+def build_app() -> typer.Typer:
+    app = typer.Typer(
+        name="mettle",
+        help=HELP,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    )
+    app.callback(invoke_without_command=True)(_root)
+    for name in COMMANDS:
+        import_module(f"cli.{name}").register(app)
+    return app
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        typer.echo(f"mettle-cache {version('mettle-cache')}")
+        raise typer.Exit
+
+
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Show it."),
+) -> None:
+    """Global options; see HELP."""
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    # a usage error can come before the options are parsed, and must be JSON all the same
+    MODE.json, MODE.debug = "--json" in arguments, "--debug" in arguments
+    try:
+        return int(build_app()(arguments or ["--help"], standalone_mode=False) or 0)
+    except MettleError as error:
+        return fail_with(error)
+    except TyperException as error:
+        return _fail_usage(error)
+    except (KeyboardInterrupt, typer.Abort):
+        return fail("interrupted", kind="Interrupted", code=130)
+    except BrokenPipeError:
+        silence_broken_pipe()
+        return 0
+    except Exception as error:  # noqa: BLE001 - the last resort: one line instead of a traceback, exit code 1
+        return fail(
+            f"unexpected {type(error).__name__}: {error}",
+            kind=type(error).__name__,
+            code=1,
+            hint="this is a defect of mettle: run again with --debug and report what it prints",
+        )
+
+
+def _fail_usage(error: TyperException) -> int:
+    context = getattr(error, "ctx", None)
+    hint = f"see: {context.command_path} --help" if context else None
+    return fail(error.format_message(), kind="UsageError", code=error.exit_code, hint=hint)
+
+
+def main() -> None:
+    """Entry point of the ``mettle`` script."""
+    sys.exit(run())
+
+
+if __name__ == "__main__":
+    main()

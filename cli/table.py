@@ -1,0 +1,21 @@
+"""Columns of plain text, the same on a terminal and in a log."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def table_lines(header: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+    """Left-aligned words and right-aligned numbers under a header; None is a dash."""
+    body = [[("-" if cell is None else str(cell)) for cell in row] for row in rows]
+    widths = [max(len(line[column]) for line in [list(header), *body]) for column in range(len(header))]
+    numeric = [all(isinstance(row[column], int | float | None) for row in rows) for column in range(len(header))]
+
+    def align(line: Sequence[str]) -> str:
+        cells = [
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, numeric, strict=True)
+        ]
+        return "  ".join(cells).rstrip()
+
+    return [align(list(header)), *(align(line) for line in body)]
