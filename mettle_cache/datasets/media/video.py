@@ -23,14 +23,17 @@ _OPEN_OPTIONS = {
     "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi",
     "protocol_whitelist": "file",
 }
-# the same pixels on every processor, where the plain scaler may round differently
-_TO_RGB = int(Interpolation.BICUBIC) | int(Interpolation.ACCURATE_RND) | int(Interpolation.BITEXACT)
+# The same pixels on every processor, correctly rounded: swscale's default is darker by half a grey level on average,
+# and its accurate rounding without full chroma by almost two.
+_TO_RGB = int(
+    Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
+)
 _SLACK = 1.0
 """Seconds by which a stream may end before its header says; real files miss a few frames, a cut-off one misses more."""
 
 POLICY: dict[str, object] = {
     "frames": "shown at t + 0.5 s from the container's start; the first or last picture where none is",
-    "pixels": "swscale to RGB, bicubic, accurate rounding, bit-exact",
+    "pixels": "swscale to RGB, bicubic, full chroma, accurate rounding, bit-exact",
     "audio": "whole track, silence up to a late start",
 }
 
