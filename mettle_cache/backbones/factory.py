@@ -10,6 +10,8 @@ from mettle_cache.backbones.registry import find_family, registered
 from mettle_cache.errors import UsageError
 from mettle_cache.layers import MODALITIES, LayerSpec
 
+LARGEST_SEED = 2**63 - 1
+
 
 def create_backbone(
     name: str,
@@ -50,6 +52,8 @@ def create_backbone(
         raise UsageError(f"modality '{modality}' is none of {', '.join(MODALITIES)}")
     if precision not in PRECISIONS:
         raise UsageError(f"precision '{precision}' is none of {', '.join(PRECISIONS)}")
+    if not 0 <= seed <= LARGEST_SEED:
+        raise UsageError(f"seed {seed} is not from 0 to {LARGEST_SEED}")
     request = BackboneRequest(
         name=base,
         size=size,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mettle_cache.backbones.weights import weights_digest
+from mettle_cache.errors import UsageError
 
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -61,7 +62,13 @@ class FrozenTrunk(nn.Module):
         return weights_digest(self.network)
 
     def forward(self, x: Tensor, run: Callable[[Tensor], object] | None = None) -> list[Tensor]:
-        """``run(x)``, or the network's ``forward_features(x)``, to the tokens of every tap, each [B, N, D] float32."""
+        """``run(x)``, or the network's ``forward_features(x)``, to the tokens of every tap, each [B, N, D] float32.
+
+        Raises
+        ------
+        UsageError
+            float16 does not hold this network's values.
+        """
         tokens: dict[int, Tensor] = {}
 
         def keep(index: int) -> Callable[[nn.Module, object, Tensor], None]:
@@ -75,7 +82,10 @@ class FrozenTrunk(nn.Module):
                 stack.callback(tap.register_forward_hook(keep(index)).remove)
             stack.enter_context(reproducible(x.device, self.precision))
             (run or self.network.forward_features)(x)
-        return [tokens[index] for index in range(len(self.taps))]
+        outputs = [tokens[index] for index in range(len(self.taps))]
+        if self.precision == "float16" and not all(bool(output.isfinite().all()) for output in outputs):
+            raise UsageError("float16 overflows in this backbone", hint="use precision bfloat16 or float32")
+        return outputs
 
 
 def flatten_tokens(output: Tensor, layout: str) -> Tensor:

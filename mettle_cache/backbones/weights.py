@@ -27,6 +27,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     WeightsError
         No such file, an unknown kind of file, a damaged one, a pickle with more in it than tensors, or NaN weights.
     """
+    path = path.expanduser()  # no shell expands the ~ of NAME=~/FILE
     if not path.is_file():
         raise WeightsError(f"weights file {path} does not exist", hint="check the path after '='")
     if path.suffix == ".safetensors":

@@ -105,6 +105,8 @@ def test_what_comes_out_is_a_backbone():
     [
         ("test_vit", {"modality": "smell"}, "modality 'smell' is none of visual, audio"),
         ("test_vit", {"precision": "int3"}, "precision 'int3' is none of float32, bfloat16, float16"),
+        ("test_vit", {"seed": -1}, "seed -1 is not from 0 to"),
+        ("test_vit", {"seed": 2**63}, "is not from 0 to 9223372036854775807"),
         ("test_vit", {"exact_dft": True}, "exact_dft is for htsat"),
         ("htsat", {"antialias": True}, "antialias is for pictures"),
         ("htsat", {"modality": "visual"}, "reads sound, not pictures"),

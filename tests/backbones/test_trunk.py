@@ -124,6 +124,14 @@ def test_half_precision_is_close_recorded_and_still_float32_outside(precision):
     assert same(tokens, half.forward_tokens(x))
 
 
+def test_float16_that_overflows_is_an_error_not_a_number():
+    backbone, x = backbone_and_batch(precision="float16")
+    with torch.no_grad():
+        backbone.trunk.network.blocks[2].mlp.fc2.bias.fill_(1e6)
+    with pytest.raises(UsageError, match="float16 overflows in this backbone"):
+        backbone.forward_tokens(x)
+
+
 def test_a_callers_autocast_does_not_reach_a_float32_trunk():
     backbone, x = backbone_and_batch()
     expected = backbone.forward_tokens(x)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -90,6 +91,12 @@ def test_what_holds_no_usable_weights_is_refused(name, content, message, tmp_pat
     torch.save(content, tmp_path / name)
     with pytest.raises(WeightsError, match=message):
         read_state_dict(tmp_path / name)
+
+
+def test_the_home_folder_may_be_written_short(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    torch.save(STATE, tmp_path / "weights.pth")
+    assert set(read_state_dict(Path("~/weights.pth"))) == set(STATE)
 
 
 @pytest.mark.parametrize("name", ["no such file.pth", "."])
