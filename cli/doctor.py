@@ -1,0 +1,41 @@
+"""``mettle doctor``"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cli.options import Debug, Json
+from cli.output import emit
+
+EPILOG = """Examples:
+
+mettle doctor
+
+mettle doctor --no-measure --json
+"""
+
+
+def register(app: typer.Typer) -> None:
+    app.command("doctor", epilog=EPILOG)(doctor)
+
+
+def doctor(
+    measure: Annotated[bool, typer.Option("--measure/--no-measure", help="Time a read from the disk.")] = True,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Look at this machine: versions, device, disk, weights and data, and what is missing.
+
+    Missing weights or data are findings, not errors: the exit code is 0 all the same.
+    """
+    from pipelines.doctor import examine
+
+    diagnosis = examine(measure=measure)
+    lines = []
+    for finding in diagnosis.findings:
+        lines.append(f"{'ok ' if finding.ok else 'no '} {finding.topic:<19} {finding.found}")
+        if finding.advice:
+            lines.append(f"{'':23} {finding.advice}")
+    emit(diagnosis.to_json(), [*lines, f"next: {diagnosis.next_command}"])

@@ -1,0 +1,138 @@
+"""What this machine has for the two stages, what is missing, and what to do about it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+PACKAGES = ("torch", "torchvision", "torchaudio", "timm", "zarr", "numcodecs", "dask", "av", "pyarrow")
+DECODERS = ("h264", "hevc", "mpeg4", "vp9", "av1", "aac", "mp3", "opus", "pcm_s16le")
+# a consumer GPU must hold the heads, their optimiser and one batch; see README
+ENOUGH_ROOM = 50e9
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at. ``advice`` is empty where there is nothing to do."""
+
+    topic: str
+    found: str
+    ok: bool = True
+    advice: str = ""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Everything that was found, and the command to run next."""
+
+    findings: tuple[Finding, ...]
+    next_command: str
+
+    @property
+    def ok(self) -> bool:
+        return all(finding.ok for finding in self.findings)
+
+    def to_json(self) -> dict[str, object]:
+        return {**asdict(self), "ok": self.ok}
+
+
+def examine(cache: Path = Path("cache"), *, measure: bool = True) -> Diagnosis:
+    """Look at this machine; ``measure`` includes a read test of the disk under ``cache``."""
+    data = examine_datasets()
+    findings = [
+        *examine_software(),
+        examine_device(),
+        examine_memory(),
+        examine_disk(cache, measure=measure),
+        examine_decoders(),
+        *examine_weights(),
+        *data,
+    ]
+    found = any(finding.ok for finding in data)
+    return Diagnosis(tuple(findings), "mettle plan --dataset ave" if found else "mettle demo")
+
+
+def examine_software() -> list[Finding]:
+    """The interpreter and the packages whose versions matter."""
+    findings = [Finding("python", platform.python_version())]
+    for name in PACKAGES:
+        try:
+            findings.append(Finding(name, version(name)))
+        except PackageNotFoundError:
+            findings.append(Finding(name, "not installed", ok=False, advice="make install"))
+    return findings
+
+
+def examine_device() -> Finding:
+    """The GPU that both stages would use, or the CPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        return Finding("device", f"{properties.name}, {properties.total_memory / 1e9:.0f} GB")
+    return Finding("device", "CPU only: both stages run, extraction of a large backbone takes days rather than hours")
+
+
+def examine_memory() -> Finding:
+    """Cores and memory."""
+    import psutil
+
+    memory = psutil.virtual_memory()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return Finding("cores", f"{cores}, {memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB memory free")
+
+
+def examine_disk(cache: Path, *, measure: bool) -> Finding:
+    """Room and read speed of the disk that will hold the stores."""
+    from mettle_cache.store import measure_read_speed
+
+    folder = next(path for path in (cache, *cache.absolute().parents) if path.is_dir())
+    free = shutil.disk_usage(folder).free
+    found = f"{free / 1e9:.0f} GB free"
+    if measure:
+        found += f", reads {measure_read_speed(folder) / 1e9:.2f} GB/s"
+    advice = "mettle plan shows which codec and layers fit" if free < ENOUGH_ROOM else ""
+    return Finding("disk", found, advice=advice)
+
+
+def examine_decoders() -> Finding:
+    """What PyAV's FFmpeg can decode."""
+    import av
+
+    missing = [name for name in DECODERS if name not in av.codecs_available]
+    if missing:
+        return Finding(
+            "decoders", f"missing: {', '.join(missing)}", ok=False, advice="pip install --force-reinstall av"
+        )
+    return Finding("decoders", ", ".join(DECODERS))
+
+
+def examine_weights() -> list[Finding]:
+    """Weights of the published backbones: found here, or where they come from."""
+    from mettle_cache.backbones import list_backbones
+
+    findings = []
+    for info in list_backbones():
+        if info.weights_found is not None:
+            findings.append(Finding(f"weights {info.name}", info.weights_found))
+        else:
+            advice = f"{info.weights}; or give {info.name}=FILE, or {info.name}=random for a rehearsal"
+            findings.append(Finding(f"weights {info.name}", "not here", ok=False, advice=advice))
+    return findings
+
+
+def examine_datasets() -> list[Finding]:
+    """Data sets in their default places."""
+    from mettle_cache.datasets import list_datasets
+
+    findings = []
+    for info in list_datasets():
+        there = info.default_root.is_dir()
+        advice = "" if there else f"put it there, or name its folder with --root; layouts: {'; '.join(info.layouts)}"
+        found = f"{info.default_root}{'' if there else ' does not exist'}"
+        findings.append(Finding(f"dataset {info.name}", found, ok=there, advice=advice))
+    return findings
