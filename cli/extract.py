@@ -18,7 +18,7 @@ EPILOG = """Examples:
 
 mettle extract --dataset ave
 
-mettle extract --dataset ave --root data/AVE --visual swinv2_l=swin.safetensors --audio htsat=HTSAT_AudioSet_Saved_1.ckpt
+mettle extract --dataset ave --root data/AVE --visual swinv2_l=swin.safetensors --audio htsat=htsat.ckpt
 
 mettle extract --dataset ave --visual vit_small_patch14_dinov2@224=random --audio shared --codec int4 --layers stages
 """
