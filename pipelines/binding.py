@@ -73,7 +73,7 @@ def choose_device(name: str | None) -> torch.device:
 
 
 def predict_split(
-    predict: Callable[[TokenBatch], np.ndarray], feed: Feed, split: Split, *, batch_size: int, progress: Progress
+    predict: Callable[[TokenBatch], np.ndarray], feed: Feed, split: Split, batch_size: int, progress: Progress
 ) -> np.ndarray:
     """Predictions for the samples of a split, in their order."""
     parts = []

@@ -51,7 +51,7 @@ def _data_differences(row: PublishedRow, store: TokenStore, split: Split) -> lis
     for part in dict.fromkeys(("train", split.name)):
         dropped = len(read_split(store, part).dropped)
         if dropped:
-            differs.append(f"data: {dropped} {part} samples are left out because their clips have no tokens")
+            differs.append(f"data: {part} samples left out because their clips have no tokens: {dropped}")
     return differs
 
 

@@ -18,7 +18,7 @@ from pipelines.comparison import compare_with_paper
 from pipelines.feed import Feed, Split, read_split
 from pipelines.progress import Progress, Silent
 from pipelines.recipe_types import Recipe
-from pipelines.runfolder import RunConfig, RunFolder
+from pipelines.runfolder import RunConfig, RunFolder, hold_run
 from pipelines.trainee import Trainee
 
 if TYPE_CHECKING:
@@ -85,24 +85,24 @@ def evaluate_run(
         The split has no samples.
     """
     progress = progress or Silent()
-    folder = RunFolder(run)
-    config = folder.read_config()
+    config = RunFolder(run).read_config()
     recipe = config.load_recipe()
-    tensors, state = load_checkpoint(folder.best)
-    opened = _open_same_store(config, store, run)
-    task, chosen = bind_task(recipe, opened), read_split(opened, split)
-    if not chosen.rows:
-        raise UsageError(f"{opened.path}: the {split} split has no samples with tokens", hint="see: mettle info STORE")
-    trainee = Trainee(task, recipe.train, seed=config.seed, device=choose_device(device))
-    trainee.load_weights(tensors, where=folder.best)
-    progress.start(len(chosen), "clips", f"evaluate {split}")
-    feed = Feed(opened, task.layers, device=trainee.device, threads=threads)
-    predictions = predict_split(trainee.predict, feed, chosen, batch_size=recipe.train.batch_size, progress=progress)
-    progress.finish()
-    report = _report(_Scored(folder, config, opened, task, chosen, predictions), recipe, epoch=int(state["epoch"]))
-    table = task.prediction_table(predictions, chosen.rows)
-    write_atomically(report.predictions, lambda partial: pq.write_table(table, partial))
-    folder.update_result({"evaluation": {**_earlier(folder), split: report.to_json()}})
+    with hold_run(run) as folder:
+        tensors, state = load_checkpoint(folder.best)
+        opened = _open_same_store(config, store, run)
+        task, chosen = bind_task(recipe, opened), read_split(opened, split)
+        if not chosen.rows:
+            raise UsageError(f"{opened.path}: the {split} split has no samples with tokens", hint="mettle info STORE")
+        trainee = Trainee(task, recipe.train, seed=config.seed, device=choose_device(device))
+        trainee.load_weights(tensors, where=folder.best)
+        feed = Feed(opened, task.layers, device=trainee.device, threads=threads)
+        progress.start(len(chosen), "clips", f"evaluate {split}")
+        predictions = predict_split(trainee.predict, feed, chosen, recipe.train.batch_size, progress)
+        progress.finish()
+        report = _report(_Scored(folder, config, opened, task, chosen, predictions), recipe, epoch=int(state["epoch"]))
+        table = task.prediction_table(predictions, chosen.rows)
+        write_atomically(report.predictions, lambda partial: pq.write_table(table, partial), needed=table.nbytes)
+        folder.update_result({"evaluation": {**_earlier(folder), split: report.to_json()}})
     return report
 
 

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from mettle_cache.errors import RunError, UsageError
-from mettle_cache.store.durable import write_file
+from mettle_cache.store.durable import PARTIAL, make_folder, remove_files, write_file
 from pipelines.recipe import recipe_from_json
 from pipelines.recipe_types import Recipe
 
@@ -128,7 +128,7 @@ class RunFolder:
 
 @contextmanager
 def claim_run(path: Path, config: RunConfig, *, resume: bool) -> Iterator[RunFolder]:
-    """Hold a run's folder for writing: a new one, or with ``resume`` one of the very same configuration.
+    """Hold a run's folder for training: a new one, or with ``resume`` one of the very same configuration.
 
     Raises
     ------
@@ -137,18 +137,32 @@ def claim_run(path: Path, config: RunConfig, *, resume: bool) -> Iterator[RunFol
     UsageError
         The path is a file.
     """
-    folder = RunFolder(path)
     if path.exists() and not path.is_dir():
         raise UsageError(f"{path}: the run's folder is a file", hint="choose another folder with --out")
-    path.mkdir(parents=True, exist_ok=True)
+    make_folder(path)
+    with hold_run(path) as folder:
+        _admit(folder, config, resume)
+        yield folder
+
+
+@contextmanager
+def hold_run(path: Path) -> Iterator[RunFolder]:
+    """Keep other processes from writing to a run's folder, and remove what a killed one left half written.
+
+    Raises
+    ------
+    RunError
+        Another process trains or evaluates here.
+    """
     lock = FileLock(path / ".lock")
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise RunError(f"{path}: another process is training in this folder") from error
+        raise RunError(f"{path}: another process is training or evaluating in this folder") from error
     try:
-        _admit(folder, config, resume)
-        yield folder
+        # safetensors has temporary files of its own, called .tmp and six letters
+        remove_files(entry for entry in path.iterdir() if entry.name.endswith(PARTIAL) or entry.name.startswith(".tmp"))
+        yield RunFolder(path)
     finally:
         lock.release()
 

@@ -104,7 +104,7 @@ def _choose_splits(store: TokenStore, select_on: SelectOn) -> tuple[Split, Split
         notes.append("the epoch is selected on the test split, as the peers do: its test accuracy is optimistic")
     dropped = len(train.dropped) + (len(selection.dropped) if selection else 0)
     if dropped:
-        notes.append(f"{dropped} samples are left out because their clips have no tokens: accuracy not comparable")
+        notes.append(f"samples left out because their clips have no tokens: {dropped}; the accuracy is not comparable")
     return train, selection, notes
 
 
@@ -153,9 +153,7 @@ def _score(shared: Pass, trainee: Trainee) -> tuple[str, dict[str, float]]:
     split = shared.selection
     if split is None:
         return "", {}
-    predictions = predict_split(
-        trainee.predict, shared.feed, split, batch_size=shared.options.batch_size, progress=shared.progress
-    )
+    predictions = predict_split(trainee.predict, shared.feed, split, shared.options.batch_size, shared.progress)
     return split.name, trainee.task.score(predictions, split.rows)
 
 

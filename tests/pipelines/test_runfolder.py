@@ -95,7 +95,10 @@ def test_one_process_at_a_time(tmp_path):
     )
     try:
         assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(RunError, match="another process is training"), claim_run(tmp_path, config(), resume=False):
+        with (
+            pytest.raises(RunError, match="another process is training or evaluating"),
+            claim_run(tmp_path, config(), resume=False),
+        ):
             pass
     finally:
         holder.communicate(b"", timeout=30)
@@ -133,3 +136,13 @@ def test_a_damaged_or_huge_result_is_an_error(tmp_path):
     folder.result.write_bytes(b" " * ((16 << 20) + 1))
     with pytest.raises(RunError, match="larger than 16777216 bytes"):
         folder.read_result()
+
+
+def test_what_a_killed_process_left_is_swept_and_nothing_else(tmp_path):
+    with claim_run(tmp_path, config(), resume=False):
+        pass
+    for name in ("last.safetensors.123.partial", ".tmpAb12Cd", "best.safetensors", "notes.txt"):
+        (tmp_path / name).write_text("x")
+    with claim_run(tmp_path, config(), resume=True):
+        names = {entry.name for entry in tmp_path.iterdir()}
+    assert names == {".lock", "config.json", "best.safetensors", "notes.txt"}

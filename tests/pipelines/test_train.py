@@ -156,7 +156,7 @@ def test_samples_without_tokens_are_left_out_counted_and_reported(tmp_path):
     assert report.samples == {"train": 7, "val": 3}
     assert report.dropped == {"train": 1, "val": 1}
     assert not report.comparable
-    assert any("2 samples are left out" in note and "not comparable" in note for note in listener.notes)
+    assert any("have no tokens: 2;" in note and "not comparable" in note for note in listener.notes)
 
 
 def test_a_recipe_that_does_not_fit_leaves_no_folder(store, tmp_path):

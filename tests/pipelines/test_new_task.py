@@ -1,0 +1,107 @@
+"""Training and evaluation know no task: a class and a registry line are enough for another one."""
+
+import ast
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from torch import nn
+
+import pipelines
+from mettle_cache.methods.linear import mean_token
+from mettle_cache.tasks.options import LinearOptions
+from mettle_cache.tasks.protocol import PublishedRow
+from mettle_cache.tasks.registry import TASKS
+from pipelines.evaluate import evaluate_run
+from pipelines.recipe import load_recipe
+from pipelines.train import train_run
+from tests.pipelines.tiny_store import CATEGORIES, tiny_store
+
+
+class Tagger(nn.Module):
+    def __init__(self, layer, outputs):
+        super().__init__()
+        self.layer = layer
+        self.linear = nn.Linear(layer.width, outputs)
+
+    def forward(self, tokens):
+        return {"tags": self.linear(mean_token(tokens[self.layer.name]).mean(1))}
+
+
+class TaggingTask:
+    """One category for a video, from one layer."""
+
+    datasets = ("tags",)
+    options_type = LinearOptions
+    metric = "hits"
+    published = (
+        PublishedRow(
+            setting="ave-small",
+            dataset="tags",
+            visual="vit_l16",
+            audio="shared",
+            scores={"hits": 50.0},
+            total_m=1.0,
+            trainable_percent=None,
+            source="none",
+            test_samples=6,
+        ),
+    )
+    published_vocabulary: ClassVar = {"categories": CATEGORIES}
+
+    def __init__(self, layers, *, samples, vocabulary, segments, method, options):
+        self.layers = layers[-1:]
+        self.categories = vocabulary["categories"]
+        self.tags = np.array([self.categories.index(name) for name in samples["category"].to_pylist()])
+
+    def build_model(self):
+        return Tagger(self.layers[0], len(self.categories))
+
+    def targets(self, rows):
+        return torch.from_numpy(self.tags[list(rows)])
+
+    def loss(self, model, outputs, targets):
+        return {"tags": nn.functional.cross_entropy(outputs["tags"], targets)}
+
+    def predict(self, outputs):
+        return outputs["tags"].argmax(-1).numpy()
+
+    def score(self, predictions, rows):
+        return {"hits": 100 * float(np.mean(predictions == self.tags[list(rows)]))}
+
+    def details(self, predictions, rows):
+        return {}
+
+    def floors(self, rows):
+        return {"always the first": self.score(np.zeros(len(rows), int), rows)["hits"]}
+
+    def prediction_table(self, predictions, rows):
+        return pa.table({"row": list(rows), "prediction": predictions})
+
+
+@pytest.fixture
+def tagging(monkeypatch):
+    monkeypatch.setitem(TASKS, "tagging", TaggingTask)
+
+
+@pytest.mark.usefixtures("tagging")
+def test_a_class_and_a_line_train_and_evaluate(tmp_path):
+    recipe_file = tmp_path / "tags.toml"
+    recipe_file.write_text('task = "tagging"\n[head]\ndim = 3\n[train]\nepochs = 6\nlearning_rate = 0.03\n')
+    store = tiny_store(18, 6, 6, dataset="tags")
+    report = train_run(store, recipe=load_recipe(recipe_file), out=tmp_path / "run")
+    assert report.metric == "hits"
+    assert "val_hits" in report.history[0]
+    result = evaluate_run(tmp_path / "run", store=store)
+    assert result.scores["hits"] > result.floors["always the first"] + 30
+
+
+def test_the_loop_and_what_it_stands_on_name_no_task():
+    folder = Path(pipelines.__file__).parent
+    for name in ("train", "evaluate", "trainee", "headrun", "feed", "binding", "checkpoint", "runfolder", "params"):
+        tree = ast.parse((folder / f"{name}.py").read_text())
+        imported = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+        assert not [module for module in imported if "avel" in str(module)], name
