@@ -48,12 +48,7 @@ def create_backbone(
         Weights that are missing, unreadable, damaged or of another architecture.
     """
     base, size = split_size(name)
-    if modality not in (None, *MODALITIES):
-        raise UsageError(f"modality '{modality}' is none of {', '.join(MODALITIES)}")
-    if precision not in PRECISIONS:
-        raise UsageError(f"precision '{precision}' is none of {', '.join(PRECISIONS)}")
-    if not 0 <= seed <= LARGEST_SEED:
-        raise UsageError(f"seed {seed} is not from 0 to {LARGEST_SEED}")
+    _check_options(modality, precision, seed)
     request = BackboneRequest(
         name=base,
         size=size,
@@ -65,6 +60,15 @@ def create_backbone(
         exact_dft=exact_dft,
     )
     return find_family(base).create(request)
+
+
+def _check_options(modality: str | None, precision: str, seed: int) -> None:
+    if modality not in (None, *MODALITIES):
+        raise UsageError(f"modality '{modality}' is none of {', '.join(MODALITIES)}")
+    if precision not in PRECISIONS:
+        raise UsageError(f"precision '{precision}' is none of {', '.join(PRECISIONS)}")
+    if not 0 <= seed <= LARGEST_SEED:
+        raise UsageError(f"seed {seed} is not from 0 to {LARGEST_SEED}")
 
 
 def shared_audio(visual: Backbone) -> Backbone:
