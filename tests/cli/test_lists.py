@@ -1,0 +1,47 @@
+"""The commands that only tell: params, datasets, backbones."""
+
+import json
+
+import pytest
+
+from cli.main import run
+from cli.table import table_lines
+
+
+@pytest.fixture
+def document(capsys):
+    def of(*arguments):
+        assert run([*arguments, "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    return of
+
+
+def test_params_are_within_the_papers_rounding(document):
+    rows = {row["setting"]: row for row in document("params")}
+    paper = {"ave-swin-htsat": 338.0, "ave-swin-shared": 364.4, "ave-vit-shared": 532.2, "ave-resnext-htsat": 151.6}
+    for setting, total in paper.items():
+        assert rows[setting]["paper_total_m"] == total
+        assert abs(rows[setting]["total_m"] - total) <= 0.05
+        assert abs(rows[setting]["difference_m"]) <= 0.05
+
+
+def test_datasets_and_backbones_name_what_the_issue_names(document):
+    assert [entry["name"] for entry in document("datasets")["datasets"]] == ["ave"]
+    backbones = {entry["name"]: entry for entry in document("backbones")["backbones"]}
+    assert {name: len(entry["layers"]) for name, entry in backbones.items()} == {
+        "swinv2_l": 24,
+        "vit_l16": 24,
+        "resnext101": 4,
+        "htsat": 12,
+    }
+    assert backbones["htsat"]["frozen_parameters"] == 31_325_143
+
+
+def test_a_table_aligns_words_left_and_numbers_right():
+    assert table_lines(("name", "n"), [("a", 1), ("long", 12), ("c", None)]) == [
+        "name   n",
+        "a      1",
+        "long  12",
+        "c      -",
+    ]
