@@ -38,7 +38,9 @@ def test_other_categories_need_a_list_of_them(annotate) -> None:
 
 def test_a_category_that_the_list_lacks_is_named_without_advice_to_add_a_list(annotate) -> None:
     with pytest.raises(DatasetError, match=r"unknown category 'Frying \(food\)'") as caught:
-        open_dataset("ave", annotate(categories=["Church bell", "Male speech, man speaking", "Banjo", "Mandolin", "Bark"]))
+        open_dataset(
+            "ave", annotate(categories=["Church bell", "Male speech, man speaking", "Banjo", "Mandolin", "Bark"])
+        )
     assert caught.value.hint is None
 
 
@@ -58,7 +60,7 @@ def test_an_empty_folder(tmp_path: Path) -> None:
 
 def test_the_folder_above_gets_the_right_one_as_a_hint(annotate) -> None:
     root = annotate()
-    with pytest.raises(DatasetError, match="there is no Annotations.txt") as caught:
+    with pytest.raises(DatasetError, match=r"there is no Annotations.txt") as caught:
         open_dataset("ave", root.parent)
     assert caught.value.hint == f"--root {root}"
 

@@ -101,7 +101,22 @@ def test_ids_that_are_fine(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "..", "../x", "a/b", "/etc/passwd", "C:\\x", "a\0b", "x" * 65, "x" * 10_000_000, "аbc", "a b", "a.b", "a\n", "１"],
+    [
+        "",
+        "..",
+        "../x",
+        "a/b",
+        "/etc/passwd",
+        "C:\\x",
+        "a\0b",
+        "x" * 65,
+        "x" * 10_000_000,
+        "аbc",
+        "a b",
+        "a.b",
+        "a\n",
+        "１",
+    ],
 )
 def test_ids_that_could_leave_the_root_or_look_like_another(text: str) -> None:
     problem = id_problem(text)

@@ -16,7 +16,9 @@ GREY_STEP = 4
 VideoMaker = Callable[..., Path]
 
 
-def _encode_pictures(out: av.container.OutputContainer, stream: av.VideoStream, count: int, first: Fraction, fps: Fraction) -> None:
+def _encode_pictures(
+    out: av.container.OutputContainer, stream: av.VideoStream, count: int, first: Fraction, fps: Fraction
+) -> None:
     for number in range(count):
         grey = 16 + GREY_STEP * number
         frame = av.VideoFrame.from_ndarray(np.full((32, 48, 3), grey, np.uint8), format="rgb24")

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from mettle_cache.datasets import Clip, open_dataset
+from mettle_cache.datasets.media import decode
+from mettle_cache.datasets.media.fault import MediaFileError
+
+
+def _copy_of_first(root: Path, to: Path) -> Clip:
+    shutil.copytree(root, to)
+    return open_dataset("ave", to).clips[0]
+
+
+def test_wav_and_npy_of_the_same_sound_agree(frames_root: Path, tmp_path: Path) -> None:
+    clip = open_dataset("ave", frames_root).clips[0]
+    from_wav = decode.load_waveform(clip, 10, 32_000)
+    np.save(tmp_path / "a.npy", from_wav)
+    from_npy = decode.load_waveform(Clip("a", clip.frames, tmp_path / "a.npy"), 10, 32_000)
+    np.testing.assert_array_equal(from_npy, from_wav)
+    own_rate, rate = soundfile.read(clip.audio, dtype="float32")
+    np.testing.assert_array_equal(decode.load_waveform(clip, 10, rate), own_rate)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300])
+def test_a_recording_with_a_value_that_is_not_finite(frames_root: Path, tmp_path: Path, bad: float) -> None:
+    values = np.zeros(320_000)
+    values[1234] = bad
+    np.save(tmp_path / "a.npy", values)
+    soundfile.write(tmp_path / "a.wav", np.stack([values, values], axis=1), 16_000, subtype="DOUBLE")
+    clip = open_dataset("ave", frames_root).clips[0]
+    for name in ("a.npy", "a.wav"):
+        with pytest.raises(MediaFileError, match=rf"{name}: holds samples that are not finite numbers"):
+            decode.load_waveform(Clip("a", clip.frames, tmp_path / name), 10, 32_000)
+
+
+@pytest.mark.parametrize("layout", ["frames_root", "mp4_root"])
+def test_the_digest_is_of_the_content_that_is_used(layout: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    root = request.getfixturevalue(layout)
+    original = decode.source_digest(open_dataset("ave", root).clips[0], 10)
+    clip = _copy_of_first(root, tmp_path / "moved")
+    assert decode.source_digest(clip, 10) == original
+    assert len(original) == 32
+    assert int(original, 16) >= 0
+
+    content = bytearray(clip.audio.read_bytes())
+    content[len(content) // 2] ^= 1
+    clip.audio.write_bytes(content)
+    assert decode.source_digest(clip, 10) != original
+
+
+def test_every_picture_in_use_counts_and_no_other(frames_root: Path, tmp_path: Path) -> None:
+    clip = _copy_of_first(frames_root, tmp_path / "copy")
+    original = decode.source_digest(clip, 2)
+    (clip.frames / "00000005.jpg").write_bytes(b"not used with two segments")
+    assert decode.source_digest(clip, 2) == original
+    for name in ("00000001.jpg", "00000010.jpg"):
+        before = (clip.frames / name).read_bytes()
+        (clip.frames / name).write_bytes(before + b"\0")
+        assert decode.source_digest(clip, 2) != original
+        (clip.frames / name).write_bytes(before)
+    assert decode.source_digest(clip, 2) == original
+
+
+def test_bytes_that_move_from_one_file_to_the_next_change_the_digest(tmp_path: Path) -> None:
+    def digest(first: bytes, second: bytes) -> str:
+        (tmp_path / "1.jpg").write_bytes(first)
+        (tmp_path / "a.wav").write_bytes(second)
+        return decode.source_digest(Clip("a", tmp_path, tmp_path / "a.wav"), 1)
+
+    assert digest(b"ab", b"c") != digest(b"a", b"bc")
+
+
+def test_a_digest_of_a_missing_file_is_an_error(frames_root: Path, tmp_path: Path) -> None:
+    clip = _copy_of_first(frames_root, tmp_path / "copy")
+    clip.audio.unlink()
+    with pytest.raises(MediaFileError, match=r"wav: is missing"):
+        decode.source_digest(clip, 10)
+
+
+def test_the_policy_is_json_about_the_kinds_in_use_and_nothing_of_the_machine(
+    frames_root: Path, mp4_root: Path, tmp_path: Path
+) -> None:
+    frames, mp4 = (open_dataset("ave", root).decode_policy for root in (frames_root, mp4_root))
+    for policy in (frames, mp4):
+        assert json.loads(json.dumps(policy)) == policy
+        assert str(frames_root.parent.parent) not in json.dumps(policy)
+    assert "pictures" in frames
+    assert "wav" in frames
+    assert "video" not in frames
+    assert "video" in mp4
+    assert "pictures" not in mp4
+    assert frames["places"] == {"frames": ["frames/{id}/*.jpg"], "audio": ["wave/{id}.wav"]}
+
+    moved = tmp_path / "elsewhere" / "AVE"
+    shutil.copytree(frames_root, moved)
+    assert open_dataset("ave", moved).decode_policy == frames
