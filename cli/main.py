@@ -18,6 +18,8 @@ from mettle_cache.errors import MettleError
 # in the order of a newcomer's day; each module registers itself on import through `register(app)`
 COMMANDS = ("datasets", "backbones", "train", "evaluate", "params")
 
+INTERRUPTED = 130
+
 HELP = """Run frozen audio-visual backbones once, store every layer's tokens, train Mettle heads from the store.
 
 Start with: mettle demo (everything, small, on a CPU), then mettle doctor.
@@ -59,13 +61,15 @@ def run(arguments: Sequence[str] | None = None) -> int:
     # a usage error can come before the options are parsed, and must be JSON all the same
     MODE.json, MODE.debug = "--json" in arguments, "--debug" in arguments
     try:
-        return int(build_app()(arguments or ["--help"], standalone_mode=False) or 0)
+        code = int(build_app()(arguments or ["--help"], standalone_mode=False) or 0)
+        # typer swallows a KeyboardInterrupt and gives its code
+        return _fail_interrupted() if code == INTERRUPTED else code
     except MettleError as error:
         return fail_with(error)
     except TyperException as error:
         return _fail_usage(error)
     except (KeyboardInterrupt, typer.Abort):
-        return fail("interrupted", kind="Interrupted", code=130)
+        return _fail_interrupted()
     except BrokenPipeError:
         silence_broken_pipe()
         return 0
@@ -76,6 +80,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
             code=1,
             hint="this is a defect of mettle: run again with --debug and report what it prints",
         )
+
+
+def _fail_interrupted() -> int:
+    return fail("interrupted", kind="Interrupted", code=INTERRUPTED)
 
 
 def _fail_usage(error: TyperException) -> int:

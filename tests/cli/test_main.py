@@ -47,7 +47,7 @@ def test_the_version_is_the_packages(capsys):
         (["train", "--resum"], "--resume"),
         (["evaluate"], "Missing argument"),
         (["params", "extra"], "unexpected extra argument"),
-        (["train", "--from-cache", "--seed", "x"], "'x' is not a valid int"),
+        (["train", "--from-cache", "--seed", "x"], "Invalid value for '--seed'"),
     ],
 )
 def test_wrong_usage_is_exit_code_2_and_says_what_is_meant(capsys, arguments, message):
