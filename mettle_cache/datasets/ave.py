@@ -90,7 +90,7 @@ def _notes(rows: list[AnnotatedRow], splits: list[str | None]) -> tuple[str, ...
 
 
 def _root_hint(root: Path) -> str:
-    inside = sorted(child.name for child in root.iterdir() if (child / "Annotations.txt").is_file())
+    inside = sorted(root.glob("*/Annotations.txt"))
     if inside:
-        return f"--root {root / inside[0]}"
+        return f"--root {inside[0].parent}"
     return "give the folder that holds Annotations.txt and the split files with --root"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def open_dataset(name: str, root: Path | str | None = None) -> Dataset:
     Raises
     ------
     UsageError
-        An unknown name, or a root that is no folder.
+        An unknown name, or a root that is no folder that can be read.
     DatasetError
         Annotations that are missing, malformed or inconsistent, all of it in one message.
     """
@@ -51,6 +52,8 @@ def open_dataset(name: str, root: Path | str | None = None) -> Dataset:
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "does not exist"
         raise UsageError(f"the {name} folder {folder} {what}", hint=f"--root FOLDER, laid out as {info.layouts[0]}")
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise UsageError(f"the {name} folder {folder} cannot be read: permission denied")
     return opener(folder)
 
 

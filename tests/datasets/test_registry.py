@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,13 @@ def test_a_wrong_root(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match=r"the ave folder .*file is a file, not a folder"):
         open_dataset("ave", tmp_path / "file")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_root_without_permission(tmp_path: Path) -> None:
+    (tmp_path / "AVE").mkdir(mode=0o400)
+    with pytest.raises(UsageError, match=r"the ave folder .*AVE cannot be read: permission denied"):
+        open_dataset("ave", tmp_path / "AVE")
 
 
 def test_the_default_root_serves_when_none_is_given(annotate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
