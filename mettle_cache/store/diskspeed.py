@@ -1,0 +1,52 @@
+"""How fast this disk gives bytes that are not in memory, measured in about a second."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from pathlib import Path
+
+from mettle_cache.errors import NoRoomError, StoreError
+
+PROBE_BYTES = 256 << 20
+BLOCK_BYTES = 4 << 20
+
+
+def measure_read_speed(folder: Path, *, nbytes: int = PROBE_BYTES) -> float:
+    """Bytes a second of sequential cold reads from a temporary file in ``folder``, which is removed again.
+
+    The file is written, synced and dropped from the page cache before it is read. A virtual disk may keep a cache of
+    its own; what it gives from there counts as the disk's.
+
+    Raises
+    ------
+    StoreError
+        The folder cannot be written; NoRoomError when it is full.
+    """
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".mettle-read-speed-") as file:
+            _fill(file.fileno(), nbytes)
+            return nbytes / _time_cold_read(file.fileno(), nbytes)
+    except OSError as error:
+        kind = NoRoomError if error.errno in (28, 122) else StoreError
+        raise kind(
+            f"cannot measure the disk in {folder}: {error.strerror}", hint="free some room, or skip the measurement"
+        ) from error
+
+
+def _fill(descriptor: int, nbytes: int) -> None:
+    # random bytes: a file system that compresses must not look fast
+    block = os.urandom(BLOCK_BYTES)
+    for start in range(0, nbytes, BLOCK_BYTES):
+        os.pwrite(descriptor, block[: nbytes - start], start)
+    os.fsync(descriptor)
+
+
+def _time_cold_read(descriptor: int, nbytes: int) -> float:
+    buffer = bytearray(BLOCK_BYTES)
+    os.posix_fadvise(descriptor, 0, nbytes, os.POSIX_FADV_DONTNEED)
+    started = time.perf_counter()
+    for start in range(0, nbytes, BLOCK_BYTES):
+        os.preadv(descriptor, [buffer], start)
+    return time.perf_counter() - started
