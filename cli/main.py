@@ -16,7 +16,7 @@ from cli.output import MODE, fail, fail_with, silence_broken_pipe
 from mettle_cache.errors import MettleError
 
 # in the order of a newcomer's day; each module registers itself on import through `register(app)`
-COMMANDS = ("datasets", "backbones", "train", "evaluate", "params")
+COMMANDS = ("demo", "doctor", "plan", "extract", "datasets", "backbones", "train", "evaluate", "params")
 
 INTERRUPTED = 130
 

@@ -88,7 +88,7 @@ def examine_memory() -> Finding:
 
 def examine_disk(cache: Path, *, measure: bool) -> Finding:
     """Room and read speed of the disk that will hold the stores."""
-    from mettle_cache.store import measure_read_speed
+    from mettle_cache.store.diskspeed import measure_read_speed
 
     folder = next(path for path in (cache, *cache.absolute().parents) if path.is_dir())
     free = shutil.disk_usage(folder).free

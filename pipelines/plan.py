@@ -1,0 +1,240 @@
+"""The bill before anything runs: bytes, files and hours, and whether reading a store beats computing it again."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from mettle_cache.backbones import Backbone, create_backbone, layer_table, parse_backbone, shared_audio
+from mettle_cache.datasets import Dataset
+from mettle_cache.layers import LayerSpec, group_by_array, select_layers
+from mettle_cache.store.codecs import CODECS, get_codec
+from mettle_cache.store.diskspeed import measure_read_speed
+from mettle_cache.store.layout import store_layout
+from pipelines.binding import choose_device
+from pipelines.extract_types import SHARED, ExtractConfig, default_out
+from pipelines.progress import Progress, Silent
+from pipelines.rig import available_cores, open_config_dataset
+
+# enough segments for a steady rate, few enough for a second or two of Swin-V2-L on a core
+TIMED_SEGMENTS = 2
+LAYER_SETS = ("all", "stages")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bill:
+    """What one layer set costs at one codec. ``reads_per_second`` is clips/s from this disk, None if not measured."""
+
+    layers: str
+    codec: str
+    clip_bytes: int
+    nbytes: int
+    files: int
+    fits: bool
+    reads_per_second: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageBill:
+    """Bytes of one stage of one clip, by codec."""
+
+    array: str
+    layers: int
+    tokens: int
+    width: int
+    clip_bytes: dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanReport:
+    """The plan of an extraction; rates are None where nothing was measured.
+
+    ``recomputes_per_second`` is clips/s of the frozen backbones alone; ``hours`` what the extraction takes at it.
+    """
+
+    dataset: str
+    root: Path
+    out: Path
+    clips: int
+    rows: int
+    segments: int
+    missing: int
+    stages: tuple[StageBill, ...]
+    bills: tuple[Bill, ...]
+    chosen: Bill
+    free: int
+    device: str
+    disk_bytes_per_second: float | None
+    recomputes_per_second: float | None
+    hours: float | None
+    verdict: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether the extraction could start: nothing is missing and there is room."""
+        return self.missing == 0 and self.chosen.fits
+
+    def to_json(self) -> dict[str, object]:
+        return {**asdict(self), "root": str(self.root), "out": str(self.out), "ok": self.ok}
+
+
+def make_plan(config: ExtractConfig, *, measure: bool = True, progress: Progress | None = None) -> PlanReport:
+    """Reckon what ``config`` would cost. Writes nothing but a temporary file, for the speed of the disk.
+
+    Raises
+    ------
+    UsageError
+        An unknown data set, backbone, codec or layer.
+    DatasetError
+        Annotations that are missing or malformed.
+    """
+    progress = progress or Silent()
+    get_codec(config.codec)
+    dataset, out = open_config_dataset(config), config.out or default_out(config)
+    folder = next(path for path in out.absolute().parents if path.is_dir())
+    free = shutil.disk_usage(folder).free
+    speed = recompute = None
+    if measure:
+        progress.note("timing a short forward pass and a cold read; --no-measure skips both")
+        device = choose_device(config.device)
+        backbones = _timed_backbones(config, device)
+        recompute = 1 / (dataset.segments * sum(time_segment(backbone, device) for backbone in backbones))
+        speed = measure_read_speed(folder)
+        layers = tuple(layer for backbone in backbones for layer in backbone.layers)
+    else:
+        layers = _tabled_layers(config)
+    return _report(config, dataset, out, layers, free=free, speed=speed, recompute=recompute)
+
+
+def _report(
+    config: ExtractConfig,
+    dataset: Dataset,
+    out: Path,
+    layers: Sequence[LayerSpec],
+    *,
+    free: int,
+    speed: float | None,
+    recompute: float | None,
+) -> PlanReport:
+    sets = dict.fromkeys((*LAYER_SETS, config.layers))
+    bills = tuple(
+        _bill(select_layers(layers, chosen), chosen, codec, dataset, free=free, speed=speed)
+        for chosen in sets
+        for codec in CODECS
+    )
+    chosen = next(bill for bill in bills if (bill.layers, bill.codec) == (config.layers, config.codec))
+    clips = len(dataset.clips)
+    return PlanReport(
+        dataset=dataset.name,
+        root=dataset.root,
+        out=out,
+        clips=clips,
+        rows=dataset.samples.num_rows,
+        segments=dataset.segments,
+        missing=len({problem.clip for problem in dataset.problems()}),
+        stages=_stages(select_layers(layers, config.layers), dataset.segments),
+        bills=bills,
+        chosen=chosen,
+        free=free,
+        device=str(choose_device(config.device)),
+        disk_bytes_per_second=speed,
+        recomputes_per_second=recompute,
+        hours=clips / recompute / 3600 if recompute else None,
+        verdict=verdict(chosen.reads_per_second, recompute),
+    )
+
+
+def verdict(reads: float | None, recomputes: float | None) -> str:
+    """The crossover in words; rates in clips/s."""
+    if reads is None or recomputes is None:
+        return "not measured: whether reading beats computing again is unknown"
+    rates = f"reading gives {reads:.1f} clips/s from this disk, computing again {recomputes:.2f} clips/s here"
+    if reads >= recomputes:
+        return f"{rates}: every epoch from the store is {reads / recomputes:.1f} times faster than the backbone alone"
+    return (
+        f"{rates}: an epoch from this disk is SLOWER than the backbone; the store still saves memory, and time over "
+        "several heads that share a read. int4 or fewer layers help"
+    )
+
+
+def _bill(
+    layers: Sequence[LayerSpec], chosen: str, codec: str, dataset: Dataset, *, free: int, speed: float | None
+) -> Bill:
+    layout = store_layout(layers, dataset.segments, get_codec(codec))
+    clip_bytes, clips = sum(array.shard_bytes for array in layout), len(dataset.clips)
+    return Bill(
+        layers=chosen,
+        codec=codec,
+        clip_bytes=clip_bytes,
+        nbytes=clips * clip_bytes,
+        files=clips * (len(layout) + 1),
+        fits=clips * clip_bytes < free,
+        reads_per_second=speed / clip_bytes if speed else None,
+    )
+
+
+def _stages(layers: Sequence[LayerSpec], segments: int) -> tuple[StageBill, ...]:
+    stages = []
+    for array, members in group_by_array(layers).items():
+        clip_bytes = {
+            codec: sum(part.shard_bytes for part in store_layout(members, segments, get_codec(codec)))
+            for codec in CODECS
+        }
+        first = members[0]
+        stages.append(
+            StageBill(array=array, layers=len(members), tokens=first.tokens, width=first.width, clip_bytes=clip_bytes)
+        )
+    return tuple(stages)
+
+
+def _timed_backbones(config: ExtractConfig, device: torch.device) -> tuple[Backbone, ...]:
+    """The backbones as they would run. Time does not depend on weights: random ones do unless a file is named."""
+    visual = _create(config.visual, config, "visual")
+    audio = shared_audio(visual) if config.audio == SHARED else _create(config.audio, config, "audio")
+    return visual.to(device), audio.to(device)
+
+
+def _create(text: str, config: ExtractConfig, modality: str) -> Backbone:
+    choice = parse_backbone(text)
+    weights = "random" if choice.weights == "pretrained" else choice.weights
+    return create_backbone(choice.name, weights=weights, modality=modality, precision=config.precision)
+
+
+def _tabled_layers(config: ExtractConfig) -> tuple[LayerSpec, ...]:
+    heard = config.visual if config.audio == SHARED else config.audio
+    visual, audio = parse_backbone(config.visual).name, parse_backbone(heard).name
+    return (*layer_table(visual, "visual"), *layer_table(audio, "audio"))
+
+
+def time_segment(backbone: Backbone, device: torch.device) -> float:
+    """Seconds a segment takes in a steady stream, as extraction runs it: on a CPU one pass a core, all at once."""
+    lanes = available_cores() if device.type == "cpu" else 1
+    x = torch.zeros(TIMED_SEGMENTS, *backbone.segment_shape)
+    elapsed = 0.0
+    with one_thread_a_pass(device), ThreadPoolExecutor(lanes) as pool:
+        for _ in range(2):  # the first round warms up
+            started = time.perf_counter()
+            list(pool.map(backbone.forward_tokens, [x] * lanes))
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            elapsed = time.perf_counter() - started
+    return elapsed / (lanes * TIMED_SEGMENTS)
+
+
+@contextmanager
+def one_thread_a_pass(device: torch.device) -> Iterator[None]:
+    """PyTorch keeps to one thread a pass on a CPU, as extraction does."""
+    threads = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,52 @@
+"""What doctor finds, and what it advises where something is missing."""
+
+import pytest
+
+from pipelines import doctor
+from pipelines.doctor import examine
+
+
+@pytest.fixture
+def empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("METTLE_WEIGHTS", str(tmp_path / "nowhere"))
+    return tmp_path
+
+
+def by_topic(diagnosis):
+    return {finding.topic: finding for finding in diagnosis.findings}
+
+
+def test_an_empty_folder_leads_to_the_demo(empty_folder):
+    diagnosis = examine(measure=False)
+    findings = by_topic(diagnosis)
+    assert diagnosis.next_command == "mettle demo"
+    assert findings["torch"].found.startswith("2.11")
+    assert findings["decoders"].ok
+    assert not findings["dataset ave"].ok
+    assert "--root" in findings["dataset ave"].advice
+    assert "htsat=FILE" in findings["weights htsat"].advice
+    assert "GB free" in findings["disk"].found
+
+
+def test_data_in_its_place_leads_to_the_plan(empty_folder):
+    (empty_folder / "data" / "AVE").mkdir(parents=True)
+    assert examine(measure=False).next_command == "mettle plan --dataset ave"
+
+
+def test_weights_in_their_place_are_found(empty_folder):
+    (empty_folder / "weights").mkdir()
+    (empty_folder / "weights" / "HTSAT_AudioSet_Saved_1.ckpt").touch()
+    assert by_topic(examine(measure=False))["weights htsat"].ok
+
+
+def test_the_disk_is_read_where_the_stores_will_be(empty_folder, monkeypatch):
+    monkeypatch.setattr("mettle_cache.store.diskspeed.PROBE_BYTES", 1 << 20)
+    assert "GB/s" in by_topic(examine(empty_folder / "cache" / "deeper"))["disk"].found
+
+
+def test_a_missing_package_is_a_finding(empty_folder, monkeypatch):
+    monkeypatch.setattr(doctor, "PACKAGES", ("torch", "no-such-package"))
+    finding = by_topic(examine(measure=False))["no-such-package"]
+    assert not finding.ok
+    assert finding.advice == "make install"
