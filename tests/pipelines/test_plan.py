@@ -25,7 +25,7 @@ def config(root, **changes):
 
 
 def test_sizes_of_the_published_backbones_are_those_of_the_paper_and_pencil(root):
-    """52,961,280 values a clip (cache-format.md) times the bytes of a code; scales, zeros, checksums and indexes beside."""
+    """52,961,280 values a clip (cache-format.md) times the bytes of a code; scales, zeros and checksums come beside."""
     report = make_plan(config(root), measure=False)
     clip_bytes = {(bill.layers, bill.codec): bill.clip_bytes for bill in report.bills}
     values, channels = 52_961_280, 22_464 * 10
