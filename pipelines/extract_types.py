@@ -1,0 +1,152 @@
+"""What an extraction is asked to do, and what it reports when it is over."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from mettle_cache.backbones.choice import parse_backbone
+from mettle_cache.backbones.protocol import PRECISIONS
+from mettle_cache.errors import ConfigError, UsageError
+
+SHARED = "shared"
+DEFAULT_CODEC = "int8"
+STORES = Path("cache")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractConfig:
+    """One extraction.
+
+    Attributes
+    ----------
+    root
+        None: the data set's own default, ``data/AVE`` for ``ave``.
+    visual, audio
+        ``NAME[@SIZE][=WEIGHTS]``; audio may be ``shared``: the visual backbone reads the log-mel as a picture.
+    out
+        None: :func:`default_out`.
+    seed
+        Of random weights; changes nothing else.
+    part
+        (i, n), i from 0: only the clips of the i-th of n runs. The part that comes last finishes the store.
+    workers, scheduler
+        Spread the clips over that many local processes, or over the dask.distributed cluster at that address.
+    skip_missing
+        Go on without the clips whose media are missing or unreadable.
+    device
+        None: a GPU where there is one. ``precision`` other than float32 runs the backbones under autocast.
+
+    Raises
+    ------
+    ConfigError
+        All that is wrong with the above and can be seen without touching the disk.
+    """
+
+    dataset: str
+    root: Path | None = None
+    visual: str = "swinv2_l"
+    audio: str = "htsat"
+    codec: str = DEFAULT_CODEC
+    layers: str = "all"
+    out: Path | None = None
+    seed: int = 0
+    part: tuple[int, int] = (0, 1)
+    workers: int = 0
+    scheduler: str | None = None
+    skip_missing: bool = False
+    device: str | None = None
+    precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        problems = list(self._problems())
+        if problems:
+            raise ConfigError(problems, where="these options cannot be used", hint="see: mettle extract --help")
+
+    def _problems(self) -> Iterator[str]:
+        for option, text in (("--visual", self.visual), ("--audio", self.audio)):
+            try:
+                parse_backbone(text)
+            except UsageError as error:
+                yield f"{option}: {error.message}"
+        if not 0 <= self.part[0] < self.part[1]:
+            yield f"--part {self.part[0] + 1}/{self.part[1]}: the first number must be from 1 to the second"
+        if not 0 <= self.workers <= 1024:
+            yield f"--workers {self.workers}: must be from 0 (this process alone) to 1024"
+        if self.workers and self.scheduler:
+            yield "--workers starts processes here, --scheduler uses a cluster that is there: give one of them"
+        if self.precision not in PRECISIONS:
+            yield f"--precision {self.precision}: must be one of {', '.join(PRECISIONS)}"
+        if not 0 <= self.seed < 1 << 63:
+            yield f"--seed {self.seed}: must be a whole number from 0 to 2^63 - 1"
+
+
+def parse_part(text: str) -> tuple[int, int]:
+    """``1/4`` to ``(0, 4)``: users count parts from 1.
+
+    Raises
+    ------
+    UsageError
+        Not two whole numbers i/n with 1 <= i <= n.
+    """
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text, flags=re.ASCII)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise UsageError(f"--part {text}: must be i/n with i from 1 to n", hint="for example --part 1/4")
+    return int(match[1]) - 1, int(match[2])
+
+
+def default_out(config: ExtractConfig) -> Path:
+    """``cache/<dataset>-<visual>-<audio>.zarr``; codec and layers join the name when they are not the default ones."""
+    parts = [config.dataset, parse_backbone(config.visual).name, parse_backbone(config.audio).name]
+    if config.codec != DEFAULT_CODEC:
+        parts.append(config.codec)
+    if config.layers != "all":
+        parts.append(config.layers)
+    return STORES / f"{'-'.join(re.sub(r'[^A-Za-z0-9_.@]+', '_', part) for part in parts)}.zarr"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractReport:
+    """The outcome of an extraction.
+
+    Attributes
+    ----------
+    clips
+        Clips of the whole store; ``pending`` of them wait for other parts.
+    written, skipped, failed
+        Clips that this run wrote, clips of its part that were there already, and clips that the store lacks for good.
+    failures
+        Clip id to reason, of the clips that this run could not extract.
+    nbytes
+        Bytes that this run wrote; ``seconds`` and ``frames_per_second`` are of the streaming alone.
+    peak_memory
+        The most bytes that a process of this run has held (resident set).
+    """
+
+    store: Path
+    clips: int
+    written: int
+    skipped: int
+    failed: int
+    pending: int
+    nbytes: int
+    seconds: float
+    frames_per_second: float
+    peak_memory: int
+    failures: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the store can be read: every clip is committed or recorded as failed."""
+        return self.pending == 0
+
+    @property
+    def ok(self) -> bool:
+        """Whether no clip is missing from what was asked for."""
+        return self.failed == 0
+
+    def to_json(self) -> dict[str, object]:
+        return {**asdict(self), "store": str(self.store), "finished": self.finished, "ok": self.ok}
