@@ -55,14 +55,15 @@ class Trainee:
             with self._precision():
                 outputs = self.model(batch.layers)
             terms = self.task.loss(self.model, outputs, targets)
-            loss = torch.stack(list(terms.values())).sum()
-        values = {name: value.item() for name, value in terms.items()}
+            stacked = torch.stack(list(terms.values()))
+        stacked.sum().backward()
+        # one transfer, and only once the backward pass is queued: a GPU must not wait for it
+        values = dict(zip(terms, stacked.tolist(), strict=True))
         if not np.isfinite(list(values.values())).all():
             raise RunError(
                 f"epoch {epoch + 1}, step {index + 1}: the loss is not finite ({_listed(values)})",
                 hint="lower train.learning_rate, or check the tokens with: mettle verify STORE --deep",
             )
-        loss.backward()
         self.optimizer.step()
         return values
 
