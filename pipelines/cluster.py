@@ -26,7 +26,6 @@ from pipelines.stream import Outcome, peak_memory, stream_clips
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-# long enough to hide the start of a stream, short enough to share out evenly
 GROUPS_A_TASK = 8
 POLL_SECONDS = 0.2
 CONNECT_SECONDS = 10
@@ -52,11 +51,9 @@ def cluster_clips(
     where = replace(
         config, root=rig.dataset.root.resolve(), out=writer.path.resolve(), device=config.device or rig.device.type
     )
-    groups = rig.groups(indexes)
-    tasks = (groups[start : start + GROUPS_A_TASK] for start in range(0, len(groups), GROUPS_A_TASK))
-    waiting = deque([index for group in task for index in group] for task in tasks)
     under_way: dict[Future, list[int]] = {}
     with connect(config) as client:
+        waiting = share_out(rig.groups(indexes), count_workers(client))
         try:
             while (waiting or under_way) and not stop.is_set():
                 # one task a worker: whatever a dead worker had queued would count as suspicious too
@@ -77,6 +74,16 @@ def extract_task(config: ExtractConfig, indexes: Sequence[int]) -> list[Outcome]
     with _ONE_AT_A_TIME:
         outcomes = list(stream_clips(_worker_rig(config), _joined(config.out), indexes, threading.Event()))
         return [replace(outcome, peak_memory=peak_memory()) for outcome in outcomes]
+
+
+def share_out(groups: Sequence[Sequence[int]], workers: int) -> deque[list[int]]:
+    """Clips by task: whole groups, at most ``GROUPS_A_TASK``, and some tasks for every worker where there are enough.
+
+    Fewer groups a task share out evenly, more hide the start of each task's stream.
+    """
+    size = max(1, min(GROUPS_A_TASK, len(groups) // (4 * workers)))
+    tasks = (groups[start : start + size] for start in range(0, len(groups), size))
+    return deque([index for group in task for index in group] for task in tasks)
 
 
 def count_workers(client: Client) -> int:

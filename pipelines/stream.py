@@ -74,19 +74,36 @@ def stream_clips(rig: Rig, writer: StoreWriter, indexes: Sequence[int], stop: th
 
 @contextmanager
 def _pools(rig: Rig) -> Iterator[tuple[ThreadPoolExecutor, ThreadPoolExecutor, ThreadPoolExecutor]]:
-    """Threads for decoding, forward passes and writing; PyTorch keeps to one thread a pass meanwhile (rig.py)."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    """Threads for decoding, forward passes and writing."""
     pools = (
         ThreadPoolExecutor(rig.lanes + 1, "decode"),
         ThreadPoolExecutor(rig.lanes, "forward"),
         ThreadPoolExecutor(WRITERS, "write"),
     )
+    with reproducible_passes(rig.device):
+        try:
+            yield pools
+        finally:
+            for pool in pools:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def reproducible_passes(device: torch.device) -> Iterator[None]:
+    """Settings of the whole process under which passes in several threads give the same bytes as one after another.
+
+    On a CPU PyTorch keeps to one thread a pass (rig.py says why). On a GPU each pass switches cuDNN to its
+    deterministic kernels and back; that they are on already keeps one pass from switching them off under another.
+    """
+    threads = torch.get_num_threads()
     try:
-        yield pools
+        if device.type == "cpu":
+            torch.set_num_threads(1)
+            yield
+        else:
+            with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+                yield
     finally:
-        for pool in pools:
-            pool.shutdown(wait=True, cancel_futures=True)
         torch.set_num_threads(threads)
 
 

@@ -18,6 +18,12 @@ from mettle_cache.errors import UsageError
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+class _Pass(threading.local):
+    """What the hooks collect: passes run at once in several threads, each with tokens of its own."""
+
+    tokens: dict[int, Tensor] | None = None
+
+
 class FrozenTrunk(nn.Module):
     """Runs a network in inference mode and collects the output of every tap.
 
@@ -43,8 +49,9 @@ class FrozenTrunk(nn.Module):
         self.taps = tuple(taps)
         self.layout = layout
         self.precision = precision
-        # both modalities of the shared mode use this one module, perhaps from two threads
-        self._lock = threading.Lock()
+        self._pass = _Pass()
+        for index, tap in enumerate(self.taps):
+            tap.register_forward_hook(self._keep(index))
         self.eval()
 
     def train(self, mode: bool = True) -> FrozenTrunk:
@@ -69,23 +76,23 @@ class FrozenTrunk(nn.Module):
         UsageError
             float16 does not hold this network's values.
         """
-        tokens: dict[int, Tensor] = {}
-
-        def keep(index: int) -> Callable[[nn.Module, object, Tensor], None]:
-            def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-                tokens[index] = flatten_tokens(output, self.layout)
-
-            return hook
-
-        with self._lock, torch.inference_mode(), ExitStack() as stack:
-            for index, tap in enumerate(self.taps):
-                stack.callback(tap.register_forward_hook(keep(index)).remove)
-            stack.enter_context(reproducible(x.device, self.precision))
-            (run or self.network.forward_features)(x)
+        tokens = self._pass.tokens = {}
+        try:
+            with torch.inference_mode(), reproducible(x.device, self.precision):
+                (run or self.network.forward_features)(x)
+        finally:
+            self._pass.tokens = None
         outputs = [tokens[index] for index in range(len(self.taps))]
         if self.precision == "float16" and not all(bool(output.isfinite().all()) for output in outputs):
             raise UsageError("float16 overflows in this backbone", hint="use precision bfloat16 or float32")
         return outputs
+
+    def _keep(self, index: int) -> Callable[[nn.Module, object, Tensor], None]:
+        def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+            if self._pass.tokens is not None:
+                self._pass.tokens[index] = flatten_tokens(output, self.layout)
+
+        return hook
 
 
 def flatten_tokens(output: Tensor, layout: str) -> Tensor:

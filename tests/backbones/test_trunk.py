@@ -54,12 +54,15 @@ def test_no_gradient_is_possible():
         next(iter(tokens.values())).clone().sum().backward()
 
 
-def test_no_hook_stays_behind():
+def test_hooks_keep_nothing_outside_a_pass():
     backbone, x = backbone_and_batch()
-    backbone.forward_tokens(x)
+    before = backbone.forward_tokens(x)
     with pytest.raises(UsageError):
         backbone.forward_tokens(x[:, :1])
-    assert not any(module._forward_hooks for module in backbone.trunk.modules())
+    with torch.inference_mode():
+        backbone.trunk.network(-x)
+    assert backbone.trunk._pass.tokens is None
+    assert same(before, backbone.forward_tokens(x))
 
 
 def test_two_threads_on_one_trunk_do_not_mix_their_tokens():
