@@ -9,14 +9,16 @@ import os
 import re
 import socket
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from mettle_cache.errors import StoreBusyError, UsageError
+from mettle_cache.store.durable import disk_errors
 
 LOCKS = ".locks"
+FINISHING = ".finish.lock"
 _NAME = re.compile(r"part-(\d{1,9})-of-(\d{1,9})\.lock")
 
 
@@ -80,6 +82,19 @@ class PartLock:
         _remove_unheld(self._lock, self._path)
         with suppress(OSError):
             self._folder.rmdir()
+
+
+@contextmanager
+def finish_lock(store: Path) -> Iterator[None]:
+    """Held while a store is finished, so that two parts that end together do it one after the other."""
+    path = store / FINISHING
+    lock = FileLock(path, thread_local=False)
+    with disk_errors(path, needed=0):
+        lock.acquire()
+    try:
+        yield
+    finally:
+        _remove_unheld(lock, path)
 
 
 def sweep_locks(store: Path) -> None:

@@ -10,13 +10,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from mettle_cache.layers import MODALITIES, LayerSpec
-from mettle_cache.store.spec import FORMAT_VERSION, canonical_json, digest_of
+from mettle_cache.layers import LayerSpec
+from mettle_cache.store.spec import canonical_json, digest_of
 
 Count = Annotated[int, Field(ge=0, lt=1 << 31)]
 Positive = Annotated[int, Field(ge=1, lt=1 << 31)]
-Digest = Annotated[str, Field(pattern=r"\A[0-9a-f]{32}\Z")]
-Checksum = Annotated[str, Field(pattern=r"\A[0-9a-f]{8}\Z")]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+Checksum = Annotated[str, Field(pattern=r"^[0-9a-f]{8}$")]
 
 
 class Strict(BaseModel):
@@ -78,7 +78,7 @@ class KeyModel(Strict):
 class Sealed(Strict):
     """A record with its own digest."""
 
-    format: Literal[1] = FORMAT_VERSION
+    format: Literal[1] = 1
 
     def sealed(self) -> dict[str, object]:
         """The record's JSON with the digest of all the rest."""
@@ -140,7 +140,7 @@ class CommitRecord(Sealed):
     status: Literal["ok", "failed"]
     error: str | None
     source: str | None
-    bytes: Annotated[int, Field(ge=0)]
+    nbytes: Annotated[int, Field(ge=0)]
     crc32c: dict[str, list[Checksum]]
     max_abs: dict[str, float]
 
@@ -151,9 +151,6 @@ class ReadyRecord(Sealed):
     key: Digest
     clips: Count
     failed: Count
-    bytes: Annotated[int, Field(ge=0)]
+    nbytes: Annotated[int, Field(ge=0)]
     commits: Digest
     files: dict[str, Digest]
-
-
-assert set(MODALITIES) == {"visual", "audio"}, "LayerModel lists the modalities"

@@ -1,0 +1,66 @@
+"""Commit records on disk: reading them back, and whether a clip's data is there as committed."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from mettle_cache.errors import StoreCorruptError
+from mettle_cache.store.files import read_small, repair_hint
+from mettle_cache.store.head import StoreHead
+from mettle_cache.store.records import CommitRecord
+
+_LARGEST_COMMIT = 4 << 20
+
+
+def read_commit(head: StoreHead, clip: int) -> tuple[CommitRecord, bytes]:
+    """A clip's commit record and its bytes.
+
+    Raises
+    ------
+    StoreCorruptError
+        It is missing, damaged, of another clip or of another store.
+    """
+    path = head.commit_path(clip)
+    data = read_small(path, limit=_LARGEST_COMMIT, store=head.path)
+    try:
+        record = CommitRecord.from_bytes(data)
+        _check_belongs(record, head, clip)
+    except ValueError as error:
+        reason = str(error).splitlines()[0]
+        raise StoreCorruptError(f"{path}: damaged commit record: {reason}", hint=repair_hint(head.path)) from error
+    return record, data
+
+
+def find_commit(head: StoreHead, clip: int) -> CommitRecord | None:
+    """The clip's commit record, or None where it would have to be written (again)."""
+    try:
+        return read_commit(head, clip)[0]
+    except StoreCorruptError:
+        return None
+
+
+def misfit_shards(head: StoreHead, clip: int) -> list[tuple[int, str]]:
+    """Shards of a clip that are not regular files of the right size: the array's position in the layout, and why."""
+    found: list[tuple[int, str]] = []
+    for position, array in enumerate(head.layout):
+        try:
+            status = os.lstat(head.path / array.shard_path(clip))
+        except OSError as error:
+            found.append((position, error.strerror or str(error)))
+            continue
+        if not stat.S_ISREG(status.st_mode):
+            found.append((position, "not a regular file"))
+        elif status.st_size != array.shard_bytes:
+            found.append((position, f"{status.st_size:,} bytes instead of {array.shard_bytes:,}"))
+    return found
+
+
+def _check_belongs(record: CommitRecord, head: StoreHead, clip: int) -> None:
+    if record.index != clip:
+        raise ValueError(f"it is that of clip {record.index}")
+    if record.key != head.record.key_digest:
+        raise ValueError("it is of another store")
+    expected = {array.name: array.blocks for array in head.layout} if record.status == "ok" else {}
+    if {name: len(checksums) for name, checksums in record.crc32c.items()} != expected:
+        raise ValueError("its arrays are not those of the store")

@@ -1,0 +1,118 @@
+"""Making a store's static files, and putting them right again when they were damaged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mettle_cache.errors import StoreCorruptError, StoreError, StoreKeyError
+from mettle_cache.store.commits import find_commit
+from mettle_cache.store.durable import PARTIAL, make_folder, write_file
+from mettle_cache.store.files import repair_hint
+from mettle_cache.store.finishing import unready
+from mettle_cache.store.head import COMMITS, ROOT, StoreHead, load_head
+from mettle_cache.store.locks import LOCKS
+from mettle_cache.store.spec import StoreSpec, digest_of, key_differences
+from mettle_cache.store.tables import MANIFEST, SAMPLES, pending_manifest, read_table, table_bytes
+
+
+def create_store(path: Path, spec: StoreSpec) -> StoreHead:
+    """The head of the store at ``path``, made or resumed; see :meth:`StoreWriter.create_or_resume`."""
+    head = _existing_head(path, spec)
+    if head is None:
+        head = StoreHead.of_spec(path, spec)
+        _refuse_foreign(path)
+        make_folder(path)
+    _restore(head, spec)
+    return head
+
+
+def read_clip_ids(head: StoreHead) -> tuple[str, ...]:
+    """The ids of the clip axis, which the manifest tells and the key vouches for.
+
+    Raises
+    ------
+    StoreCorruptError
+        The manifest is damaged.
+    """
+    table, _ = read_table(head.path / MANIFEST, store=head.path)
+    ids = table["id"].to_pylist() if "id" in table.column_names else []
+    if digest_of(ids) != head.record.key.clips.digest:
+        raise StoreCorruptError(f"{head.path / MANIFEST}: not the clips of this store", hint=repair_hint(head.path))
+    return tuple(ids)
+
+
+def _existing_head(path: Path, spec: StoreSpec) -> StoreHead | None:
+    if not (path / ROOT).exists():
+        return None
+    new = StoreHead.of_spec(path, spec)
+    try:
+        head = load_head(path)
+    except StoreCorruptError:
+        # the commits carry the key too: if they all are of this very request, the root can be written again
+        if not _commits_are_of(new):
+            raise
+        return new
+    differences = key_differences(head.record.key.model_dump(mode="json"), spec.key_document())
+    if differences:
+        raise StoreKeyError(
+            "\n".join(
+                [f"{path} was made by another configuration (in the store -> asked for):", *_indent(differences)]
+            ),
+            hint="give the options that it was made with, or another --out",
+        )
+    return head
+
+
+def _commits_are_of(head: StoreHead) -> bool:
+    numbers = [name.stem for name in (head.path / COMMITS).glob("*.json")]
+    return bool(numbers) and all(
+        number.isascii() and number.isdigit() and find_commit(head, int(number)) is not None for number in numbers
+    )
+
+
+def _refuse_foreign(path: Path) -> None:
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise StoreError(f"{path} is not a folder", hint="give another --out")
+    foreign = [] if not path.exists() else [item.name for item in path.iterdir() if not _may_precede(item.name)]
+    if foreign:
+        raise StoreError(
+            f"{path} holds other things and is not a token store: {', '.join(sorted(foreign)[:5])}",
+            hint="give another --out, or an empty folder",
+        )
+
+
+def _may_precede(name: str) -> bool:
+    return name == LOCKS or (name.startswith(ROOT) and name.endswith(PARTIAL))
+
+
+def _restore(head: StoreHead, spec: StoreSpec) -> None:
+    """Write every static file that is missing or is not as it must be; the root's first."""
+    for name, content in head.metadata_files().items():
+        target = head.path / name
+        if not target.is_file() or target.is_symlink() or target.read_bytes() != content:
+            _replace(head, name, content)
+    make_folder(head.path / COMMITS)
+    if not _samples_intact(head, spec):
+        _replace(head, SAMPLES, table_bytes(spec.samples))
+    try:
+        read_clip_ids(head)
+    except StoreCorruptError:
+        _replace(head, MANIFEST, table_bytes(pending_manifest(spec.clips, spec.samples, spec.segments)))
+
+
+def _samples_intact(head: StoreHead, spec: StoreSpec) -> bool:
+    try:
+        table, _ = read_table(head.path / SAMPLES, store=head.path)
+    except StoreCorruptError:
+        return False
+    return bool(table.equals(spec.samples.replace_schema_metadata(None)))
+
+
+def _replace(head: StoreHead, name: str, content: bytes) -> None:
+    unready(head)
+    make_folder((head.path / name).parent)
+    write_file(head.path / name, content)
+
+
+def _indent(lines: list[str]) -> list[str]:
+    return [f"  - {line}" for line in lines[:20]]

@@ -1,0 +1,77 @@
+"""The end of a store: the manifest, then ``READY`` with the digest of everything; and taking ``READY`` away again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import pyarrow as pa
+
+from mettle_cache.store.durable import PARTIAL, remove_files, write_file
+from mettle_cache.store.head import COMMITS, READY, StoreHead
+from mettle_cache.store.locks import sweep_locks
+from mettle_cache.store.records import CommitRecord, ReadyRecord
+from mettle_cache.store.spec import digest, digest_of
+from mettle_cache.store.tables import MANIFEST, MANIFEST_SCHEMA, SAMPLES, read_table, splits_of, table_bytes
+
+
+def finish_store(head: StoreHead, commits: Sequence[CommitRecord]) -> None:
+    """Write the manifest and ``READY`` for a complete list of commits, and remove what no finished store has."""
+    samples, samples_bytes = read_table(head.path / SAMPLES, store=head.path)
+    manifest = table_bytes(_final_manifest(head, commits, samples))
+    files = {**head.metadata_files(), SAMPLES: samples_bytes, MANIFEST: manifest}
+    ready = ReadyRecord(
+        key=head.record.key_digest,
+        clips=sum(commit.status == "ok" for commit in commits),
+        failed=sum(commit.status == "failed" for commit in commits),
+        nbytes=sum(commit.nbytes for commit in commits),
+        commits=commits_digest([digest(commit.to_bytes()) for commit in commits]),
+        files={name: digest(content) for name, content in files.items()},
+    ).to_bytes()
+    _write_if_other(head.path / MANIFEST, manifest)
+    for leftover in _leftovers(head):
+        leftover.unlink(missing_ok=True)
+    sweep_locks(head.path)
+    _write_if_other(head.path / READY, ready)
+
+
+def unready(head: StoreHead) -> None:
+    """Take ``READY`` away before anything in the store changes."""
+    if (head.path / READY).exists():
+        remove_files([head.path / READY])
+
+
+def commits_digest(digests: Sequence[str]) -> str:
+    """The digest of all commits: of the list of their digests, in clip order."""
+    return digest_of(list(digests))
+
+
+def _final_manifest(head: StoreHead, commits: Sequence[CommitRecord], samples: pa.Table) -> pa.Table:
+    clips = [commit.clip for commit in commits]
+    columns = [
+        range(len(commits)),
+        clips,
+        splits_of(clips, samples),
+        [head.segments] * len(commits),
+        [commit.status for commit in commits],
+        [commit.error or "" for commit in commits],
+        [commit.source or "" for commit in commits],
+        [digest(commit.to_bytes()) for commit in commits],
+    ]
+    return pa.table(columns, schema=MANIFEST_SCHEMA)
+
+
+def _leftovers(head: StoreHead) -> Iterator[Path]:
+    folders = {head.path, head.path / COMMITS}
+    for array in head.layout:
+        folders |= {head.path / array.name, (head.path / array.name).parent}
+    for folder in sorted(folders):
+        yield from folder.glob(f"*{PARTIAL}")
+
+
+def _write_if_other(path: Path, content: bytes) -> None:
+    with suppress(OSError):
+        if path.read_bytes() == content:
+            return
+    write_file(path, content)

@@ -1,0 +1,198 @@
+"""Opening a store and reading tokens from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from mettle_cache.errors import StoreCorruptError, StoreError, StoreUnfinishedError, UsageError
+from mettle_cache.layers import LayerSpec
+from mettle_cache.store.buffers import BatchBuffer, block_runs
+from mettle_cache.store.clipreader import CHECKS, ClipReader
+from mettle_cache.store.commits import find_commit, read_commit
+from mettle_cache.store.files import repair_hint
+from mettle_cache.store.head import StoreHead, load_head
+from mettle_cache.store.prefetch import prefetch_batches
+from mettle_cache.store.ready import check_static_files, read_ready
+from mettle_cache.store.records import CommitRecord
+from mettle_cache.store.spec import digest, digest_of
+from mettle_cache.store.tables import MANIFEST, SAMPLES, read_table
+from mettle_cache.tokens import TokenBatch
+
+
+class TokenStore:
+    """A finished store, open for reading; make one with :meth:`open`. Safe to use from several threads.
+
+    Attributes
+    ----------
+    clips
+        Ids in the order of the clip axis; a clip's index is its place here.
+    samples
+        Annotation rows; column ``clip`` holds ids.
+    statuses
+        ``ok``, ``failed`` or (in an unfinished store) ``pending``, by index.
+    failed
+        Clips that have no tokens, and why.
+    key
+        Everything that made the tokens what they are; ``key_digest`` is its short name.
+    """
+
+    def __init__(self, head: StoreHead, manifest: pa.Table, samples: pa.Table, *, check: str) -> None:
+        key = head.record.key
+        self.path = head.path
+        self.dataset = key.dataset
+        self.segments = key.segments
+        self.layers: tuple[LayerSpec, ...] = head.layers
+        self.codec = key.codec
+        self.vocabulary: Mapping[str, list[str]] = key.vocabulary
+        self.key: Mapping[str, Any] = key.model_dump(mode="json")
+        self.key_digest = head.record.key_digest
+        self.provenance: Mapping[str, Any] = head.record.provenance
+        self.samples = samples
+        self.clips: tuple[str, ...] = tuple(manifest["id"].to_pylist())
+        self.statuses: list[str] = manifest["status"].to_pylist()
+        errors = manifest["error"].to_pylist()
+        self.failed = {
+            clip: error
+            for clip, status, error in zip(self.clips, self.statuses, errors, strict=True)
+            if status == "failed"
+        }
+        self.nbytes = head.clip_bytes * self.statuses.count("ok")
+        self._head = head
+        self._commit_digests: list[str] = manifest["commit"].to_pylist()
+        self._reader = ClipReader(head, self.clips, self._commit, check=check)
+
+    @classmethod
+    def open(cls, path: Path | str, *, check: str = "first", allow_unfinished: bool = False) -> TokenStore:
+        """Open a store.
+
+        Parameters
+        ----------
+        check
+            When chunks are compared with their committed checksums: the ``first`` time that this object reads them,
+            ``always``, or ``never``.
+        allow_unfinished
+            Open a store without ``READY`` too: clips that are committed can be read, the others are refused.
+
+        Raises
+        ------
+        StoreMissingError
+            There is no store.
+        StoreUnfinishedError
+            The store has no ``READY``.
+        StoreCorruptError
+            Metadata are damaged.
+        """
+        if check not in CHECKS:
+            raise UsageError(f"check '{check}' is none of {', '.join(CHECKS)}")
+        head = load_head(Path(path))
+        ready = read_ready(head)
+        if ready is None and not allow_unfinished:
+            raise StoreUnfinishedError(
+                f"{path} is unfinished: it has no READY record",
+                hint="run the same mettle extract command again; it goes on where the last run stopped",
+            )
+        if ready is not None:
+            check_static_files(head, ready)
+        manifest, _ = read_table(head.path / MANIFEST, store=head.path)
+        samples, _ = read_table(head.path / SAMPLES, store=head.path)
+        if digest_of(manifest["id"].to_pylist()) != head.record.key.clips.digest:
+            raise StoreCorruptError(f"{head.path / MANIFEST}: not the clips of this store", hint=repair_hint(head.path))
+        return cls(head, manifest if ready is not None else _with_commits(head, manifest), samples, check=check)
+
+    def read(self, clips: Sequence[int], layers: Sequence[str] | None = None) -> TokenBatch:
+        """Tokens ``[B, T, N, *]`` of clips by index, in new memory; all layers, or those named.
+
+        Raises
+        ------
+        UsageError
+            An index or a layer that the store does not have.
+        StoreError
+            A clip without tokens; StoreCorruptError for damage.
+        """
+        names = self._layer_names(layers)
+        self._check_clips(clips)
+        buffer = BatchBuffer(block_runs(self._head.layout, names), len(clips))
+        for slot, clip in enumerate(clips):
+            self._reader.read_clip(clip, buffer, slot)
+        return buffer.batch(clips, names)
+
+    def batches(
+        self,
+        order: Iterable[Sequence[int]],
+        *,
+        layers: Sequence[str] | None = None,
+        threads: int = 3,
+        depth: int = 2,
+        device: str | torch.device = "cpu",
+    ) -> Iterator[TokenBatch]:
+        """Batches in the given order, read ahead by threads into reused memory.
+
+        A batch is valid until the next one is asked for. ``order`` lists clip indexes batch by batch. ``depth`` buffers
+        of the largest batch's size are all the memory that is used; they are page-locked for a GPU.
+
+        Raises
+        ------
+        UsageError, StoreError
+            As :meth:`read`, before the first batch where it can be known, else in place of the batch.
+        """
+        if threads < 1 or depth < 1:
+            raise UsageError(f"reading needs at least one thread and one buffer, not {threads} and {depth}")
+        names = self._layer_names(layers)
+        plan = [tuple(clips) for clips in order]
+        self._check_clips([clip for clips in plan for clip in clips])
+        runs = block_runs(self._head.layout, names)
+        return prefetch_batches(
+            self._reader, plan, runs, names, threads=threads, depth=depth, device=torch.device(device)
+        )
+
+    def _layer_names(self, layers: Sequence[str] | None) -> list[str]:
+        known = [layer.name for layer in self.layers]
+        if layers is None:
+            return known
+        unknown = [name for name in layers if name not in known]
+        if unknown or not layers:
+            raise UsageError(
+                f"{self.path} has no layer {', '.join(unknown) or '(none named)'}",
+                hint=f"it has {known[0]} to {known[-1]}; see: mettle info {self.path}",
+            )
+        return list(dict.fromkeys(layers))
+
+    def _check_clips(self, clips: Sequence[int]) -> None:
+        for clip in clips:
+            if not 0 <= clip < len(self.clips):
+                raise UsageError(f"there is no clip {clip}; {self.path} has clips 0 to {len(self.clips) - 1}")
+            if self.statuses[clip] == "failed":
+                name = self.clips[clip]
+                raise StoreError(
+                    f"clip {name} has no tokens: {self.failed[name]}", hint="leave it out; see store.failed"
+                )
+            if self.statuses[clip] != "ok":
+                raise StoreUnfinishedError(f"clip {self.clips[clip]} is not committed in {self.path}")
+
+    def _commit(self, clip: int) -> CommitRecord:
+        record, data = read_commit(self._head, clip)
+        if record.clip != self.clips[clip] or digest(data) != self._commit_digests[clip]:
+            raise StoreCorruptError(
+                f"clip {self.clips[clip]}: {self._head.commit_path(clip)}: not the record that the manifest names",
+                hint=repair_hint(self.path),
+            )
+        return record
+
+
+def _with_commits(head: StoreHead, manifest: pa.Table) -> pa.Table:
+    """The manifest of an unfinished store, with what its commits say so far."""
+    ids = manifest["id"].to_pylist()
+    commits = [find_commit(head, clip) for clip in range(len(ids))]
+    facts = {
+        "status": [commit.status if commit else "pending" for commit in commits],
+        "error": [(commit.error or "") if commit else "" for commit in commits],
+        "commit": [digest(commit.to_bytes()) if commit else "" for commit in commits],
+    }
+    for name, column in facts.items():
+        manifest = manifest.set_column(manifest.schema.get_field_index(name), name, pa.array(column, pa.string()))
+    return manifest

@@ -1,0 +1,210 @@
+"""Is every byte of a store what was committed, and what to do about those that are not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from mettle_cache.errors import StoreCorruptError
+from mettle_cache.store.clipreader import read_fully
+from mettle_cache.store.commits import misfit_shards, read_commit
+from mettle_cache.store.durable import remove_files
+from mettle_cache.store.files import open_regular
+from mettle_cache.store.finishing import commits_digest, unready
+from mettle_cache.store.head import READY, StoreHead, load_head
+from mettle_cache.store.layout import CRC_BYTES, ArrayLayout, crc32c, crc_bytes
+from mettle_cache.store.ready import damaged_static_files, read_ready
+from mettle_cache.store.records import CommitRecord, ReadyRecord
+from mettle_cache.store.spec import digest
+from mettle_cache.store.tables import MANIFEST, read_table
+
+THREADS = 4
+
+
+class Advance(Protocol):
+    """Called after each clip with the bytes that were checked."""
+
+    def __call__(self, n: int, *, nbytes: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong; ``clip`` and ``layer`` are empty where a file concerns none or all."""
+
+    what: str
+    file: str
+    clip: str = ""
+    layer: str = ""
+
+    def __str__(self) -> str:
+        where = ", ".join(part for part in (self.clip and f"clip {self.clip}", self.layer) if part)
+        return f"{f'{where}: ' if where else ''}{self.file}: {self.what}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyReport:
+    """What was found. ``nbytes`` were read from shards; ``damaged`` holds the indexes of clips to extract again."""
+
+    path: Path
+    deep: bool
+    finished: bool
+    clips: int
+    failed: int
+    pending: int
+    nbytes: int
+    problems: tuple[Problem, ...]
+    damaged: tuple[int, ...]
+
+    @property
+    def ok(self) -> bool:
+        return self.finished and not self.problems
+
+    def to_json(self) -> dict[str, object]:
+        return {**asdict(self), "path": str(self.path), "ok": self.ok}
+
+
+@dataclass(frozen=True)
+class _ClipState:
+    commit: CommitRecord | None
+    digest: str
+    problems: tuple[Problem, ...]
+    nbytes: int
+
+
+def verify_store(path: Path | str, *, deep: bool = False, advance: Advance | None = None) -> VerifyReport:
+    """Check a store: metadata, commits and sizes; with ``deep`` every byte of every shard.
+
+    Raises
+    ------
+    StoreMissingError
+        There is no store.
+    StoreCorruptError
+        Its root metadata are damaged, so nothing else can be told.
+    """
+    head = load_head(Path(path))
+    problems: list[Problem] = []
+    ready = _ready(head, problems)
+    ids, expected = _manifest(head, problems)
+    states = []
+    with ThreadPoolExecutor(THREADS) as pool:
+        for state in pool.map(partial(_check_clip, head, ids, expected, deep), range(head.clips)):
+            states.append(state)
+            problems += state.problems
+            if advance is not None:
+                advance(1, nbytes=state.nbytes)
+    if ready is not None:
+        problems += _disagreements(ready, states)
+        problems += [Problem(what, name) for name, what in damaged_static_files(head, ready)]
+    commits = [state.commit for state in states if state.commit is not None]
+    pending = [state for state in states if state.commit is None and not state.problems]
+    return VerifyReport(
+        path=Path(path),
+        deep=deep,
+        finished=ready is not None or any(problem.file == READY for problem in problems),
+        clips=sum(commit.status == "ok" for commit in commits),
+        failed=sum(commit.status == "failed" for commit in commits),
+        pending=len(pending),
+        nbytes=sum(state.nbytes for state in states),
+        problems=tuple(problems),
+        damaged=tuple(clip for clip, state in enumerate(states) if state.problems),
+    )
+
+
+def repair_store(report: VerifyReport) -> int:
+    """Forget the clips that a report found damaged, and ``READY``: the next extraction makes them anew.
+
+    Nothing that is intact is touched. Returns the number of clips forgotten.
+    """
+    if report.problems:
+        head = load_head(report.path)
+        unready(head)
+        remove_files([head.commit_path(clip) for clip in report.damaged])
+    return len(report.damaged)
+
+
+def _ready(head: StoreHead, problems: list[Problem]) -> ReadyRecord | None:
+    try:
+        return read_ready(head)
+    except StoreCorruptError as error:
+        problems.append(Problem(error.message, READY))
+        return None
+
+
+def _manifest(head: StoreHead, problems: list[Problem]) -> tuple[list[str], list[str]]:
+    """Ids, and the digest of each clip's commit: empty strings where the manifest cannot tell."""
+    unknown = [""] * head.clips
+    try:
+        table, _ = read_table(head.path / MANIFEST, store=head.path)
+    except StoreCorruptError as error:
+        problems.append(Problem(error.message, MANIFEST))
+        return unknown, unknown
+    columns = [table[name].to_pylist() if name in table.column_names else unknown for name in ("id", "commit")]
+    return (columns[0], columns[1]) if len(columns[0]) == head.clips else (unknown, unknown)
+
+
+def _check_clip(head: StoreHead, ids: list[str], expected: list[str], deep: bool, clip: int) -> _ClipState:
+    file = head.commit_path(clip)
+    relative = str(file.relative_to(head.path))
+    if not file.exists() and not file.is_symlink():
+        lost = (Problem("the commit record is missing", relative, ids[clip]),) if expected[clip] else ()
+        return _ClipState(None, "", lost, 0)
+    try:
+        commit, data = read_commit(head, clip)
+    except StoreCorruptError as error:
+        return _ClipState(None, "", (Problem(error.message, relative, ids[clip]),), 0)
+    if expected[clip] and expected[clip] != digest(data):
+        return _ClipState(commit, digest(data), (Problem("not the record in the manifest", relative, ids[clip]),), 0)
+    if commit.status == "failed":
+        return _ClipState(commit, digest(data), (), 0)
+    problems = [
+        Problem(what, head.layout[position].shard_path(clip), commit.clip, _span(head.layout[position]))
+        for position, what in misfit_shards(head, clip)
+    ]
+    nbytes = 0
+    if deep and not problems:
+        for array in head.layout:
+            problems += _check_shard(head, array, clip, commit)
+            nbytes += array.shard_bytes
+    return _ClipState(commit, digest(data), tuple(problems), nbytes)
+
+
+def _check_shard(head: StoreHead, array: ArrayLayout, clip: int, commit: CommitRecord) -> Iterator[Problem]:
+    relative = array.shard_path(clip)
+    data = bytearray(array.shard_bytes)
+    try:
+        descriptor = open_regular(head.path / relative)
+        with open(descriptor, "rb", buffering=0) as file:
+            count = read_fully(file.fileno(), [memoryview(data)], 0)
+    except OSError as error:
+        yield Problem(error.strerror or str(error), relative, commit.clip, _span(array))
+        return
+    if count != array.shard_bytes or data[array.index_offset :] != array.index:
+        yield Problem("the shard index is damaged", relative, commit.clip, _span(array))
+    for block, layer in enumerate(array.layers):
+        start = array.chunk_offset(block)
+        chunk = memoryview(data)[start : start + array.chunk_bytes]
+        value = crc32c(chunk)
+        if f"{value:08x}" != commit.crc32c[array.name][block]:
+            yield Problem(f"the {array.part} are not those that were committed", relative, commit.clip, layer.name)
+        elif data[start + array.chunk_bytes :][:CRC_BYTES] != crc_bytes(value):
+            yield Problem("the stored checksum is damaged", relative, commit.clip, layer.name)
+        elif array.dtype == "float16" and not np.isfinite(np.frombuffer(chunk, np.float16)).all():
+            yield Problem(f"the {array.part} are not finite", relative, commit.clip, layer.name)
+
+
+def _disagreements(ready: ReadyRecord, states: list[_ClipState]) -> Iterator[Problem]:
+    if any(state.commit is None for state in states):
+        return  # already reported, clip by clip
+    if commits_digest([state.digest for state in states]) != ready.commits:
+        yield Problem("the commits are not those that READY vouches for", READY)
+
+
+def _span(array: ArrayLayout) -> str:
+    first, last = array.layers[0].name, array.layers[-1].name
+    return first if first == last else f"{first} to {last}"
