@@ -16,7 +16,19 @@ from cli.output import MODE, fail, fail_with, silence_broken_pipe
 from mettle_cache.errors import MettleError
 
 # in the order of a newcomer's day; each module registers itself on import through `register(app)`
-COMMANDS = ("demo", "doctor", "plan", "extract", "datasets", "backbones", "train", "evaluate", "params")
+COMMANDS = (
+    "demo",
+    "doctor",
+    "plan",
+    "extract",
+    "verify",
+    "info",
+    "datasets",
+    "backbones",
+    "train",
+    "evaluate",
+    "params",
+)
 
 INTERRUPTED = 130
 

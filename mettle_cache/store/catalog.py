@@ -8,8 +8,8 @@ from pathlib import Path
 from mettle_cache.errors import MettleError
 from mettle_cache.layers import group_by_array
 from mettle_cache.store.head import READY, load_head
-from mettle_cache.store.ready import read_ready
 from mettle_cache.store.reader import TokenStore
+from mettle_cache.store.ready import read_ready
 from mettle_cache.store.spec import FORMAT_VERSION
 
 

@@ -1,0 +1,48 @@
+"""``mettle info``"""
+
+from __future__ import annotations
+
+import typer
+
+from cli.options import Debug, Json, StoreArgument
+from cli.output import emit
+from cli.table import table_lines
+from pipelines.units import format_bytes
+
+EPILOG = """Examples:
+
+mettle info cache/ave-swinv2_l-htsat.zarr
+
+mettle info cache/ave-swinv2_l-htsat.zarr --json
+"""
+SHOWN = ("array", "layers", "tokens", "width")
+
+
+def register(app: typer.Typer) -> None:
+    app.command("info", epilog=EPILOG)(info)
+
+
+def info(store: StoreArgument, json: Json = False, debug: Debug = False) -> None:
+    """Show what is in a store, finished or not, and what made it."""
+    from mettle_cache.store import describe_store
+
+    facts = describe_store(store)
+    stages, rows, failed = facts["stages"], facts["rows"], facts["failed"]
+    assert isinstance(stages, list)
+    assert isinstance(rows, dict)
+    assert isinstance(failed, dict)
+    assert isinstance(facts["nbytes"], int)
+    assert isinstance(facts["bytes_per_clip"], int)
+    assert isinstance(facts["provenance"], dict)
+    lines = [
+        f"store      {store}, format {facts['format']}, {'finished' if facts['finished'] else 'UNFINISHED'}",
+        f"data set   {facts['dataset']}: {', '.join(f'{split} {count}' for split, count in rows.items())} rows",
+        f"clips      {facts['committed']} of {facts['clips']} committed, {len(failed)} failed",
+        f"bytes      {format_bytes(facts['nbytes'])}, {format_bytes(facts['bytes_per_clip'])} a clip, {facts['codec']}",
+        f"key        {facts['key_digest']}",
+        *(f"{name:<10} {value}" for name, value in facts["provenance"].items()),
+        "",
+        *table_lines(SHOWN, [[stage[name] for name in SHOWN] for stage in stages]),
+        *(f"failed     {clip}: {reason}" for clip, reason in failed.items()),
+    ]
+    emit(facts, lines)

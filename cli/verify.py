@@ -1,0 +1,69 @@
+"""``mettle verify``"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.options import Debug, Json, StoreArgument
+from cli.output import emit
+from pipelines.units import format_bytes
+
+if TYPE_CHECKING:
+    from mettle_cache.store import VerifyReport
+
+EPILOG = """Examples:
+
+mettle verify cache/ave-swinv2_l-htsat.zarr
+
+mettle verify cache/ave-swinv2_l-htsat.zarr --deep
+
+mettle verify cache/ave-swinv2_l-htsat.zarr --deep --repair
+"""
+LISTED = 20
+
+
+def register(app: typer.Typer) -> None:
+    app.command("verify", epilog=EPILOG)(verify)
+
+
+def verify(
+    store: StoreArgument,
+    deep: Annotated[bool, typer.Option("--deep", help="Read and check every byte.")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Forget damaged clips, so that the next extract makes them anew.")
+    ] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Check a store: every byte accounted for. Exit code 1 if it is damaged or unfinished."""
+    from mettle_cache.store import repair_store
+    from pipelines.verify import verify_with_progress
+
+    report = verify_with_progress(store, deep=deep)
+    forgotten = repair_store(report) if repair else 0
+    emit({**report.to_json(), "forgotten": forgotten}, report_lines(report, repaired=repair))
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+def report_lines(report: VerifyReport, *, repaired: bool) -> list[str]:
+    """The verdict, the problems, and what to do about them."""
+    state = "ok" if report.ok else "damaged" if report.problems else "unfinished"
+    checked = f"every byte ({format_bytes(report.nbytes)})" if report.deep else "records and sizes; --deep reads all"
+    lines = [
+        f"{report.path}: {state}",
+        f"clips      {report.clips} committed, {report.failed} failed, {report.pending} pending",
+        f"checked    {checked}",
+        *(f"problem    {problem}" for problem in report.problems[:LISTED]),
+    ]
+    if len(report.problems) > LISTED:
+        lines.append(f"           and {len(report.problems) - LISTED} more; --json lists all")
+    if report.problems and repaired:
+        lines.append(f"repaired   {len(report.damaged)} clips forgotten; run the same mettle extract command again")
+    elif report.problems:
+        lines.append(f"next       mettle verify {report.path} --deep --repair, then the same mettle extract command")
+    elif not report.ok:
+        lines.append("next       run the same mettle extract command again; it goes on where the last run stopped")
+    return lines
