@@ -34,7 +34,8 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[st
     StoreError
         The disk refuses for another reason.
     """
-    metadata = {"format": FORMAT, "state": json.dumps(state)}
+    # one entry: safetensors writes several in an order that changes from process to process
+    metadata = {FORMAT: json.dumps(state)}
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
     def write(partial: Path) -> None:
@@ -60,10 +61,10 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as opened:
             metadata = opened.metadata() or {}
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
-        if metadata.get("format") != FORMAT:
+        if FORMAT not in metadata:
             raise RunError(f"{path}: this is not a checkpoint of format {FORMAT}")
-        state = json.loads(metadata["state"])
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        state = json.loads(metadata[FORMAT])
+    except (SafetensorError, OSError, ValueError) as error:
         raise RunError(
             f"{path}: the checkpoint is damaged ({error})", hint="train again into another folder"
         ) from error

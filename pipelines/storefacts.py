@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mettle_cache.backbones.registry import find_family
+from mettle_cache.layers import MODALITIES
 from mettle_cache.tasks.protocol import SHARED, PublishedRow
 
 if TYPE_CHECKING:
@@ -27,16 +27,15 @@ class StoreFacts:
 
 
 def store_facts(store: TokenStore) -> StoreFacts:
-    """Read the facts from the fingerprints of the backbones, wherever in the key they are."""
-    prints = {str(found["modality"]): found for found in _fingerprints(store.key)}
+    """Read the facts from the fingerprints of the backbones, which extraction puts into the key."""
+    prints = store.key["extraction"].get("backbones", {})
     names = {modality: str(found["architecture"]) for modality, found in prints.items()}
     visual, audio = names.get("visual", ""), names.get("audio", "")
-    random = [modality for modality, found in prints.items() if _weights_kind(found) == "random"]
     return StoreFacts(
         dataset=store.dataset,
         visual=visual,
         audio=SHARED if visual and visual == audio else audio,
-        random=tuple(random),
+        random=tuple(name for name in MODALITIES if name in prints and prints[name]["weights"]["kind"] == "random"),
     )
 
 
@@ -52,17 +51,3 @@ def find_published(rows: tuple[PublishedRow, ...], facts: StoreFacts) -> Publish
 def architecture_of(backbone: str) -> str:
     """What fingerprints call a backbone: timm's name for one of timm's, its own name otherwise."""
     return backbone if backbone == SHARED else str(getattr(find_family(backbone), "timm_name", backbone))
-
-
-def _fingerprints(node: object) -> Iterator[Mapping[str, Any]]:
-    if isinstance(node, Mapping):
-        if {"architecture", "modality"} <= set(node):
-            yield node
-            return
-        for child in node.values():
-            yield from _fingerprints(child)
-
-
-def _weights_kind(fingerprint: Mapping[str, Any]) -> object:
-    weights = fingerprint.get("weights")
-    return weights.get("kind") if isinstance(weights, Mapping) else None

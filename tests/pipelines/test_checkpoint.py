@@ -2,6 +2,9 @@ import errno
 import os
 import pickle
 import resource
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -130,3 +133,16 @@ def test_digest_is_of_the_bytes(tmp_path):
     (tmp_path / "b").write_bytes(b"x" * 99_999 + b"y")
     assert len(file_digest(tmp_path / "a")) == 32
     assert file_digest(tmp_path / "a") != file_digest(tmp_path / "b")
+
+
+def test_the_same_content_gives_the_same_bytes_in_every_process(tmp_path):
+    script = (
+        "import sys, torch; from pathlib import Path; from pipelines.checkpoint import save_checkpoint;"
+        "save_checkpoint(Path(sys.argv[1]), {'a': torch.ones(2), 'b': torch.zeros(1)}, {'epoch': 1, 'store': 'x'})"
+    )
+    contents = set()
+    for number in range(2):
+        path = tmp_path / str(number)
+        subprocess.run([sys.executable, "-c", script, path], check=True, cwd=Path(__file__).parents[2])
+        contents.add(path.read_bytes())
+    assert len(contents) == 1

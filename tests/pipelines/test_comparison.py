@@ -1,5 +1,3 @@
-import dataclasses
-
 import pytest
 
 from pipelines.binding import bind_task
@@ -7,21 +5,22 @@ from pipelines.comparison import compare_with_paper
 from pipelines.feed import read_split
 from pipelines.recipe import load_recipe
 from pipelines.storefacts import architecture_of
-from tests.pipelines.tiny_store import tiny_store
 
 
 def fingerprint(backbone, modality, kind="pretrained"):
     return {"architecture": architecture_of(backbone), "modality": modality, "weights": {"kind": kind, "digest": "0"}}
 
 
-def make_store(visual="swinv2_l", audio="htsat", kinds=("pretrained", "pretrained"), **changes):
-    key = {
-        "extraction": {
-            "visual": fingerprint(visual, "visual", kinds[0]),
-            "audio": fingerprint(audio, "audio", kinds[1]),
+@pytest.fixture
+def make_store(tiny_store):
+    def make(visual="swinv2_l", audio="htsat", kinds=("pretrained", "pretrained"), **changes):
+        prints = {
+            modality: fingerprint(name, modality, kind)
+            for modality, name, kind in zip(("visual", "audio"), (visual, audio), kinds, strict=True)
         }
-    }
-    return tiny_store(2, 1, 3, key=key, **changes)
+        return tiny_store(2, 1, 3, key={"backbones": prints}, **changes)
+
+    return make
 
 
 def compare(store, recipe="ave-swin-htsat", overrides=(), split="test", selected_on="test"):
@@ -47,32 +46,32 @@ ON_TEST = "protocol: the epoch was selected on test, as the paper's peers do; th
         ("resnext101", "htsat", 80.1),
     ],
 )
-def test_the_row_is_that_of_the_backbones(visual, audio, accuracy):
+def test_the_row_is_that_of_the_backbones(make_store, visual, audio, accuracy):
     assert compare(make_store(visual, audio)).paper.scores == {"accuracy": accuracy}
 
 
-def test_the_published_recipe_differs_by_codec_data_and_protocol_only():
+def test_the_published_recipe_differs_by_codec_data_and_protocol_only(make_store):
     assert compare(make_store()).differs == [*ALWAYS, ON_TEST]
 
 
-def test_other_backbones_stand_beside_the_best_row_and_say_so():
+def test_other_backbones_stand_beside_the_best_row_and_say_so(make_store):
     comparison = compare(make_store("tf_efficientnet_lite0", "tf_efficientnet_lite0"))
     assert comparison.paper.setting == "ave-swin-htsat"
     expected = "backbones: tf_efficientnet_lite0 + shared instead of swinv2_large_window12_192.ms_in22k + htsat"
     assert comparison.differs[0] == expected
 
 
-def test_random_weights_are_named_by_modality():
+def test_random_weights_are_named_by_modality(make_store):
     differs = compare(make_store(kinds=("random", "pretrained"))).differs
     assert differs[0] == "weights: the visual backbone's are random, not pretrained"
 
 
-def test_recipe_changes_are_listed():
+def test_recipe_changes_are_listed(make_store):
     differs = compare(make_store(), overrides=["lcd.k_visual=1", "train.epochs=2"]).differs
     assert differs[-2:] == ["recipe: lcd.k_visual = 1 instead of 2", "recipe: train.epochs = 2 instead of 10"]
 
 
-def test_split_and_selection_are_said():
+def test_split_and_selection_are_said(make_store):
     differs = compare(make_store(), split="val", selected_on="val").differs
     assert differs[1:] == [
         "protocol: scored on val instead of test",
@@ -80,8 +79,8 @@ def test_split_and_selection_are_said():
     ]
 
 
-def test_samples_without_tokens_are_said_for_train_too():
-    store = dataclasses.replace(make_store(), failed={"train000": "x", "test001": "y"})
+def test_samples_without_tokens_are_said_for_train_too(make_store):
+    store = make_store(failed={"train000": "x", "test001": "y"})
     assert compare(store).differs[2:4] == [
         "data: train samples left out because their clips have no tokens: 2",
         "data: test samples left out because their clips have no tokens: 1",

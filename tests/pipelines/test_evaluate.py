@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import shutil
 
@@ -9,19 +8,17 @@ import torch
 
 from mettle_cache.errors import RunError, StoreMissingError, UsageError
 from mettle_cache.metrics.avel import segment_accuracy
-from pipelines import evaluate
 from pipelines.checkpoint import file_digest, load_checkpoint, save_checkpoint
 from pipelines.evaluate import evaluate_run
 from pipelines.recipe import load_recipe
 from pipelines.train import train_run
 from tests.pipelines.listener import Listener
-from tests.pipelines.tiny_store import tiny_store
 
 RECIPE = load_recipe("ave-small", ["lcd.dim=16", "train.learning_rate=3e-3", "train.epochs=4"])
 
 
 @pytest.fixture(scope="module")
-def store():
+def store(tiny_store):
     return tiny_store(16, 6, 7)
 
 
@@ -99,30 +96,33 @@ def test_evaluations_are_counted_and_training_s_result_stays(store, run):
 def test_the_split_is_read_once(store, run):
     asked = []
 
-    class Counting(type(store)):
-        def batches(self, order, **options):
-            order = list(order)
-            asked.extend(clip for clips in order for clip in clips)
-            return super().batches(order, **options)
+    class Counting:
+        def __getattr__(self, name):
+            return getattr(store, name)
 
-    counting = Counting(**{item.name: getattr(store, item.name) for item in dataclasses.fields(store)})
-    evaluate_run(run, store=counting)
+        def batches(self, order, **options):
+            asked.extend(clip for clips in order for clip in clips)
+            return store.batches(order, **options)
+
+    evaluate_run(run, store=Counting())
     clips = store.samples.filter(np.equal(store.samples["split"].to_numpy(), "test"))["clip"].to_pylist()
     assert [store.clips[clip] for clip in asked] == clips
 
 
-def test_another_store_is_refused(run, store):
-    with pytest.raises(RunError, match=r"trained from a store with key \w+; memory.zarr has \w+\n"):
-        evaluate_run(run, store=dataclasses.replace(store, key={"weights": "other"}))
+def test_another_store_is_refused(run, tiny_store):
+    with pytest.raises(RunError, match=r"trained from a store with key \w+; .*tiny.zarr has \w+\n"):
+        evaluate_run(run, store=tiny_store(16, 6, 7, key={"weights": "other"}).path)
 
 
-def test_a_store_that_is_gone_says_what_to_give(run, monkeypatch):
-    def missing(path):
-        raise StoreMissingError(f"{path}: no store")
-
-    monkeypatch.setattr(evaluate, "open_store", missing)
-    with pytest.raises(StoreMissingError, match=r"its store is not at .*memory.zarr\n  next: name .* --store"):
+def test_the_store_is_found_where_it_was_or_where_it_is_said_to_be(run, store, tmp_path):
+    expected = evaluate_run(run).scores
+    moved = shutil.copytree(store.path, tmp_path / "moved.zarr")
+    config = json.loads((run / "config.json").read_text())
+    config["store"]["path"] = str(tmp_path / "gone.zarr")
+    (run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(StoreMissingError, match=r"its store is not at .*gone.zarr\n  next: name .* --store"):
         evaluate_run(run)
+    assert evaluate_run(run, store=moved).scores == expected
 
 
 def test_an_empty_split_is_refused(run, store):

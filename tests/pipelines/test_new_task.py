@@ -18,7 +18,7 @@ from mettle_cache.tasks.registry import TASKS
 from pipelines.evaluate import evaluate_run
 from pipelines.recipe import load_recipe
 from pipelines.train import train_run
-from tests.pipelines.tiny_store import CATEGORIES, tiny_store
+from tests.pipelines.tiny_store import CATEGORIES
 
 
 class Tagger(nn.Module):
@@ -88,7 +88,7 @@ def tagging(monkeypatch):
 
 
 @pytest.mark.usefixtures("tagging")
-def test_a_class_and_a_line_train_and_evaluate(tmp_path):
+def test_a_class_and_a_line_train_and_evaluate(tmp_path, tiny_store):
     recipe_file = tmp_path / "tags.toml"
     recipe_file.write_text('task = "tagging"\n[head]\ndim = 3\n[train]\nepochs = 6\nlearning_rate = 0.03\n')
     store = tiny_store(18, 6, 6, dataset="tags")

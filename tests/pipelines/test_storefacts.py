@@ -3,10 +3,9 @@ import pytest
 from mettle_cache.backbones import create_backbone, shared_audio
 from mettle_cache.tasks.avel import AvelTask
 from pipelines.storefacts import StoreFacts, architecture_of, find_published, store_facts
-from tests.pipelines.tiny_store import tiny_store
 
 
-def test_facts_of_real_fingerprints():
+def test_facts_of_real_fingerprints(tiny_store):
     visual = create_backbone("vit_tiny_patch16_224", weights="random", seed=1)
     key = {"backbones": {"visual": visual.fingerprint(), "audio": shared_audio(visual).fingerprint()}}
     assert store_facts(tiny_store(1, 1, 1, key=key)) == StoreFacts(
@@ -14,7 +13,7 @@ def test_facts_of_real_fingerprints():
     )
 
 
-def test_a_key_without_fingerprints_is_unknown():
+def test_a_key_without_fingerprints_is_unknown(tiny_store):
     assert store_facts(tiny_store(1, 1, 1)) == StoreFacts(dataset="ave", visual="", audio="", random=())
 
 

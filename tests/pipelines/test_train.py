@@ -1,26 +1,41 @@
 import csv
-import dataclasses
+import shutil
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mettle_cache.errors import RunError, UsageError
-from mettle_cache.tokens import LayerTokens
+from mettle_cache.errors import RunError, StoreCorruptError, UsageError
+from mettle_cache.tokens import LayerTokens, TokenBatch
 from pipelines.checkpoint import load_checkpoint
 from pipelines.recipe import load_recipe
 from pipelines.runfolder import RunFolder
 from pipelines.train import train_run
 from tests.pipelines.listener import Listener
-from tests.pipelines.tiny_store import make_samples, tiny_store
+from tests.pipelines.tiny_store import make_samples
 
 FAST = ["lcd.dim=16", "train.learning_rate=3e-3", "train.epochs=3"]
+LONGER = [*FAST, "train.epochs=8"]
 RECIPE = load_recipe("ave-small", FAST)
 
 
 @pytest.fixture(scope="module")
-def store():
+def store(tiny_store):
     return tiny_store(16, 6, 6)
+
+
+class FloatStore:
+    """A store whose tokens come as floats, as from the backbones themselves."""
+
+    def __init__(self, store):
+        self.store = store
+
+    def __getattr__(self, name):
+        return getattr(self.store, name)
+
+    def batches(self, order, **options):
+        for batch in self.store.batches(order, **options):
+            yield TokenBatch({n: LayerTokens(layer.floats()) for n, layer in batch.layers.items()}, batch.clips)
 
 
 def curve(report):
@@ -32,7 +47,7 @@ def curve(report):
     "switches", [[], ["head.decoder=psp29"], ["method=linear"], ["lcd.k_visual=[2,1]", "lcd.steps_audio=2"]]
 )
 def test_heads_learn(store, tmp_path, switches):
-    recipe = load_recipe("ave-small", [*FAST, "train.epochs=8", *switches])
+    recipe = load_recipe("ave-small", [*LONGER, *switches])
     report = train_run(store, recipe=recipe, out=tmp_path / "run")
     losses = [row["loss"] for row in report.history]
     assert losses[-1] < 0.5 * losses[0]
@@ -49,13 +64,39 @@ def test_same_seed_same_bits_other_seed_others(store, tmp_path):
     assert best[0] == best[1] != best[2]
 
 
+@pytest.mark.parametrize("threads", [1, 5])
+def test_the_number_of_reader_threads_changes_nothing(store, tmp_path, threads):
+    expected = train_run(store, recipe=RECIPE, out=tmp_path / "three")
+    assert curve(train_run(store, recipe=RECIPE, out=tmp_path / "other", threads=threads)) == curve(expected)
+    best = [(tmp_path / run / "best.safetensors").read_bytes() for run in ("three", "other")]
+    assert best[0] == best[1]
+
+
+def test_a_store_by_its_path_is_the_store(store, tmp_path):
+    expected = train_run(store, recipe=RECIPE, out=tmp_path / "open")
+    assert curve(train_run(store.path, recipe=RECIPE, out=tmp_path / "path")) == curve(expected)
+
+
+@pytest.mark.parametrize("codec", ["float16", "int4"])
+def test_heads_learn_from_every_codec(tiny_store, tmp_path, codec):
+    report = train_run(tiny_store(16, 6, 6, codec=codec), recipe=load_recipe("ave-small", LONGER), out=tmp_path / "run")
+    assert report.best_score > 85
+
+
+def test_damage_stops_the_run_and_names_the_clip(tiny_store, tmp_path):
+    path = shutil.copytree(tiny_store(6, 2, 2).path, tmp_path / "damaged.zarr")
+    for shard in (path / "visual" / "s1").rglob("*"):
+        if shard.is_file() and shard.name != "zarr.json":
+            content = bytearray(shard.read_bytes())
+            content[len(content) // 2] ^= 1
+            shard.write_bytes(content)
+    with pytest.raises(StoreCorruptError, match=r"clip train00\d"):
+        train_run(path, recipe=RECIPE, out=tmp_path / "run")
+
+
 def test_training_on_codes_and_on_the_floats_they_stand_for_is_the_same(store, tmp_path):
-    floats = dataclasses.replace(
-        store,
-        tokens=[{name: LayerTokens(layer.floats()) for name, layer in clip.items()} for clip in store.tokens],
-    )
     ours = train_run(store, recipe=RECIPE, out=tmp_path / "codes")
-    direct = train_run(floats, recipe=RECIPE, out=tmp_path / "floats")
+    direct = train_run(FloatStore(store), recipe=RECIPE, out=tmp_path / "floats")
     for a, b in zip(curve(ours), curve(direct), strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
 
@@ -132,7 +173,7 @@ def test_selection(store, tmp_path, select_on, column):
     assert any("selected on the test split" in note for note in report.notes) == (select_on == "test")
 
 
-def test_without_val_samples_the_last_epoch_is_kept_and_said(tmp_path):
+def test_without_val_samples_the_last_epoch_is_kept_and_said(tmp_path, tiny_store):
     listener = Listener()
     report = train_run(tiny_store(8, 0, 2), recipe=RECIPE, out=tmp_path / "run", progress=listener)
     assert (report.selected_on, report.best_epoch, report.best_score) == ("last", 3, None)
@@ -143,13 +184,13 @@ def test_without_val_samples_the_last_epoch_is_kept_and_said(tmp_path):
     ("counts", "select_on", "message"),
     [((0, 2, 2), "val", "the train split has no samples"), ((2, 2, 0), "test", "no samples to select on")],
 )
-def test_empty_splits_are_refused_and_leave_no_folder(tmp_path, counts, select_on, message):
+def test_empty_splits_are_refused_and_leave_no_folder(tmp_path, counts, select_on, message, tiny_store):
     with pytest.raises(UsageError, match=message):
         train_run(tiny_store(*counts), recipe=RECIPE, out=tmp_path / "run", select_on=select_on)
     assert not (tmp_path / "run").exists()
 
 
-def test_samples_without_tokens_are_left_out_counted_and_reported(tmp_path):
+def test_samples_without_tokens_are_left_out_counted_and_reported(tmp_path, tiny_store):
     store = tiny_store(8, 4, 2, failed={"train005": "corrupt", "val001": "corrupt"})
     listener = Listener()
     report = train_run(store, recipe=RECIPE, out=tmp_path / "run", progress=listener)
@@ -159,7 +200,7 @@ def test_samples_without_tokens_are_left_out_counted_and_reported(tmp_path):
     assert any("have no tokens: 2;" in note and "not comparable" in note for note in listener.notes)
 
 
-def test_a_recipe_that_does_not_fit_leaves_no_folder(store, tmp_path):
+def test_a_recipe_that_does_not_fit_leaves_no_folder(store, tmp_path, tiny_store):
     for override, message in (
         ("lcd.heads=7", "not divisible by 7"),
         ("layers=visual", "none of the 3 layers is audio"),
@@ -215,7 +256,7 @@ def test_progress_counts_clips_and_bytes_and_shows_the_loss(store, tmp_path):
     listener = Listener()
     report = train_run(store, recipe=RECIPE, out=tmp_path / "run", progress=listener)
     assert listener.total == listener.done == 3 * (16 + 6)
-    per_clip = sum(layer.nbytes for layer in store.tokens[0].values())
+    per_clip = store.read([0]).nbytes
     assert listener.nbytes == listener.total * per_clip
     assert listener.finished
     assert listener.notes[-1].startswith("epoch 3/3: loss ")
@@ -224,7 +265,7 @@ def test_progress_counts_clips_and_bytes_and_shows_the_loss(store, tmp_path):
     assert report.peak_memory_of == "process (RSS)"
 
 
-def test_a_clip_of_two_samples_trains_both(tmp_path):
+def test_a_clip_of_two_samples_trains_both(tmp_path, tiny_store):
     samples = make_samples(4, 2, 2)
     assert len(set(samples["clip"].to_pylist())) == samples.num_rows - 1
     report = train_run(tiny_store(samples=samples), recipe=RECIPE, out=tmp_path / "run")

@@ -13,23 +13,27 @@ import torch
 
 from pipelines.checkpoint import load_checkpoint
 from pipelines.train import train_run
-from tests.pipelines.tiny_store import tiny_store
-from tests.pipelines.train_script import RECIPE, STORE_SIZE
+from tests.pipelines.train_script import RECIPE
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def store(tiny_store):
+    return tiny_store(16, 6, 2).path
+
+
+@pytest.fixture(scope="module")
+def whole(store, tmp_path_factory):
     out = tmp_path_factory.mktemp("whole") / "run"
-    train_run(tiny_store(*STORE_SIZE), recipe=RECIPE, out=out)
+    train_run(store, recipe=RECIPE, out=out)
     return out
 
 
-def kill_after(out, epochs, delay):
-    """Start training and kill it ``delay`` seconds after its ``epochs``-th line; how many lines it got to print."""
+def kill_after(store, out, epochs, delay):
+    """Start training and kill it ``delay`` seconds after its ``epochs``-th line."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "tests.pipelines.train_script", str(out)]
+    command = [sys.executable, "-m", "tests.pipelines.train_script", str(store), str(out)]
     child = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
     for _ in range(epochs):
         child.stdout.readline()
@@ -39,8 +43,8 @@ def kill_after(out, epochs, delay):
     assert child.returncode == -signal.SIGKILL
 
 
-def assert_same(out, whole):
-    resumed = train_run(tiny_store(*STORE_SIZE), recipe=RECIPE, out=out, resume=True)
+def assert_same(store, out, whole):
+    resumed = train_run(store, recipe=RECIPE, out=out, resume=True)
     assert resumed.epochs == 30
     for name in ("best", "last"):
         (ours, state), (theirs, expected) = (load_checkpoint(run / f"{name}.safetensors") for run in (out, whole))
@@ -57,16 +61,16 @@ def assert_same(out, whole):
     assert not [entry.name for entry in out.iterdir() if entry.name.endswith(".partial")]
 
 
-def test_killed_twice_and_resumed(tmp_path, whole):
-    kill_after(tmp_path / "run", 2, 0.003)
-    kill_after(tmp_path / "run", 5, 0.017)
-    assert_same(tmp_path / "run", whole)
+def test_killed_twice_and_resumed(store, tmp_path, whole):
+    kill_after(store, tmp_path / "run", 2, 0.003)
+    kill_after(store, tmp_path / "run", 5, 0.017)
+    assert_same(store, tmp_path / "run", whole)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(12))
-def test_killed_at_random_moments(tmp_path, whole, seed):
+def test_killed_at_random_moments(store, tmp_path, whole, seed):
     moments = random.Random(seed)
     for _ in range(3):
-        kill_after(tmp_path / "run", moments.randrange(0, 6), moments.random() * 0.05)
-    assert_same(tmp_path / "run", whole)
+        kill_after(store, tmp_path / "run", moments.randrange(0, 6), moments.random() * 0.05)
+    assert_same(store, tmp_path / "run", whole)

@@ -7,14 +7,13 @@ from pipelines.binding import bind_task
 from pipelines.feed import Feed
 from pipelines.recipe import load_recipe
 from pipelines.trainee import Trainee, seeded
-from tests.pipelines.tiny_store import tiny_store
 
 CPU = torch.device("cpu")
 RECIPE = load_recipe("ave-small", ["lcd.dim=16", "train.learning_rate=3e-3", "train.step_size=2"])
 
 
 @pytest.fixture(scope="module")
-def store():
+def store(tiny_store):
     return tiny_store(8, 2, 2)
 
 
@@ -23,7 +22,7 @@ def make(store, seed=0, recipe=RECIPE):
 
 
 def batches(store, trainee, rows=range(8)):
-    return list(Feed(store, trainee.task.layers, device=CPU).batches(list(rows), 4))
+    return Feed(store, trainee.task.layers, device=CPU).batches(list(rows), 4)
 
 
 def weights(trainee):
@@ -82,7 +81,7 @@ def test_the_schedule_is_step_lr(store):
     rates = []
     for _ in range(5):
         rates.append(trainee.learning_rate)
-        rows, batch = batches(store, trainee, range(4))[0]
+        rows, batch = next(batches(store, trainee, range(4)))
         trainee.step(rows, batch, epoch=0, index=0)
         trainee.end_epoch()
     assert rates == pytest.approx([3e-3, 3e-3, 3e-3 * 0.35, 3e-3 * 0.35, 3e-3 * 0.35**2])
@@ -100,14 +99,14 @@ def test_dropout_depends_on_epoch_and_step():
 
 def test_prediction_has_no_dropout(store):
     trainee = make(store)
-    _, batch = batches(store, trainee)[0]
+    _, batch = next(batches(store, trainee))
     assert (trainee.predict(batch) == trainee.predict(batch)).all()
     assert not trainee.model.training
 
 
 def test_a_loss_that_is_not_finite_names_epoch_step_and_terms(store):
     trainee = make(store)
-    rows, batch = batches(store, trainee)[0]
+    rows, batch = next(batches(store, trainee))
     broken = TokenBatch(
         {name: LayerTokens(torch.full_like(layer.floats(), float("nan"))) for name, layer in batch.layers.items()},
         batch.clips,
@@ -126,7 +125,7 @@ def test_precision_reaches_the_method(store, precision, tmp_path):
     trainee = make(store, recipe=recipe)
     seen = []
     trainee.model.visual.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
-    rows, batch = batches(store, trainee)[0]
+    rows, batch = next(batches(store, trainee))
     trainee.step(rows, batch, epoch=0, index=0)
     assert seen == [getattr(torch, precision)]
     assert {parameter.dtype for parameter in trainee.model.parameters()} == {torch.float32}

@@ -1,16 +1,11 @@
 """A store small enough to train on in a second, in which events are there to be found."""
 
-import hashlib
-import json
-from dataclasses import dataclass, field
-from pathlib import Path
-
 import pyarrow as pa
 import torch
 
 from mettle_cache.layers import LayerSpec
-from mettle_cache.store.codecs import encode_layers, get_codec
-from mettle_cache.tokens import LayerTokens, TokenBatch
+from mettle_cache.store import StoreSpec, StoreWriter, TokenStore, get_codec
+from mettle_cache.store.codecs import encode_layers
 
 CATEGORIES = ["Bark", "Flute", "Clock"]
 SEGMENTS = 10
@@ -56,48 +51,30 @@ def clip_tokens(sample, index, layers=LAYERS):
     return tokens
 
 
-@dataclass
-class MemoryStore:
-    """The part of ``TokenStore`` that training uses, in memory and with the codec's own encoder."""
-
-    samples: pa.Table
-    clips: tuple[str, ...]
-    tokens: list[dict[str, LayerTokens]]
-    layers: tuple[LayerSpec, ...] = LAYERS
-    codec: str = "int8"
-    dataset: str = "ave"
-    segments: int = SEGMENTS
-    path: Path = Path("memory.zarr")
-    vocabulary: dict = field(default_factory=lambda: {"categories": CATEGORIES})
-    key: dict = field(default_factory=dict)
-    provenance: dict = field(default_factory=dict)
-    failed: dict = field(default_factory=dict)
-
-    @property
-    def key_digest(self):
-        return hashlib.blake2b(json.dumps([self.key, self.codec]).encode(), digest_size=16).hexdigest()
-
-    def batches(self, order, *, layers=None, threads=3, depth=2, device="cpu"):
-        for clips in order:
-            parts = [self.tokens[clip] for clip in clips]
-            yield TokenBatch({name: _stack([part[name] for part in parts]) for name in layers}, tuple(clips))
-
-
-def _stack(parts):
-    def stack(name):
-        values = [getattr(part, name) for part in parts]
-        return None if values[0] is None else torch.stack(values)
-
-    return LayerTokens(stack("codes"), stack("scale"), stack("zero"))
-
-
-def tiny_store(train=24, val=9, test=12, *, codec="int8", samples=None, layers=LAYERS, **changes):
+def write_tiny_store(
+    path, train=24, val=9, test=12, *, codec="int8", samples=None, layers=LAYERS, dataset="ave", key=None, failed=None
+):
+    """Write a finished store and open it; ``failed`` are clips without tokens, with the reason."""
     samples = make_samples(train, val, test) if samples is None else samples
     first = {}
     for sample in samples.to_pylist():
         first.setdefault(sample["clip"], sample)
-    tokens = [
-        encode_layers(clip_tokens(sample, index, layers), get_codec(codec))
-        for index, sample in enumerate(first.values())
-    ]
-    return MemoryStore(samples, tuple(first), tokens, layers=layers, codec=codec, **changes)
+    spec = StoreSpec(
+        dataset=dataset,
+        segments=SEGMENTS,
+        layers=layers,
+        codec=codec,
+        clips=tuple(first),
+        samples=samples,
+        vocabulary={"categories": CATEGORIES},
+        key=key or {},
+    )
+    with StoreWriter.create_or_resume(path, spec) as writer:
+        for index, sample in enumerate(first.values()):
+            if sample["clip"] in (failed or {}):
+                writer.fail_clip(index, failed[sample["clip"]])
+            else:
+                tokens = encode_layers(clip_tokens(sample, index, layers), get_codec(codec))
+                writer.write_clip(index, tokens, source=f"{index:032x}")
+        writer.finish()
+    return TokenStore.open(path)

@@ -1,14 +1,12 @@
-"""Train on the tiny store in a process of its own, to be killed: ``train_script.py OUT``, one line an epoch."""
+"""Train in a process of its own, to be killed: ``train_script STORE OUT``, one line an epoch."""
 
 import sys
 from pathlib import Path
 
 from pipelines.recipe import load_recipe
 from pipelines.train import train_run
-from tests.pipelines.tiny_store import tiny_store
 
 RECIPE = load_recipe("ave-small", ["lcd.dim=16", "train.learning_rate=3e-3", "train.epochs=30", "train.step_size=7"])
-STORE_SIZE = (16, 6, 2)
 
 
 class Printer:
@@ -26,4 +24,4 @@ class Printer:
 
 
 if __name__ == "__main__":
-    train_run(tiny_store(*STORE_SIZE), recipe=RECIPE, out=Path(sys.argv[1]), resume=True, progress=Printer())
+    train_run(Path(sys.argv[1]), recipe=RECIPE, out=Path(sys.argv[2]), resume=True, progress=Printer())
