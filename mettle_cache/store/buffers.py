@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 
 import torch
@@ -11,6 +12,9 @@ from torch import Tensor
 
 from mettle_cache.store.layout import CRC_BYTES, ArrayLayout
 from mettle_cache.tokens import LayerTokens, TokenBatch
+
+# every tensor starts on a boundary that vector loads, DMA and GPU kernels like
+_ALIGNMENT = 512
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class BlockRun:
     def offset(self) -> int:
         return self.array.chunk_offset(self.blocks.start)
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """Bytes on disk, checksums included."""
         return len(self.blocks) * (self.array.chunk_bytes + CRC_BYTES)
@@ -42,48 +46,82 @@ def block_runs(layout: Sequence[ArrayLayout], names: Sequence[str]) -> list[Bloc
     return runs
 
 
-class BatchBuffer:
-    """Tensors for up to ``size`` clips, and views of their memory to read into.
+@dataclass(frozen=True)
+class _Place:
+    """Where one chunk of every clip of the batch lies in the buffer's memory."""
 
-    ``pin`` locks the pages, so that a GPU can fetch from them on its own.
+    array: ArrayLayout
+    block: int
+    offset: int
+
+
+class BatchBuffer:
+    """One piece of memory for up to ``size`` clips, cut into tensors ``[size, T, N, *]``.
+
+    ``pin`` locks the pages, so that a GPU can fetch the whole in one asynchronous transfer.
     """
 
     def __init__(self, runs: Sequence[BlockRun], size: int, *, pin: bool = False) -> None:
         self.runs = tuple(runs)
-        self._tensors: dict[str, dict[str, Tensor]] = {}
-        self._bytes: dict[tuple[str, int], memoryview] = {}
-        # the checksums between chunks land here and are not looked at: those of the commit record count
-        self._crc = memoryview(bytearray(CRC_BYTES))
+        self.size = size
+        self._places: dict[tuple[str, int], _Place] = {}
+        end = 0
         for run in self.runs:
             for block in run.blocks:
-                self._allocate(run.array, block, size, pin)
-
-    def _allocate(self, array: ArrayLayout, block: int, size: int, pin: bool) -> None:
-        tensor = torch.empty(size, *array.chunk_shape, dtype=getattr(torch, array.dtype), pin_memory=pin)
-        self._tensors.setdefault(array.layers[block].name, {})[array.part] = tensor
-        self._bytes[array.name, block] = memoryview(tensor.view(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+                self._places[run.array.name, block] = _Place(run.array, block, end)
+                end += -(-size * run.array.chunk_bytes // _ALIGNMENT) * _ALIGNMENT
+        self.memory = torch.empty(end, dtype=torch.uint8, pin_memory=pin)
+        self._bytes: memoryview = self.memory.numpy().data
+        # the checksums between the chunks on disk
+        self._checksums = memoryview(bytearray(CRC_BYTES * size * len(self._places)))
+        self._order = {place: number for number, place in enumerate(self._places)}
+        self._targets: dict[tuple[str, int, int], list[memoryview]] = {}
+        self._tensors = self._cut(self.memory)
 
     @property
     def nbytes(self) -> int:
-        return sum(view.nbytes for view in self._bytes.values())
+        return self.memory.nbytes
 
     def chunk(self, array: ArrayLayout, block: int, slot: int) -> memoryview:
         """The memory of one chunk of the clip in ``slot``."""
-        size = array.chunk_bytes
-        return self._bytes[array.name, block][slot * size : (slot + 1) * size]
+        start = self._places[array.name, block].offset + slot * array.chunk_bytes
+        return self._bytes[start : start + array.chunk_bytes]
+
+    def checksum(self, array: ArrayLayout, block: int, slot: int) -> memoryview:
+        """The 4 bytes that were read behind that chunk."""
+        start = (self._order[array.name, block] * self.size + slot) * CRC_BYTES
+        return self._checksums[start : start + CRC_BYTES]
 
     def targets(self, run: BlockRun, slot: int) -> list[memoryview]:
         """Where the bytes of a run go: chunk, checksum, chunk, checksum, ..."""
-        views = []
-        for block in run.blocks:
-            views += [self.chunk(run.array, block, slot), self._crc]
+        key = (run.array.name, run.blocks.start, slot)
+        views = self._targets.get(key)
+        if views is None:
+            views = self._targets[key] = []
+            for block in run.blocks:
+                views += [self.chunk(run.array, block, slot), self.checksum(run.array, block, slot)]
         return views
 
     def batch(self, clips: Sequence[int], names: Sequence[str]) -> TokenBatch:
         """The first ``len(clips)`` slots as a batch; views, no copies."""
-        count = len(clips)
-        layers = {
-            name: LayerTokens(**{part: tensor[:count] for part, tensor in self._tensors[name].items()})
-            for name in names
-        }
-        return TokenBatch(layers, tuple(clips))
+        return _as_batch(self._tensors, clips, names)
+
+    def batch_in(self, memory: Tensor, clips: Sequence[int], names: Sequence[str]) -> TokenBatch:
+        """The same views of a copy of :attr:`memory`, on another device for example."""
+        return _as_batch(self._cut(memory), clips, names)
+
+    def _cut(self, memory: Tensor) -> dict[str, dict[str, Tensor]]:
+        tensors: dict[str, dict[str, Tensor]] = {}
+        for place in self._places.values():
+            array = place.array
+            dtype = getattr(torch, array.dtype)
+            flat = memory[place.offset : place.offset + self.size * array.chunk_bytes].view(dtype)
+            layer = array.layers[place.block].name
+            tensors.setdefault(layer, {})[array.part] = flat.view(self.size, *array.chunk_shape)
+        return tensors
+
+
+def _as_batch(tensors: dict[str, dict[str, Tensor]], clips: Sequence[int], names: Sequence[str]) -> TokenBatch:
+    count = len(clips)
+    layers = {name: LayerTokens(**{part: whole[:count] for part, whole in tensors[name].items()}) for name in names}
+    return TokenBatch(layers, tuple(clips))

@@ -13,12 +13,14 @@ import numpy as np
 
 from mettle_cache.errors import StoreCorruptError
 from mettle_cache.store.buffers import BatchBuffer, BlockRun
+from mettle_cache.store.descriptors import DescriptorCache
 from mettle_cache.store.files import open_regular, repair_hint
 from mettle_cache.store.head import StoreHead
-from mettle_cache.store.layout import crc32c
+from mettle_cache.store.layout import crc32c, crc_bytes
 from mettle_cache.store.records import CommitRecord
 
 CHECKS = ("first", "always", "never")
+_MOST_VECTORS = os.sysconf("SC_IOV_MAX")
 
 
 class ClipReader:
@@ -39,6 +41,8 @@ class ClipReader:
         self.clips = clips
         self.check = check
         self._commit_of = commit_of
+        self._folder = str(head.path)
+        self._files = DescriptorCache(open_regular)
         starts = np.cumsum([0, *(array.blocks for array in head.layout)])
         self._first_block = {array.name: int(start) for array, start in zip(head.layout, starts, strict=False)}
         # one byte a chunk of the store; a race between two threads costs one more check, never one less
@@ -54,27 +58,26 @@ class ClipReader:
         """
         commit: CommitRecord | None = None
         for run in buffer.runs:
-            self._read_run(clip, run, buffer.targets(run, slot))
-            unchecked = self._unchecked(clip, run)
-            if unchecked:
-                commit = commit or self._commit_of(clip)
-                for block in unchecked:
-                    self._check(clip, run, block, buffer.chunk(run.array, block, slot), commit)
-
-    def _read_run(self, clip: int, run: BlockRun, targets: list[memoryview]) -> None:
-        path = self.head.path / run.array.shard_path(clip)
-        try:
-            descriptor = open_regular(path)
             try:
-                size = os.fstat(descriptor).st_size
-                if size != run.array.shard_bytes:
-                    raise self._damaged(clip, run, f"{size:,} bytes instead of {run.array.shard_bytes:,}")
-                if read_fully(descriptor, targets, run.offset) != run.nbytes:
-                    raise self._damaged(clip, run, "it became shorter while it was read")
-            finally:
-                os.close(descriptor)
-        except OSError as error:
-            raise self._damaged(clip, run, error.strerror or str(error)) from error
+                with self._files.lease(f"{self._folder}/{run.array.shard_path(clip)}") as descriptor:
+                    self._fill(descriptor, clip, run, buffer.targets(run, slot))
+                    unchecked = self._unchecked(clip, run)
+                    if unchecked:
+                        self._check_index(descriptor, clip, run)
+            except OSError as error:
+                raise self._damaged(clip, run, error.strerror or str(error)) from error
+            for block in unchecked:
+                commit = commit or self._commit_of(clip)
+                self._check_chunk(clip, run, block, buffer, slot, commit)
+
+    def close(self) -> None:
+        """Close the files that are kept open for the next read."""
+        self._files.close()
+
+    def _fill(self, descriptor: int, clip: int, run: BlockRun, targets: list[memoryview]) -> None:
+        if read_fully(descriptor, targets, run.offset, run.nbytes) != run.nbytes:
+            size = os.fstat(descriptor).st_size
+            raise self._damaged(clip, run, f"{size:,} bytes instead of {run.array.shard_bytes:,}")
 
     def _unchecked(self, clip: int, run: BlockRun) -> list[int]:
         if self.check == "never":
@@ -84,32 +87,51 @@ class ClipReader:
         first = self._first_block[run.array.name]
         return [block for block in run.blocks if not self._checked[clip, first + block]]
 
-    def _check(self, clip: int, run: BlockRun, block: int, chunk: memoryview, commit: CommitRecord) -> None:
-        if f"{crc32c(chunk):08x}" != commit.crc32c[run.array.name][block]:
-            layer = run.array.layers[block].name
-            raise self._damaged(clip, run, f"the {run.array.part} are not those that were committed", layer)
-        self._checked[clip, self._first_block[run.array.name] + block] = True
+    def _check_index(self, descriptor: int, clip: int, run: BlockRun) -> None:
+        array = run.array
+        # one byte more than there is, so that a file that has grown shows it
+        found = os.pread(descriptor, len(array.index) + 1, array.index_offset)
+        if len(found) != len(array.index):
+            size = os.fstat(descriptor).st_size
+            raise self._damaged(clip, run, f"{size:,} bytes instead of {array.shard_bytes:,}")
+        if found != array.index:
+            raise self._damaged(clip, run, "the shard index is damaged")
 
-    def _damaged(self, clip: int, run: BlockRun, what: str, layer: str = "") -> StoreCorruptError:
-        names = [run.array.layers[block].name for block in run.blocks]
-        where = layer or (names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}")
-        path = self.head.path / run.array.shard_path(clip)
+    def _check_chunk(
+        self, clip: int, run: BlockRun, block: int, buffer: BatchBuffer, slot: int, commit: CommitRecord
+    ) -> None:
+        array = run.array
+        value = crc32c(buffer.chunk(array, block, slot))
+        if f"{value:08x}" != commit.crc32c[array.name][block]:
+            raise self._damaged(clip, run, f"the {array.part} are not those that were committed", block)
+        if buffer.checksum(array, block, slot) != crc_bytes(value):
+            raise self._damaged(clip, run, "the stored checksum is damaged", block)
+        self._checked[clip, self._first_block[array.name] + block] = True
+
+    def _damaged(self, clip: int, run: BlockRun, what: str, block: int | None = None) -> StoreCorruptError:
+        layers = run.array.layers
+        first, last = layers[run.blocks[0]].name, layers[run.blocks[-1]].name
+        where = layers[block].name if block is not None else first if first == last else f"{first} to {last}"
+        path = f"{self._folder}/{run.array.shard_path(clip)}"
         return StoreCorruptError(
             f"clip {self.clips[clip]}, layer {where}: {path}: {what}", hint=repair_hint(self.head.path)
         )
 
 
-def read_fully(descriptor: int, targets: list[memoryview], offset: int) -> int:
-    """Fill ``targets`` one after the other from ``offset`` on; the bytes read, fewer only at the end of the file."""
+def read_fully(descriptor: int, targets: list[memoryview], offset: int, nbytes: int) -> int:
+    """Fill ``targets``, ``nbytes`` in all, one after the other from ``offset`` on.
+
+    Returns the bytes read, fewer only at the end of the file.
+    """
     total = 0
-    while targets:
-        count = os.preadv(descriptor, targets, offset + total)
-        if count == 0:
-            break
+    while total < nbytes:
+        count = os.preadv(descriptor, targets[:_MOST_VECTORS], offset + total)
         total += count
-        while targets and count >= targets[0].nbytes:
+        if count == 0 or total == nbytes:
+            break
+        # the kernel stops where it likes: a signal, 2 GiB, the limit on vectors
+        while count >= targets[0].nbytes:
             count -= targets[0].nbytes
             targets = targets[1:]
-        if count:
-            targets = [targets[0][count:], *targets[1:]]
+        targets = [targets[0][count:], *targets[1:]]
     return total

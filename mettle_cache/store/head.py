@@ -120,6 +120,7 @@ def load_head(path: Path) -> StoreHead:
             hint="install the version of mettle-cache that made it, or a newer one",
         )
     head = _parse_head(path, document)
+    _refuse_links(head)
     if head.metadata_files()[ROOT] != data:
         raise _damaged(path, "does not fit its own digest")
     return head
@@ -138,6 +139,14 @@ def _parse_head(path: Path, document: dict[str, JsonValue]) -> StoreHead:
     if record.key_digest != digest_of(record.key.model_dump(mode="json")):
         raise _damaged(path, "does not fit its own key digest")
     return head
+
+
+def _refuse_links(head: StoreHead) -> None:
+    """No folder of a store may lead elsewhere; files are opened so that a link is refused."""
+    names = {COMMITS, *(array.name for array in head.layout), *(array.name.split("/")[0] for array in head.layout)}
+    for name in sorted(names):
+        if (head.path / name).is_symlink():
+            raise StoreCorruptError(f"{head.path / name} is a link; a store holds its own files")
 
 
 def _damaged(path: Path, what: str) -> StoreCorruptError:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
 
 from mettle_cache.store.buffers import BatchBuffer, BlockRun
-from mettle_cache.store.clipreader import ClipReader
+from mettle_cache.store.transfer import Transfer
 from mettle_cache.tokens import TokenBatch
+
+ReadClip = Callable[[int, BatchBuffer, int], None]
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,8 @@ class _Filling:
 
 
 def prefetch_batches(
-    reader: ClipReader,
-    order: Sequence[Sequence[int]],
+    read_clip: ReadClip,
+    order: Iterable[Sequence[int]],
     runs: Sequence[BlockRun],
     names: Sequence[str],
     *,
@@ -35,34 +37,36 @@ def prefetch_batches(
 ) -> Iterator[TokenBatch]:
     """Batches of ``order`` one by one; each is valid until the next one is asked for.
 
-    ``depth`` buffers make up the ring, the one in use included: memory is theirs, whatever the size of the store.
+    ``order`` may be endless: it is asked for as many batches as there are buffers. ``depth`` buffers are being filled
+    while one more is in use; they are all the memory that this takes, whatever the size of the store. An error of
+    ``read_clip`` is raised in place of the batch that it belongs to, after the batches before it.
     """
-    size = max((len(clips) for clips in order), default=0)
-    waiting = deque(order)
-    free = [BatchBuffer(runs, size, pin=device.type == "cuda") for _ in range(min(depth, len(order)))]
+    waiting = iter(order)
+    transfer = Transfer(device)
+    free: list[BatchBuffer | None] = [None] * (depth + 1)
     filling: deque[_Filling] = deque()
-    pool = ThreadPoolExecutor(threads, "read")
+    pool = ThreadPoolExecutor(threads, "mettle-read")
+
+    def start(clips: Sequence[int]) -> None:
+        buffer = free.pop()
+        if buffer is None or buffer.size < len(clips):
+            buffer = BatchBuffer(runs, len(clips), pin=transfer.pinned)
+        filling.append(
+            _Filling(clips, buffer, [pool.submit(read_clip, clip, buffer, i) for i, clip in enumerate(clips)])
+        )
+
     try:
-        while waiting or filling:
-            while waiting and free:
-                filling.append(_start(pool, reader, waiting.popleft(), free.pop()))
+        while True:
+            while free and (clips := next(waiting, None)) is not None:
+                start(tuple(clips))
+            if not filling:
+                return
             ready = filling.popleft()
             for read in ready.reads:
                 read.result()
-            yield _deliver(ready, names, device)
-            if device.type == "cuda":
-                # the copy out of the pinned buffer was asynchronous
-                torch.cuda.current_stream(device).synchronize()
+            yield transfer.deliver(ready.buffer, ready.clips, names)
+            transfer.wait()
             free.append(ready.buffer)
     finally:
+        # waits for the reads under way (a clip each): they write into buffers that are about to be freed
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _start(pool: ThreadPoolExecutor, reader: ClipReader, clips: Sequence[int], buffer: BatchBuffer) -> _Filling:
-    reads = [pool.submit(reader.read_clip, clip, buffer, slot) for slot, clip in enumerate(clips)]
-    return _Filling(clips, buffer, reads)
-
-
-def _deliver(ready: _Filling, names: Sequence[str], device: torch.device) -> TokenBatch:
-    batch = ready.buffer.batch(ready.clips, names)
-    return batch if device.type == "cpu" else batch.to(device, non_blocking=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import pyarrow as pa
 import torch
@@ -115,7 +116,8 @@ class TokenStore:
             A clip without tokens; StoreCorruptError for damage.
         """
         names = self._layer_names(layers)
-        self._check_clips(clips)
+        for clip in clips:
+            self._check_clip(clip)
         buffer = BatchBuffer(block_runs(self._head.layout, names), len(clips))
         for slot, clip in enumerate(clips):
             self._reader.read_clip(clip, buffer, slot)
@@ -132,23 +134,38 @@ class TokenStore:
     ) -> Iterator[TokenBatch]:
         """Batches in the given order, read ahead by threads into reused memory.
 
-        A batch is valid until the next one is asked for. ``order`` lists clip indexes batch by batch. ``depth`` buffers
-        of the largest batch's size are all the memory that is used; they are page-locked for a GPU.
+        A batch is valid until the next one is asked for (on a GPU, for as long as it is kept). ``order`` lists clip
+        indexes batch by batch and may be endless. ``depth`` batches are read ahead; with the one in use they are all
+        the memory that is used, whatever the size of the store; it is page-locked for a GPU.
 
         Raises
         ------
         UsageError, StoreError
-            As :meth:`read`, before the first batch where it can be known, else in place of the batch.
+            As :meth:`read`: for ``layers`` at once, for clips in place of the batch.
         """
         if threads < 1 or depth < 1:
             raise UsageError(f"reading needs at least one thread and one buffer, not {threads} and {depth}")
         names = self._layer_names(layers)
-        plan = [tuple(clips) for clips in order]
-        self._check_clips([clip for clips in plan for clip in clips])
         runs = block_runs(self._head.layout, names)
         return prefetch_batches(
-            self._reader, plan, runs, names, threads=threads, depth=depth, device=torch.device(device)
+            self._read_clip, order, runs, names, threads=threads, depth=depth, device=torch.device(device)
         )
+
+    def close(self) -> None:
+        """Close the files that are kept open for the next read; reading opens them again."""
+        self._reader.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _read_clip(self, clip: int, buffer: BatchBuffer, slot: int) -> None:
+        self._check_clip(clip)
+        self._reader.read_clip(clip, buffer, slot)
 
     def _layer_names(self, layers: Sequence[str] | None) -> list[str]:
         known = [layer.name for layer in self.layers]
@@ -162,17 +179,16 @@ class TokenStore:
             )
         return list(dict.fromkeys(layers))
 
-    def _check_clips(self, clips: Sequence[int]) -> None:
-        for clip in clips:
-            if not 0 <= clip < len(self.clips):
-                raise UsageError(f"there is no clip {clip}; {self.path} has clips 0 to {len(self.clips) - 1}")
-            if self.statuses[clip] == "failed":
-                name = self.clips[clip]
-                raise StoreError(
-                    f"clip {name} has no tokens: {self.failed[name]}", hint="leave it out; see store.failed"
-                )
-            if self.statuses[clip] != "ok":
-                raise StoreUnfinishedError(f"clip {self.clips[clip]} is not committed in {self.path}")
+    def _check_clip(self, clip: int) -> None:
+        if not 0 <= clip < len(self.clips):
+            raise UsageError(f"there is no clip {clip}; {self.path} has clips 0 to {len(self.clips) - 1}")
+        name = self.clips[clip]
+        if self.statuses[clip] == "failed":
+            raise StoreError(f"clip {name} has no tokens: {self.failed[name]}", hint="leave it out; see store.failed")
+        if self.statuses[clip] != "ok":
+            raise StoreUnfinishedError(
+                f"clip {name} is not committed in {self.path}", hint="run the same mettle extract command again"
+            )
 
     def _commit(self, clip: int) -> CommitRecord:
         record, data = read_commit(self._head, clip)

@@ -180,7 +180,7 @@ def _check_shard(head: StoreHead, array: ArrayLayout, clip: int, commit: CommitR
     try:
         descriptor = open_regular(head.path / relative)
         with open(descriptor, "rb", buffering=0) as file:
-            count = read_fully(file.fileno(), [memoryview(data)], 0)
+            count = read_fully(file.fileno(), [memoryview(data)], 0, array.shard_bytes)
     except OSError as error:
         yield Problem(error.strerror or str(error), relative, commit.clip, _span(array))
         return

@@ -1,0 +1,82 @@
+"""Open files, kept for the next read: opening one costs as much as reading a small block."""
+
+from __future__ import annotations
+
+import os
+import resource
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+_MOST = 512
+
+
+@dataclass
+class _Open:
+    descriptor: int
+    users: int = 0
+
+
+class DescriptorCache:
+    """The files that were used last, open; thread-safe. A file is never closed while somebody reads from it.
+
+    ``open_file`` opens a path and checks it; at most ``capacity`` files stay open when nobody uses them (by default a
+    quarter of what the process may have, or 512).
+    """
+
+    def __init__(self, open_file: Callable[[str], int], capacity: int | None = None) -> None:
+        self._open_file = open_file
+        self._capacity = (
+            min(_MOST, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4) if capacity is None else capacity
+        )
+        self._open: OrderedDict[str, _Open] = OrderedDict()
+        self._lock = threading.Lock()
+        self._finalizer = weakref.finalize(self, _close_all, self._open)
+
+    @contextmanager
+    def lease(self, path: str) -> Iterator[int]:
+        """A descriptor of ``path`` that stays open within the ``with`` block; raises what ``open_file`` raises."""
+        entry = self._take(path)
+        try:
+            yield entry.descriptor
+        finally:
+            with self._lock:
+                entry.users -= 1
+                self._evict()
+
+    def close(self) -> None:
+        """Close every file; the cache can be used again."""
+        with self._lock:
+            _close_all(self._open)
+
+    def _take(self, path: str) -> _Open:
+        with self._lock:
+            entry = self._open.get(path)
+            if entry is not None:
+                self._open.move_to_end(path)
+                entry.users += 1
+                return entry
+        descriptor = self._open_file(path)
+        with self._lock:
+            # another thread may have opened it meanwhile; one of the two is enough
+            entry = self._open.setdefault(path, _Open(descriptor))
+            entry.users += 1
+        if entry.descriptor != descriptor:
+            os.close(descriptor)
+        return entry
+
+    def _evict(self) -> None:
+        surplus = len(self._open) - self._capacity
+        if surplus <= 0:
+            return
+        idle = [path for path, entry in self._open.items() if entry.users == 0]
+        for path in idle[:surplus]:
+            os.close(self._open.pop(path).descriptor)
+
+
+def _close_all(files: OrderedDict[str, _Open]) -> None:
+    while files:
+        os.close(files.popitem()[1].descriptor)
