@@ -54,7 +54,10 @@ def read_table(path: Path, *, store: Path) -> tuple[pa.Table, bytes]:
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
         _check_plain(file.metadata)
-        return file.read(use_threads=False), data
+        table = file.read(use_threads=False)
+        # damaged offsets or text would crash whoever looks at the values
+        table.validate(full=True)
+        return table, data
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise StoreCorruptError(f"{path}: not a table of a store: {reason}", hint=repair_hint(store)) from error
