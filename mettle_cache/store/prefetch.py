@@ -37,13 +37,13 @@ def prefetch_batches(
 ) -> Iterator[TokenBatch]:
     """Batches of ``order`` one by one; each is valid until the next one is asked for.
 
-    ``order`` may be endless: it is asked for as many batches as there are buffers. ``depth`` buffers are being filled
-    while one more is in use; they are all the memory that this takes, whatever the size of the store. An error of
+    ``depth`` buffers make up the ring, the one in use included; they are all the memory that this takes, whatever the
+    size of the store. ``order`` may be endless: no more of it is asked for than there are buffers. An error of
     ``read_clip`` is raised in place of the batch that it belongs to, after the batches before it.
     """
     waiting = iter(order)
     transfer = Transfer(device)
-    free: list[BatchBuffer | None] = [None] * (depth + 1)
+    free: list[BatchBuffer | None] = [None] * depth
     filling: deque[_Filling] = deque()
     pool = ThreadPoolExecutor(threads, "mettle-read")
 

@@ -135,17 +135,20 @@ class TokenStore:
         """Batches in the given order, read ahead by threads into reused memory.
 
         A batch is valid until the next one is asked for (on a GPU, for as long as it is kept). ``order`` lists clip
-        indexes batch by batch and may be endless. ``depth`` batches are read ahead; with the one in use they are all
-        the memory that is used, whatever the size of the store; it is page-locked for a GPU.
+        indexes batch by batch and may be endless. ``depth`` buffers of a batch each are all the memory that is used,
+        the one in use included, whatever the size of the store; it is page-locked for a GPU.
 
         Raises
         ------
         UsageError, StoreError
-            As :meth:`read`: for ``layers`` at once, for clips in place of the batch.
+            As :meth:`read`, before the first batch where it can be known, else in place of the batch.
         """
         if threads < 1 or depth < 1:
             raise UsageError(f"reading needs at least one thread and one buffer, not {threads} and {depth}")
         names = self._layer_names(layers)
+        if isinstance(order, Sequence):
+            for clip in {clip for clips in order for clip in clips}:
+                self._check_clip(clip)
         runs = block_runs(self._head.layout, names)
         return prefetch_batches(
             self._read_clip, order, runs, names, threads=threads, depth=depth, device=torch.device(device)
