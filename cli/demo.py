@@ -32,13 +32,16 @@ def demo(
     """Do the whole job on a small data set that is written here: under 3 minutes on a CPU."""
     from pipelines.demo import FOLDER, run_demo
     from pipelines.progress import terminal_progress
-    from pipelines.units import format_seconds
+    from pipelines.units import format_bytes, format_seconds
 
     report = run_demo(terminal_progress(), folder=out or FOLDER, seed=seed)
-    rows = [(step.name, format_seconds(step.seconds), step.did) for step in report.steps]
+    rows = [
+        (step.name, format_seconds(step.seconds), format_bytes(step.peak_memory), step.did) for step in report.steps
+    ]
     verdict = "beats" if report.ok else "does NOT clearly beat"
     lines = [
-        *table_lines(("step", "time", "what"), rows),
+        *table_lines(("step", "time", "memory", "what"), rows),
+        f"all of it in {format_seconds(report.seconds)}",
         f"accuracy {report.accuracy:.1f} % {verdict} always-background {report.floor:.1f} %",
         "random weights and drawn scenes: this proves the plumbing, not the paper's number",
     ]
