@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import platform
-import shutil
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -81,20 +79,23 @@ def examine_memory() -> Finding:
     """Cores and memory."""
     import psutil
 
+    from pipelines.rig import available_cores
+
     memory = psutil.virtual_memory()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return Finding("cores", f"{cores}, {memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB memory free")
+    return Finding(
+        "cores", f"{available_cores()}, {memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB memory free"
+    )
 
 
 def examine_disk(cache: Path, *, measure: bool) -> Finding:
     """Room and read speed of the disk that will hold the stores."""
     from mettle_cache.store.diskspeed import measure_read_speed
+    from pipelines.preflight import disk_folder, free_bytes
 
-    folder = next(path for path in (cache, *cache.absolute().parents) if path.is_dir())
-    free = shutil.disk_usage(folder).free
+    free = free_bytes(cache)
     found = f"{free / 1e9:.0f} GB free"
     if measure:
-        found += f", reads {measure_read_speed(folder) / 1e9:.2f} GB/s"
+        found += f", reads {measure_read_speed(disk_folder(cache)) / 1e9:.2f} GB/s"
     advice = "mettle plan shows which codec and layers fit" if free < ENOUGH_ROOM else ""
     return Finding("disk", found, advice=advice)
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,10 +18,12 @@ from mettle_cache.store.diskspeed import measure_read_speed
 from mettle_cache.store.layout import store_layout
 from pipelines.binding import choose_device
 from pipelines.extract_types import SHARED, ExtractConfig, default_out
+from pipelines.preflight import ROOM_MARGIN, disk_folder, free_bytes
 from pipelines.progress import Progress, Silent
-from pipelines.rig import available_cores, open_config_dataset
+from pipelines.rig import CLIPS_A_BATCH_ON_GPU, available_cores, open_config_dataset
+from pipelines.stream import reproducible_passes
 
-# enough segments for a steady rate, few enough for a second or two of Swin-V2-L on a core
+# on a CPU: enough for a steady rate, few enough for a second or two of Swin-V2-L on a core
 TIMED_SEGMENTS = 2
 LAYER_SETS = ("all", "stages")
 
@@ -98,15 +98,14 @@ def make_plan(config: ExtractConfig, *, measure: bool = True, progress: Progress
     progress = progress or Silent()
     get_codec(config.codec)
     dataset, out = open_config_dataset(config), config.out or default_out(config)
-    folder = next(path for path in out.absolute().parents if path.is_dir())
-    free = shutil.disk_usage(folder).free
+    free = free_bytes(out)
     speed = recompute = None
     if measure:
         progress.note("timing a short forward pass and a cold read; --no-measure skips both")
         device = choose_device(config.device)
         backbones = _timed_backbones(config, device)
-        recompute = 1 / (dataset.segments * sum(time_segment(backbone, device) for backbone in backbones))
-        speed = measure_read_speed(folder)
+        recompute = 1 / (dataset.segments * sum(time_segment(b, device, dataset.segments) for b in backbones))
+        speed = measure_read_speed(disk_folder(out))
         layers = tuple(layer for backbone in backbones for layer in backbone.layers)
     else:
         layers = _tabled_layers(config)
@@ -175,7 +174,7 @@ def _bill(
         clip_bytes=clip_bytes,
         nbytes=clips * clip_bytes,
         files=clips * (len(layout) + 1),
-        fits=clips * clip_bytes < free,
+        fits=clips * clip_bytes * ROOM_MARGIN <= free,
         reads_per_second=speed / clip_bytes if speed else None,
     )
 
@@ -213,28 +212,21 @@ def _tabled_layers(config: ExtractConfig) -> tuple[LayerSpec, ...]:
     return (*layer_table(visual, "visual"), *layer_table(audio, "audio"))
 
 
-def time_segment(backbone: Backbone, device: torch.device) -> float:
-    """Seconds a segment takes in a steady stream, as extraction runs it: on a CPU one pass a core, all at once."""
-    lanes = available_cores() if device.type == "cpu" else 1
-    x = torch.zeros(TIMED_SEGMENTS, *backbone.segment_shape)
+def time_segment(backbone: Backbone, device: torch.device, segments: int) -> float:
+    """Seconds a segment takes in a steady stream, as extraction runs it.
+
+    On a CPU one pass a core, all at once; on a GPU whole batches of clips of ``segments`` segments.
+    """
+    on_cpu = device.type == "cpu"
+    lanes = available_cores() if on_cpu else 1
+    size = TIMED_SEGMENTS if on_cpu else CLIPS_A_BATCH_ON_GPU * segments
+    x = torch.zeros(size, *backbone.segment_shape)
     elapsed = 0.0
-    with one_thread_a_pass(device), ThreadPoolExecutor(lanes) as pool:
+    with reproducible_passes(device), ThreadPoolExecutor(lanes) as pool:
         for _ in range(2):  # the first round warms up
             started = time.perf_counter()
             list(pool.map(backbone.forward_tokens, [x] * lanes))
-            if device.type == "cuda":
+            if not on_cpu:
                 torch.cuda.synchronize(device)
             elapsed = time.perf_counter() - started
-    return elapsed / (lanes * TIMED_SEGMENTS)
-
-
-@contextmanager
-def one_thread_a_pass(device: torch.device) -> Iterator[None]:
-    """PyTorch keeps to one thread a pass on a CPU, as extraction does."""
-    threads = torch.get_num_threads()
-    if device.type == "cpu":
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+    return elapsed / (lanes * size)

@@ -36,8 +36,12 @@ def check_room(out: Path, needed: int) -> None:
 
 def free_bytes(path: Path) -> int:
     """What a user may still write to the disk that ``path`` is, or will be, on."""
-    there = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
-    return int(shutil.disk_usage(there).free)
+    return int(shutil.disk_usage(disk_folder(path)).free)
+
+
+def disk_folder(path: Path) -> Path:
+    """The folder nearest to ``path``, itself or above it, that exists."""
+    return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.is_dir())
 
 
 def find_missing(dataset: Dataset, config: ExtractConfig, out: Path) -> dict[str, str]:

@@ -60,7 +60,7 @@ def test_measured_rates_fill_the_bill(root):
 
 def test_a_disk_that_is_too_small_and_media_that_are_missing_are_said(root, tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr("pipelines.plan.shutil.disk_usage", lambda _: usage(10, 9, 1))
+    monkeypatch.setattr("pipelines.preflight.shutil.disk_usage", lambda _: usage(10, 9, 1))
     assert not make_plan(config(root), measure=False).ok
     monkeypatch.undo()
     copy = shutil.copytree(root, tmp_path / "AVE")
