@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from mettle_cache.backbones import parse_backbone
 from mettle_cache.errors import UsageError
 from mettle_cache.store.writer import StoreWriter
 from pipelines.extract_types import ExtractConfig
+from pipelines.identity import store_spec
 from pipelines.rig import Rig, available_cores, build_rig, open_config_dataset
 from pipelines.stream import Outcome, peak_memory, stream_clips
 
@@ -48,9 +50,7 @@ def cluster_clips(
     StoreError, NoRoomError
         A worker cannot write the store.
     """
-    where = replace(
-        config, root=rig.dataset.root.resolve(), out=writer.path.resolve(), device=config.device or rig.device.type
-    )
+    where = locate(config, rig, writer.path)
     under_way: dict[Future, list[int]] = {}
     with connect(config) as client:
         waiting = share_out(rig.groups(indexes), count_workers(client))
@@ -69,11 +69,38 @@ def cluster_clips(
 
 
 def extract_task(config: ExtractConfig, indexes: Sequence[int]) -> list[Outcome]:
-    """Extract clips in this worker process and commit them to the store that ``config.out`` names."""
+    """Extract clips in this worker process and commit them to the store that ``config.out`` names.
+
+    Raises
+    ------
+    StoreKeyError
+        This worker would not write the bytes that the store is for.
+    """
     assert config.out is not None, "cluster_clips names the store"
     with _ONE_AT_A_TIME:
-        outcomes = list(stream_clips(_worker_rig(config), _joined(config.out), indexes, threading.Event()))
+        rig = _worker_rig(config)
+        # not a mere join: a worker with other weights or libraries would write other bytes, and is refused here
+        with StoreWriter.create_or_resume(config.out, store_spec(rig, config)) as writer:
+            outcomes = list(stream_clips(rig, writer, indexes, threading.Event()))
         return [replace(outcome, peak_memory=peak_memory()) for outcome in outcomes]
+
+
+def locate(config: ExtractConfig, rig: Rig, store: Path) -> ExtractConfig:
+    """The configuration as it reads in another working directory."""
+    return replace(
+        config,
+        root=rig.dataset.root.resolve(),
+        out=store.resolve(),
+        visual=_located(config.visual),
+        audio=_located(config.audio),
+        device=config.device or rig.device.type,
+    )
+
+
+def _located(backbone: str) -> str:
+    choice = parse_backbone(backbone)
+    path = Path(choice.weights).expanduser()
+    return f"{choice.name}={path.resolve()}" if path.is_file() else backbone
 
 
 def share_out(groups: Sequence[Sequence[int]], workers: int) -> deque[list[int]]:
@@ -122,24 +149,22 @@ def _collect(future: Future, clips: list[int], writer: StoreWriter) -> tuple[lis
 
 @lru_cache(maxsize=1)
 def _worker_rig(config: ExtractConfig) -> Rig:
-    from distributed import get_worker
+    if config.workers:
+        cores = max(1, available_cores() // config.workers)
+    else:
+        from distributed import get_worker
 
-    cores = max(1, available_cores() // config.workers) if config.workers else get_worker().state.nthreads
+        cores = get_worker().state.nthreads
     return build_rig(config, open_config_dataset(config), device=_worker_device(config), cores=cores)
-
-
-@lru_cache(maxsize=1)
-def _joined(store: Path) -> StoreWriter:
-    return StoreWriter.join(store)
 
 
 def _worker_device(config: ExtractConfig) -> torch.device:
     """The device of this worker: the GPUs of a machine go to its workers in turn."""
-    from distributed import get_worker
+    if config.device == "cuda" and torch.cuda.device_count() > 1:
+        from distributed import get_worker
 
-    name = get_worker().name
-    if config.device == "cuda" and isinstance(name, int) and torch.cuda.device_count():
-        return torch.device("cuda", name % torch.cuda.device_count())
+        name = get_worker().name
+        return torch.device("cuda", name % torch.cuda.device_count() if isinstance(name, int) else 0)
     return torch.device(config.device or "cpu")
 
 

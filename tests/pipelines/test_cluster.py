@@ -5,13 +5,16 @@ import signal
 import threading
 import time
 from concurrent.futures import Future
+from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mettle_cache.errors import NoRoomError, UsageError
+from mettle_cache.errors import NoRoomError, StoreKeyError, UsageError
 from pipelines import cluster
 from pipelines.cluster import GROUPS_A_TASK, share_out
 from pipelines.extract import run_extraction
@@ -89,6 +92,40 @@ def whole(root, tmp_path_factory):
     out = tmp_path_factory.mktemp("whole") / "store.zarr"
     run_extraction(tiny(root, out))
     return out
+
+
+def in_a_worker(root, out, **changes):
+    """The configuration as a task gets it."""
+    return tiny(root.resolve(), out.resolve(), workers=1, device="cpu", **changes)
+
+
+def test_a_task_writes_the_bytes_of_one_process(root, whole, tmp_path):
+    out = tmp_path / "s.zarr"
+    run_extraction(tiny(root, out, part=(0, 2)))
+    (done, last) = cluster.extract_task(in_a_worker(root, out), [12, 23])
+    assert (done.index, last.index, done.error) == (12, 23, None)
+    assert last.peak_memory > 10_000_000
+    report = run_extraction(tiny(root, out))
+    assert (report.skipped, report.written) == (14, 10)
+    assert tree(out) == tree(whole)
+
+
+def test_a_worker_that_would_write_other_bytes_is_refused(root, whole):
+    before = tree(whole)
+    with pytest.raises(StoreKeyError, match="digest"):
+        cluster.extract_task(in_a_worker(root, whole, seed=1), [3])
+    assert tree(whole) == before
+
+
+def test_workers_elsewhere_get_absolute_places(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "w.pth").touch()
+    config = tiny(root, tmp_path, visual="test_vit=w.pth", audio="shared")
+    rig = SimpleNamespace(dataset=SimpleNamespace(root=Path("data")), device=torch.device("cpu"))
+    located = cluster.locate(config, rig, Path("s.zarr"))
+    assert (located.root, located.out) == (tmp_path / "data", tmp_path / "s.zarr")
+    assert located.visual == f"test_vit={tmp_path / 'w.pth'}"
+    assert (located.audio, located.device) == ("shared", "cpu")
 
 
 @pytest.mark.slow
