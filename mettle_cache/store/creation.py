@@ -52,8 +52,8 @@ def _existing_head(path: Path, spec: StoreSpec) -> StoreHead | None:
         if not _commits_are_of(new):
             raise
         return new
-    differences = key_differences(head.record.key.model_dump(mode="json"), spec.key_document())
-    if differences:
+    if head.record.key_digest != new.record.key_digest:
+        differences = key_differences(head.record.key.model_dump(mode="json"), spec.key_document())
         raise StoreKeyError(
             "\n".join(
                 [f"{path} was made by another configuration (in the store -> asked for):", *_indent(differences)]

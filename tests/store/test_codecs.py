@@ -150,7 +150,7 @@ def test_int4_puts_the_first_half_of_the_channels_into_the_low_nibbles():
 
 
 def test_an_unknown_codec_is_answered_with_those_there_are():
-    with pytest.raises(UsageError, match="no codec is called 'zip'\n.*float16, int8, int4"):
+    with pytest.raises(UsageError, match=r"no codec is called 'zip'\n.*float16, int8, int4"):
         get_codec("zip")
 
 

@@ -1,0 +1,81 @@
+"""Killed at any moment and run again, an extraction ends bit for bit like one that was never interrupted."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from mettle_cache.errors import MettleError
+from mettle_cache.store.reader import TokenStore
+from mettle_cache.store.verify import verify_store
+from tests.store.tiny import clip_tokens, contents, make_spec, write_store
+
+ROOT = Path(__file__).parents[2]
+CLIPS = 24
+FAILED = [clip for clip in range(CLIPS) if clip % 7 == 5]
+
+
+def start(path, part=0, of=1):
+    command = [sys.executable, "-m", "tests.store.extract_script", str(path), str(CLIPS), str(part), str(of)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "started\n"
+    return process
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    path = tmp_path_factory.mktemp("whole") / "s.zarr"
+    write_store(path, make_spec(clips=CLIPS), failed=FAILED)
+    return contents(path)
+
+
+def assert_nothing_wrong_can_be_read(path):
+    """Whatever a reader gives of a store that is being written is what was encoded."""
+    store = TokenStore.open(path, allow_unfinished=True)
+    for clip in range(CLIPS):
+        try:
+            batch = store.read([clip])
+        except MettleError:
+            assert store.statuses[clip] != "ok"
+            continue
+        for name, tokens in clip_tokens(clip).items():
+            assert torch.equal(batch.layers[name].codes[0], tokens.codes)
+
+
+def kill_and_resume(path, uninterrupted, rounds, seed, number):
+    chance = random.Random(seed)
+    for _ in range(rounds):
+        process = start(path)
+        time.sleep(chance.uniform(0, 0.3))
+        process.send_signal(number)
+        process.communicate()
+        assert_nothing_wrong_can_be_read(path)
+        assert verify_store(path, deep=True).problems == ()
+    with start(path) as process:
+        process.communicate()
+    assert process.returncode == 0
+    assert contents(path) == uninterrupted
+
+
+@pytest.mark.parametrize(("number", "rounds"), [(signal.SIGKILL, 3), (signal.SIGTERM, 1), (signal.SIGINT, 1)])
+def test_a_killed_extraction_resumes_to_the_same_bytes(tmp_path, uninterrupted, number, rounds):
+    kill_and_resume(tmp_path / "s.zarr", uninterrupted, rounds=rounds, seed=number, number=number)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10))
+def test_killed_many_times(tmp_path, uninterrupted, seed):
+    kill_and_resume(tmp_path / "s.zarr", uninterrupted, rounds=5, seed=seed, number=signal.SIGKILL)
+
+
+def test_two_parts_at_once_make_the_store_of_one_serial_run(tmp_path, uninterrupted):
+    processes = [start(tmp_path / "s.zarr", part, 2) for part in range(2)]
+    for process in processes:
+        process.communicate()
+    assert [process.returncode for process in processes] == [0, 0]
+    assert contents(tmp_path / "s.zarr") == uninterrupted
