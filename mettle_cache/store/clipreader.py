@@ -7,15 +7,14 @@ read is checked against the commit record, which no damage to a shard can follow
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from mettle_cache.errors import StoreCorruptError
 from mettle_cache.store.buffers import BatchBuffer, BlockRun
+from mettle_cache.store.commits import NamedCommits
 from mettle_cache.store.descriptors import DescriptorCache
 from mettle_cache.store.files import open_regular, repair_hint
-from mettle_cache.store.head import StoreHead
 from mettle_cache.store.layout import crc32c, crc_bytes
 from mettle_cache.store.records import CommitRecord
 
@@ -28,25 +27,22 @@ class ClipReader:
 
     Parameters
     ----------
-    commit_of
-        The commit record of a clip.
+    commits
+        The commits that the manifest names; read when a clip's chunks are checked.
     check
         When a chunk's checksum is compared: the ``first`` time that this reader reads it, ``always`` or ``never``.
     """
 
-    def __init__(
-        self, head: StoreHead, clips: Sequence[str], commit_of: Callable[[int], CommitRecord], *, check: str
-    ) -> None:
-        self.head = head
-        self.clips = clips
+    def __init__(self, commits: NamedCommits, *, check: str) -> None:
+        head = commits.head
+        self.commits = commits
         self.check = check
-        self._commit_of = commit_of
         self._folder = str(head.path)
         self._files = DescriptorCache(open_regular)
         starts = np.cumsum([0, *(array.blocks for array in head.layout)])
         self._first_block = {array.name: int(start) for array, start in zip(head.layout, starts, strict=False)}
         # one byte a chunk of the store; a race between two threads costs one more check, never one less
-        self._checked = np.zeros((len(clips), int(starts[-1])), bool)
+        self._checked = np.zeros((len(commits.clips), int(starts[-1])), bool)
 
     def read_clip(self, clip: int, buffer: BatchBuffer, slot: int) -> None:
         """Read one clip into a slot.
@@ -67,7 +63,7 @@ class ClipReader:
             except OSError as error:
                 raise self._damaged(clip, run, error.strerror or str(error)) from error
             for block in unchecked:
-                commit = commit or self._commit_of(clip)
+                commit = commit or self.commits.read(clip)
                 self._check_chunk(clip, run, block, buffer, slot, commit)
 
     def close(self) -> None:
@@ -114,7 +110,7 @@ class ClipReader:
         where = layers[block].name if block is not None else first if first == last else f"{first} to {last}"
         path = f"{self._folder}/{run.array.shard_path(clip)}"
         return StoreCorruptError(
-            f"clip {self.clips[clip]}, layer {where}: {path}: {what}", hint=repair_hint(self.head.path)
+            f"clip {self.commits.clips[clip]}, layer {where}: {path}: {what}", hint=repair_hint(self.commits.head.path)
         )
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from mettle_cache.errors import StoreCorruptError
 from mettle_cache.store.files import read_small, repair_hint
 from mettle_cache.store.head import StoreHead
 from mettle_cache.store.records import CommitRecord
+from mettle_cache.store.spec import digest
 
 _LARGEST_COMMIT = 4 << 20
 
@@ -30,6 +33,25 @@ def read_commit(head: StoreHead, clip: int) -> tuple[CommitRecord, bytes]:
         reason = str(error).splitlines()[0]
         raise StoreCorruptError(f"{path}: damaged commit record: {reason}", hint=repair_hint(head.path)) from error
     return record, data
+
+
+@dataclass(frozen=True)
+class NamedCommits:
+    """The commits that a manifest names: clip ids and digests of the records, by clip index."""
+
+    head: StoreHead
+    clips: Sequence[str]
+    digests: Sequence[str]
+
+    def read(self, clip: int) -> CommitRecord:
+        """A clip's record. Raises StoreCorruptError when it is not the one that the manifest names."""
+        record, data = read_commit(self.head, clip)
+        if record.clip != self.clips[clip] or digest(data) != self.digests[clip]:
+            raise StoreCorruptError(
+                f"clip {self.clips[clip]}: {self.head.commit_path(clip)}: not the record that the manifest names",
+                hint=repair_hint(self.head.path),
+            )
+        return record
 
 
 def find_commit(head: StoreHead, clip: int) -> CommitRecord | None:

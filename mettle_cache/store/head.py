@@ -15,14 +15,14 @@ from mettle_cache.store.codecs import Codec, get_codec
 from mettle_cache.store.files import LARGEST_JSON, read_small, repair_hint
 from mettle_cache.store.layout import ArrayLayout, group_json, store_layout
 from mettle_cache.store.records import HeadRecord
-from mettle_cache.store.spec import FORMAT_VERSION, StoreSpec, digest_of
+from mettle_cache.store.spec import FORMAT_VERSION, StoreSpec, digest_of, layer_problems
 
 ROOT = "zarr.json"
 READY = "READY"
 COMMITS = "commits"
 ATTRIBUTE = "mettle"
 # no shard of a real backbone comes near this; a declared shape beyond it is refused before anything is allocated
-_LARGEST_SHARD = 1 << 36
+_LARGEST_SHARD = 1 << 33
 
 
 @dataclass(frozen=True)
@@ -131,11 +131,14 @@ def _parse_head(path: Path, document: dict[str, JsonValue]) -> StoreHead:
     try:
         record = HeadRecord.model_validate_json(json.dumps(body))
         head = StoreHead(path, record)
+        problems = list(layer_problems(head.layers))
         oversized = [array.name for array in head.layout if array.blocks * array.chunk_bytes > _LARGEST_SHARD]
     except (ValueError, MettleError) as error:
         raise _damaged(path, f"is not a valid head: {str(error).splitlines()[0]}") from error
     if oversized:
-        raise _damaged(path, f"declares arrays beyond any size that is read: {', '.join(oversized)}")
+        problems.append(f"arrays beyond any size that is read: {', '.join(oversized)}")
+    if problems:
+        raise _damaged(path, f"declares {'; '.join(problems)}")
     if record.key_digest != digest_of(record.key.model_dump(mode="json")):
         raise _damaged(path, "does not fit its own key digest")
     return head

@@ -14,12 +14,11 @@ from mettle_cache.errors import StoreCorruptError, StoreError, StoreUnfinishedEr
 from mettle_cache.layers import LayerSpec
 from mettle_cache.store.buffers import BatchBuffer, block_runs
 from mettle_cache.store.clipreader import CHECKS, ClipReader
-from mettle_cache.store.commits import find_commit, read_commit
+from mettle_cache.store.commits import NamedCommits, find_commit
 from mettle_cache.store.files import repair_hint
 from mettle_cache.store.head import StoreHead, load_head
 from mettle_cache.store.prefetch import prefetch_batches
 from mettle_cache.store.ready import check_static_files, read_ready
-from mettle_cache.store.records import CommitRecord
 from mettle_cache.store.spec import digest, digest_of
 from mettle_cache.store.tables import MANIFEST, SAMPLES, read_table
 from mettle_cache.tokens import TokenBatch
@@ -64,8 +63,7 @@ class TokenStore:
         }
         self.nbytes = head.clip_bytes * self.statuses.count("ok")
         self._head = head
-        self._commit_digests: list[str] = manifest["commit"].to_pylist()
-        self._reader = ClipReader(head, self.clips, self._commit, check=check)
+        self._reader = ClipReader(NamedCommits(head, self.clips, manifest["commit"].to_pylist()), check=check)
 
     @classmethod
     def open(cls, path: Path | str, *, check: str = "first", allow_unfinished: bool = False) -> TokenStore:
@@ -192,15 +190,6 @@ class TokenStore:
             raise StoreUnfinishedError(
                 f"clip {name} is not committed in {self.path}", hint="run the same mettle extract command again"
             )
-
-    def _commit(self, clip: int) -> CommitRecord:
-        record, data = read_commit(self._head, clip)
-        if record.clip != self.clips[clip] or digest(data) != self._commit_digests[clip]:
-            raise StoreCorruptError(
-                f"clip {self.clips[clip]}: {self._head.commit_path(clip)}: not the record that the manifest names",
-                hint=repair_hint(self.path),
-            )
-        return record
 
 
 def _with_commits(head: StoreHead, manifest: pa.Table) -> pa.Table:

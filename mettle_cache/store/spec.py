@@ -58,13 +58,7 @@ class StoreSpec:
     def _shape_problems(self) -> Iterator[str]:
         if self.segments < 1:
             yield f"segments must be at least 1, not {self.segments}"
-        if not self.layers:
-            yield "no layers"
-        if len({layer.name for layer in self.layers}) != len(self.layers):
-            yield "two layers have the same name"
-        for array, members in group_by_array(self.layers).items():
-            if len({(layer.tokens, layer.width) for layer in members}) > 1:
-                yield f"the layers of {array} differ in tokens or width and cannot share an array"
+        yield from layer_problems(self.layers)
 
     def _sample_problems(self) -> Iterator[str]:
         if "clip" not in self.samples.column_names:
@@ -87,6 +81,17 @@ class StoreSpec:
             "vocabulary": {name: list(words) for name, words in self.vocabulary.items()},
             "extraction": json.loads(canonical_json(self.key)),
         }
+
+
+def layer_problems(layers: Sequence[LayerSpec]) -> Iterator[str]:
+    """What keeps a layer table from being stored."""
+    if not layers:
+        yield "no layers"
+    if len({layer.name for layer in layers}) != len(layers):
+        yield "two layers have the same name"
+    for array, members in group_by_array(layers).items():
+        if len({(layer.tokens, layer.width) for layer in members}) > 1:
+            yield f"the layers of {array} differ in tokens or width and cannot share an array"
 
 
 def id_problems(clips: Sequence[str]) -> Iterator[str]:

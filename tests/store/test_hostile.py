@@ -1,0 +1,150 @@
+"""Stores that were made to hurt: refused in words, before anything is allocated, followed or run."""
+
+import json
+import shutil
+
+import pytest
+import zarr
+
+from mettle_cache.errors import MettleError, StoreCorruptError, StoreError
+from mettle_cache.store.catalog import describe_store, find_stores
+from mettle_cache.store.head import load_head
+from mettle_cache.store.layout import group_json
+from mettle_cache.store.reader import TokenStore
+from mettle_cache.store.spec import digest_of
+from mettle_cache.store.verify import verify_store
+from mettle_cache.store.writer import StoreWriter
+from tests.store.tiny import make_spec, write_store
+
+
+@pytest.fixture(scope="module")
+def intact(tmp_path_factory):
+    path = tmp_path_factory.mktemp("intact") / "s.zarr"
+    write_store(path, make_spec(clips=2))
+    return path
+
+
+@pytest.fixture
+def path(intact, tmp_path):
+    return shutil.copytree(intact, tmp_path / "s.zarr")
+
+
+def rewrite_head(path, change):
+    """Change the root metadata and make every digest fit again: a forger's work, not an accident."""
+    head = json.loads((path / "zarr.json").read_bytes())["attributes"]["mettle"]
+    del head["digest"]
+    change(head)
+    head["key_digest"] = digest_of(head["key"])
+    (path / "zarr.json").write_bytes(group_json({"mettle": {**head, "digest": digest_of(head)}}))
+
+
+def set_layer(field, value):
+    return lambda head: head["key"]["layers"][0].update({field: value})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (set_layer("name", "../../etc"), "is called '../../etc'"),
+        (set_layer("modality", "../visual"), "not a valid head"),
+        (set_layer("tokens", 2**40), "not a valid head"),
+        (set_layer("tokens", 2**30), "visual/s1 differ in tokens or width.*beyond any size that is read: visual/s1"),
+        (set_layer("block", 2), "is called"),
+        (set_layer("width", -4), "not a valid head"),
+        (lambda head: head["key"].update(segments=2**30), "beyond any size that is read"),
+        (lambda head: head["key"].update(codec="pickle"), "no codec is called 'pickle'"),
+        (lambda head: head["key"]["clips"].update(count=10**12), "not a valid head"),
+        (lambda head: head["key"].update(extra=1), "not a valid head"),
+        (lambda head: head.update(surplus=1), "not a valid head"),
+    ],
+)
+def test_forged_metadata_are_refused_by_every_entrance(path, change, message):
+    rewrite_head(path, change)
+    for entrance in (TokenStore.open, verify_store, describe_store, StoreWriter.join, load_head):
+        with pytest.raises(StoreCorruptError, match=message) as caught:
+            entrance(path)
+        assert len(caught.value.message) < 500
+    assert find_stores(path.parent) == []
+
+
+def test_a_store_of_many_clips_that_are_not_there_is_refused(path):
+    rewrite_head(path, lambda head: head["key"]["clips"].update(count=2**30))
+    with pytest.raises(StoreCorruptError, match=r"READY: it is of another store"):
+        TokenStore.open(path)
+
+
+def test_a_newer_format_is_refused_with_advice(path):
+    head = json.loads((path / "zarr.json").read_bytes())
+    head["attributes"]["mettle"]["format"] = 2
+    (path / "zarr.json").write_text(json.dumps(head))
+    with pytest.raises(StoreError, match="has store format 2; this version reads format 1") as caught:
+        TokenStore.open(path)
+    assert "newer" in caught.value.hint
+
+
+def test_another_zarr_group_is_refused(tmp_path):
+    zarr.create_group(tmp_path / "other.zarr")
+    with pytest.raises(StoreError, match="is a zarr group, but not a token store"):
+        TokenStore.open(tmp_path / "other.zarr")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "null", "{", "[" * 200_000, '{"attributes": 3}', '{"attributes":{"mettle":[]}}']
+)
+def test_metadata_that_are_not_metadata_are_refused(path, text):
+    (path / "zarr.json").write_text(text)
+    with pytest.raises(StoreCorruptError, match=r"zarr\.json is not the metadata of a zarr group"):
+        TokenStore.open(path)
+
+
+def test_metadata_without_end_are_not_read(path, monkeypatch):
+    monkeypatch.setattr("mettle_cache.store.head.LARGEST_JSON", 1000)
+    with pytest.raises(StoreCorruptError, match="more than the 1,000 such a file may have"):
+        TokenStore.open(path)
+
+
+@pytest.mark.parametrize("name", ["visual", "visual/s1", "commits", "audio/s1_scale"])
+def test_folders_that_lead_elsewhere_are_refused(path, tmp_path, name):
+    shutil.move(path / name, tmp_path / "elsewhere")
+    (path / name).symlink_to(tmp_path / "elsewhere")
+    for entrance in (TokenStore.open, verify_store, StoreWriter.join):
+        with pytest.raises(StoreCorruptError, match=f"{name} is a link"):
+            entrance(path)
+
+
+@pytest.mark.parametrize("name", ["READY", "manifest.parquet", "samples.parquet", "visual/s1/zarr.json", "zarr.json"])
+def test_files_that_lead_elsewhere_are_refused(path, tmp_path, name):
+    shutil.move(path / name, tmp_path / "elsewhere")
+    (path / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StoreCorruptError, match=f"{name}: Too many levels of symbolic links"):
+        TokenStore.open(path)
+
+
+def test_a_commit_that_leads_elsewhere_is_refused(path, tmp_path):
+    commit = path / "commits" / "00000001.json"
+    shutil.move(commit, tmp_path / "elsewhere")
+    commit.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StoreCorruptError, match=r"00000001\.json: Too many levels"):
+        TokenStore.open(path).read([1])
+
+
+def test_a_store_may_itself_be_reached_through_a_link(path, tmp_path):
+    (tmp_path / "link.zarr").symlink_to(path)
+    assert TokenStore.open(tmp_path / "link.zarr").read([0]).clips == (0,)
+
+
+@pytest.mark.parametrize(
+    "change", [{"codecs": [{"name": "zstd"}]}, {"shape": [10**12, 2, 2, 9, 4]}, {"data_type": "float64"}]
+)
+def test_arrays_of_another_layout_are_refused(path, change):
+    metadata = json.loads((path / "visual/s1/zarr.json").read_bytes())
+    (path / "visual/s1/zarr.json").write_text(json.dumps({**metadata, **change}))
+    with pytest.raises(StoreCorruptError, match=r"visual/s1/zarr\.json: not the bytes that READY vouches for"):
+        TokenStore.open(path)
+
+
+def test_an_unfinished_store_of_another_layout_is_not_trusted_either(path):
+    (path / "READY").unlink()
+    (path / "visual/s1/c.0.0.0.0.0").write_bytes(bytes(2**20))
+    with pytest.raises(MettleError, match="instead of"):
+        TokenStore.open(path, allow_unfinished=True).read([0])
