@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 import time
@@ -29,7 +30,7 @@ def measure_read_speed(folder: Path, *, nbytes: int = PROBE_BYTES) -> float:
             _fill(file.fileno(), nbytes)
             return nbytes / _time_cold_read(file.fileno(), nbytes)
     except OSError as error:
-        kind = NoRoomError if error.errno in (28, 122) else StoreError
+        kind = NoRoomError if error.errno in (errno.ENOSPC, errno.EDQUOT) else StoreError
         raise kind(
             f"cannot measure the disk in {folder}: {error.strerror}", hint="free some room, or skip the measurement"
         ) from error

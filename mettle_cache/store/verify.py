@@ -22,6 +22,7 @@ from mettle_cache.store.layout import CRC_BYTES, ArrayLayout, crc32c, crc_bytes
 from mettle_cache.store.ready import damaged_static_files, read_ready
 from mettle_cache.store.records import CommitRecord, ReadyRecord
 from mettle_cache.store.spec import digest
+from mettle_cache.store.strays import stray_files
 from mettle_cache.store.tables import MANIFEST, read_table
 
 THREADS = 4
@@ -103,6 +104,8 @@ def verify_store(path: Path | str, *, deep: bool = False, advance: Advance | Non
                 advance(1, nbytes=state.nbytes)
     if ready is not None:
         problems += _disagreements(ready, states)
+        stored = [clip for clip, state in enumerate(states) if state.commit is None or state.commit.status == "ok"]
+        problems += [Problem("not a file of the store; remove it", name) for name in stray_files(head, stored)]
         problems += [Problem(what, name) for name, what in damaged_static_files(head, ready)]
     commits = [state.commit for state in states if state.commit is not None]
     pending = [state for state in states if state.commit is None and not state.problems]
