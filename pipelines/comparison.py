@@ -9,7 +9,7 @@ from mettle_cache.tasks.protocol import PublishedRow, Task
 from pipelines.feed import Split, read_split
 from pipelines.recipe import load_recipe
 from pipelines.recipe_types import Recipe, recipe_differences
-from pipelines.storefacts import architecture_of, find_published, store_facts
+from pipelines.storefacts import find_published, store_facts
 
 if TYPE_CHECKING:
     from mettle_cache.store.reader import TokenStore
@@ -23,7 +23,7 @@ class Comparison:
     differs: list[str]
 
     def paper_json(self) -> dict[str, object]:
-        return asdict(self.paper)
+        return {**asdict(self.paper), "architectures": list(self.paper.architectures)}
 
 
 def compare_with_paper(task: Task, recipe: Recipe, store: TokenStore, split: Split, *, selected_on: str) -> Comparison:
@@ -34,7 +34,7 @@ def compare_with_paper(task: Task, recipe: Recipe, store: TokenStore, split: Spl
     differs = []
     if same is None:
         ours = f"{facts.visual or 'unknown'} + {facts.audio or 'unknown'}"
-        differs.append(f"backbones: {ours} instead of {architecture_of(row.visual)} + {architecture_of(row.audio)}")
+        differs.append(f"backbones: {ours} instead of {' + '.join(row.architectures)}")
     differs += [f"weights: the {modality} backbone's are random, not pretrained" for modality in facts.random]
     differs.append(f"tokens: stored as {store.codec}, where the paper feeds the backbones' floats to the head")
     differs += _data_differences(row, store, split)

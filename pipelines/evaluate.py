@@ -18,6 +18,7 @@ from pipelines.comparison import compare_with_paper
 from pipelines.feed import Feed, Split, read_split
 from pipelines.progress import Progress, Silent
 from pipelines.recipe_types import Recipe
+from pipelines.reproducible import fix_summation_order
 from pipelines.runfolder import RunConfig, RunFolder, hold_run
 from pipelines.trainee import Trainee
 
@@ -85,6 +86,7 @@ def evaluate_run(
         The split has no samples.
     """
     progress = progress or Silent()
+    fix_summation_order()
     config = RunFolder(run).read_config()
     recipe = config.load_recipe()
     with hold_run(run) as folder:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mettle_cache.backbones.registry import find_family
 from mettle_cache.layers import MODALITIES
 from mettle_cache.tasks.protocol import SHARED, PublishedRow
 
@@ -42,12 +41,6 @@ def store_facts(store: TokenStore) -> StoreFacts:
 def find_published(rows: tuple[PublishedRow, ...], facts: StoreFacts) -> PublishedRow | None:
     """The published row of this data set and these backbones, if there is one."""
     for row in rows:
-        expected = (row.dataset, architecture_of(row.visual), architecture_of(row.audio))
-        if (facts.dataset, facts.visual, facts.audio) == expected:
+        if (facts.dataset, facts.visual, facts.audio) == (row.dataset, *row.architectures):
             return row
     return None
-
-
-def architecture_of(backbone: str) -> str:
-    """What fingerprints call a backbone: timm's name for one of timm's, its own name otherwise."""
-    return backbone if backbone == SHARED else str(getattr(find_family(backbone), "timm_name", backbone))

@@ -14,6 +14,7 @@ from pipelines.feed import Feed, Split, epoch_order, read_split
 from pipelines.headrun import HeadRun
 from pipelines.progress import Progress, Silent
 from pipelines.recipe_types import Recipe, TrainOptions
+from pipelines.reproducible import fix_summation_order
 from pipelines.runfolder import RunConfig, SelectOn, StoreReference, claim_run
 from pipelines.runlog import RunLog
 from pipelines.train_report import TrainReport, peak_memory
@@ -54,7 +55,8 @@ def train_run(
     """Train one head and keep the best epoch.
 
     On a CPU the same store, recipe and seed give the same weights bit for bit, resumed or not, whatever the number of
-    reader threads (the number of PyTorch's own threads, which orders its sums, being the same).
+    reader threads (the number of PyTorch's own threads being the same, and PyTorch's first product of the process being
+    ours or an extraction's: see reproducible.py).
 
     Parameters
     ----------
@@ -72,6 +74,7 @@ def train_run(
         ``out`` holds another run, or the loss is not finite.
     """
     progress = progress or Silent()
+    fix_summation_order()
     opened, target = open_store(store), choose_device(device)
     task = bind_task(recipe, opened)
     train, selection, notes = _choose_splits(opened, select_on)

@@ -44,12 +44,20 @@ class HeadOptions:
     avps_weight: Annotated[float, Field(ge=0)] = 100.0
 
 
+_ARCHITECTURES = {
+    "swinv2_l": "swinv2_large_window12_192.ms_in22k",
+    "vit_l16": "vit_large_patch16_224.augreg_in21k",
+    "resnext101": "resnext101_32x8d.tv_in1k",
+}
+
+
 def _row(setting: str, visual: str, audio: str, accuracy: float, total: float, share: float | None) -> PublishedRow:
     return PublishedRow(
         setting=setting,
         dataset="ave",
         visual=visual,
         audio=audio,
+        architectures=(_ARCHITECTURES.get(visual, visual), _ARCHITECTURES.get(audio, audio)),
         scores={"accuracy": accuracy},
         total_m=total,
         trainable_percent=share,

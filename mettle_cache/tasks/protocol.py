@@ -25,6 +25,7 @@ class PublishedRow:
     """A row of the paper's tables, under the name of the recipe that reproduces it.
 
     ``visual`` and ``audio`` are backbone names; audio ``shared`` is the visual backbone reading a log-mel image.
+    ``architectures`` are what their fingerprints call the two: a store is recognised without loading a backbone.
     ``scores`` are by metric, ``total_m`` in millions of parameters; ``trainable_percent`` is None where the paper
     prints none. ``test_samples`` is the size of the test split that the scores are for.
     """
@@ -33,6 +34,7 @@ class PublishedRow:
     dataset: str
     visual: str
     audio: str
+    architectures: tuple[str, str]
     scores: Mapping[str, float]
     total_m: float
     trainable_percent: float | None

@@ -1,14 +1,24 @@
 import pytest
 
+from mettle_cache.tasks.avel import AvelTask
 from pipelines.binding import bind_task
 from pipelines.comparison import compare_with_paper
 from pipelines.feed import read_split
 from pipelines.recipe import load_recipe
-from pipelines.storefacts import architecture_of
+
+ARCHITECTURES = {
+    name: found
+    for row in AvelTask.published
+    for name, found in zip((row.visual, row.audio), row.architectures, strict=True)
+}
 
 
 def fingerprint(backbone, modality, kind="pretrained"):
-    return {"architecture": architecture_of(backbone), "modality": modality, "weights": {"kind": kind, "digest": "0"}}
+    return {
+        "architecture": ARCHITECTURES.get(backbone, backbone),
+        "modality": modality,
+        "weights": {"kind": kind, "digest": "0"},
+    }
 
 
 @pytest.fixture

@@ -43,6 +43,7 @@ class TaggingTask:
             dataset="tags",
             visual="vit_l16",
             audio="shared",
+            architectures=("vit", "shared"),
             scores={"hits": 50.0},
             total_m=1.0,
             trainable_percent=None,

@@ -156,7 +156,7 @@ def test_any_override_is_applied_or_refused(text):
         recipe = load_recipe("ave-small", [f"train.epochs={text}"])
     except ConfigError:
         return
-    assert recipe.train.epochs == tomllib.loads(f"x = {text}")["x"] >= 1
+    assert recipe.train.epochs == tomllib.loads(f"x = {text.strip()}")["x"] >= 1
 
 
 def test_differences_name_keys_and_both_values():

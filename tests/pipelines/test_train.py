@@ -14,7 +14,7 @@ from pipelines.train import train_run
 from tests.pipelines.listener import Listener
 from tests.pipelines.tiny_store import make_samples
 
-FAST = ["lcd.dim=16", "train.learning_rate=3e-3", "train.epochs=3"]
+FAST = ["lcd.dim=16", "lcd.pretrained_branch=linear", "train.learning_rate=3e-3", "train.epochs=3"]
 LONGER = [*FAST, "train.epochs=8"]
 RECIPE = load_recipe("ave-small", FAST)
 
