@@ -29,6 +29,11 @@ class BlockRun:
         return self.array.chunk_offset(self.blocks.start)
 
     @cached_property
+    def single_blocks(self) -> tuple[BlockRun, ...]:
+        """The same blocks as runs of one."""
+        return tuple(BlockRun(self.array, range(block, block + 1)) for block in self.blocks)
+
+    @cached_property
     def nbytes(self) -> int:
         """Bytes on disk, checksums included."""
         return len(self.blocks) * (self.array.chunk_bytes + CRC_BYTES)
@@ -75,7 +80,7 @@ class BatchBuffer:
         # the checksums between the chunks on disk
         self._checksums = memoryview(bytearray(CRC_BYTES * size * len(self._places)))
         self._order = {place: number for number, place in enumerate(self._places)}
-        self._targets: dict[tuple[str, int, int], list[memoryview]] = {}
+        self._targets: dict[tuple[str, range, int], list[memoryview]] = {}
         self._tensors = self._cut(self.memory)
 
     @property
@@ -94,7 +99,7 @@ class BatchBuffer:
 
     def targets(self, run: BlockRun, slot: int) -> list[memoryview]:
         """Where the bytes of a run go: chunk, checksum, chunk, checksum, ..."""
-        key = (run.array.name, run.blocks.start, slot)
+        key = (run.array.name, run.blocks, slot)
         views = self._targets.get(key)
         if views is None:
             views = self._targets[key] = []

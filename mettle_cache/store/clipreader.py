@@ -54,34 +54,37 @@ class ClipReader:
         """
         commit: CommitRecord | None = None
         for run in buffer.runs:
+            unchecked = self._unchecked(clip, run)
+            if unchecked:
+                commit = commit or self.commits.read(clip)
             try:
                 with self._files.lease(f"{self._folder}/{run.array.shard_path(clip)}") as descriptor:
-                    self._fill(descriptor, clip, run, buffer.targets(run, slot))
-                    unchecked = self._unchecked(clip, run)
-                    if unchecked:
-                        self._check_index(descriptor, clip, run)
+                    if commit is None or not unchecked:
+                        self._fill(descriptor, clip, run, buffer, slot)
+                        continue
+                    self._check_index(descriptor, clip, run)
+                    for part in run.single_blocks:
+                        # checked one by one, while the bytes are still in the processor's cache
+                        self._fill(descriptor, clip, part, buffer, slot)
+                        self._check_chunk(clip, part, buffer, slot, commit)
             except OSError as error:
                 raise self._damaged(clip, run, error.strerror or str(error)) from error
-            for block in unchecked:
-                commit = commit or self.commits.read(clip)
-                self._check_chunk(clip, run, block, buffer, slot, commit)
 
     def close(self) -> None:
         """Close the files that are kept open for the next read."""
         self._files.close()
 
-    def _fill(self, descriptor: int, clip: int, run: BlockRun, targets: list[memoryview]) -> None:
-        if read_fully(descriptor, targets, run.offset, run.nbytes) != run.nbytes:
+    def _fill(self, descriptor: int, clip: int, run: BlockRun, buffer: BatchBuffer, slot: int) -> None:
+        if read_fully(descriptor, buffer.targets(run, slot), run.offset, run.nbytes) != run.nbytes:
             size = os.fstat(descriptor).st_size
             raise self._damaged(clip, run, f"{size:,} bytes instead of {run.array.shard_bytes:,}")
 
-    def _unchecked(self, clip: int, run: BlockRun) -> list[int]:
-        if self.check == "never":
-            return []
-        if self.check == "always":
-            return list(run.blocks)
+    def _unchecked(self, clip: int, run: BlockRun) -> bool:
+        """Whether a chunk of the run is still to be compared."""
+        if self.check != "first":
+            return self.check == "always"
         first = self._first_block[run.array.name]
-        return [block for block in run.blocks if not self._checked[clip, first + block]]
+        return not self._checked[clip, first + run.blocks.start : first + run.blocks.stop].all()
 
     def _check_index(self, descriptor: int, clip: int, run: BlockRun) -> None:
         array = run.array
@@ -93,21 +96,19 @@ class ClipReader:
         if found != array.index:
             raise self._damaged(clip, run, "the shard index is damaged")
 
-    def _check_chunk(
-        self, clip: int, run: BlockRun, block: int, buffer: BatchBuffer, slot: int, commit: CommitRecord
-    ) -> None:
-        array = run.array
+    def _check_chunk(self, clip: int, run: BlockRun, buffer: BatchBuffer, slot: int, commit: CommitRecord) -> None:
+        array, block = run.array, run.blocks.start
         value = crc32c(buffer.chunk(array, block, slot))
         if f"{value:08x}" != commit.crc32c[array.name][block]:
-            raise self._damaged(clip, run, f"the {array.part} are not those that were committed", block)
+            raise self._damaged(clip, run, f"the {array.part} are not those that were committed")
         if buffer.checksum(array, block, slot) != crc_bytes(value):
-            raise self._damaged(clip, run, "the stored checksum is damaged", block)
+            raise self._damaged(clip, run, "the stored checksum is damaged")
         self._checked[clip, self._first_block[array.name] + block] = True
 
-    def _damaged(self, clip: int, run: BlockRun, what: str, block: int | None = None) -> StoreCorruptError:
+    def _damaged(self, clip: int, run: BlockRun, what: str) -> StoreCorruptError:
         layers = run.array.layers
         first, last = layers[run.blocks[0]].name, layers[run.blocks[-1]].name
-        where = layers[block].name if block is not None else first if first == last else f"{first} to {last}"
+        where = first if first == last else f"{first} to {last}"
         path = f"{self._folder}/{run.array.shard_path(clip)}"
         return StoreCorruptError(
             f"clip {self.commits.clips[clip]}, layer {where}: {path}: {what}", hint=repair_hint(self.commits.head.path)

@@ -69,12 +69,12 @@ class DescriptorCache:
         return entry
 
     def _evict(self) -> None:
-        surplus = len(self._open) - self._capacity
-        if surplus <= 0:
-            return
-        idle = [path for path, entry in self._open.items() if entry.users == 0]
-        for path in idle[:surplus]:
-            os.close(self._open.pop(path).descriptor)
+        while len(self._open) > self._capacity:
+            # the one used longest ago comes first, and is nearly always idle
+            idle = next((path for path, entry in self._open.items() if entry.users == 0), None)
+            if idle is None:
+                return
+            os.close(self._open.pop(idle).descriptor)
 
 
 def _close_all(files: OrderedDict[str, _Open]) -> None:
