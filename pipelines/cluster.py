@@ -6,6 +6,7 @@ once and writes its own clips. What a dead worker had committed is kept; what it
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ from mettle_cache.errors import UsageError
 from mettle_cache.store.writer import StoreWriter
 from pipelines.extract_types import ExtractConfig
 from pipelines.identity import store_spec
+from pipelines.interrupt import signals_kept_from_children
 from pipelines.rig import Rig, available_cores, build_rig, open_config_dataset
 from pipelines.stream import Outcome, peak_memory, stream_clips
 
@@ -180,13 +182,16 @@ def connect(config: ExtractConfig) -> Iterator[Client]:
     from distributed import Client, LocalCluster
 
     if config.scheduler is None:
-        # spawned, not forked: threads and a loaded PyTorch do not survive a fork. Memory is bounded by the stream
-        with (
-            LocalCluster(
-                n_workers=config.workers, threads_per_worker=1, memory_limit=0, dashboard_address=None
-            ) as local,
-            Client(local) as client,
-        ):
+        with signals_kept_from_children():
+            # spawned, not forked: threads and a loaded PyTorch do not survive a fork. The stream bounds the memory
+            local = LocalCluster(
+                n_workers=config.workers,
+                threads_per_worker=1,
+                memory_limit=0,
+                dashboard_address=None,
+                silence_logs=logging.ERROR,
+            )
+        with local, Client(local) as client:
             yield client
         return
     try:

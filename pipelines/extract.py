@@ -42,6 +42,7 @@ def run_extraction(config: ExtractConfig, progress: Progress | None = None) -> E
     dataset = open_config_dataset(config)
     for note in dataset.notes:
         progress.note(note)
+    progress.note(f"looking at the media of {len(dataset.clips)} clips in {dataset.root}")
     missing = find_missing(dataset, config, out)
     rig = build_rig(config, dataset)
     notes = _notes(rig, missing)

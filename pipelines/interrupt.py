@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from types import FrameType
 
 from mettle_cache.errors import MettleError
@@ -39,3 +40,19 @@ def stop_on_signals() -> Iterator[threading.Event]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def signals_kept_from_children() -> Iterator[None]:
+    """Processes that are started in here, or later by a thread that is, never see a SIGINT or SIGTERM.
+
+    A terminal sends Ctrl-C to every process of a command; the one that coordinates must be the only one to act on it.
+    What arrives meanwhile is delivered at the end.
+    """
+    # it unblocks both signals when it starts, so it must be running already
+    resource_tracker.ensure_running()
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)

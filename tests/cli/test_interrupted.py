@@ -1,6 +1,7 @@
 """Whatever ends an extraction, the next one goes on, and the store's bytes are those of an uninterrupted one."""
 
 import json
+import os
 import random
 import resource
 import shutil
@@ -75,6 +76,20 @@ def test_ctrl_c_is_130_and_says_how_to_resume(process, data, whole, tmp_path, nu
     assert json.loads(text)["error"]["kind"] == "InterruptedRunError"
     assert "run the same command again" in err
     assert 1 <= commits(out) < 12
+    assert finish(process(*command(data, out)))[0] == 0
+    assert tree(out) == tree(whole)
+
+
+@pytest.mark.slow
+def test_ctrl_c_on_a_terminal_reaches_the_workers_too(process, data, whole, tmp_path):
+    """A terminal signals the whole process group; only the coordinator may act on it."""
+    out = tmp_path / "s.zarr"
+    child = process(*command(data, out), "--workers", "2", start_new_session=True)
+    wait_for_commits(child, out, 1)
+    os.killpg(child.pid, signal.SIGINT)
+    code, _, err = finish(child)
+    assert code == 130
+    assert "run the same command again" in err
     assert finish(process(*command(data, out)))[0] == 0
     assert tree(out) == tree(whole)
 

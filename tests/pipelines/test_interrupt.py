@@ -2,11 +2,13 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
 
-from pipelines.interrupt import stop_on_signals
+from pipelines.interrupt import signals_kept_from_children, stop_on_signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -39,3 +41,20 @@ def test_other_threads_get_an_event_that_stays_unset():
     thread.start()
     thread.join()
     assert seen == [False]
+
+
+def test_children_do_not_see_the_terminals_signals_but_this_process_does():
+    wait = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]
+    with stop_on_signals() as stop:
+        with signals_kept_from_children():
+            child = subprocess.Popen(wait, stdout=subprocess.PIPE, text=True)
+            assert child.stdout.readline() == "up\n"
+            os.kill(os.getpid(), signal.SIGINT)
+            assert not stop.wait(0.2)
+        assert stop.wait(5)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        child.send_signal(number)
+    with pytest.raises(subprocess.TimeoutExpired):
+        child.wait(0.5)
+    child.kill()
+    child.communicate()
