@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mettle_cache.datasets import Dataset
 from mettle_cache.store.locks import part_range
+from mettle_cache.store.plan import bytes_per_clip
 from mettle_cache.store.writer import StoreReport, StoreWriter
 from pipelines.cluster import cluster_clips
 from pipelines.extract_types import ExtractConfig, ExtractReport, default_out
@@ -51,7 +52,7 @@ def run_extraction(config: ExtractConfig, progress: Progress | None = None) -> E
     with StoreWriter.create_or_resume(out, store_spec(rig, config)) as writer:
         pending = writer.pending(config.part)
         work = [index for index in pending if dataset.clips[index].id not in missing]
-        check_room(out, len(work) * writer.head.clip_bytes)
+        check_room(out, len(work) * sum(bytes_per_clip(rig.layers, dataset.segments, rig.codec).values()))
         tally = _Tally(dataset, skipped=len(part_range(config.part, len(writer.clips))) - len(pending))
         for index in (index for index in pending if dataset.clips[index].id in missing):
             reason = missing[dataset.clips[index].id]

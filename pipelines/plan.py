@@ -15,7 +15,7 @@ from mettle_cache.datasets import Dataset
 from mettle_cache.layers import LayerSpec, group_by_array, select_layers
 from mettle_cache.store.codecs import CODECS, get_codec
 from mettle_cache.store.diskspeed import measure_read_speed
-from mettle_cache.store.layout import store_layout
+from mettle_cache.store.plan import RECORDS, bytes_per_clip, files_per_clip
 from pipelines.binding import choose_device
 from pipelines.extract_types import SHARED, ExtractConfig, default_out
 from pipelines.preflight import ROOM_MARGIN, disk_folder, free_bytes
@@ -166,15 +166,16 @@ def verdict(reads: float | None, recomputes: float | None) -> str:
 def _bill(
     layers: Sequence[LayerSpec], chosen: str, codec: str, dataset: Dataset, *, free: int, speed: float | None
 ) -> Bill:
-    layout = store_layout(layers, dataset.segments, get_codec(codec))
-    clip_bytes, clips = sum(array.shard_bytes for array in layout), len(dataset.clips)
+    sizes = bytes_per_clip(layers, dataset.segments, get_codec(codec))
+    clips, records = len(dataset.clips), sizes.pop(RECORDS)
+    clip_bytes = sum(sizes.values())
     return Bill(
         layers=chosen,
         codec=codec,
         clip_bytes=clip_bytes,
         nbytes=clips * clip_bytes,
-        files=clips * (len(layout) + 1),
-        fits=clips * clip_bytes * ROOM_MARGIN <= free,
+        files=clips * files_per_clip(layers, dataset.segments, get_codec(codec)),
+        fits=clips * (clip_bytes + records) * ROOM_MARGIN <= free,
         reads_per_second=speed / clip_bytes if speed else None,
     )
 
@@ -182,10 +183,8 @@ def _bill(
 def _stages(layers: Sequence[LayerSpec], segments: int) -> tuple[StageBill, ...]:
     stages = []
     for array, members in group_by_array(layers).items():
-        clip_bytes = {
-            codec: sum(part.shard_bytes for part in store_layout(members, segments, get_codec(codec)))
-            for codec in CODECS
-        }
+        sizes = {codec: bytes_per_clip(members, segments, CODECS[codec]) for codec in CODECS}
+        clip_bytes = {codec: sum(parts.values()) - parts[RECORDS] for codec, parts in sizes.items()}
         first = members[0]
         stages.append(
             StageBill(array=array, layers=len(members), tokens=first.tokens, width=first.width, clip_bytes=clip_bytes)

@@ -13,7 +13,7 @@ from pipelines.extract_types import ExtractConfig
 from pipelines.units import format_bytes
 
 LISTED = 20
-# the manifest, the commits and what the file system needs for itself
+# what the file system needs for itself
 ROOM_MARGIN = 1.02
 
 
