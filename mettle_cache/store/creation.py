@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from mettle_cache.errors import StoreCorruptError, StoreError, StoreKeyError
+from mettle_cache.store.clipids import CLIPS, clip_ids_bytes
 from mettle_cache.store.commits import find_commit
 from mettle_cache.store.durable import PARTIAL, make_folder, write_file
-from mettle_cache.store.files import LARGEST_TABLE, read_small, repair_hint
 from mettle_cache.store.finishing import unready
 from mettle_cache.store.head import COMMITS, ROOT, StoreHead, load_head
 from mettle_cache.store.locks import LOCKS
-from mettle_cache.store.spec import StoreSpec, digest_of, key_differences
-from mettle_cache.store.tables import MANIFEST, SAMPLES, pending_manifest, read_table, table_bytes
+from mettle_cache.store.ready import damaged_files, static_digests
+from mettle_cache.store.spec import StoreSpec, digest, key_differences
+from mettle_cache.store.tables import SAMPLES, table_bytes
 
 
 def create_store(path: Path, spec: StoreSpec) -> StoreHead:
@@ -24,21 +27,6 @@ def create_store(path: Path, spec: StoreSpec) -> StoreHead:
         make_folder(path)
     _restore(head, spec)
     return head
-
-
-def read_clip_ids(head: StoreHead) -> tuple[str, ...]:
-    """The ids of the clip axis, which the manifest tells and the key vouches for.
-
-    Raises
-    ------
-    StoreCorruptError
-        The manifest is damaged.
-    """
-    table, _ = read_table(head.path / MANIFEST, store=head.path)
-    ids = table["id"].to_pylist() if "id" in table.column_names else []
-    if digest_of(ids) != head.record.key.clips.digest:
-        raise StoreCorruptError(f"{head.path / MANIFEST}: not the clips of this store", hint=repair_hint(head.path))
-    return tuple(ids)
 
 
 def _existing_head(path: Path, spec: StoreSpec) -> StoreHead | None:
@@ -87,31 +75,23 @@ def _may_precede(name: str) -> bool:
 
 def _restore(head: StoreHead, spec: StoreSpec) -> None:
     """Write every static file that is missing or is not as it must be; the root's first."""
-    for name, content in head.metadata_files().items():
-        target = head.path / name
-        if not target.is_file() or target.is_symlink() or target.read_bytes() != content:
-            _replace(head, name, content)
+    contents: dict[str, Callable[[], bytes]] = {
+        **{name: partial(bytes, content) for name, content in head.metadata_files().items()},
+        CLIPS: partial(clip_ids_bytes, spec.clips),
+        SAMPLES: partial(table_bytes, spec.samples),
+    }
+    expected = static_digests(head)
+    for name, _ in damaged_files(head, expected):
+        content = contents[name]()
+        if digest(content) != expected[name]:
+            raise StoreCorruptError(
+                f"{head.path / name} is damaged and this version of pyarrow writes it otherwise",
+                hint="restore it from a copy, use the pyarrow that the store was made with, or extract anew",
+            )
+        unready(head)
+        make_folder((head.path / name).parent)
+        write_file(head.path / name, content)
     make_folder(head.path / COMMITS)
-    if not _samples_intact(head, spec):
-        _replace(head, SAMPLES, table_bytes(spec.samples))
-    try:
-        read_clip_ids(head)
-    except StoreCorruptError:
-        _replace(head, MANIFEST, table_bytes(pending_manifest(spec.clips, spec.samples, spec.segments)))
-
-
-def _samples_intact(head: StoreHead, spec: StoreSpec) -> bool:
-    # bytes, not tables: comparing a damaged table crashes pyarrow
-    try:
-        return read_small(head.path / SAMPLES, limit=LARGEST_TABLE, store=head.path) == table_bytes(spec.samples)
-    except StoreCorruptError:
-        return False
-
-
-def _replace(head: StoreHead, name: str, content: bytes) -> None:
-    unready(head)
-    make_folder((head.path / name).parent)
-    write_file(head.path / name, content)
 
 
 def _indent(lines: list[str]) -> list[str]:

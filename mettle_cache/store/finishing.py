@@ -1,4 +1,4 @@
-"""The end of a store: the manifest, then ``READY`` with the digest of everything; and taking ``READY`` away again."""
+"""The end of a store: the manifest, then ``READY`` with the digest of everything; and taking both away again."""
 
 from __future__ import annotations
 
@@ -6,28 +6,27 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import pyarrow as pa
-
 from mettle_cache.store.durable import PARTIAL, remove_files, write_file
 from mettle_cache.store.head import COMMITS, READY, StoreHead
 from mettle_cache.store.locks import sweep_locks
+from mettle_cache.store.manifest import manifest_table
+from mettle_cache.store.ready import static_digests
 from mettle_cache.store.records import CommitRecord, ReadyRecord
 from mettle_cache.store.spec import digest, digest_of
-from mettle_cache.store.tables import MANIFEST, MANIFEST_SCHEMA, SAMPLES, read_table, splits_of, table_bytes
+from mettle_cache.store.tables import MANIFEST, SAMPLES, read_table, table_bytes
 
 
 def finish_store(head: StoreHead, commits: Sequence[CommitRecord]) -> None:
     """Write the manifest and ``READY`` for a complete list of commits, and remove what no finished store has."""
-    samples, samples_bytes = read_table(head.path / SAMPLES, store=head.path)
-    manifest = table_bytes(_final_manifest(head, commits, samples))
-    files = {**head.metadata_files(), SAMPLES: samples_bytes, MANIFEST: manifest}
+    samples = read_table(head.path / SAMPLES, expected=head.record.samples, store=head.path)
+    manifest = table_bytes(manifest_table(head, commits, samples))
     ready = ReadyRecord(
         key=head.record.key_digest,
         clips=sum(commit.status == "ok" for commit in commits),
         failed=sum(commit.status == "failed" for commit in commits),
         nbytes=sum(commit.nbytes for commit in commits),
         commits=commits_digest([digest(commit.to_bytes()) for commit in commits]),
-        files={name: digest(content) for name, content in files.items()},
+        files={**static_digests(head), MANIFEST: digest(manifest)},
     ).to_bytes()
     _write_if_other(head.path / MANIFEST, manifest)
     for leftover in _leftovers(head):
@@ -37,29 +36,15 @@ def finish_store(head: StoreHead, commits: Sequence[CommitRecord]) -> None:
 
 
 def unready(head: StoreHead) -> None:
-    """Take ``READY`` away before anything in the store changes."""
-    if (head.path / READY).exists():
-        remove_files([head.path / READY])
+    """Take ``READY``, and the manifest that it vouches for, away before anything in the store changes."""
+    for name in (READY, MANIFEST):
+        if (head.path / name).exists():
+            remove_files([head.path / name])
 
 
 def commits_digest(digests: Sequence[str]) -> str:
     """The digest of all commits: of the list of their digests, in clip order."""
     return digest_of(list(digests))
-
-
-def _final_manifest(head: StoreHead, commits: Sequence[CommitRecord], samples: pa.Table) -> pa.Table:
-    clips = [commit.clip for commit in commits]
-    columns = [
-        range(len(commits)),
-        clips,
-        splits_of(clips, samples),
-        [head.segments] * len(commits),
-        [commit.status for commit in commits],
-        [commit.error or "" for commit in commits],
-        [commit.source or "" for commit in commits],
-        [digest(commit.to_bytes()) for commit in commits],
-    ]
-    return pa.table(columns, schema=MANIFEST_SCHEMA)
 
 
 def _leftovers(head: StoreHead) -> Iterator[Path]:

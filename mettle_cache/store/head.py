@@ -15,7 +15,8 @@ from mettle_cache.store.codecs import Codec, get_codec
 from mettle_cache.store.files import LARGEST_JSON, read_small, repair_hint
 from mettle_cache.store.layout import ArrayLayout, group_json, store_layout
 from mettle_cache.store.records import HeadRecord
-from mettle_cache.store.spec import FORMAT_VERSION, StoreSpec, digest_of, layer_problems
+from mettle_cache.store.spec import FORMAT_VERSION, StoreSpec, digest, digest_of, layer_problems
+from mettle_cache.store.tables import table_bytes
 
 ROOT = "zarr.json"
 READY = "READY"
@@ -36,7 +37,12 @@ class StoreHead:
     def of_spec(cls, path: Path, spec: StoreSpec) -> StoreHead:
         """The head that a new store of ``spec`` gets."""
         key = spec.key_document()
-        document = {"format": FORMAT_VERSION, "key": key, "key_digest": digest_of(key), "provenance": spec.provenance}
+        document = {
+            "key": key,
+            "key_digest": digest_of(key),
+            "samples": digest(table_bytes(spec.samples)),
+            "provenance": spec.provenance,
+        }
         return cls(path, HeadRecord.model_validate_json(json.dumps(document)))
 
     @property

@@ -10,16 +10,15 @@ from typing import Any, Self
 import pyarrow as pa
 import torch
 
-from mettle_cache.errors import StoreCorruptError, StoreError, StoreUnfinishedError, UsageError
+from mettle_cache.errors import StoreError, StoreUnfinishedError, UsageError
 from mettle_cache.layers import LayerSpec
 from mettle_cache.store.buffers import BatchBuffer, block_runs
 from mettle_cache.store.clipreader import CHECKS, ClipReader
-from mettle_cache.store.commits import NamedCommits, find_commit
-from mettle_cache.store.files import repair_hint
+from mettle_cache.store.commits import NamedCommits
 from mettle_cache.store.head import StoreHead, load_head
+from mettle_cache.store.manifest import Manifest, manifest_so_far, read_manifest
 from mettle_cache.store.prefetch import prefetch_batches
-from mettle_cache.store.ready import check_static_files, read_ready
-from mettle_cache.store.spec import digest, digest_of
+from mettle_cache.store.ready import check_files, read_ready
 from mettle_cache.store.tables import MANIFEST, SAMPLES, read_table
 from mettle_cache.tokens import TokenBatch
 
@@ -41,7 +40,7 @@ class TokenStore:
         Everything that made the tokens what they are; ``key_digest`` is its short name.
     """
 
-    def __init__(self, head: StoreHead, manifest: pa.Table, samples: pa.Table, *, check: str) -> None:
+    def __init__(self, head: StoreHead, manifest: Manifest, samples: pa.Table, *, check: str) -> None:
         key = head.record.key
         self.path = head.path
         self.dataset = key.dataset
@@ -53,17 +52,16 @@ class TokenStore:
         self.key_digest = head.record.key_digest
         self.provenance: Mapping[str, Any] = head.record.provenance
         self.samples = samples
-        self.clips: tuple[str, ...] = tuple(manifest["id"].to_pylist())
-        self.statuses: list[str] = manifest["status"].to_pylist()
-        errors = manifest["error"].to_pylist()
+        self.clips = manifest.ids
+        self.statuses = manifest.statuses
         self.failed = {
             clip: error
-            for clip, status, error in zip(self.clips, self.statuses, errors, strict=True)
+            for clip, status, error in zip(manifest.ids, manifest.statuses, manifest.errors, strict=True)
             if status == "failed"
         }
         self.nbytes = head.clip_bytes * self.statuses.count("ok")
         self._head = head
-        self._reader = ClipReader(NamedCommits(head, self.clips, manifest["commit"].to_pylist()), check=check)
+        self._reader = ClipReader(NamedCommits(head, manifest.ids, manifest.commits), check=check)
 
     @classmethod
     def open(cls, path: Path | str, *, check: str = "first", allow_unfinished: bool = False) -> TokenStore:
@@ -95,13 +93,10 @@ class TokenStore:
                 f"{path} is unfinished: it has no READY record",
                 hint="run the same mettle extract command again; it goes on where the last run stopped",
             )
-        if ready is not None:
-            check_static_files(head, ready)
-        manifest, _ = read_table(head.path / MANIFEST, store=head.path)
-        samples, _ = read_table(head.path / SAMPLES, store=head.path)
-        if digest_of(manifest["id"].to_pylist()) != head.record.key.clips.digest:
-            raise StoreCorruptError(f"{head.path / MANIFEST}: not the clips of this store", hint=repair_hint(head.path))
-        return cls(head, manifest if ready is not None else _with_commits(head, manifest), samples, check=check)
+        check_files(head, ready)
+        manifest = manifest_so_far(head) if ready is None else read_manifest(head, expected=ready.files[MANIFEST])
+        samples = read_table(head.path / SAMPLES, expected=head.record.samples, store=head.path)
+        return cls(head, manifest, samples, check=check)
 
     def read(self, clips: Sequence[int], layers: Sequence[str] | None = None) -> TokenBatch:
         """Tokens ``[B, T, N, *]`` of clips by index, in new memory; all layers, or those named.
@@ -190,17 +185,3 @@ class TokenStore:
             raise StoreUnfinishedError(
                 f"clip {name} is not committed in {self.path}", hint="run the same mettle extract command again"
             )
-
-
-def _with_commits(head: StoreHead, manifest: pa.Table) -> pa.Table:
-    """The manifest of an unfinished store, with what its commits say so far."""
-    ids = manifest["id"].to_pylist()
-    commits = [find_commit(head, clip) for clip in range(len(ids))]
-    facts = {
-        "status": [commit.status if commit else "pending" for commit in commits],
-        "error": [(commit.error or "") if commit else "" for commit in commits],
-        "commit": [digest(commit.to_bytes()) if commit else "" for commit in commits],
-    }
-    for name, column in facts.items():
-        manifest = manifest.set_column(manifest.schema.get_field_index(name), name, pa.array(column, pa.string()))
-    return manifest

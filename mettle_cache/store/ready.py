@@ -1,8 +1,11 @@
-"""``READY``: the record that says that a store is whole, and the files that it vouches for."""
+"""``READY``, the record that says that a store is whole; and whether the files beside the shards are intact."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from mettle_cache.errors import StoreCorruptError
+from mettle_cache.store.clipids import CLIPS
 from mettle_cache.store.files import LARGEST_JSON, LARGEST_TABLE, read_small, repair_hint
 from mettle_cache.store.head import READY, StoreHead
 from mettle_cache.store.records import ReadyRecord
@@ -26,29 +29,33 @@ def read_ready(head: StoreHead) -> ReadyRecord | None:
         record = ReadyRecord.from_bytes(data)
     except ValueError as error:
         raise StoreCorruptError(f"{path}: {str(error).splitlines()[0]}", hint=repair_hint(head.path)) from error
-    if record.key != head.record.key_digest:
+    vouched = {name: found for name, found in record.files.items() if name != MANIFEST}
+    if record.key != head.record.key_digest or vouched != static_digests(head) or MANIFEST not in record.files:
         raise StoreCorruptError(f"{path}: it is of another store", hint=repair_hint(head.path))
     return record
 
 
-def damaged_static_files(head: StoreHead, ready: ReadyRecord) -> list[tuple[str, str]]:
-    """Files of the store that are not as ``READY`` says: name, and what is wrong."""
-    vouched = {*head.metadata_files(), SAMPLES, MANIFEST}
-    if set(ready.files) != vouched:
-        return [(READY, f"it does not vouch for {', '.join(sorted(vouched ^ set(ready.files)))}")]
+def static_digests(head: StoreHead) -> dict[str, str]:
+    """Name and digest of every file that is written when a store is made."""
+    files = {name: digest(content) for name, content in head.metadata_files().items()}
+    return {**files, CLIPS: head.record.key.clips.digest, SAMPLES: head.record.samples}
+
+
+def damaged_files(head: StoreHead, expected: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Files that do not have the digests that are expected of them: name, and what is wrong."""
     found = []
-    for name, expected in ready.files.items():
+    for name, wanted in expected.items():
         try:
             data = read_small(head.path / name, limit=LARGEST_TABLE, store=head.path)
         except StoreCorruptError as error:
             found.append((name, error.message.removeprefix(f"{head.path / name}: ")))
             continue
-        if digest(data) != expected:
-            found.append((name, "not the bytes that READY vouches for"))
+        if digest(data) != wanted:
+            found.append((name, "not the bytes that were written"))
     return found
 
 
-def check_static_files(head: StoreHead, ready: ReadyRecord) -> None:
+def check_files(head: StoreHead, ready: ReadyRecord | None) -> None:
     """Refuse a store whose metadata or tables are damaged. Raises StoreCorruptError."""
-    for name, what in damaged_static_files(head, ready):
+    for name, what in damaged_files(head, static_digests(head) if ready is None else ready.files):
         raise StoreCorruptError(f"{head.path / name}: {what}", hint=repair_hint(head.path))

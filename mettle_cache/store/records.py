@@ -121,10 +121,11 @@ class _SealedDocument(BaseModel):
 
 
 class HeadRecord(Sealed):
-    """Attribute ``mettle`` of the root group."""
+    """Attribute ``mettle`` of the root group; ``samples`` is the digest of the file samples.parquet."""
 
     key: KeyModel
     key_digest: Digest
+    samples: Digest
     provenance: dict[str, JsonValue]
 
 

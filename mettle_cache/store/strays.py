@@ -6,12 +6,13 @@ import os
 from collections.abc import Iterator, Sequence
 
 from mettle_cache.store.head import READY, StoreHead
-from mettle_cache.store.tables import MANIFEST, SAMPLES
+from mettle_cache.store.ready import static_digests
+from mettle_cache.store.tables import MANIFEST
 
 
 def stray_files(head: StoreHead, stored: Sequence[int]) -> Iterator[str]:
     """Paths, within the store, of files that a finished store with shards of the clips ``stored`` does not have."""
-    own = {READY, MANIFEST, SAMPLES, *head.metadata_files()}
+    own = {READY, MANIFEST, *static_digests(head)}
     own |= {str(head.commit_path(clip).relative_to(head.path)) for clip in range(head.clips)}
     own |= {array.shard_path(clip) for array in head.layout for clip in stored}
     for folder, folders, files in os.walk(head.path):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from mettle_cache.errors import StoreCorruptError
+from mettle_cache.store.clipids import read_clip_ids
 from mettle_cache.store.clipreader import read_fully
 from mettle_cache.store.commits import misfit_shards, read_commit
 from mettle_cache.store.durable import remove_files
@@ -19,11 +21,12 @@ from mettle_cache.store.files import open_regular
 from mettle_cache.store.finishing import commits_digest, unready
 from mettle_cache.store.head import READY, StoreHead, load_head
 from mettle_cache.store.layout import CRC_BYTES, ArrayLayout, crc32c, crc_bytes
-from mettle_cache.store.ready import damaged_static_files, read_ready
+from mettle_cache.store.manifest import read_manifest
+from mettle_cache.store.ready import damaged_files, read_ready, static_digests
 from mettle_cache.store.records import CommitRecord, ReadyRecord
 from mettle_cache.store.spec import digest
 from mettle_cache.store.strays import stray_files
-from mettle_cache.store.tables import MANIFEST, read_table
+from mettle_cache.store.tables import MANIFEST
 
 THREADS = 4
 
@@ -91,10 +94,9 @@ def verify_store(path: Path | str, *, deep: bool = False, advance: Advance | Non
     head = load_head(Path(path))
     problems: list[Problem] = []
     ready = _ready(head, problems)
-    ids, expected = _manifest(head, problems)
-    if ready is None and not problems:
-        # the store is being written: its manifest may be that of an earlier run
-        expected = [""] * head.clips
+    vouched = static_digests(head) if ready is None else ready.files
+    problems += [Problem(what, name) for name, what in damaged_files(head, vouched)]
+    ids, expected = _names(head, ready)
     states = []
     with ThreadPoolExecutor(THREADS) as pool:
         for state in pool.map(partial(_check_clip, head, ids, expected, deep), range(head.clips)):
@@ -106,7 +108,6 @@ def verify_store(path: Path | str, *, deep: bool = False, advance: Advance | Non
         problems += _disagreements(ready, states)
         stored = [clip for clip, state in enumerate(states) if state.commit is None or state.commit.status == "ok"]
         problems += [Problem("not a file of the store; remove it", name) for name in stray_files(head, stored)]
-        problems += [Problem(what, name) for name, what in damaged_static_files(head, ready)]
     commits = [state.commit for state in states if state.commit is not None]
     pending = [state for state in states if state.commit is None and not state.problems]
     return VerifyReport(
@@ -142,19 +143,19 @@ def _ready(head: StoreHead, problems: list[Problem]) -> ReadyRecord | None:
         return None
 
 
-def _manifest(head: StoreHead, problems: list[Problem]) -> tuple[list[str], list[str]]:
-    """Ids, and the digest of each clip's commit: empty strings where the manifest cannot tell."""
+def _names(head: StoreHead, ready: ReadyRecord | None) -> tuple[Sequence[str], Sequence[str]]:
+    """Ids, and the digest of each clip's commit; empty strings where that is not known."""
     unknown = [""] * head.clips
-    try:
-        table, _ = read_table(head.path / MANIFEST, store=head.path)
-    except StoreCorruptError as error:
-        problems.append(Problem(error.message, MANIFEST))
-        return unknown, unknown
-    columns = [table[name].to_pylist() if name in table.column_names else unknown for name in ("id", "commit")]
-    return (columns[0], columns[1]) if len(columns[0]) == head.clips else (unknown, unknown)
+    with suppress(StoreCorruptError):  # damage to these files is reported file by file
+        if ready is not None:
+            manifest = read_manifest(head, expected=ready.files[MANIFEST])
+            return manifest.ids, manifest.commits
+    with suppress(StoreCorruptError):
+        return read_clip_ids(head), unknown
+    return unknown, unknown
 
 
-def _check_clip(head: StoreHead, ids: list[str], expected: list[str], deep: bool, clip: int) -> _ClipState:
+def _check_clip(head: StoreHead, ids: Sequence[str], expected: Sequence[str], deep: bool, clip: int) -> _ClipState:
     file = head.commit_path(clip)
     relative = str(file.relative_to(head.path))
     if not file.exists() and not file.is_symlink():

@@ -13,8 +13,9 @@ from types import TracebackType
 from typing import Self
 
 from mettle_cache.errors import UsageError
+from mettle_cache.store.clipids import read_clip_ids
 from mettle_cache.store.commits import find_commit, misfit_shards
-from mettle_cache.store.creation import create_store, read_clip_ids
+from mettle_cache.store.creation import create_store
 from mettle_cache.store.durable import PARTIAL, disk_errors, remove_files, write_file, write_files
 from mettle_cache.store.finishing import finish_store, unready
 from mettle_cache.store.head import COMMITS, StoreHead, load_head

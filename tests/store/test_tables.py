@@ -8,16 +8,19 @@ from hypothesis import strategies as st
 
 from mettle_cache.errors import StoreCorruptError
 from mettle_cache.store import tables
-from mettle_cache.store.tables import pending_manifest, read_table, splits_of, table_bytes
+from mettle_cache.store.spec import digest
+from mettle_cache.store.tables import read_table, table_bytes
 
 TABLE = pa.table({"clip": ["a", "b", "a"], "split": ["train", "val", "test"], "start": [0, 2, 4]})
 
 
+def read(path):
+    return read_table(path, expected=digest(path.read_bytes()), store=path.parent)
+
+
 def test_tables_survive(tmp_path):
     (tmp_path / "t.parquet").write_bytes(table_bytes(TABLE))
-    table, data = read_table(tmp_path / "t.parquet", store=tmp_path)
-    assert table.equals(TABLE)
-    assert data == table_bytes(TABLE)
+    assert read(tmp_path / "t.parquet").equals(TABLE)
 
 
 def test_neither_chunks_nor_metadata_change_the_bytes():
@@ -31,51 +34,43 @@ def test_tables_that_could_unfold_are_refused(tmp_path, options):
     pq.write_table(pa.table({"id": ["x" * 100_000] * 2000}), path, **options)
     assert path.stat().st_size < 1 << 20
     with pytest.raises(StoreCorruptError, match="column id is compressed"):
-        read_table(path, store=tmp_path)
+        read(path)
 
 
 def test_too_many_rows_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "_MOST_ROWS", 2)
     (tmp_path / "t.parquet").write_bytes(table_bytes(TABLE))
     with pytest.raises(StoreCorruptError, match="3 rows"):
-        read_table(tmp_path / "t.parquet", store=tmp_path)
+        read(tmp_path / "t.parquet")
 
 
 def test_a_table_beyond_any_size_is_not_read(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "LARGEST_TABLE", 100)
     (tmp_path / "t.parquet").write_bytes(table_bytes(TABLE))
     with pytest.raises(StoreCorruptError, match="more than the 100 such a file may have"):
-        read_table(tmp_path / "t.parquet", store=tmp_path)
+        read(tmp_path / "t.parquet")
 
 
 def test_a_link_is_not_followed(tmp_path):
     (tmp_path / "t.parquet").write_bytes(table_bytes(TABLE))
     (tmp_path / "link.parquet").symlink_to("t.parquet")
     with pytest.raises(StoreCorruptError, match=r"link\.parquet"):
-        read_table(tmp_path / "link.parquet", store=tmp_path)
+        read(tmp_path / "link.parquet")
 
 
 @given(data=st.data())
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-def test_damage_gives_a_table_or_an_error_and_never_a_crash(tmp_path, data):
+def test_a_damaged_table_never_reaches_pyarrow(tmp_path, data):
+    """pyarrow 26 ends the process on some of these (a damaged footer or damaged offsets)."""
     damaged = bytearray(table_bytes(TABLE))
-    for _ in range(data.draw(st.integers(1, 3))):
-        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    place = data.draw(st.integers(0, len(damaged) - 1))
+    damaged[place] ^= data.draw(st.integers(1, 255))
     (tmp_path / "t.parquet").write_bytes(damaged)
-    try:
-        table, _ = read_table(tmp_path / "t.parquet", store=tmp_path)
-    except StoreCorruptError:
-        return
-    assert table.num_rows <= len(damaged)
+    with pytest.raises(StoreCorruptError, match=r"t\.parquet: not the bytes that were written"):
+        read_table(tmp_path / "t.parquet", expected=digest(table_bytes(TABLE)), store=tmp_path)
 
 
-def test_splits_are_those_of_a_clip_s_rows():
-    assert splits_of(["a", "b", "c"], TABLE) == ["train,test", "val", ""]
-    assert splits_of(["a", "b"], TABLE.drop_columns(["split"])) == ["", ""]
-
-
-def test_a_new_manifest_knows_the_ids_and_nothing_else():
-    manifest = pending_manifest(["a", "b"], TABLE, 10).to_pylist()
-    assert [row["id"] for row in manifest] == ["a", "b"]
-    assert {row["status"] for row in manifest} == {"pending"}
-    assert {row["segments"] for row in manifest} == {10}
+def test_a_file_that_is_no_table_is_refused(tmp_path):
+    (tmp_path / "t.parquet").write_bytes(b"PAR1 not a table PAR1")
+    with pytest.raises(StoreCorruptError, match="not a table of a store"):
+        read(tmp_path / "t.parquet")

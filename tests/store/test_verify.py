@@ -40,7 +40,7 @@ DAMAGES = {
     "long": lambda data: data + b"\0",
 }
 FILES = sorted(
-    ["zarr.json", "visual/zarr.json", "audio/zarr.json", "READY", "manifest.parquet", "samples.parquet"]
+    ["zarr.json", "visual/zarr.json", "audio/zarr.json", "READY", "manifest.parquet", "samples.parquet", "clips.json"]
     + [f"commits/{clip:08d}.json" for clip in range(CLIPS)]
     + [
         f"{array}{part}/{name}"

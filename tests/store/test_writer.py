@@ -123,7 +123,7 @@ def test_a_clip_that_is_not_whole_is_pending_again(path, uninterrupted, name, da
 
 
 @pytest.mark.parametrize(
-    "name", ["zarr.json", "visual/zarr.json", "audio/s1/zarr.json", "samples.parquet", "manifest.parquet"]
+    "name", ["zarr.json", "audio/s1/zarr.json", "clips.json", "samples.parquet", "manifest.parquet", "READY"]
 )
 @pytest.mark.parametrize("damage", ["missing", "flipped"])
 def test_metadata_are_restored(path, uninterrupted, name, damage):
