@@ -29,6 +29,7 @@ COMMANDS = (
     "train",
     "evaluate",
     "params",
+    "bench",
 )
 
 INTERRUPTED = 130

@@ -147,6 +147,17 @@ class TokenStore:
             self._read_clip, order, runs, names, threads=threads, depth=depth, device=torch.device(device)
         )
 
+    def clip_files(self, clip: int) -> tuple[Path, ...]:
+        """The shards of one clip; for backups and benchmarks, which want files.
+
+        Raises
+        ------
+        UsageError, StoreError
+            As :meth:`read`.
+        """
+        self._check_clip(clip)
+        return tuple(self._head.shard_paths(clip))
+
     def close(self) -> None:
         """Close the files that are kept open for the next read; reading opens them again."""
         self._reader.close()

@@ -1,0 +1,131 @@
+"""``mettle bench``: one subcommand a bench, and the report over all of them"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.options import Debug, Device, Json
+from cli.output import emit
+from cli.table import table_lines
+from pipelines.units import format_rate
+
+if TYPE_CHECKING:
+    from pipelines.benchmark.table import BenchTable, Goal
+
+EPILOG = """Examples:
+
+mettle bench read
+
+mettle bench extract --repeats 7 --json > results/extract.json
+
+mettle bench --report --from results
+"""
+# the names and questions of pipelines.benchmark.registry, which is imported when a bench runs
+SUBCOMMANDS = {
+    "read": "Reading tokens, beside the machine's raw-read limit and other libraries.",
+}
+
+Repeats = Annotated[int, typer.Option(help="How often everything is measured; a report wants at least 5.")]
+Clips = Annotated[int | None, typer.Option(help="How many clips to work on.")]
+Tiny = Annotated[bool, typer.Option("--tiny", help="Toy shapes, in seconds: to try it out.")]
+Folder = Annotated[Path | None, typer.Option(help="Where temporary files go; by default the disk of cache/.")]
+
+
+def register(app: typer.Typer) -> None:
+    group = typer.Typer(rich_markup_mode=None)
+    group.callback(invoke_without_command=True)(bench)
+    for name, question in SUBCOMMANDS.items():
+        examples = f"Examples:\n\nmettle bench {name}\n\nmettle bench {name} --tiny --repeats 5 --json\n"
+        group.command(name, help=question, epilog=examples)(_command(name))
+    app.add_typer(group, name="bench", epilog=EPILOG)
+
+
+def bench(
+    context: typer.Context,
+    report: Annotated[bool, typer.Option("--report", help="Write BENCHMARKS.md from all of them.")] = False,
+    results: Annotated[
+        Path | None, typer.Option("--from", metavar="FOLDER", help="Take saved results (*.json) instead of running.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the report goes; by default BENCHMARKS.md.")] = None,
+    repeats: Repeats = 5,
+    folder: Folder = None,
+    device: Device = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Measure speed and memory here, each beside its physical limit."""
+    from mettle_cache.errors import UsageError
+
+    asked = report or results is not None or out is not None
+    if context.invoked_subcommand is not None:
+        if asked:
+            raise UsageError("--report runs every bench and takes no bench's name", hint="mettle bench --report")
+        return
+    if not report:
+        raise UsageError(
+            "name a bench, or ask for all of them",
+            hint=f"mettle bench {next(iter(SUBCOMMANDS))}, or mettle bench --report",
+        )
+    from pipelines.benchmark.options import BenchOptions
+    from pipelines.benchmark.report import REPORT, load_tables, run_all, write_report
+    from pipelines.progress import terminal_progress
+
+    path = out or REPORT
+    options = BenchOptions(repeats=repeats, folder=folder, device=device)
+    tables = run_all(options, terminal_progress()) if results is None else load_tables(results)
+    write_report(tables, path)
+    emit(
+        {"report": str(path), "benches": [table.to_json() for table in tables]},
+        [*(line for table in tables for line in (*table_report(table), "")), f"report     {path}"],
+    )
+
+
+def _command(name: str) -> Callable[..., None]:
+    def run(
+        repeats: Repeats = 5,
+        clips: Clips = None,
+        tiny: Tiny = False,
+        folder: Folder = None,
+        device: Device = None,
+        json: Json = False,
+        debug: Debug = False,
+    ) -> None:
+        from pipelines.benchmark.options import BenchOptions
+        from pipelines.benchmark.registry import run_bench
+        from pipelines.progress import terminal_progress
+
+        options = BenchOptions(repeats=repeats, clips=clips, tiny=tiny, folder=folder, device=device)
+        table = run_bench(name, options, terminal_progress())
+        emit(table.to_json(), table_report(table))
+
+    return run
+
+
+def table_report(table: BenchTable) -> list[str]:
+    """A bench's table, its goals and its notes as text."""
+    header = ("", "median", "unit", "least", "most", "ratio", "to", "note")
+    rows = [
+        (
+            row.variant,
+            None if row.value is None else format_rate(row.value),
+            row.unit,
+            None if row.low is None else format_rate(row.low),
+            None if row.high is None else format_rate(row.high),
+            None if row.ratio is None else f"{row.ratio:.2f}",
+            row.denominator,
+            row.note,
+        )
+        for row in (*table.denominators, *table.rows)
+    ]
+    notes = [f"note       {note}" for note in table.notes]
+    return [f"{table.bench}: {table.title}", "", *table_lines(header, rows), "", *map(_goal_line, table.goals), *notes]
+
+
+def _goal_line(goal: Goal) -> str:
+    limit = f"{'at least' if goal.least else 'at most'} {format_rate(goal.wanted)}"
+    state = "met" if goal.met else "NOT met"
+    return f"goal       {goal.what}: {format_rate(goal.found)} {goal.unit} ({limit} wanted): {state}"

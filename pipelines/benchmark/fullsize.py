@@ -1,0 +1,113 @@
+"""Stores for benches: the layer tables of Swin-V2-L and HTS-AT, and plausible tokens for them, without a backbone.
+
+Speed does not depend on what the tokens mean. They are Gaussian with a spread and an offset of their own per channel,
+encoded by the real codecs and written by the real writer; one clip is encoded, and the others are its tokens in
+another order, so every clip has its own bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+
+from mettle_cache.backbones import layer_table
+from mettle_cache.layers import LayerSpec
+from mettle_cache.store.codecs import encode_layers, get_codec
+from mettle_cache.store.plan import bytes_per_clip
+from mettle_cache.store.spec import StoreSpec
+from mettle_cache.store.writer import StoreWriter
+from mettle_cache.tokens import LayerTokens
+from pipelines.progress import Progress, Silent
+
+SEGMENTS = 10
+CATEGORIES = tuple(f"category {number:02d}" for number in range(28))
+_TINY_STAGES = (
+    ("visual", 2, (4, 4), 16),
+    ("visual", 3, (2, 2), 32),
+    ("audio", 2, (4, 2), 16),
+    ("audio", 1, (2, 2), 32),
+)
+
+
+def bench_layers(*, tiny: bool = False) -> tuple[LayerSpec, ...]:
+    """All blocks of Swin-V2-L at 192 pixels (24) and HTS-AT (12); ``tiny``: eight layers of toy size."""
+    if not tiny:
+        return (*layer_table("swinv2_l", "visual"), *layer_table("htsat", "audio"))
+    layers: list[LayerSpec] = []
+    for modality, blocks, grid, width in _TINY_STAGES:
+        stage = 1 + len({layer.stage for layer in layers if layer.modality == modality})
+        layers += [
+            LayerSpec(modality=modality, stage=stage, block=block, grid=grid, tokens=grid[0] * grid[1], width=width)
+            for block in range(1, blocks + 1)
+        ]
+    return tuple(layers)
+
+
+def store_bytes(layers: Sequence[LayerSpec], codec: str, clips: int) -> int:
+    """What :func:`write_bench_store` will write, at most."""
+    return clips * sum(bytes_per_clip(layers, SEGMENTS, get_codec(codec)).values())
+
+
+def write_bench_store(
+    path: Path, layers: Sequence[LayerSpec], *, codec: str, clips: int, progress: Progress | None = None
+) -> None:
+    """Write a finished store of ``clips`` clips of AVE's form: ten segments, an event in each, 28 categories."""
+    progress = progress or Silent()
+    one = bench_clip(layers, codec)
+    progress.start(clips, "clips", f"write a store in {codec}")
+    with StoreWriter.create_or_resume(path, _spec(layers, codec, clips)) as writer:
+        for clip in writer.pending():
+            nbytes = writer.write_clip(clip, reorder_tokens(one, clip), source=f"{clip:032x}")
+            progress.advance(nbytes=nbytes)
+        writer.finish()
+    progress.finish()
+
+
+def bench_clip(layers: Sequence[LayerSpec], codec: str, *, seed: int = 0) -> dict[str, LayerTokens]:
+    """One clip's codes by layer, ``[T, N, *]``."""
+    generator = torch.Generator().manual_seed(seed)
+    encoded: dict[str, LayerTokens] = {}
+    for layer in layers:
+        x = torch.randn(SEGMENTS, layer.tokens, layer.width, generator=generator)
+        x = x.mul_(torch.rand(layer.width, generator=generator) + 0.5).add_(
+            torch.randn(layer.width, generator=generator)
+        )
+        encoded |= encode_layers({layer.name: x}, get_codec(codec))
+    return encoded
+
+
+def reorder_tokens(clip: dict[str, LayerTokens], by: int) -> dict[str, LayerTokens]:
+    """The same tokens in another order within each segment: scales and zeros belong to channels and stay."""
+    return {
+        name: LayerTokens(tokens.codes.roll(by, dims=-2), tokens.scale, tokens.zero) for name, tokens in clip.items()
+    }
+
+
+def _spec(layers: Sequence[LayerSpec], codec: str, clips: int) -> StoreSpec:
+    ids = tuple(f"bench-{clip:05d}" for clip in range(clips))
+    starts = [clip % (SEGMENTS - 2) for clip in range(clips)]
+    samples = pa.table(
+        {
+            "row": list(range(clips)),
+            "clip": list(ids),
+            # a bench trains on all of it; one clip is held out where there are two, because a task wants some
+            "split": ["val" if clips > 1 and clip == clips - 1 else "train" for clip in range(clips)],
+            "category": [CATEGORIES[clip % len(CATEGORIES)] for clip in range(clips)],
+            "start": starts,
+            "end": [start + 2 for start in starts],
+        }
+    )
+    return StoreSpec(
+        dataset="ave",
+        segments=SEGMENTS,
+        layers=tuple(layers),
+        codec=codec,
+        clips=ids,
+        samples=samples,
+        vocabulary={"categories": CATEGORIES},
+        key={"bench": "random tokens"},
+        provenance={"command": "mettle bench"},
+    )

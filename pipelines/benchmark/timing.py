@@ -1,0 +1,67 @@
+"""Repeated measurements: variants take turns within every repeat, so that what a busy machine does hits them alike."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pipelines.progress import Progress
+
+# the least that a figure may stand on; see report.py
+LEAST_REPEATS = 5
+
+
+@dataclass(frozen=True)
+class Samples:
+    """One quantity, measured several times; ``values`` in order of time."""
+
+    values: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.values)
+
+    @property
+    def low(self) -> float:
+        return min(self.values)
+
+    @property
+    def high(self) -> float:
+        return max(self.values)
+
+    def rate(self, amount: float) -> Samples:
+        """``amount`` a second, where the values are seconds."""
+        return Samples(tuple(amount / seconds for seconds in self.values))
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Something to time under a name. ``before`` runs before each repeat and is not timed."""
+
+    name: str
+    work: Callable[[], object]
+    before: Callable[[], object] | None = None
+
+
+def time_interleaved(variants: Sequence[Variant], *, repeats: int, progress: Progress) -> dict[str, Samples]:
+    """Seconds of every variant, ``repeats`` times, after one round that is not counted.
+
+    Each round starts with another variant: none always runs in the wake of the same neighbour.
+    """
+    seconds: dict[str, list[float]] = {variant.name: [] for variant in variants}
+    progress.start((repeats + 1) * len(variants), "measurements", "measure")
+    for number in range(repeats + 1):
+        first = number % len(variants) if variants else 0
+        for variant in (*variants[first:], *variants[:first]):
+            if variant.before is not None:
+                variant.before()
+            started = time.perf_counter()
+            variant.work()
+            elapsed = time.perf_counter() - started
+            if number:
+                seconds[variant.name].append(elapsed)
+            progress.advance()
+    progress.finish()
+    return {name: Samples(tuple(values)) for name, values in seconds.items()}
