@@ -32,7 +32,12 @@ AUDIO = Annotated[
     typer.Option(metavar="NAME[=WEIGHTS]|shared", help="Backbone for sound; shared: the visual one reads the log-mel."),
 ]
 CODEC = Annotated[str, typer.Option(help="float16, int8 or int4.")]
-LAYERS = Annotated[str, typer.Option(metavar="all|stages|last:N|NAME,...", help="The layers to store.")]
+LAYERS = Annotated[
+    str | None,
+    typer.Option(
+        metavar="all|stages|last:N|NAME,...", help="The layers to store; by default those that the task reads."
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -45,7 +50,7 @@ def extract(
     visual: VISUAL = "swinv2_l",
     audio: AUDIO = "htsat",
     codec: CODEC = "int8",
-    layers: LAYERS = "all",
+    layers: LAYERS = None,
     out: Annotated[Path | None, typer.Option(help="The store; by default under cache/.")] = None,
     seed: Seed = 0,
     skip_missing: Annotated[

@@ -34,7 +34,7 @@ def plan(
     visual: VISUAL = "swinv2_l",
     audio: AUDIO = "htsat",
     codec: CODEC = "int8",
-    layers: LAYERS = "all",
+    layers: LAYERS = None,
     out: Annotated[Path | None, typer.Option(help="Where the store would go.")] = None,
     measure: Annotated[bool, typer.Option("--measure/--no-measure", help="Time a forward pass and the disk.")] = True,
     device: Device = None,

@@ -53,8 +53,9 @@ def select_layers(layers: Sequence[LayerSpec], selection: str) -> tuple[LayerSpe
     Parameters
     ----------
     selection
-        ``all``; ``stages`` (the last block of each stage); ``last:N`` (the last N blocks of each modality); or names
-        separated by commas, each a layer (``visual/s3b07``), a stage (``visual/s3``) or a modality (``audio``).
+        ``all``; or parts separated by commas, each ``stages`` (the last block of each stage), ``last:N`` (the last N
+        blocks), either of them of one modality (``visual/stages``, ``audio/last:1``), a layer (``visual/s3b07``), a
+        stage (``visual/s3``) or a modality (``audio``).
 
     Raises
     ------
@@ -63,36 +64,35 @@ def select_layers(layers: Sequence[LayerSpec], selection: str) -> tuple[LayerSpe
     """
     if selection == "all":
         return tuple(layers)
-    if selection == "stages":
-        return tuple(members[-1] for members in group_by_array(layers).values())
-    if selection.startswith("last:"):
-        return _select_last(layers, selection)
-    return _select_named(layers, selection)
-
-
-def _select_last(layers: Sequence[LayerSpec], selection: str) -> tuple[LayerSpec, ...]:
-    modalities = {layer.modality: 0 for layer in layers}
-    for layer in layers:
-        modalities[layer.modality] += 1
-    longest = max(modalities.values(), default=0)
-    text = selection.removeprefix("last:")
-    count = int(text) if text.isascii() and text.isdigit() else 0
-    if not 1 <= count <= longest:
-        raise UsageError(f"layers '{selection}': N in last:N must be from 1 to {longest}")
-    chosen: list[LayerSpec] = []
-    for modality in modalities:
-        chosen += [layer for layer in layers if layer.modality == modality][-count:]
-    return tuple(chosen)
-
-
-def _select_named(layers: Sequence[LayerSpec], selection: str) -> tuple[LayerSpec, ...]:
-    wanted = [name.strip() for name in selection.split(",") if name.strip()]
-    known = {layer.name for layer in layers} | {layer.array for layer in layers} | {layer.modality for layer in layers}
-    unknown = [name for name in wanted if name not in known]
-    if unknown or not wanted:
+    parts = [part.strip() for part in selection.split(",") if part.strip()]
+    chosen = [_select_part(layers, part) for part in parts]
+    unknown = [part for part, found in zip(parts, chosen, strict=True) if not found]
+    if unknown or not parts:
+        known = sorted({name for layer in layers for name in (layer.name, layer.array, layer.modality)})
         raise UsageError(
             f"layers '{selection}': no such layer: {', '.join(unknown) or '(nothing named)'}",
-            hint=f"use all, stages, last:N, or names such as {', '.join(sorted(known)[:4])}",
+            hint=f"use all, stages, last:N, or names such as {', '.join(known[:4])}",
         )
-    chosen = set(wanted)
-    return tuple(layer for layer in layers if {layer.name, layer.array, layer.modality} & chosen)
+    names = {layer.name for found in chosen for layer in found}
+    return tuple(layer for layer in layers if layer.name in names)
+
+
+def _select_part(layers: Sequence[LayerSpec], part: str) -> list[LayerSpec]:
+    """The layers of one part of a selection; none where nothing has that name."""
+    modality, slash, rule = part.rpartition("/")
+    own = [layer for layer in layers if layer.modality == modality] if slash else list(layers)
+    if rule == "stages":
+        return [members[-1] for members in group_by_array(own).values()]
+    if rule.startswith("last:"):
+        return _select_last(own, part)
+    return [layer for layer in layers if part in (layer.name, layer.array, layer.modality)]
+
+
+def _select_last(layers: Sequence[LayerSpec], part: str) -> list[LayerSpec]:
+    groups = {modality: [layer for layer in layers if layer.modality == modality] for modality in MODALITIES}
+    longest = max(map(len, groups.values()))
+    text = part.rpartition("last:")[2]
+    count = int(text) if text.isascii() and text.isdigit() else 0
+    if not 1 <= count <= longest:
+        raise UsageError(f"layers '{part}': N in last:N must be from 1 to {longest}")
+    return [layer for own in groups.values() for layer in own[-count:]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,12 +11,12 @@ import torch
 
 from mettle_cache.errors import UsageError
 from mettle_cache.layers import select_layers
-from mettle_cache.tasks.protocol import Task
+from mettle_cache.tasks.protocol import Predictions, Task
 from mettle_cache.tasks.registry import get_task
-from mettle_cache.tokens import TokenBatch
-from pipelines.feed import Feed, Split
+from pipelines.feed import Feed, Split, evaluation_inputs
 from pipelines.progress import Progress
 from pipelines.recipe_types import Recipe
+from pipelines.trainee import Trainee
 
 if TYPE_CHECKING:
     from mettle_cache.store.reader import TokenStore
@@ -45,6 +45,9 @@ def bind_task(recipe: Recipe, store: TokenStore) -> Task:
             f"recipe {recipe.name} is for {recipe.task}, which does not take the data set '{store.dataset}'",
             hint=f"{recipe.task} takes: {', '.join(kind.datasets)}",
         )
+    missing = [name for name in kind.sample_schema.names if name not in store.samples.column_names]
+    if missing:
+        raise UsageError(f"{store.path}: its samples have no {', '.join(missing)}, which {recipe.task} reads")
     return kind(
         select_layers(store.layers, recipe.layers),
         samples=store.samples,
@@ -72,12 +75,15 @@ def choose_device(name: str | None) -> torch.device:
     return device
 
 
-def predict_split(
-    predict: Callable[[TokenBatch], np.ndarray], feed: Feed, split: Split, batch_size: int, progress: Progress
-) -> np.ndarray:
+def predict_split(trainee: Trainee, feed: Feed, split: Split, batch_size: int, progress: Progress) -> Predictions:
     """Predictions for the samples of a split, in their order."""
     parts = []
-    for rows, batch in feed.batches(split.rows, batch_size):
-        parts.append(predict(batch))
-        progress.advance(len(rows), nbytes=batch.nbytes)
-    return np.concatenate(parts)
+    for batch in feed.batches(split.rows, batch_size, evaluation_inputs(trainee.task, split.rows)):
+        parts.append(trainee.predict(batch))
+        progress.advance(len(batch.rows), nbytes=batch.tokens.nbytes)
+    return join_predictions(parts)
+
+
+def join_predictions(parts: Sequence[Predictions]) -> Predictions:
+    """Predictions of consecutive batches as those of all their samples."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -6,11 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow.parquet as pq
 
 from mettle_cache.errors import RunError, StoreMissingError, UsageError
-from mettle_cache.tasks.protocol import Task
+from mettle_cache.tasks.protocol import Predictions, Task
 from pipelines.atomic import write_atomically
 from pipelines.binding import bind_task, choose_device, open_store, predict_split
 from pipelines.checkpoint import file_digest, load_checkpoint
@@ -99,7 +98,7 @@ def evaluate_run(
         trainee.load_weights(tensors, where=folder.best)
         feed = Feed(opened, task.layers, device=trainee.device, threads=threads)
         progress.start(len(chosen), "clips", f"evaluate {split}")
-        predictions = predict_split(trainee.predict, feed, chosen, recipe.train.batch_size, progress)
+        predictions = predict_split(trainee, feed, chosen, recipe.train.batch_size, progress)
         progress.finish()
         report = _report(_Scored(folder, config, opened, task, chosen, predictions), recipe, epoch=int(state["epoch"]))
         table = task.prediction_table(predictions, chosen.rows)
@@ -117,7 +116,7 @@ class _Scored:
     store: TokenStore
     task: Task
     split: Split
-    predictions: np.ndarray
+    predictions: Predictions
 
 
 def _report(scored: _Scored, recipe: Recipe, *, epoch: int) -> EvaluateReport:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mettle_cache.backbones.choice import parse_backbone
 from mettle_cache.backbones.protocol import PRECISIONS
+from mettle_cache.datasets import dataset_info
 from mettle_cache.errors import ConfigError, UsageError
 
 SHARED = "shared"
@@ -26,6 +27,8 @@ class ExtractConfig:
         None: the data set's own default, ``data/AVE`` for ``ave``.
     visual, audio
         ``NAME[@SIZE][=WEIGHTS]``; audio may be ``shared``: the visual backbone reads the log-mel as a picture.
+    layers
+        None: what the data set's task reads.
     out
         None: :func:`default_out`.
     seed
@@ -50,7 +53,7 @@ class ExtractConfig:
     visual: str = "swinv2_l"
     audio: str = "htsat"
     codec: str = DEFAULT_CODEC
-    layers: str = "all"
+    layers: str | None = None
     out: Path | None = None
     seed: int = 0
     part: tuple[int, int] = (0, 1)
@@ -59,6 +62,11 @@ class ExtractConfig:
     skip_missing: bool = False
     device: str | None = None
     precision: str = "float32"
+
+    @property
+    def layer_selection(self) -> str:
+        """The layers that are chosen, or else those that the data set's task reads. Raises UsageError."""
+        return self.layers or dataset_info(self.dataset).layers
 
     def __post_init__(self) -> None:
         problems = list(self._problems())
@@ -102,7 +110,7 @@ def default_out(config: ExtractConfig) -> Path:
     parts = [config.dataset, parse_backbone(config.visual).name, parse_backbone(config.audio).name]
     if config.codec != DEFAULT_CODEC:
         parts.append(config.codec)
-    if config.layers != "all":
+    if config.layers and config.layers != dataset_info(config.dataset).layers:
         parts.append(config.layers)
     return STORES / f"{'-'.join(re.sub(r'[^A-Za-z0-9_.@]+', '_', part) for part in parts)}.zarr"
 

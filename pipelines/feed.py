@@ -1,19 +1,23 @@
 """Samples of a split in a chosen order, as batches of stored tokens.
 
-A sample is an annotation row; several samples may share a clip, which is stored once.
+A sample is an annotation row; several samples may share a clip, which is stored once, or be made of several clips.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec
-from mettle_cache.tokens import TokenBatch
+from mettle_cache.samples import clips_of_samples
+from mettle_cache.tasks.protocol import StepInputs, Task
+from mettle_cache.tokens import LayerTokens, TokenBatch
 
 if TYPE_CHECKING:
     from mettle_cache.store.reader import TokenStore
@@ -33,13 +37,13 @@ class Split:
 
 def read_split(store: TokenStore, name: str) -> Split:
     """The samples of one split, in the order of the annotations."""
-    splits, clips = store.samples["split"].to_pylist(), store.samples["clip"].to_pylist()
+    splits, clips = store.samples["split"].to_pylist(), clips_of_samples(store.samples)
     usable = set(store.clips) - set(store.failed)
     rows = [row for row, split in enumerate(splits) if split == name]
     return Split(
         name,
-        tuple(row for row in rows if clips[row] in usable),
-        tuple(row for row in rows if clips[row] not in usable),
+        tuple(row for row in rows if usable.issuperset(clips[row])),
+        tuple(row for row in rows if not usable.issuperset(clips[row])),
     )
 
 
@@ -47,6 +51,15 @@ def epoch_order(count: int, *, seed: int, epoch: int) -> list[int]:
     """A permutation of ``count`` samples that depends on the seed and the epoch, and on nothing else."""
     order: list[int] = np.random.Generator(np.random.PCG64([seed, epoch])).permutation(count).tolist()
     return order
+
+
+@dataclass(frozen=True)
+class FeedBatch:
+    """B samples by position, their tokens, and what else the model is given; ``inputs.rows`` follow in the tokens."""
+
+    rows: list[int]
+    tokens: TokenBatch
+    inputs: StepInputs
 
 
 class Feed:
@@ -60,14 +73,66 @@ class Feed:
         self.device = device
         self.threads = threads
         index = {clip: position for position, clip in enumerate(store.clips)}
-        self._clip_of_row = [index.get(clip, -1) for clip in store.samples["clip"].to_pylist()]
+        self._clips_of_row = [[index[clip] for clip in clips] for clips in clips_of_samples(store.samples)]
 
-    def batches(self, rows: Sequence[int], batch_size: int) -> Iterator[tuple[list[int], TokenBatch]]:
-        """Sample positions and their tokens, ``batch_size`` at a time; the last batch may be smaller.
+    def batches(self, rows: Sequence[int], batch_size: int, inputs: Inputs | None = None) -> Iterator[FeedBatch]:
+        """Samples and their tokens, ``batch_size`` at a time; the last batch may be smaller.
 
-        A batch's memory is reused: it is valid until the next one is asked for.
+        A batch's memory is reused: it is valid until the next one is asked for. ``inputs`` is asked for every batch,
+        with its number and rows, before anything is read.
         """
         groups = [list(rows[start : start + batch_size]) for start in range(0, len(rows), batch_size)]
-        wanted = [[self._clip_of_row[row] for row in group] for group in groups]
+        given = [inputs(number, group) if inputs else StepInputs() for number, group in enumerate(groups)]
+        samples = [(*group, *more.rows) for group, more in zip(groups, given, strict=True)]
+        wanted = [[clip for row in rows for clip in self._clips_of_row[row]] for rows in samples]
         tokens = self.store.batches(wanted, layers=self.names, threads=self.threads, device=str(self.device))
-        yield from zip(groups, tokens, strict=True)
+        for group, more, batch in zip(groups, given, tokens, strict=True):
+            yield FeedBatch(group, join_clips(batch, len(group) + len(more.rows)), more)
+
+
+Inputs = Callable[[int, Sequence[int]], StepInputs]
+
+
+def training_inputs(task: Task, pool: Sequence[int], *, order_seed: int, epoch: int) -> Inputs:
+    """What the task gives its model in training; what it draws follows from order, epoch and the batch's number."""
+
+    def inputs(number: int, rows: Sequence[int]) -> StepInputs:
+        rng = np.random.Generator(np.random.PCG64([order_seed, epoch, number]))
+        return task.inputs(rows, pool=pool, rng=rng)
+
+    return inputs
+
+
+def evaluation_inputs(task: Task, pool: Sequence[int]) -> Inputs:
+    """What the task gives its model where nothing is drawn."""
+    return lambda _number, rows: task.inputs(rows, pool=pool, rng=None)
+
+
+def join_clips(batch: TokenBatch, samples: int) -> TokenBatch:
+    """Tokens of ``samples * F`` clips ``[B * F, T, N, D]`` as those of samples of F clips each, ``[B, F * T, N, D]``.
+
+    Raises
+    ------
+    UsageError
+        The samples have different numbers of clips.
+    """
+    if len(batch.clips) == samples:
+        return batch
+    if len(batch.clips) % samples:
+        raise UsageError(
+            f"{samples} samples of one batch have {len(batch.clips)} clips together: not the same number each"
+        )
+
+    def join_axes(part: Tensor) -> Tensor:
+        return part.unflatten(0, (samples, -1)).flatten(1, 2)
+
+    def joined(part: Tensor | None) -> Tensor | None:
+        return None if part is None else join_axes(part)
+
+    return TokenBatch(
+        {
+            name: LayerTokens(join_axes(layer.codes), joined(layer.scale), joined(layer.zero))
+            for name, layer in batch.layers.items()
+        },
+        batch.clips,
+    )

@@ -46,7 +46,7 @@ def provenance(dataset: Dataset, config: ExtractConfig) -> dict[str, object]:
     words += ["--visual", _named(config.visual), "--audio", _named(config.audio)]
     if config.codec != DEFAULT_CODEC:
         words += ["--codec", config.codec]
-    if config.layers != "all":
+    if config.layers:
         words += ["--layers", config.layers]
     if config.seed:
         words += ["--seed", str(config.seed)]

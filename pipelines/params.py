@@ -6,7 +6,6 @@ part is counted as the papers do. No weights are needed.
 
 from __future__ import annotations
 
-import pyarrow as pa
 import torch
 
 from mettle_cache.backbones.factory import frozen_parameters, layer_table
@@ -46,9 +45,9 @@ def count_trainable(task: type[Task], row: PublishedRow) -> int:
     layers = (*layer_table(row.visual, "visual"), *layer_table(heard, "audio"))
     bound = task(
         select_layers(layers, recipe.layers),
-        samples=pa.table({name: [] for name in ("row", "clip", "split", "category", "start", "end")}),
+        samples=task.sample_schema.empty_table(),
         vocabulary=task.published_vocabulary,
-        segments=10,
+        segments=task.published_segments,
         method=recipe.method_options(),
         options=recipe.head,
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from mettle_cache.backbones import Backbone, create_backbone, layer_table, parse_backbone, shared_audio
-from mettle_cache.datasets import Dataset
+from mettle_cache.datasets import Dataset, dataset_info
 from mettle_cache.layers import LayerSpec, group_by_array, select_layers
 from mettle_cache.store.codecs import CODECS, get_codec
 from mettle_cache.store.diskspeed import measure_read_speed
@@ -20,7 +20,7 @@ from pipelines.binding import choose_device
 from pipelines.extract_types import SHARED, ExtractConfig, default_out
 from pipelines.preflight import ROOM_MARGIN, disk_folder, free_bytes
 from pipelines.progress import Progress, Silent
-from pipelines.rig import CLIPS_A_BATCH_ON_GPU, available_cores, open_config_dataset
+from pipelines.rig import available_cores, clips_a_batch_on_gpu, open_config_dataset
 from pipelines.stream import reproducible_passes
 
 # on a CPU: enough for a steady rate, few enough for a second or two of Swin-V2-L on a core
@@ -122,13 +122,13 @@ def _report(
     speed: float | None,
     recompute: float | None,
 ) -> PlanReport:
-    sets = dict.fromkeys((*LAYER_SETS, config.layers))
+    sets = dict.fromkeys((*LAYER_SETS, config.layer_selection))
     bills = tuple(
         _bill(select_layers(layers, chosen), chosen, codec, dataset, free=free, speed=speed)
         for chosen in sets
         for codec in CODECS
     )
-    chosen = next(bill for bill in bills if (bill.layers, bill.codec) == (config.layers, config.codec))
+    chosen = next(bill for bill in bills if (bill.layers, bill.codec) == (config.layer_selection, config.codec))
     clips = len(dataset.clips)
     return PlanReport(
         dataset=dataset.name,
@@ -138,7 +138,7 @@ def _report(
         rows=dataset.samples.num_rows,
         segments=dataset.segments,
         missing=len({problem.clip for problem in dataset.problems()}),
-        stages=_stages(select_layers(layers, config.layers), dataset.segments),
+        stages=_stages(select_layers(layers, config.layer_selection), dataset.segments),
         bills=bills,
         chosen=chosen,
         free=free,
@@ -202,7 +202,13 @@ def _timed_backbones(config: ExtractConfig, device: torch.device) -> tuple[Backb
 def _create(text: str, config: ExtractConfig, modality: str) -> Backbone:
     choice = parse_backbone(text)
     weights = "random" if choice.weights == "pretrained" else choice.weights
-    return create_backbone(choice.name, weights=weights, modality=modality, precision=config.precision)
+    return create_backbone(
+        choice.name,
+        weights=weights,
+        modality=modality,
+        precision=config.precision,
+        profile=dataset_info(config.dataset).profile,
+    )
 
 
 def _tabled_layers(config: ExtractConfig) -> tuple[LayerSpec, ...]:
@@ -218,7 +224,7 @@ def time_segment(backbone: Backbone, device: torch.device, segments: int) -> flo
     """
     on_cpu = device.type == "cpu"
     lanes = available_cores() if on_cpu else 1
-    size = TIMED_SEGMENTS if on_cpu else CLIPS_A_BATCH_ON_GPU * segments
+    size = TIMED_SEGMENTS if on_cpu else clips_a_batch_on_gpu(segments) * segments
     x = torch.zeros(size, *backbone.segment_shape)
     elapsed = 0.0
     with reproducible_passes(device), ThreadPoolExecutor(lanes) as pool:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mettle_cache.backbones import Backbone, create_backbone, parse_backbone, shared_audio
-from mettle_cache.datasets import Dataset, open_dataset
+from mettle_cache.datasets import Dataset, dataset_info, open_dataset
 from mettle_cache.errors import MediaError, UsageError
 from mettle_cache.layers import LayerSpec, select_layers
 from mettle_cache.store.codecs import Codec, encode_layers, get_codec
@@ -24,7 +24,7 @@ from mettle_cache.tokens import LayerTokens
 from pipelines.binding import choose_device
 from pipelines.extract_types import SHARED, ExtractConfig
 
-CLIPS_A_BATCH_ON_GPU = 4
+SEGMENTS_A_BATCH_ON_GPU = 40
 # one pass computes while the other's codes travel to the host
 LANES_ON_GPU = 2
 
@@ -56,7 +56,7 @@ class Rig:
     @property
     def clips_a_batch(self) -> int:
         """Clips that share one forward pass."""
-        return 1 if self.device.type == "cpu" else CLIPS_A_BATCH_ON_GPU
+        return 1 if self.device.type == "cpu" else clips_a_batch_on_gpu(self.dataset.segments)
 
     @property
     def lanes(self) -> int:
@@ -104,10 +104,17 @@ class Rig:
         return error.message.replace(f"{self.dataset.root}{os.sep}", "")
 
     def _read(self, backbone: Backbone, index: int) -> Tensor:
-        clip, segments = self.dataset.clips[index], self.dataset.segments
+        clip = self.dataset.clips[index]
         if backbone.sample_rate is None:
-            return backbone.preprocess(self.dataset.load_frames(clip), segments)
-        return backbone.preprocess(self.dataset.load_waveform(clip, backbone.sample_rate), segments)
+            return backbone.preprocess(self.dataset.load_frames(clip), self.dataset.segments)
+        heard = backbone.preprocess(self.dataset.load_waveform(clip, backbone.sample_rate), self.dataset.media_segments)
+        # where its window lies depends on the backbone and on the whole recording
+        return heard if clip.segment is None else heard[clip.segment : clip.segment + 1]
+
+
+def clips_a_batch_on_gpu(segments: int) -> int:
+    """Clips of that many segments that share one forward pass on a GPU."""
+    return max(1, SEGMENTS_A_BATCH_ON_GPU // segments)
 
 
 def build_rig(
@@ -129,7 +136,7 @@ def build_rig(
     visual = _create(config.visual, config, "visual")
     audio = shared_audio(visual) if config.audio == SHARED else _create(config.audio, config, "audio")
     backbones = (visual.to(device), audio.to(device))
-    layers = select_layers([layer for backbone in backbones for layer in backbone.layers], config.layers)
+    layers = select_layers([layer for backbone in backbones for layer in backbone.layers], config.layer_selection)
     read = {layer.modality for layer in layers}
     return Rig(
         dataset=dataset,
@@ -156,7 +163,12 @@ def available_cores() -> int:
 def _create(text: str, config: ExtractConfig, modality: str) -> Backbone:
     choice = parse_backbone(text)
     backbone = create_backbone(
-        choice.name, weights=choice.weights, seed=config.seed, modality=modality, precision=config.precision
+        choice.name,
+        weights=choice.weights,
+        seed=config.seed,
+        modality=modality,
+        precision=config.precision,
+        profile=dataset_info(config.dataset).profile,
     )
     if backbone.modality != modality:
         raise UsageError(f"--{modality} {choice.name}: that backbone is for {backbone.modality}")

@@ -5,7 +5,7 @@ Several of them can take the same batches from one pass over a store, each with 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ from torch.optim import Adam
 from torch.optim.lr_scheduler import StepLR
 
 from mettle_cache.errors import RunError
-from mettle_cache.tasks.protocol import Task
-from mettle_cache.tokens import TokenBatch
+from mettle_cache.tasks.protocol import Predictions, Task
 from pipelines.checkpoint import flatten_optimizer, load_model, restore_optimizer, under_prefix, with_prefix
+from pipelines.feed import FeedBatch
 from pipelines.recipe_types import TrainOptions
 
 
@@ -38,7 +38,7 @@ class Trainee:
         self.scheduler = StepLR(self.optimizer, options.step_size, options.gamma)
         self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
 
-    def step(self, rows: Sequence[int], batch: TokenBatch, *, epoch: int, index: int) -> dict[str, float]:
+    def step(self, batch: FeedBatch, *, epoch: int, index: int) -> dict[str, float]:
         """One optimiser step; the loss terms.
 
         Dropout's random numbers follow from seed, epoch and step alone: not from other heads, readers or a resume.
@@ -50,10 +50,10 @@ class Trainee:
         """
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
-        targets = self.task.targets(rows).to(self.device)
+        targets = self.task.targets(batch.rows).to(self.device)
         with seeded(self.seed, epoch + 1, index, device=self.device):
             with self._precision():
-                outputs = self.model(batch.layers)
+                outputs = self._forward(batch)
             terms = self.task.loss(self.model, outputs, targets)
             stacked = torch.stack(list(terms.values()))
         stacked.sum().backward()
@@ -77,12 +77,12 @@ class Trainee:
         return rate
 
     @torch.no_grad()
-    def predict(self, batch: TokenBatch) -> np.ndarray:
+    def predict(self, batch: FeedBatch) -> Predictions:
         """Predictions for a batch, with dropout off."""
         self.model.eval()
         with self._precision():
-            outputs = self.model(batch.layers)
-        return self.task.predict(outputs)
+            outputs = self._forward(batch)
+        return self.task.predict(outputs, batch.rows)
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights and optimiser state by name."""
@@ -102,6 +102,11 @@ class Trainee:
         self.load_weights(under_prefix("model", tensors), where=where)
         restore_optimizer(self.optimizer, under_prefix("optimizer", tensors), state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
+
+    def _forward(self, batch: FeedBatch) -> dict[str, Tensor]:
+        given = {name: tensor.to(self.device) for name, tensor in batch.inputs.tensors.items()}
+        outputs: dict[str, Tensor] = self.model(batch.tokens.layers, **given)
+        return outputs
 
     def _precision(self) -> torch.autocast:
         wanted = self.options.precision

@@ -10,11 +10,13 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 OURS = ("mettle_cache", "pipelines", "cli")
-BASE = {"mettle_cache.errors", "mettle_cache.layers", "mettle_cache.tokens"}
+BASE = {f"mettle_cache.{name}" for name in ("errors", "layers", "tokens", "samples", "profile")}
 LIBRARY = {
     "errors": set(),
     "layers": {"errors"},
     "tokens": {"errors"},
+    "samples": set(),
+    "profile": set(),
     "store": set(),
     "metrics": set(),
     "backbones": set(),

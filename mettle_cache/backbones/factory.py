@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from mettle_cache.backbones.choice import split_size
@@ -9,6 +10,7 @@ from mettle_cache.backbones.protocol import PRECISIONS, Backbone, BackboneInfo, 
 from mettle_cache.backbones.registry import find_family, registered
 from mettle_cache.errors import UsageError
 from mettle_cache.layers import MODALITIES, LayerSpec
+from mettle_cache.profile import DEFAULT_PROFILE, BackboneProfile
 
 LARGEST_SEED = 2**63 - 1
 
@@ -22,13 +24,14 @@ def create_backbone(
     precision: str = "float32",
     antialias: bool = False,
     exact_dft: bool = False,
+    profile: BackboneProfile = DEFAULT_PROFILE,
 ) -> Backbone:
-    """A frozen backbone on the CPU, ready for :meth:`~mettle_cache.backbones.protocol.Backbone.forward_tokens`.
+    """A frozen backbone on the CPU, ready for ``forward_tokens``.
 
     Parameters
     ----------
     name
-        ``swinv2_l``, ``vit_l16``, ``resnext101``, ``htsat`` or any timm name, with an optional ``@SIZE`` in pixels.
+        A registered or any timm name, with an optional ``@SIZE`` in pixels.
     weights
         None or ``pretrained``: the published weights; ``random``: drawn from ``seed``; otherwise a file.
     modality
@@ -36,9 +39,11 @@ def create_backbone(
     precision
         ``float32``, or ``bfloat16``/``float16`` to run the trunk under autocast. Front end and tokens stay float32.
     antialias
-        Antialiased resizing of pictures; off as in the peers' pipeline.
+        Antialiased resizing of pictures; off as in the peers.
     exact_dft
         HTS-AT only: the reference's convolution in place of the FFT, for audits; 20 times slower.
+    profile
+        What the data set's published code does in its own way (``DatasetInfo.profile``).
 
     Raises
     ------
@@ -49,17 +54,9 @@ def create_backbone(
     """
     base, size = split_size(name)
     _check_options(modality, precision, seed)
-    request = BackboneRequest(
-        name=base,
-        size=size,
-        weights=str(weights) if weights is not None else "pretrained",
-        seed=seed,
-        modality=modality,
-        precision=precision,
-        antialias=antialias,
-        exact_dft=exact_dft,
-    )
-    return find_family(base).create(request)
+    chosen = "pretrained" if weights is None else str(weights)
+    request = BackboneRequest(name=base, size=size, weights=chosen, seed=seed, modality=modality, precision=precision)
+    return find_family(base).create(replace(request, antialias=antialias, exact_dft=exact_dft, profile=profile))
 
 
 def _check_options(modality: str | None, precision: str, seed: int) -> None:

@@ -13,14 +13,13 @@ from torchaudio.compliance import kaldi
 from mettle_cache.errors import MediaError
 
 SAMPLE_RATE = 16000
-WINDOW = SAMPLE_RATE  # one second
-ROOM = SAMPLE_RATE * 11 // 10  # LAVISH leaves 1.1 s after the last window's start
+SLACK = SAMPLE_RATE // 10  # LAVISH leaves a window and 0.1 s after the last window's start
 FRAME = SAMPLE_RATE * 25 // 1000  # Kaldi's 25 ms
 
 
 @dataclass(frozen=True, kw_only=True)
 class FbankImage:
-    """One second of 16 kHz sound to a picture [3, H, W], H time and W mel.
+    """A window of 16 kHz sound to a picture [3, H, W], H time and W mel.
 
     ``frames`` rows: shorter spectra get rows of zeros after the normalisation ``(x - mean) / (2 std)``, longer ones
     are cut. ``size`` resizes the picture bilinearly, for backbones that want another one; None keeps it.
@@ -31,6 +30,7 @@ class FbankImage:
     frames: int
     mean: float
     std: float
+    window_seconds: float = 1.0
     size: tuple[int, int] | None = None
 
     @property
@@ -47,7 +47,9 @@ class FbankImage:
         """
         samples = torch.from_numpy(check_waveform(waveform))
         samples = samples - samples.mean()
-        pictures = torch.stack([self._spectrum(window) for window in cut_windows(samples, segments)]).unsqueeze(1)
+        pictures = torch.stack(
+            [self._spectrum(window) for window in cut_windows(samples, segments, self.window_seconds)]
+        ).unsqueeze(1)
         if self.size is not None and self.size != tuple(pictures.shape[-2:]):
             pictures = functional.interpolate(pictures, self.size, mode="bilinear", align_corners=False)
         return pictures.expand(-1, 3, -1, -1).contiguous()
@@ -77,15 +79,16 @@ SWIN_FBANK = FbankImage(mel_bins=192, frame_shift_ms=5.2, frames=192, mean=-4.98
 VIT_FBANK = FbankImage(mel_bins=128, frame_shift_ms=10.0, frames=102, mean=-4.1426, std=3.2001)
 
 
-def cut_windows(samples: Tensor, segments: int) -> list[Tensor]:
-    """T one-second windows whose starts are evenly spaced, rounded down, from 0 to 1.1 s before the end.
+def cut_windows(samples: Tensor, segments: int, seconds: float = 1.0) -> list[Tensor]:
+    """T windows whose starts are evenly spaced, rounded down, from 0 to a window and 0.1 s before the end.
 
-    The whole waveform T times when it is not longer than 1.1 s.
+    The whole waveform T times when it is not longer than that.
     """
-    if len(samples) <= ROOM:
+    window = round(SAMPLE_RATE * seconds)
+    if len(samples) <= window + SLACK:
         return [samples] * segments
-    starts = np.linspace(0, len(samples) - ROOM, num=segments, dtype=int)
-    return [samples[start : start + WINDOW] for start in starts]
+    starts = np.linspace(0, len(samples) - window - SLACK, num=segments, dtype=int)
+    return [samples[start : start + window] for start in starts]
 
 
 def check_waveform(waveform: np.ndarray, *, shortest: int = FRAME) -> np.ndarray:

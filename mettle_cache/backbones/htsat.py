@@ -1,7 +1,7 @@
 """The ``htsat`` backbone: HTS-AT, trained on AudioSet, for the modality-specific mode (spec-avel.md section 2.3).
 
-A segment is one second at 32 kHz, [32000]. The peers repeat each second ten times and feed the ten seconds; so does
-:meth:`HtsatBackbone.forward_tokens`, on the device, so that nothing ten times too large is queued or moved.
+A segment is one second at 32 kHz, [32000]. The peers repeat each second ten times (five for AVSBench) and feed all of
+it; so does :meth:`HtsatBackbone.forward_tokens`, on the device, so that nothing ten times too large is queued or moved.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from mettle_cache.layers import LayerSpec
 
 CHECKPOINTS = "HTSAT_AudioSet_Saved_*.ckpt"
 WEIGHTS_FOLDER = "METTLE_WEIGHTS"
-TILES = 10
 
 
 @dataclass(eq=False, kw_only=True)
 class HtsatBackbone:
     """Implements :class:`~mettle_cache.backbones.protocol.Backbone`; make one with ``create_backbone("htsat")``.
 
-    ``seed`` is that of random weights, None for weights that were loaded.
+    ``seed`` is that of random weights, None for weights that were loaded. ``repeats`` is how often a second is heard.
     """
 
     trunk: FrozenTrunk
     sizes: HtsatSizes
     weights_source: str
     seed: int | None
+    repeats: int
     name: str = "htsat"
     modality: str = "audio"
 
@@ -69,14 +69,14 @@ class HtsatBackbone:
         return padded.view(segments, self.sample_rate)
 
     def forward_tokens(self, x: Tensor) -> dict[str, Tensor]:
-        """[B, 32000] (repeated to ten seconds here) or [B, 320000] (as it is) to every block's [B, N, D] tokens.
+        """[B, 32000] (repeated here) or [B, repeats * 32000] (as it is) to every block's [B, N, D] tokens.
 
         Raises
         ------
         UsageError
             Another length or dtype.
         """
-        tiled = TILES * self.sample_rate
+        tiled = self.repeats * self.sample_rate
         check_batch(self.name, x, [self.segment_shape, (tiled,)])
         x = x.to(self.trunk.device, non_blocking=True)
         tokens = self.trunk(x.repeat(1, tiled // x.shape[1]))
@@ -98,7 +98,7 @@ class HtsatBackbone:
             "preprocessing": {
                 "kind": "log-mel",
                 **asdict(self.sizes.mel),
-                "seconds_repeated": TILES,
+                "seconds_repeated": self.repeats,
                 "exact_dft": network.logmel.exact,
             },
             "precision": self.trunk.precision,
@@ -143,6 +143,7 @@ class HtsatFamily:
             sizes=model.sizes,
             weights_source=source,
             seed=request.seed if request.weights == "random" else None,
+            repeats=request.profile.seconds_repeated,
         )
 
     def layers(self, request: BackboneRequest) -> tuple[LayerSpec, ...]:

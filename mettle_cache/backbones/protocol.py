@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from mettle_cache.layers import LayerSpec
+from mettle_cache.profile import DEFAULT_PROFILE, BackboneProfile
 
 if TYPE_CHECKING:
     import numpy as np
@@ -102,6 +103,7 @@ class BackboneRequest:
     precision: str = "float32"
     antialias: bool = False
     exact_dft: bool = False
+    profile: BackboneProfile = DEFAULT_PROFILE
 
     @property
     def label(self) -> str:

@@ -33,6 +33,8 @@ class TimmBackbone:
         The trunk's forward where it is not ``forward_features``.
     seed
         Of random weights; None for weights that were loaded.
+    final_norm
+        Whether the last block's tokens are taken after the network's final norm.
     audio_view
         Makes the shared mode's backbone from this visual one, around the same trunk.
     """
@@ -47,6 +49,7 @@ class TimmBackbone:
     frozen_parameters: int
     weights_source: str
     seed: int | None
+    final_norm: bool
     audio_view: Callable[[TimmBackbone], TimmBackbone]
 
     @property
@@ -100,6 +103,7 @@ class TimmBackbone:
             "layers": [layer.to_json() for layer in self.layers],
             "weights": {**kind, "digest": self.trunk.digest},
             "preprocessing": self.front.to_json(),
+            "final_norm": self.final_norm,
             "positions": "trained grid" if self.run is None else "linear along the token axis",
             "precision": self.trunk.precision,
             "versions": versions,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import timm
@@ -61,7 +61,7 @@ class TimmFamily:
             raise UsageError(f"exact_dft is for htsat; '{request.label}' has no such front end")
         layers = self._trace(request, "visual")
         network, source = self._network(request)
-        taps = find_taps(network, request.label)
+        taps = find_taps(network, request.label, final_norm=request.profile.final_norm)
         visual = TimmBackbone(
             name=request.label,
             timm_name=self.timm_name,
@@ -73,6 +73,7 @@ class TimmFamily:
             frozen_parameters=self.frozen_parameters(),
             weights_source=source,
             seed=request.seed if request.weights == "random" else None,
+            final_norm=request.profile.final_norm,
             audio_view=lambda visual: self._hear(visual, request),
         )
         return visual.shared_audio() if request.modality == "audio" else visual
@@ -144,7 +145,8 @@ class TimmFamily:
 
     def _sound(self, request: BackboneRequest) -> FbankImage:
         side = self._side(request)
-        return self.fbank or replace(SWIN_FBANK, size=(side, side))
+        picture = self.fbank or replace(SWIN_FBANK, size=(side, side))
+        return picture if request.profile.fbank is None else replace(picture, **asdict(request.profile.fbank))
 
     def _runner(self, network: nn.Module) -> Callable[[Tensor], Tensor] | None:
         return read_any_grid(network) if self.fbank is not None else None

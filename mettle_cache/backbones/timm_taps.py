@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -30,8 +30,10 @@ class Taps:
     strides: tuple[int, ...] = ()
 
 
-def find_taps(network: nn.Module, name: str) -> Taps:
+def find_taps(network: nn.Module, name: str, *, final_norm: bool = False) -> Taps:
     """Every block of a Swin or ViT; the stage maps of a CNN, from stride 4 on (a stem's finer maps are no stage).
+
+    ``final_norm`` takes the last block's output after the network's final norm, where there is one.
 
     Raises
     ------
@@ -41,11 +43,18 @@ def find_taps(network: nn.Module, name: str) -> Taps:
     for find in (_swin_taps, _vit_taps, _pyramid_taps):
         taps = find(network)
         if taps is not None:
-            return taps
+            return _after_norm(network, taps) if final_norm else taps
     raise UsageError(
         f"backbone '{name}' ({type(network).__name__}) is no Swin, ViT or feature-pyramid CNN: its blocks are unknown",
         hint="choose another timm model; `mettle backbones` lists the published ones",
     )
+
+
+def _after_norm(network: nn.Module, taps: Taps) -> Taps:
+    norm = getattr(network, "norm", None)
+    if taps.layout == "NCHW" or not isinstance(norm, nn.LayerNorm):
+        return taps
+    return replace(taps, modules=(*taps.modules[:-1], norm))
 
 
 def _swin_taps(network: nn.Module) -> Taps | None:

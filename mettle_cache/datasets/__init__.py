@@ -2,7 +2,7 @@
 
 from mettle_cache.datasets.media_dataset import MediaDataset
 from mettle_cache.datasets.protocol import Clip, Dataset, DatasetInfo, MediaProblem
-from mettle_cache.datasets.registry import default_root, list_datasets, open_dataset
+from mettle_cache.datasets.registry import dataset_info, default_root, list_datasets, open_dataset
 
 __all__ = [
     "Clip",
@@ -10,6 +10,7 @@ __all__ = [
     "DatasetInfo",
     "MediaDataset",
     "MediaProblem",
+    "dataset_info",
     "default_root",
     "list_datasets",
     "open_dataset",

@@ -10,11 +10,16 @@ from mettle_cache.datasets.ave_annotations import AnnotatedRow, read_categories,
 from mettle_cache.datasets.ave_splits import read_splits
 from mettle_cache.datasets.media.places import Layout, Place
 from mettle_cache.datasets.media_dataset import MediaDataset, media_dataset
-from mettle_cache.datasets.protocol import SAMPLE_SCHEMA, DatasetInfo
+from mettle_cache.datasets.protocol import SAMPLE_COLUMNS, DatasetInfo
 from mettle_cache.datasets.textfile import Problems
 from mettle_cache.errors import DatasetError
 
 SEGMENTS = 10
+
+SAMPLE_SCHEMA = pa.schema(
+    [*SAMPLE_COLUMNS, ("category", pa.string()), ("start", pa.int64()), ("end", pa.int64())],
+)
+"""The event is the whole seconds ``[start, end)``."""
 
 LAYOUT = Layout(
     frames=(Place("frames"), Place("video_frames"), Place("AVE", ".mp4")),

@@ -32,6 +32,11 @@ class MediaDataset:
     decode_policy: dict[str, object]
     notes: tuple[str, ...] = ()
 
+    @property
+    def media_segments(self) -> int:
+        """T: a clip is all of its media."""
+        return self.segments
+
     def problems(self, *, deep: bool = False) -> list[MediaProblem]:
         """Every missing, empty or misplaced file, in clip order; ``deep`` also opens each file and reads its header."""
         check = partial(_clip_problems, segments=self.segments, deep=deep)
@@ -63,7 +68,7 @@ def media_dataset(
     layout: Layout,
     notes: tuple[str, ...] = (),
 ) -> MediaDataset:
-    """Find the media of every id in ``samples`` (columns: ``SAMPLE_SCHEMA``) in the places of ``layout``.
+    """Find the media of every id in ``samples`` (first columns: ``SAMPLE_COLUMNS``) in the places of ``layout``.
 
     Raises
     ------

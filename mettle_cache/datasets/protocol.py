@@ -10,18 +10,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-SAMPLE_SCHEMA = pa.schema(
-    [
-        ("row", pa.int64()),
-        ("clip", pa.string()),
-        ("split", pa.string()),
-        ("category", pa.string()),
-        ("start", pa.int64()),
-        ("end", pa.int64()),
-    ]
-)
-"""Columns of ``Dataset.samples``: the 0-based annotation row, the clip's id, its split and category, and the event as
-whole seconds ``[start, end)``."""
+from mettle_cache.profile import DEFAULT_PROFILE, BackboneProfile
+
+SAMPLE_COLUMNS = (pa.field("row", pa.int64()), pa.field("clip", pa.string()), pa.field("split", pa.string()))
+"""The first columns of every ``Dataset.samples``: the 0-based annotation row, the clip's id and its split. What a data
+set adds, its task reads: categories, events, questions, masks."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +22,14 @@ class Clip:
     """The media of one id.
 
     ``frames`` is a folder of numbered pictures or a video file, ``audio`` a recording or the same video file. They say
-    where the files are or, when ``problems()`` lists them as missing, where they were expected.
+    where the files are or, when ``problems()`` lists them as missing, where they were expected. ``segment`` is the one
+    segment of those media that the clip consists of, from 0; None: all of them.
     """
 
     id: str
     frames: Path
     audio: Path
+    segment: int | None = None
 
 
 @dataclass(frozen=True)
@@ -51,13 +46,19 @@ class MediaProblem:
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """A registry entry as ``mettle datasets`` shows it."""
+    """A registry entry as ``mettle datasets`` shows it.
+
+    ``layers`` is what its task reads, and all that is stored unless a user asks for more; ``profile`` is what its
+    published code does in its own way around the backbones.
+    """
 
     name: str
     title: str
     segments: int
     default_root: Path
     layouts: tuple[str, ...]
+    layers: str = "all"
+    profile: BackboneProfile = DEFAULT_PROFILE
 
 
 class Dataset(Protocol):
@@ -79,18 +80,23 @@ class Dataset(Protocol):
         ...
 
     @property
+    def media_segments(self) -> int:
+        """The segments of a clip's media: T, or more where a clip is one of them."""
+        ...
+
+    @property
     def clips(self) -> tuple[Clip, ...]:
         """One per media id that the samples need, in order of first appearance in the annotations."""
         ...
 
     @property
     def samples(self) -> pa.Table:
-        """Annotation rows in file order, columns as in ``SAMPLE_SCHEMA``."""
+        """Annotation rows in file order; the first columns are ``SAMPLE_COLUMNS``."""
         ...
 
     @property
     def vocabulary(self) -> dict[str, list[str]]:
-        """``{"categories": [...]}`` in canonical order: the index of a name is its class."""
+        """Lists of names in canonical order, the index of a name being its class: ``{"categories": [...]}``."""
         ...
 
     @property

@@ -30,6 +30,11 @@ def list_datasets() -> list[DatasetInfo]:
     return [info for _, (info, _) in sorted(_REGISTRY.items())]
 
 
+def dataset_info(name: str) -> DatasetInfo:
+    """What is known of one data set. Raises UsageError."""
+    return _entry(name)[0]
+
+
 def default_root(name: str) -> Path:
     """Where the data set lies when the user does not say, relative to the working folder. Raises UsageError."""
     return _entry(name)[0].default_root

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from mettle_cache.errors import StoreCorruptError
+from mettle_cache.samples import clips_of_samples
 from mettle_cache.store.clipids import read_clip_ids
 from mettle_cache.store.commits import find_commit
 from mettle_cache.store.files import repair_hint
@@ -89,6 +90,7 @@ def splits_of(clips: Sequence[str], samples: pa.Table) -> list[str]:
     if "split" not in samples.column_names:
         return [""] * len(clips)
     found: dict[str, dict[str, None]] = {clip: {} for clip in clips}
-    for clip, split in zip(samples["clip"].to_pylist(), samples["split"].to_pylist(), strict=True):
-        found[clip][str(split)] = None
+    for members, split in zip(clips_of_samples(samples), samples["split"].to_pylist(), strict=True):
+        for clip in members:
+            found[clip][str(split)] = None
     return [",".join(found[clip]) for clip in clips]

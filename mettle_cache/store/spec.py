@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from mettle_cache.errors import ConfigError
 from mettle_cache.layers import LayerSpec, group_by_array
+from mettle_cache.samples import CLIP, clips_of_samples
 from mettle_cache.store.codecs import get_codec
 
 FORMAT_VERSION = 1
@@ -27,7 +28,8 @@ class StoreSpec:
     clips
         Unique ids, in the order of the clip axis.
     samples
-        Annotation rows; column ``clip`` holds ids. Stored as they are, in this order.
+        Annotation rows; column ``clip`` holds ids, or ``clips`` lists of them (:mod:`mettle_cache.samples`). Stored as
+        they are, in this order.
     key
         JSON that names everything outside this class that changes bytes: weights, preprocessing, decode policy.
     provenance
@@ -61,10 +63,10 @@ class StoreSpec:
         yield from layer_problems(self.layers)
 
     def _sample_problems(self) -> Iterator[str]:
-        if "clip" not in self.samples.column_names:
+        if CLIP not in self.samples.column_names:
             yield "samples have no column 'clip'"
             return
-        unknown = sorted({str(clip) for clip in self.samples["clip"].to_pylist()} - set(self.clips))
+        unknown = sorted({str(clip) for clips in clips_of_samples(self.samples) for clip in clips} - set(self.clips))
         if unknown:
             yield f"samples name clips that are not stored: {', '.join(unknown[:5])}"
 

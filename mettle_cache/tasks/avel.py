@@ -30,7 +30,7 @@ from mettle_cache.metrics.avel import (
 )
 from mettle_cache.tasks.model import AudioVisualModel, build_method, common_width
 from mettle_cache.tasks.options import STRICT, MethodOptions
-from mettle_cache.tasks.protocol import PublishedRow
+from mettle_cache.tasks.protocol import Predictions, PublishedRow, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,10 +66,20 @@ def _row(setting: str, visual: str, audio: str, accuracy: float, total: float, s
     )
 
 
-class AvelTask:
+class AvelTask(Task):
     """AVEL on the samples of one store; see :class:`mettle_cache.tasks.protocol.Task`."""
 
     datasets: ClassVar[tuple[str, ...]] = ("ave",)
+    sample_schema: ClassVar[pa.Schema] = pa.schema(
+        [
+            ("row", pa.int64()),
+            ("clip", pa.string()),
+            ("split", pa.string()),
+            ("category", pa.string()),
+            ("start", pa.int64()),
+            ("end", pa.int64()),
+        ]
+    )
     options_type: ClassVar[type] = HeadOptions
     metric: ClassVar[str] = "accuracy"
     published: ClassVar[tuple[PublishedRow, ...]] = (
@@ -79,6 +89,7 @@ class AvelTask:
         _row("ave-resnext-htsat", "resnext101", "htsat", 80.1, 151.6, None),
     )
     published_vocabulary: ClassVar[Mapping[str, Sequence[str]]] = {"categories": tuple(str(c) for c in range(28))}
+    published_segments: ClassVar[int] = 10
 
     def __init__(
         self,
@@ -127,19 +138,19 @@ class AvelTask:
     def loss(self, model: nn.Module, outputs: dict[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
         return cast(PSPCMBS | PSP29, model.decoder).loss(outputs, targets)
 
-    def predict(self, outputs: dict[str, Tensor]) -> np.ndarray:
-        """Labels ``[B, T]``."""
+    def predict(self, outputs: dict[str, Tensor], rows: Sequence[int]) -> Predictions:
+        """``labels [B, T]``."""
         arrays = {name: value.float().cpu().numpy() for name, value in outputs.items()}
         if "event" in arrays:
-            return predict_event_and_class(arrays["event"], arrays["category"])
-        return predict_segments(arrays["segments"])
+            return {"labels": predict_event_and_class(arrays["event"], arrays["category"])}
+        return {"labels": predict_segments(arrays["segments"])}
 
-    def score(self, predictions: np.ndarray, rows: Sequence[int]) -> dict[str, float]:
-        return {"accuracy": segment_accuracy(predictions, self._labels(rows))}
+    def score(self, predictions: Predictions, rows: Sequence[int]) -> dict[str, float]:
+        return {"accuracy": segment_accuracy(predictions["labels"], self._labels(rows))}
 
-    def details(self, predictions: np.ndarray, rows: Sequence[int]) -> dict[str, object]:
+    def details(self, predictions: Predictions, rows: Sequence[int]) -> dict[str, object]:
         """Accuracy by category."""
-        by_category = category_accuracy(predictions, self._labels(rows), vocabulary=self.categories)
+        by_category = category_accuracy(predictions["labels"], self._labels(rows), vocabulary=self.categories)
         return {"accuracy_by_category": by_category}
 
     def floors(self, rows: Sequence[int]) -> dict[str, float]:
@@ -147,7 +158,7 @@ class AvelTask:
         labels = self._labels(rows)
         return {"always background": segment_accuracy(np.full_like(labels, len(self.categories)), labels)}
 
-    def prediction_table(self, predictions: np.ndarray, rows: Sequence[int]) -> pa.Table:
+    def prediction_table(self, predictions: Predictions, rows: Sequence[int]) -> pa.Table:
         """One row a segment: annotation row, clip, segment, target, prediction; names in the schema's metadata."""
         labels = self._labels(rows)
         count, segments = labels.shape
@@ -159,7 +170,7 @@ class AvelTask:
                 "clip": samples["clip"].take(spread),
                 "segment": pa.array(np.tile(np.arange(segments, dtype=np.int32), count)),
                 "target": pa.array(labels.reshape(-1).astype(np.int32)),
-                "prediction": pa.array(np.asarray(predictions).reshape(-1).astype(np.int32)),
+                "prediction": pa.array(np.asarray(predictions["labels"]).reshape(-1).astype(np.int32)),
             }
         )
         return table.replace_schema_metadata({"categories": json.dumps([*self.categories, "background"])})

@@ -6,7 +6,7 @@ A task is one file here and one line in the registry. Shapes: B samples of a bat
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -18,6 +18,8 @@ from mettle_cache.tasks.options import MethodOptions
 
 # an audio backbone of this name is the visual one, reading sound as a picture
 SHARED = "shared"
+
+Predictions = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,15 +44,31 @@ class PublishedRow:
     test_samples: int
 
 
+@dataclass(frozen=True)
+class StepInputs:
+    """What a step is given beside the tokens of its own B samples.
+
+    ``rows`` are further samples, by position: their tokens follow the step's own along the leading axis. ``tensors``
+    are arguments of the model by name, leading axis B, on the CPU.
+    """
+
+    rows: tuple[int, ...] = ()
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+
+
 class Task(Protocol):
     """One task, bound to the layers, samples and vocabulary of one store."""
 
     datasets: ClassVar[tuple[str, ...]]
+    sample_schema: ClassVar[pa.Schema]
+    """The columns of the samples that the task reads."""
     options_type: ClassVar[type]
     metric: ClassVar[str]
     """The score that selects the best epoch, higher is better."""
     published: ClassVar[tuple[PublishedRow, ...]]
     published_vocabulary: ClassVar[Mapping[str, Sequence[str]]]
+    published_segments: ClassVar[int]
+    """T of the published data sets."""
 
     layers: tuple[LayerSpec, ...]
     """The layers that the model reads, of those it was offered."""
@@ -67,7 +85,14 @@ class Task(Protocol):
     ) -> None: ...
 
     def build_model(self) -> nn.Module:
-        """A model from ``{layer name: LayerTokens [B, T, N, D]}`` to named outputs."""
+        """A model from ``{layer name: LayerTokens [B, T, N, D]}``, and :meth:`inputs` if any, to named outputs."""
+
+    def inputs(self, rows: Sequence[int], *, pool: Sequence[int], rng: np.random.Generator | None) -> StepInputs:
+        """What the model is given beside the tokens of ``rows``.
+
+        ``pool`` holds all samples of their split. ``rng`` is None where nothing is to be drawn: in evaluation.
+        """
+        return StepInputs()
 
     def targets(self, rows: Sequence[int]) -> Tensor:
         """Targets of samples, by position in the sample table, leading axis B."""
@@ -75,17 +100,17 @@ class Task(Protocol):
     def loss(self, model: nn.Module, outputs: dict[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
         """Named terms; the loss is their sum."""
 
-    def predict(self, outputs: dict[str, Tensor]) -> np.ndarray:
-        """Predictions, leading axis B."""
+    def predict(self, outputs: dict[str, Tensor], rows: Sequence[int]) -> Predictions:
+        """Predictions by name, each with leading axis B; small, because those of a whole split are kept."""
 
-    def score(self, predictions: np.ndarray, rows: Sequence[int]) -> dict[str, float]:
+    def score(self, predictions: Predictions, rows: Sequence[int]) -> dict[str, float]:
         """The published metrics over predictions of R samples, ``metric`` among them."""
 
-    def details(self, predictions: np.ndarray, rows: Sequence[int]) -> dict[str, object]:
+    def details(self, predictions: Predictions, rows: Sequence[int]) -> dict[str, object]:
         """What else a reader of a result wants to see, as JSON."""
 
     def floors(self, rows: Sequence[int]) -> dict[str, float]:
         """The ``metric`` that predictions without any model reach, by name."""
 
-    def prediction_table(self, predictions: np.ndarray, rows: Sequence[int]) -> pa.Table:
+    def prediction_table(self, predictions: Predictions, rows: Sequence[int]) -> pa.Table:
         """Predictions beside their targets, one row for each thing that is scored."""

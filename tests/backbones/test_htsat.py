@@ -11,6 +11,7 @@ import torch
 from mettle_cache.backbones import create_backbone, layer_table
 from mettle_cache.backbones.htsat_trunk import Htsat, HtsatSizes
 from mettle_cache.errors import MediaError, UsageError, WeightsError
+from mettle_cache.profile import BackboneProfile
 
 
 @pytest.fixture
@@ -137,3 +138,13 @@ def test_the_checkpoint_is_looked_for_in_two_places(tmp_path, monkeypatch, origi
     (tmp_path / "weights").mkdir()
     originals.write(tmp_path / "weights" / "HTSAT_AudioSet_Saved_1.ckpt", originals.state(seed=1))
     assert create_backbone("htsat").weights_source == "file weights/HTSAT_AudioSet_Saved_1.ckpt"
+
+
+def test_avsbench_hears_a_second_five_times(small, tmp_path, originals, speech):
+    file = originals.write(tmp_path / "same.ckpt", originals.state())
+    five = create_backbone("htsat", weights=file, profile=BackboneProfile(seconds_repeated=5))
+    second = torch.from_numpy(speech(32000, 32000)).view(1, 32000)
+    tokens, tiled = five.forward_tokens(second), five.forward_tokens(second.repeat(1, 5))
+    assert all(torch.equal(tokens[name], tiled[name]) for name in tokens)
+    assert not torch.equal(tokens["audio/s1b01"], small.forward_tokens(second)["audio/s1b01"])
+    assert five.fingerprint() != small.fingerprint()

@@ -10,6 +10,7 @@ from torch import nn
 from mettle_cache.backbones import create_backbone, layer_table
 from mettle_cache.backbones.timm_taps import find_taps, patch_size
 from mettle_cache.errors import UsageError
+from mettle_cache.profile import BackboneProfile
 
 
 def picture(backbone, count=1):
@@ -101,3 +102,17 @@ def test_a_size_that_the_network_cannot_take_is_refused():
 
 def test_the_patch_of_a_network():
     assert patch_size(nn.Linear(1, 1)) == (1, 1)
+
+
+@pytest.mark.parametrize("name", ["test_vit", "swinv2_tiny_window8_256"])
+def test_the_final_norm_can_be_part_of_the_last_layer_alone(name):
+    plain = create_backbone(name, weights="random", seed=3)
+    normed = create_backbone(name, weights="random", seed=3, profile=BackboneProfile(final_norm=True))
+    x = picture(plain)
+    before, after = plain.forward_tokens(x), normed.forward_tokens(x)
+    *earlier, last = (layer.name for layer in plain.layers)
+    assert all(torch.equal(before[layer], after[layer]) for layer in earlier)
+    with torch.inference_mode():
+        assert torch.equal(plain.trunk.network.norm(before[last]), after[last])
+    assert not torch.equal(before[last], after[last])
+    assert plain.fingerprint() != normed.fingerprint()

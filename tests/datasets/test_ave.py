@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from mettle_cache.datasets import open_dataset
+from mettle_cache.datasets.ave import SAMPLE_SCHEMA
 from mettle_cache.datasets.ave_annotations import CATEGORIES
-from mettle_cache.datasets.protocol import SAMPLE_SCHEMA
 from mettle_cache.errors import DatasetError
 
 

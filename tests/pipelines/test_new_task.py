@@ -13,7 +13,7 @@ from torch import nn
 import pipelines
 from mettle_cache.methods.linear import mean_token
 from mettle_cache.tasks.options import LinearOptions
-from mettle_cache.tasks.protocol import PublishedRow
+from mettle_cache.tasks.protocol import PublishedRow, Task
 from mettle_cache.tasks.registry import TASKS
 from pipelines.evaluate import evaluate_run
 from pipelines.recipe import load_recipe
@@ -31,10 +31,11 @@ class Tagger(nn.Module):
         return {"tags": self.linear(mean_token(tokens[self.layer.name]).mean(1))}
 
 
-class TaggingTask:
+class TaggingTask(Task):
     """One category for a video, from one layer."""
 
     datasets = ("tags",)
+    sample_schema = pa.schema([("clip", pa.string()), ("category", pa.string())])
     options_type = LinearOptions
     metric = "hits"
     published = (
@@ -52,6 +53,7 @@ class TaggingTask:
         ),
     )
     published_vocabulary: ClassVar = {"categories": CATEGORIES}
+    published_segments = 10
 
     def __init__(self, layers, *, samples, vocabulary, segments, method, options):
         self.layers = layers[-1:]
@@ -67,20 +69,20 @@ class TaggingTask:
     def loss(self, model, outputs, targets):
         return {"tags": nn.functional.cross_entropy(outputs["tags"], targets)}
 
-    def predict(self, outputs):
-        return outputs["tags"].argmax(-1).numpy()
+    def predict(self, outputs, rows):
+        return {"tags": outputs["tags"].argmax(-1).numpy()}
 
     def score(self, predictions, rows):
-        return {"hits": 100 * float(np.mean(predictions == self.tags[list(rows)]))}
+        return {"hits": 100 * float(np.mean(predictions["tags"] == self.tags[list(rows)]))}
 
     def details(self, predictions, rows):
         return {}
 
     def floors(self, rows):
-        return {"always the first": self.score(np.zeros(len(rows), int), rows)["hits"]}
+        return {"always the first": self.score({"tags": np.zeros(len(rows), int)}, rows)["hits"]}
 
     def prediction_table(self, predictions, rows):
-        return pa.table({"row": list(rows), "prediction": predictions})
+        return pa.table({"row": list(rows), "prediction": predictions["tags"]})
 
 
 @pytest.fixture

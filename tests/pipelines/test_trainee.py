@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -43,20 +45,20 @@ def test_training_leaves_the_global_generator_alone(store):
     expected = torch.rand(1)
     torch.manual_seed(5)
     make(store)
-    for index, (rows, batch) in enumerate(batches(store, trainee)):
-        trainee.step(rows, batch, epoch=0, index=index)
+    for index, batch in enumerate(batches(store, trainee)):
+        trainee.step(batch, epoch=0, index=index)
     assert torch.equal(torch.rand(1), expected)
 
 
 def test_two_heads_on_one_pass_get_the_numbers_that_each_gets_alone(store):
     together = [make(store, seed=0), make(store, seed=1)]
-    for index, (rows, batch) in enumerate(batches(store, together[0])):
+    for index, batch in enumerate(batches(store, together[0])):
         for trainee in together:
-            trainee.step(rows, batch, epoch=0, index=index)
+            trainee.step(batch, epoch=0, index=index)
     for seed, trainee in enumerate(together):
         alone = make(store, seed=seed)
-        for index, (rows, batch) in enumerate(batches(store, alone)):
-            alone.step(rows, batch, epoch=0, index=index)
+        for index, batch in enumerate(batches(store, alone)):
+            alone.step(batch, epoch=0, index=index)
         assert torch.equal(weights(alone), weights(trainee))
 
 
@@ -65,10 +67,10 @@ def test_a_step_is_adam_on_the_sum_of_the_terms(store):
     trainee = make(store, recipe=recipe)
     reference = make(store, recipe=recipe).model.train()
     optimizer = torch.optim.Adam(reference.parameters(), lr=0.01)
-    for index, (rows, batch) in enumerate(batches(store, trainee)):
-        terms = trainee.step(rows, batch, epoch=0, index=index)
+    for index, batch in enumerate(batches(store, trainee)):
+        terms = trainee.step(batch, epoch=0, index=index)
         optimizer.zero_grad()
-        expected = trainee.task.loss(reference, reference(batch.layers), trainee.task.targets(rows))
+        expected = trainee.task.loss(reference, reference(batch.tokens.layers), trainee.task.targets(batch.rows))
         sum(expected.values()).backward()
         optimizer.step()
         assert terms == {name: pytest.approx(value.item(), rel=1e-6) for name, value in expected.items()}
@@ -81,8 +83,8 @@ def test_the_schedule_is_step_lr(store):
     rates = []
     for _ in range(5):
         rates.append(trainee.learning_rate)
-        rows, batch = next(batches(store, trainee, range(4)))
-        trainee.step(rows, batch, epoch=0, index=0)
+        batch = next(batches(store, trainee, range(4)))
+        trainee.step(batch, epoch=0, index=0)
         trainee.end_epoch()
     assert rates == pytest.approx([3e-3, 3e-3, 3e-3 * 0.35, 3e-3 * 0.35, 3e-3 * 0.35**2])
 
@@ -99,21 +101,23 @@ def test_dropout_depends_on_epoch_and_step():
 
 def test_prediction_has_no_dropout(store):
     trainee = make(store)
-    _, batch = next(batches(store, trainee))
-    assert (trainee.predict(batch) == trainee.predict(batch)).all()
+    batch = next(batches(store, trainee))
+    assert (trainee.predict(batch)["labels"] == trainee.predict(batch)["labels"]).all()
     assert not trainee.model.training
 
 
 def test_a_loss_that_is_not_finite_names_epoch_step_and_terms(store):
     trainee = make(store)
-    rows, batch = next(batches(store, trainee))
-    broken = TokenBatch(
-        {name: LayerTokens(torch.full_like(layer.floats(), float("nan"))) for name, layer in batch.layers.items()},
-        batch.clips,
+    batch = next(batches(store, trainee))
+    layers = batch.tokens.layers.items()
+    nan = TokenBatch(
+        {name: LayerTokens(torch.full_like(layer.floats(), float("nan"))) for name, layer in layers},
+        batch.tokens.clips,
     )
+    broken = replace(batch, tokens=nan)
     before = weights(trainee)
     with pytest.raises(RunError, match=r"epoch 3, step 2: the loss is not finite \(event nan, .*\n.*learning_rate"):
-        trainee.step(rows, broken, epoch=2, index=1)
+        trainee.step(broken, epoch=2, index=1)
     assert torch.equal(weights(trainee), before)
 
 
@@ -125,7 +129,7 @@ def test_precision_reaches_the_method(store, precision, tmp_path):
     trainee = make(store, recipe=recipe)
     seen = []
     trainee.model.visual.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
-    rows, batch = next(batches(store, trainee))
-    trainee.step(rows, batch, epoch=0, index=0)
+    batch = next(batches(store, trainee))
+    trainee.step(batch, epoch=0, index=0)
     assert seen == [getattr(torch, precision)]
     assert {parameter.dtype for parameter in trainee.model.parameters()} == {torch.float32}

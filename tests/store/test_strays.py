@@ -18,7 +18,6 @@ def path(tmp_path):
     [
         "notes.txt",
         "READY.12-1.partial",
-        ".locks/part-0-of-1.lock",
         "visual/s1/c.4.0.0.0.0",
         "visual/s1/c.3.0.0.0.0",  # of a clip that failed
         "commits/00000004.json",
@@ -32,6 +31,15 @@ def test_a_file_that_does_not_belong_is_named(path, name):
     report = verify_store(path)
     assert [str(problem) for problem in report.problems] == [f"{name}: not a file of the store; remove it"]
     assert not report.ok
+
+
+@pytest.mark.parametrize("name", [".locks/part-0-of-1.lock", ".finish.lock"])
+def test_a_lock_that_a_killed_run_left_is_no_stray_and_goes_with_the_next_run(path, name):
+    (path / name).parent.mkdir(exist_ok=True)
+    (path / name).write_bytes(b"x")
+    assert verify_store(path).ok
+    write_store(path, failed=[3])
+    assert not (path / name).exists()
 
 
 def test_a_store_that_is_being_written_may_hold_more(tmp_path):

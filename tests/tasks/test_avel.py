@@ -105,7 +105,7 @@ def test_outputs_losses_and_predictions_fit_together(decoder):
     outputs = model(tokens())
     terms = task.loss(model, outputs, task.targets([0, 1]))
     assert all(term.ndim == 0 and term.requires_grad for term in terms.values())
-    predictions = task.predict({name: value.detach() for name, value in outputs.items()})
+    predictions = task.predict({name: value.detach() for name, value in outputs.items()}, [0, 1])["labels"]
     assert predictions.shape == (2, 10)
     assert set(np.unique(predictions)) <= {0, 1, 2}
 
@@ -113,17 +113,17 @@ def test_outputs_losses_and_predictions_fit_together(decoder):
 def test_scores_floors_and_details_of_a_worked_case():
     task = make()
     predictions = np.array([[2] * 10, [1] * 10])
-    assert task.score(predictions, [1, 2]) == {"accuracy": 100 * 8 / 20}
+    assert task.score({"labels": predictions}, [1, 2]) == {"accuracy": 100 * 8 / 20}
     predictions[0, 3:5] = 1
-    assert task.score(predictions, [1, 2]) == {"accuracy": 100 * 10 / 20}
+    assert task.score({"labels": predictions}, [1, 2]) == {"accuracy": 100 * 10 / 20}
     assert task.floors([1, 2]) == {"always background": 100 * 18 / 20}
-    assert task.details(predictions, [1, 2]) == {
+    assert task.details({"labels": predictions}, [1, 2]) == {
         "accuracy_by_category": {"Flute": 100.0, "background": pytest.approx(100 * 8 / 18)}
     }
 
 
 def test_prediction_table_names_the_annotation_rows():
-    table = make().prediction_table(np.array([[1] * 10, [2] * 10]), [2, 0])
+    table = make().prediction_table({"labels": np.array([[1] * 10, [2] * 10])}, [2, 0])
     rows = table.to_pylist()
     assert table.column_names == ["row", "clip", "segment", "target", "prediction"]
     assert len(rows) == 20

@@ -1,0 +1,37 @@
+"""What the published code of a data set does in its own way around the same frozen backbones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class FbankProfile:
+    """The shared mode's log-mel: T windows, a frame every ``frame_shift_ms``, normalised to ``(x - mean) / 2 std``."""
+
+    window_seconds: float
+    frame_shift_ms: float
+    mean: float
+    std: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneProfile:
+    """AVE's ways are the defaults (spec-avel.md section 2).
+
+    Attributes
+    ----------
+    final_norm
+        The last block's tokens are taken after the backbone's final norm, where it has one.
+    seconds_repeated
+        HTS-AT hears each second that many times over.
+    fbank
+        None: the backbone's own picture of sound.
+    """
+
+    final_norm: bool = False
+    seconds_repeated: int = 10
+    fbank: FbankProfile | None = None
+
+
+DEFAULT_PROFILE = BackboneProfile()

@@ -1,0 +1,56 @@
+"""Selections of layers, on the tables of Swin-V2-L and HTS-AT."""
+
+import pytest
+
+from mettle_cache.errors import UsageError
+from mettle_cache.layers import LayerSpec, select_layers
+
+LAYERS = tuple(
+    LayerSpec(modality=modality, stage=stage, block=block, grid=(2, 2), tokens=4, width=8)
+    for modality, depths in (("visual", (2, 2, 18, 2)), ("audio", (2, 2, 6, 2)))
+    for stage, depth in enumerate(depths, 1)
+    for block in range(1, depth + 1)
+)
+
+
+def names(selection):
+    return [layer.name for layer in select_layers(LAYERS, selection)]
+
+
+@pytest.mark.parametrize(
+    ("selection", "expected"),
+    [
+        ("visual/stages", ["visual/s1b02", "visual/s2b02", "visual/s3b18", "visual/s4b02"]),
+        ("audio/last:1", ["audio/s4b02"]),
+        ("last:1", ["visual/s4b02", "audio/s4b02"]),
+        ("audio/last:1, visual/last:2", ["visual/s4b01", "visual/s4b02", "audio/s4b02"]),
+        ("visual/s1,audio/s3b05", ["visual/s1b01", "visual/s1b02", "audio/s3b05"]),
+        ("last:1,visual/s4b02", ["visual/s4b02", "audio/s4b02"]),
+    ],
+)
+def test_parts_are_joined_in_table_order(selection, expected):
+    assert names(selection) == expected
+
+
+def test_whole_tables_and_modalities():
+    assert names("all") == [layer.name for layer in LAYERS]
+    assert names("stages") == names("visual/stages,audio/stages")
+    assert names("audio") == [layer.name for layer in LAYERS if layer.modality == "audio"]
+
+
+@pytest.mark.parametrize(
+    ("selection", "message"),
+    [
+        ("", r"layers '': no such layer: \(nothing named\)"),
+        ("visual/s9", "no such layer: visual/s9"),
+        ("touch/stages", "no such layer: touch/stages"),
+        ("stages,nonsense", "no such layer: nonsense"),
+        ("last:0", "layers 'last:0': N in last:N must be from 1 to 24"),
+        ("last:25", "N in last:N must be from 1 to 24"),
+        ("audio/last:13", "layers 'audio/last:13': N in last:N must be from 1 to 12"),
+        ("last:x", "N in last:N must be from 1 to 24"),
+    ],
+)
+def test_what_cannot_be_selected(selection, message):
+    with pytest.raises(UsageError, match=message):
+        select_layers(LAYERS, selection)
