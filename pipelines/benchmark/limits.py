@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import torch
 
 # long enough for a steady rate, short enough for several repeats
@@ -15,33 +16,42 @@ MATMUL_SECONDS = 0.3
 
 
 class RawReader:
-    """Reads whole files by ``preadv``, each thread into one buffer that it uses again: the limit of any reader.
+    """Reads whole files by ``preadv`` into memory that is used again and again: the limit of any reader.
 
-    ``threads`` is how many reads are in flight. The buffers are touched once here, so no page is new when it counts.
+    ``threads`` is how many reads are in flight, ``memory`` the bytes that they fill in turn, shared out among them
+    (as many as a batch has: tokens that are delivered must lie somewhere). It is touched once here, so no page is new
+    when it counts.
     """
 
-    def __init__(self, files: Sequence[Path], threads: int) -> None:
+    def __init__(self, files: Sequence[Path], *, threads: int, memory: int) -> None:
         self.files = tuple(files)
-        self.nbytes = sum(path.stat().st_size for path in files)
-        largest = max((path.stat().st_size for path in files), default=0)
-        self._buffers = [bytearray(largest) for _ in range(threads)]
+        self.threads = threads
+        largest = max(path.stat().st_size for path in files)
+        self._buffers = [np.ones(max(largest, memory // threads), np.uint8).data for _ in range(threads)]
 
     def read(self) -> int:
-        """Read every file once, in order; returns the bytes."""
-        threads, count = len(self._buffers), len(self.files)
+        """Read every file once; returns the bytes."""
+        count, threads = len(self.files), self.threads
         shares = [self.files[count * n // threads : count * (n + 1) // threads] for n in range(threads)]
         with ThreadPoolExecutor(threads) as pool:
             return sum(pool.map(_read_files, shares, self._buffers))
 
 
-def _read_files(files: Sequence[Path], buffer: bytearray) -> int:
-    total = 0
+def _read_files(files: Sequence[Path], memory: memoryview) -> int:
+    total = place = 0
     for path in files:
         descriptor = os.open(path, os.O_RDONLY)
         try:
-            total += os.preadv(descriptor, [buffer], 0)
+            size = os.fstat(descriptor).st_size
+            if place + size > len(memory):
+                place = 0
+            done = 0
+            while done < size:
+                done += os.preadv(descriptor, [memory[place + done : place + size]], done)
         finally:
             os.close(descriptor)
+        place += size
+        total += size
     return total
 
 

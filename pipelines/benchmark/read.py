@@ -2,98 +2,129 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from mettle_cache.store.reader import TokenStore
+from mettle_cache.store.head import load_head
+from pipelines.benchmark.contest import PASSES, STILL_CACHED, Contestant, Subject, hold_contest, raw_reads
 from pipelines.benchmark.fullsize import bench_layers, store_bytes, write_bench_store
-from pipelines.benchmark.limits import RawReader
 from pipelines.benchmark.options import BenchOptions
-from pipelines.benchmark.table import BenchTable, Goal, Row, measured
-from pipelines.benchmark.timing import Samples, Variant, time_interleaved
+from pipelines.benchmark.reading import (
+    BATCH,
+    THREADS,
+    Reader,
+    check_delivery,
+    our_reader,
+    rival_reader,
+    token_files,
+)
+from pipelines.benchmark.rivals.protocol import Rival, Source
+from pipelines.benchmark.rivals.registry import RIVALS, is_installed
+from pipelines.benchmark.table import BenchTable, Goal, Row, unmeasured
 from pipelines.benchmark.workplace import workplace
 from pipelines.progress import Progress
 
 CODECS = ("float16", "int8", "int4")
-# what TokenStore.batches does when it is not told otherwise
-THREADS = 3
-BATCH = 4
+RIVALS_CODEC = "int8"
 WANTED = 0.85
+# when a chunk's checksum is compared (always: what any first read costs), and what that is called in the table
+CHECKS = {"never": "", "always": ", checksums"}
 
 
 def run(options: BenchOptions, progress: Progress) -> BenchTable:
-    """Write a store in every codec, and time reading it."""
+    """Write a store in every codec, check what each reader delivers, and time them all, warm and cold."""
     clips = options.clips or 1
     layers = bench_layers(tiny=options.tiny)
-    needed = sum(store_bytes(layers, codec, clips) for codec in CODECS)
-    with workplace(options, needed) as place:
+    sizes = {codec: store_bytes(layers, codec, clips) for codec in CODECS}
+    copies = sum(rival.own_files for rival in RIVALS if is_installed(rival))
+    with workplace(options, sum(sizes.values()) + copies * sizes[RIVALS_CODEC]) as place:
         for codec in CODECS:
-            write_bench_store(place / f"{codec}.zarr", layers, codec=codec, clips=clips, progress=progress)
-        subjects = [_Subject(place / f"{codec}.zarr", codec, clips) for codec in CODECS]
-        variants = [variant for subject in subjects for variant in subject.variants()]
-        seconds = time_interleaved(variants, repeats=options.repeats, progress=progress)
-        denominators, rows, goals = [], [], []
-        for subject in subjects:
-            limit, *own = subject.rows(seconds)
-            denominators.append(limit)
-            rows += own
-            goals.append(Goal(what=f"{own[0].variant}, of the limit", wanted=WANTED, found=own[0].ratio or 0.0))
+            write_bench_store(place / codec, layers, codec=codec, clips=clips, progress=progress)
+        progress.note("comparing what every reader delivers with TokenStore.read")
+        ours = [contestant for codec in CODECS for contestant in _ours(place / codec, codec, clips)]
+        rivals, absent = _rivals(place, clips)
+        everybody = [*ours, *rivals]
+        limits, rows, _ = hold_contest(everybody, cold=False, repeats=options.repeats, progress=progress)
+        cold_limits, cold_rows, left = hold_contest(
+            [who for who in everybody if who.reader is not None or who.is_limit],
+            cold=True,
+            repeats=options.repeats,
+            progress=progress,
+        )
     return BenchTable(
         bench="read",
-        title="reading tokens in random clip order",
-        rows=tuple(rows),
-        denominators=tuple(denominators),
-        goals=tuple(goals),
+        title=f"reading tokens in random clip order, {clips} clips, batches of {BATCH}",
+        rows=(*rows, *cold_rows, *absent),
+        denominators=(*limits, *cold_limits),
+        goals=_goals(rows),
+        notes=_notes(left),
         repeats=options.repeats,
     )
 
 
-@dataclass(frozen=True)
-class _Subject:
-    """One store, and the ways to read it that are compared."""
-
-    path: Path
-    codec: str
-    clips: int
-
-    def variants(self) -> Iterator[Variant]:
-        order = random_batches(self.clips, BATCH)
-        raw = RawReader(self._files([clip for batch in order for clip in batch]), THREADS)
-        yield Variant(self._name("limit"), raw.read)
-        for check in ("never", "first"):
-            yield Variant(self._name(check), partial(read_store, self.path, order, check=check))
-
-    def rows(self, seconds: dict[str, Samples]) -> Iterator[Row]:
-        nbytes = sum(file.stat().st_size for file in self._files(range(self.clips))) / 1e9
-        limit = measured(self._name("limit"), seconds[self._name("limit")].rate(nbytes), "GB/s")
-        yield limit
-        for check in ("never", "first"):
-            yield measured(self._name(check), seconds[self._name(check)].rate(nbytes), "GB/s", of=limit)
-
-    def _name(self, what: str) -> str:
-        names = {
-            "limit": f"raw reads, {self.codec}",
-            "never": f"mettle, {self.codec}",
-            "first": f"mettle, {self.codec}, every checksum compared",
-        }
-        return names[what]
-
-    def _files(self, clips: Sequence[int]) -> list[Path]:
-        store = TokenStore.open(self.path)
-        return [path for clip in clips for path in store.clip_files(clip)]
-
-
-def random_batches(clips: int, size: int, *, seed: int = 0) -> list[list[int]]:
-    """Every clip once, in random order, in batches of ``size``."""
+def random_order(clips: int, *, seed: int = 0) -> list[int]:
+    """Every clip once, in random order."""
     order: list[int] = np.random.default_rng(seed).permutation(clips).tolist()
-    return [order[start : start + size] for start in range(0, clips, size)]
+    return order
 
 
-def read_store(path: Path, order: Sequence[Sequence[int]], *, check: str) -> int:
-    """Open a store and read batches of it as training does; returns the bytes of the tokens."""
-    with TokenStore.open(path, check=check) as store:
-        return sum(batch.nbytes for batch in store.batches(order, threads=THREADS))
+def our_name(codec: str, check: str = "never") -> str:
+    """What our reader is called in the table."""
+    return f"mettle, {codec}{CHECKS[check]}"
+
+
+def _ours(path: Path, codec: str, clips: int) -> list[Contestant]:
+    """Raw reads, and our reader without and with checksums; each has delivered the right tokens."""
+    order = random_order(clips)
+    files = token_files(path, order)
+    readers = {check: our_reader(our_name(codec, check), path, check=check) for check in CHECKS}
+    delivered = {check: check_delivery(reader, order) for check, reader in readers.items()}
+    subject = Subject(codec=codec, order=order, files=files, nbytes=delivered["never"])
+    own = [
+        Contestant(name=reader.name, subject=subject, reader=reader, passes=PASSES, note=reader.note)
+        for reader in readers.values()
+    ]
+    return [*raw_reads(subject), *own]
+
+
+def _rivals(place: Path, clips: int) -> tuple[list[Contestant], list[Row]]:
+    """The libraries that are installed, and a row for each that is not."""
+    store, order = place / RIVALS_CODEC, random_order(clips)
+    found, absent = [], []
+    for rival in RIVALS:
+        if not is_installed(rival):
+            absent.append(unmeasured(rival.name, "GB/s", f"not installed: pip install {rival.package}"))
+            continue
+        reader = _prepare(rival, store, place / rival.module, clips)
+        nbytes = check_delivery(reader, order)
+        subject = Subject(codec=RIVALS_CODEC, order=order, files=(), nbytes=nbytes)
+        found.append(Contestant(name=reader.name, subject=subject, reader=reader, note=reader.note))
+    return found, absent
+
+
+def _prepare(rival: Rival, store: Path, folder: Path, clips: int) -> Reader:
+    folder.mkdir()
+    source = Source(store=store, arrays=load_head(store).layout, clips=clips, folder=folder, threads=THREADS)
+    rival.write(source)
+    return rival_reader(rival, source)
+
+
+def _goals(rows: list[Row]) -> tuple[Goal, ...]:
+    names = {f"warm: {our_name(codec)}" for codec in CODECS}
+    return tuple(
+        Goal(what=f"{row.variant}, of the limit", wanted=WANTED, found=row.ratio or 0.0)
+        for row in rows
+        if row.variant in names
+    )
+
+
+def _notes(left: float) -> tuple[str, ...]:
+    notes = [
+        f"warm: the page cache holds everything; ours reads the store {PASSES} times in a measurement",
+        "cold: the files were dropped from the page cache (posix_fadvise), opened again and read once; a virtual disk "
+        "may keep a cache of its own, which counts as the disk",
+    ]
+    if left > STILL_CACHED:
+        notes.append(f"cold: the system kept up to {left:.0%} of a reader's files in the page cache")
+    return tuple(notes)

@@ -38,11 +38,12 @@ class Samples:
 
 @dataclass(frozen=True)
 class Variant:
-    """Something to time under a name. ``before`` runs before each repeat and is not timed."""
+    """Something to time under a name. ``before`` and ``after`` run around each repeat and are not timed."""
 
     name: str
     work: Callable[[], object]
     before: Callable[[], object] | None = None
+    after: Callable[[], object] | None = None
 
 
 def time_interleaved(variants: Sequence[Variant], *, repeats: int, progress: Progress) -> dict[str, Samples]:
@@ -60,6 +61,8 @@ def time_interleaved(variants: Sequence[Variant], *, repeats: int, progress: Pro
             started = time.perf_counter()
             variant.work()
             elapsed = time.perf_counter() - started
+            if variant.after is not None:
+                variant.after()
             if number:
                 seconds[variant.name].append(elapsed)
             progress.advance()

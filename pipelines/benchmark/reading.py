@@ -1,0 +1,171 @@
+"""Ways to read a store that can be compared: ours, and every rival's, behind one face."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mettle_cache.errors import RunError
+from mettle_cache.store.layout import ArrayLayout
+from mettle_cache.store.reader import TokenStore
+from mettle_cache.tokens import LayerTokens
+from pipelines.benchmark.rivals.protocol import ClipArrays, Rival, Session, Source
+
+# what TokenStore.batches does when it is not told otherwise
+THREADS = 3
+BATCH = 4
+
+
+class Delivery(Protocol):
+    """Some clips' tokens in ordinary memory, valid until the next delivery."""
+
+    def clips(self) -> Iterator[tuple[int, Mapping[str, LayerTokens]]]:
+        """Each clip and its tokens by layer; looked at before timing, never while it runs."""
+        ...
+
+
+Deliver = Callable[[Sequence[int]], Iterator[Delivery]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reader:
+    """A way to read one store. ``files`` is what it reads; ``open`` gives the function that is timed."""
+
+    name: str
+    note: str
+    store: Path
+    files: Callable[[], Sequence[Path]]
+    open: Callable[[], AbstractContextManager[Deliver]]
+
+
+def our_reader(name: str, path: Path, *, check: str) -> Reader:
+    """``TokenStore.batches`` as training uses it."""
+
+    @contextmanager
+    def open_reader() -> Iterator[Deliver]:
+        with TokenStore.open(path, check=check) as store:
+
+            def deliver(order: Sequence[int]) -> Iterator[Delivery]:
+                batches = [list(order[start : start + BATCH]) for start in range(0, len(order), BATCH)]
+                for batch in store.batches(batches, threads=THREADS):
+                    yield _Batch(batch.layers, batch.clips)
+
+            yield deliver
+
+    def files() -> Sequence[Path]:
+        with TokenStore.open(path) as store:
+            return token_files(path, range(len(store.clips)))
+
+    note = f"TokenStore.batches, {THREADS} threads"
+    return Reader(name=name, note=note, store=path, files=files, open=open_reader)
+
+
+def rival_reader(rival: Rival, source: Source) -> Reader:
+    """A library, reading whole clips ahead in threads; its own files are written already."""
+
+    @contextmanager
+    def open_reader() -> Iterator[Deliver]:
+        with rival.open(source) as session, ThreadPoolExecutor(source.threads) as pool:
+            slots = [source.new_clip() for _ in range(2 * source.threads)]
+            yield lambda order: _read_ahead(session, order, slots, pool, source.arrays)
+
+    def files() -> Sequence[Path]:
+        with rival.open(source) as session:
+            return session.files
+
+    return Reader(name=rival.name, note=rival.how, store=source.store, files=files, open=open_reader)
+
+
+def token_files(path: Path, order: Sequence[int]) -> list[Path]:
+    """The shards of these clips of a store, clip after clip."""
+    with TokenStore.open(path) as store:
+        return [file for clip in order for file in store.clip_files(clip)]
+
+
+def consume(deliver: Deliver, order: Sequence[int]) -> None:
+    """Have every clip delivered, and look at none: that is what is timed."""
+    for _ in deliver(order):
+        pass
+
+
+def check_delivery(reader: Reader, order: Sequence[int]) -> int:
+    """Compare everything that a reader delivers with :meth:`TokenStore.read`; returns the bytes of the tokens.
+
+    Raises
+    ------
+    RunError
+        A clip is missing, is out of order, or has other tokens.
+    """
+    nbytes, seen = 0, []
+    with TokenStore.open(reader.store) as store, reader.open() as deliver:
+        for delivery in deliver(order):
+            for clip, layers in delivery.clips():
+                seen.append(clip)
+                for name, expected in store.read([clip]).layers.items():
+                    if not _same(layers[name], expected[0]):
+                        raise RunError(f"{reader.name} delivers other tokens than clip {clip} has in layer {name}")
+                    nbytes += expected.nbytes
+    if seen != list(order):
+        raise RunError(f"{reader.name} delivers other clips than were asked for")
+    return nbytes
+
+
+@dataclass(frozen=True)
+class _Batch:
+    layers: Mapping[str, LayerTokens]
+    order: tuple[int, ...]
+
+    def clips(self) -> Iterator[tuple[int, Mapping[str, LayerTokens]]]:
+        for slot, clip in enumerate(self.order):
+            yield clip, {name: tokens[slot] for name, tokens in self.layers.items()}
+
+
+@dataclass(frozen=True)
+class _Clip:
+    clip: int
+    values: ClipArrays
+    arrays: Sequence[ArrayLayout]
+
+    def clips(self) -> Iterator[tuple[int, Mapping[str, LayerTokens]]]:
+        parts: dict[str, dict[str, Tensor]] = {}
+        for array in self.arrays:
+            for block, layer in enumerate(array.layers):
+                # some libraries give read-only memory, which a tensor may not share
+                values = np.require(self.values[array.name][block], requirements="W")
+                parts.setdefault(layer.name, {})[array.part] = torch.from_numpy(values)
+        yield self.clip, {name: LayerTokens(**tensors) for name, tensors in parts.items()}
+
+
+def _read_ahead(
+    session: Session,
+    order: Sequence[int],
+    slots: Sequence[ClipArrays],
+    pool: ThreadPoolExecutor,
+    arrays: Sequence[ArrayLayout],
+) -> Iterator[Delivery]:
+    """Clips in order, as many under way as there are slots; a slot is filled again when the next clip is asked for."""
+    free, under_way = deque(slots), deque[tuple[int, ClipArrays, Future[ClipArrays]]]()
+    waiting = iter(order)
+    while True:
+        while free and (clip := next(waiting, None)) is not None:
+            slot = free.popleft()
+            under_way.append((clip, slot, pool.submit(session.read_clip, clip, slot)))
+        if not under_way:
+            return
+        clip, slot, read = under_way.popleft()
+        yield _Clip(clip, read.result(), arrays)
+        free.append(slot)
+
+
+def _same(found: LayerTokens, expected: LayerTokens) -> bool:
+    pairs = ((found.codes, expected.codes), (found.scale, expected.scale), (found.zero, expected.zero))
+    return all(a is b is None or (a is not None and b is not None and torch.equal(a, b)) for a, b in pairs)
