@@ -27,6 +27,7 @@ COMMANDS = (
     "datasets",
     "backbones",
     "train",
+    "sweep",
     "evaluate",
     "params",
     "bench",

@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.core import TyperCommand
 
 from cli.output import MODE
+
+NEWEST = ""
 
 
 def _remember_json(value: bool) -> bool:
@@ -29,3 +32,21 @@ Debug = Annotated[
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; a GPU is used where there is one.")]
 Seed = Annotated[int, typer.Option(min=0, help="Everything random follows from it.")]
 StoreArgument = Annotated[Path, typer.Argument(help="A token store, for example cache/ave-swinv2_l-htsat.zarr.")]
+FromCache = Annotated[
+    str,
+    typer.Option(
+        "--from-cache", metavar="[STORE]", help="The store; without a value the newest finished one under cache/."
+    ),
+]
+
+
+class OptionalStore(TyperCommand):
+    """``--from-cache`` with or without a value: click's options always want one."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        given = list(args)
+        for index, word in enumerate(given):
+            following = given[index + 1 : index + 2]
+            if word == "--from-cache" and (not following or following[0].startswith("-")):
+                given[index] = f"--from-cache={NEWEST}"
+        return super().parse_args(ctx, given)

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperCommand
 
-from cli.options import Debug, Device, Json, Seed
+from cli.group import emit_group
+from cli.options import Debug, Device, FromCache, Json, OptionalStore
 from cli.output import emit
 from pipelines.units import format_bytes
 
@@ -22,20 +22,9 @@ mettle train --from-cache
 mettle train --from-cache cache/ave-swinv2_l-htsat.zarr --recipe ave-swin-htsat --seed 1
 
 mettle train --from-cache --set lcd.k_visual=1 --set train.epochs=20 --out runs/k1
+
+mettle train --from-cache --seeds 0-4
 """
-NEWEST = ""
-
-
-class OptionalStore(TyperCommand):
-    """``--from-cache`` with or without a value: click's options always want one."""
-
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
-        given = list(args)
-        for index, word in enumerate(given):
-            following = given[index + 1 : index + 2]
-            if word == "--from-cache" and (not following or following[0].startswith("-")):
-                given[index] = f"--from-cache={NEWEST}"
-        return super().parse_args(ctx, given)
 
 
 def register(app: typer.Typer) -> None:
@@ -43,40 +32,52 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    from_cache: Annotated[
-        str,
-        typer.Option(
-            "--from-cache", metavar="[STORE]", help="The store; without a value the newest finished one under cache/."
-        ),
-    ],
+    from_cache: FromCache,
     recipe: Annotated[
         str | None, typer.Option(help="A recipe's name or a TOML file; by default what fits the store.")
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the recipe.")
     ] = None,
-    seed: Seed = 0,
-    out: Annotated[Path | None, typer.Option(help="Folder of the run; by default under runs/.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    seed: Annotated[int | None, typer.Option(min=0, help="Everything random follows from it; 0 by default.")] = None,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="0,1,2|0-4", help="Train one head a seed, all from the same reads.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run, or of the runs with --seeds; by default under runs/.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with what is in --out.")] = False,
     select_on: Annotated[str, typer.Option(help="val, test (as the peers do; marks the result) or last.")] = "val",
     device: Device = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Train a head from a token store; the backbone is not loaded."""
+    """Train a head, or one for each of several seeds, from a token store; the backbone is not loaded.
+
+    Several heads share one pass over the store an epoch: each gets the numbers that it would get alone, the bytes are
+    read once. Their runs are OUT/seed-0, OUT/seed-1 and so on.
+    """
+    from mettle_cache.errors import UsageError
     from pipelines.progress import terminal_progress
-    from pipelines.trainjob import TrainJob, start_training
+    from pipelines.sweep import parse_seeds
+    from pipelines.trainjob import TrainJob, start_seeds, start_training
+
+    if seed is not None and seeds is not None:
+        raise UsageError("--seed and --seeds exclude each other", hint="name all of them in --seeds")
 
     job = TrainJob(
         store=Path(from_cache) if from_cache else None,
         recipe=recipe,
         overrides=tuple(set_ or ()),
-        seed=seed,
+        seed=seed or 0,
         out=out,
         resume=resume,
         select_on=select_on,
         device=device,
     )
+    if seeds is not None:
+        emit_group(start_seeds(job, parse_seeds(seeds), terminal_progress()))
+        return
     report = start_training(job, terminal_progress())
     emit(report.to_json(), report_lines(report))
 

@@ -7,8 +7,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -137,12 +137,23 @@ def claim_run(path: Path, config: RunConfig, *, resume: bool) -> Iterator[RunFol
     UsageError
         The path is a file.
     """
-    if path.exists() and not path.is_dir():
-        raise UsageError(f"{path}: the run's folder is a file", hint="choose another folder with --out")
+    check_claim(path, config, resume=resume)
     make_folder(path)
     with hold_run(path) as folder:
-        _admit(folder, config, resume)
+        # once more: it may have become another process's since
+        check_claim(path, config, resume=resume)
+        if not folder.config.exists():
+            write_file(folder.config, _to_bytes(asdict(config)))
         yield folder
+
+
+@contextmanager
+def claim_runs(claims: Sequence[tuple[Path, RunConfig]], *, resume: bool) -> Iterator[list[RunFolder]]:
+    """:func:`claim_run` for several folders: all of them, or none is touched."""
+    for path, config in claims:
+        check_claim(path, config, resume=resume)
+    with ExitStack() as held:
+        yield [held.enter_context(claim_run(path, config, resume=resume)) for path, config in claims]
 
 
 @contextmanager
@@ -167,15 +178,13 @@ def hold_run(path: Path) -> Iterator[RunFolder]:
         lock.release()
 
 
-def _admit(folder: RunFolder, config: RunConfig, resume: bool) -> None:
+def check_claim(path: Path, config: RunConfig, *, resume: bool) -> None:
+    """Make sure that a run may be trained in a folder, without touching it; raises what :func:`claim_run` does."""
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{path}: the run's folder is a file", hint="choose another folder with --out")
+    folder = RunFolder(path)
     if not folder.config.exists():
-        strangers = sorted(entry.name for entry in folder.path.iterdir() if not entry.name.startswith("."))
-        if strangers:
-            raise RunError(
-                f"{folder.path}: the folder is not empty and holds no run ({', '.join(strangers[:3])})",
-                hint="choose another folder with --out",
-            )
-        write_file(folder.config, _to_bytes(asdict(config)))
+        _check_empty(path)
         return
     if not resume:
         raise RunError(f"{folder.path}: a run is here already", hint="add --resume to go on, or choose another --out")
@@ -184,6 +193,16 @@ def _admit(folder: RunFolder, config: RunConfig, resume: bool) -> None:
         raise RunError(
             f"{folder.path}: the run here has another {', '.join(different)}",
             hint="resume with what its config.json says, or choose another --out",
+        )
+
+
+def _check_empty(path: Path) -> None:
+    names = sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
+    strangers = [name for name in names if not name.startswith(".") and not name.endswith(PARTIAL)]
+    if strangers:
+        raise RunError(
+            f"{path}: the folder is not empty and holds no run ({', '.join(strangers[:3])})",
+            hint="choose another folder with --out",
         )
 
 

@@ -17,11 +17,15 @@ Row = Mapping[str, float | int | None]
 
 
 class RunLog:
-    """Writes both records; a context manager. ``start_step`` hides events that a killed run wrote beyond it."""
+    """Writes both records; a context manager. ``start_step`` hides events that a killed run wrote beyond it.
+
+    No file is made before there is something to record.
+    """
 
     def __init__(self, folder: RunFolder, *, start_step: int) -> None:
         self._folder = folder
-        self._events = SummaryWriter(str(folder.events), purge_step=start_step or None)
+        self._start_step = start_step
+        self._writer: SummaryWriter | None = None
 
     def __enter__(self) -> RunLog:
         return self
@@ -29,7 +33,14 @@ class RunLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._events.close()
+        if self._writer is not None:
+            self._writer.close()
+
+    @property
+    def _events(self) -> SummaryWriter:
+        if self._writer is None:
+            self._writer = SummaryWriter(str(self._folder.events), purge_step=self._start_step or None)
+        return self._writer
 
     def step(self, terms: Mapping[str, float], *, step: int) -> None:
         """The loss terms of one optimiser step, counted over the whole run."""

@@ -1,43 +1,29 @@
-"""Stage two: train a head from a store. Knows no task; a task is asked for its model, targets, loss and score."""
+"""Stage two: train heads from a store. Knows no task; a task is asked for its model, targets, loss and score."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mettle_cache.errors import UsageError
-from pipelines.binding import bind_task, choose_device, open_store, predict_split
-from pipelines.feed import Feed, Split, epoch_order, read_split
+from pipelines.binding import bind_task, choose_device, open_store
+from pipelines.feed import Feed, Split, read_split
+from pipelines.group_report import GroupReport
+from pipelines.headplan import HeadPlan, check_shared
 from pipelines.headrun import HeadRun
+from pipelines.onepass import Member, Pass, Tally, train_members
 from pipelines.progress import Progress, Silent
-from pipelines.recipe_types import Recipe, TrainOptions
+from pipelines.recipe_types import Recipe
 from pipelines.reproducible import fix_summation_order
-from pipelines.runfolder import RunConfig, SelectOn, StoreReference, claim_run
+from pipelines.runfolder import RunConfig, SelectOn, StoreReference, claim_runs
 from pipelines.runlog import RunLog
 from pipelines.train_report import TrainReport, peak_memory
 from pipelines.trainee import Trainee
 
 if TYPE_CHECKING:
     from mettle_cache.store.reader import TokenStore
-
-
-@dataclass(frozen=True)
-class Pass:
-    """What all heads of a pass over the store share, their batches included."""
-
-    feed: Feed
-    options: TrainOptions
-    train: Split
-    selection: Split | None
-    progress: Progress
-
-    @property
-    def steps(self) -> int:
-        """Optimiser steps of one epoch."""
-        return -(-len(self.train) // self.options.batch_size)
 
 
 def train_run(
@@ -73,23 +59,80 @@ def train_run(
     RunError
         ``out`` holds another run, or the loss is not finite.
     """
+    report = train_heads(
+        store,
+        [HeadPlan(recipe=recipe, seed=seed, folder=out)],
+        select_on=select_on,
+        resume=resume,
+        device=device,
+        threads=threads,
+        progress=progress,
+    )
+    if report.errors:
+        raise report.errors[0]
+    return report.heads[0]
+
+
+def train_heads(
+    store: Path | TokenStore,
+    plans: Sequence[HeadPlan],
+    *,
+    select_on: SelectOn = "val",
+    resume: bool = False,
+    device: str | None = None,
+    threads: int = 3,
+    progress: Progress | None = None,
+) -> GroupReport:
+    """Train several heads from one pass over the store for each epoch, and keep the best epoch of each.
+
+    Each gets the numbers of a :func:`train_run` of its own, and a run folder that ``evaluate_run`` and a resume take.
+    A head that fails (its loss is no longer finite) is reported and left at its last finished epoch; the others go on.
+    Options are those of :func:`train_run`; with ``resume`` every head goes on after its own last finished epoch, and
+    those that are new start from the beginning.
+
+    Raises
+    ------
+    UsageError
+        As :func:`train_run`, or heads that cannot share a pass (:func:`pipelines.headplan.check_shared`).
+    RunError
+        One of the folders holds another run; then none is touched.
+    """
     progress = progress or Silent()
     fix_summation_order()
+    check_shared(plans)
     opened, target = open_store(store), choose_device(device)
-    task = bind_task(recipe, opened)
+    tasks = [bind_task(plan.recipe, opened) for plan in plans]
     train, selection, notes = _choose_splits(opened, select_on)
-    # built before the folder is claimed: a recipe that does not fit the layers must not leave a run behind
-    trainee = Trainee(task, recipe.train, seed=seed, device=target)
-    shared = Pass(Feed(opened, task.layers, device=target, threads=threads), recipe.train, train, selection, progress)
-    config = RunConfig(recipe=recipe.to_json(), seed=seed, select_on=select_on, store=StoreReference.of(opened))
+    # built before the folders are claimed: a recipe that does not fit the layers must not leave a run behind
+    trainees = [
+        Trainee(task, plan.recipe.train, seed=plan.seed, device=target) for task, plan in zip(tasks, plans, strict=True)
+    ]
+    wanted = {layer.name for task in tasks for layer in task.layers}
+    layers = [layer for layer in opened.layers if layer.name in wanted]
+    shared = Pass(
+        feed=Feed(opened, layers, device=target, threads=threads),
+        batch_size=plans[0].recipe.train.batch_size,
+        order_seed=plans[0].recipe.train.order_seed,
+        train=train,
+        selection=selection,
+        progress=progress,
+    )
     for note in notes:
         progress.note(note)
-    with claim_run(out, config, resume=resume) as folder:
-        run = HeadRun(trainee, folder, store_digest=opened.key_digest)
-        speed = _train_epochs(shared, run)
-        report = _report(shared, run, recipe=recipe.name, speed=speed, notes=notes)
-        folder.update_result({"training": report.to_json()})
-    return report
+    claims = [(plan.out, _run_config(plan, select_on, opened)) for plan in plans]
+    with ExitStack() as held:
+        folders = held.enter_context(claim_runs(claims, resume=resume))
+        members = []
+        for plan, trainee, folder in zip(plans, trainees, folders, strict=True):
+            run = HeadRun(trainee, folder, store_digest=opened.key_digest)
+            log = held.enter_context(RunLog(folder, start_step=run.history.epochs * shared.steps))
+            members.append(Member(run, log, plan.name))
+        tally = _train(shared, members, plans[0].folder)
+        return _report_group(shared, plans, members, tally, notes)
+
+
+def _run_config(plan: HeadPlan, select_on: SelectOn, store: TokenStore) -> RunConfig:
+    return RunConfig(recipe=plan.recipe.to_json(), seed=plan.seed, select_on=select_on, store=StoreReference.of(store))
 
 
 def _choose_splits(store: TokenStore, select_on: SelectOn) -> tuple[Split, Split | None, list[str]]:
@@ -111,63 +154,51 @@ def _choose_splits(store: TokenStore, select_on: SelectOn) -> tuple[Split, Split
     return train, selection, notes
 
 
-def _train_epochs(shared: Pass, run: HeadRun) -> float:
-    """Train the epochs that are left; samples a second over the optimiser steps."""
-    progress, done, epochs = shared.progress, run.history.epochs, shared.options.epochs
-    if done:
-        progress.note(f"resuming after epoch {done} of {epochs}")
-    if done >= epochs:
-        return 0.0
-    scored = len(shared.selection) if shared.selection else 0
-    progress.start((epochs - done) * (len(shared.train) + scored), "clips", "train")
-    seconds = 0.0
-    with RunLog(run.folder, start_step=done * shared.steps) as log:
-        try:
-            for epoch in range(done, epochs):
-                elapsed = train_epoch(shared, [(run, log)], epoch)
-                seconds += elapsed
-                speed = len(shared.train) / elapsed
-                split, scores = _score(shared, run.trainee)
-                step = (epoch + 1) * shared.steps
-                line = run.end_epoch(scores, split=split, speed=speed, log=log, step=step)
-                progress.note(f"epoch {epoch + 1}/{epochs}: {line}")
-        except KeyboardInterrupt:
-            progress.note(f"interrupted; go on after epoch {run.history.epochs} with --resume --out {run.folder.path}")
-            raise
-    progress.finish()
-    return (epochs - done) * len(shared.train) / seconds
+def _train(shared: Pass, members: Sequence[Member], folder: Path) -> Tally:
+    for member in members:
+        done = member.run.history.epochs
+        if done:
+            name = f"{member.label}: " if member.label else ""
+            shared.progress.note(f"{name}resuming after epoch {done} of {member.run.trainee.options.epochs}")
+    try:
+        return train_members(shared, members)
+    except KeyboardInterrupt:
+        done = min(member.run.history.epochs for member in members)
+        shared.progress.note(f"interrupted; go on after epoch {done} with --resume --out {folder}")
+        raise
 
 
-def train_epoch(shared: Pass, runs: Sequence[tuple[HeadRun, RunLog]], epoch: int) -> float:
-    """One pass over the train split, every batch to every head; the seconds it took."""
-    started = time.perf_counter()
-    rows = shared.train.rows
-    order = [rows[position] for position in epoch_order(len(rows), seed=shared.options.order_seed, epoch=epoch)]
-    for index, (chosen, batch) in enumerate(shared.feed.batches(order, shared.options.batch_size)):
-        for run, log in runs:
-            terms = run.trainee.step(chosen, batch, epoch=epoch, index=index)
-            run.add_step(terms, samples=len(chosen), log=log, step=epoch * shared.steps + index)
-        shared.progress.advance(len(chosen), nbytes=batch.nbytes)
-    return time.perf_counter() - started
+def _report_group(
+    shared: Pass, plans: Sequence[HeadPlan], members: Sequence[Member], tally: Tally, notes: list[str]
+) -> GroupReport:
+    """Report every head, in its own folder too."""
+    memory, memory_of = peak_memory(shared.feed.device)
+    heads = []
+    for plan, member in zip(plans, members, strict=True):
+        head = _report_head(shared, plan, member, tally, notes)
+        member.run.folder.update_result({"training": head.to_json()})
+        heads.append(head)
+    return GroupReport(
+        folder=plans[0].folder,
+        heads=heads,
+        bytes_read=tally.nbytes,
+        clips_per_second=tally.clips_per_second,
+        peak_memory_bytes=memory,
+        peak_memory_of=memory_of,
+        notes=notes,
+        errors=[member.failure for member in members if member.failure is not None],
+    )
 
 
-def _score(shared: Pass, trainee: Trainee) -> tuple[str, dict[str, float]]:
-    """The selection split's name and scores; empty without one."""
-    split = shared.selection
-    if split is None:
-        return "", {}
-    predictions = predict_split(trainee.predict, shared.feed, split, shared.options.batch_size, shared.progress)
-    return split.name, trainee.task.score(predictions, split.rows)
-
-
-def _report(shared: Pass, run: HeadRun, *, recipe: str, speed: float, notes: list[str]) -> TrainReport:
+def _report_head(shared: Pass, plan: HeadPlan, member: Member, tally: Tally, notes: list[str]) -> TrainReport:
+    run = member.run
     splits = [split for split in (shared.train, shared.selection) if split is not None]
     dropped = {split.name: len(split.dropped) for split in splits}
-    memory, memory_of = peak_memory(run.trainee.device)
+    memory, memory_of = peak_memory(shared.feed.device)
     return TrainReport(
         out=run.folder.path,
-        recipe=recipe,
-        seed=run.trainee.seed,
+        recipe=plan.recipe.name,
+        seed=plan.seed,
         epochs=run.history.epochs,
         selected_on=shared.selection.name if shared.selection else "last",
         metric=run.trainee.task.metric,
@@ -177,9 +208,11 @@ def _report(shared: Pass, run: HeadRun, *, recipe: str, speed: float, notes: lis
         samples={split.name: len(split) for split in splits},
         dropped=dropped,
         comparable=not any(dropped.values()),
-        clips_per_second=speed,
+        clips_per_second=tally.clips_per_second,
         peak_memory_bytes=memory,
         peak_memory_of=memory_of,
         history=run.history.rows,
         notes=notes,
+        variant=plan.variant,
+        failure=member.failure.message if member.failure else None,
     )

@@ -17,6 +17,9 @@ class TrainReport:
     ``best_score`` is None where nothing was scored. ``clips_per_second`` covers the optimiser steps of this process,
     0 where there were none; ``history`` holds the rows of metrics.csv; ``comparable`` is False where samples
     are missing; ``notes`` are the sentences that a reader of the numbers has to know.
+
+    Of heads that shared a pass, ``variant`` tells this one from the others, ``clips_per_second`` is that of all of them
+    together, and ``failure`` is what ended this one before its last epoch, None where nothing did.
     """
 
     out: Path
@@ -36,6 +39,8 @@ class TrainReport:
     peak_memory_of: str
     history: list[dict[str, float | int | None]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    variant: str = ""
+    failure: str | None = None
 
     def to_json(self) -> dict[str, object]:
         return {**asdict(self), "out": str(self.out)}

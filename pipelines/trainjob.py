@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast, get_args
 
-from mettle_cache.errors import StoreMissingError, UsageError
+from mettle_cache.errors import RunError, StoreMissingError, UsageError
 from mettle_cache.store import TokenStore, find_stores
+from pipelines.group_report import GroupReport
+from pipelines.headplan import HeadPlan
 from pipelines.progress import Progress
 from pipelines.recipe import default_recipe, load_recipe
-from pipelines.runfolder import SelectOn
-from pipelines.train import train_run
+from pipelines.runfolder import RunFolder, SelectOn
+from pipelines.sweep import Variant
+from pipelines.train import train_heads, train_run
 from pipelines.train_report import TrainReport
 
 CACHE = Path("cache")
@@ -42,13 +46,10 @@ def start_training(job: TrainJob, progress: Progress) -> TrainReport:
     UsageError
         ``select_on`` is no rule of selection.
     """
-    if job.select_on not in get_args(SelectOn):
-        raise UsageError(f"--select-on {job.select_on}: choose one of {', '.join(get_args(SelectOn))}")
-    path = job.store or newest_store(CACHE)
-    store = TokenStore.open(path)
-    recipe = load_recipe(job.recipe or default_recipe(store), list(job.overrides))
-    out = job.out or RUNS / f"{path.stem}-{recipe.name}-{job.seed}"
-    progress.note(f"store {path}, recipe {recipe.name}, seed {job.seed}, run {out}")
+    store, name = _open(job)
+    recipe = load_recipe(name, list(job.overrides))
+    out = job.out or RUNS / f"{_stem(store)}-{recipe.name}-{job.seed}"
+    progress.note(f"store {store.path}, recipe {recipe.name}, seed {job.seed}, run {out}")
     return train_run(
         store,
         recipe=recipe,
@@ -59,6 +60,65 @@ def start_training(job: TrainJob, progress: Progress) -> TrainReport:
         device=job.device,
         progress=progress,
     )
+
+
+def start_seeds(job: TrainJob, seeds: Sequence[int], progress: Progress) -> GroupReport:
+    """As :func:`start_training`, for several seeds in one pass; each run is ``OUT/seed-N``, ``job.seed`` is ignored."""
+    store, name = _open(job)
+    recipe = load_recipe(name, list(job.overrides))
+    folder = job.out or RUNS / f"{_stem(store)}-{recipe.name}"
+    plans = [HeadPlan(recipe=recipe, seed=seed, folder=folder, name=f"seed-{seed}") for seed in seeds]
+    return _start_group(job, store, plans, folder, progress)
+
+
+def start_sweep(job: TrainJob, variants: Sequence[Variant], seeds: Sequence[int], progress: Progress) -> GroupReport:
+    """As :func:`start_seeds`, for every variant; each run is ``OUT/VARIANT/seed-N``.
+
+    ``job.overrides`` is ignored: the variants hold all overrides.
+    """
+    store, name = _open(job)
+    folder = job.out or RUNS / f"{_stem(store)}-{Path(name).stem}-sweep"
+    plans = [
+        HeadPlan(
+            recipe=load_recipe(name, list(variant.overrides)),
+            seed=seed,
+            folder=folder,
+            name=f"{variant.name}/seed-{seed}",
+            variant=variant.text,
+        )
+        for variant in variants
+        for seed in seeds
+    ]
+    return _start_group(job, store, plans, folder, progress)
+
+
+def _start_group(
+    job: TrainJob, store: TokenStore, plans: Sequence[HeadPlan], folder: Path, progress: Progress
+) -> GroupReport:
+    if RunFolder(folder).config.exists():
+        raise RunError(f"{folder}: this is the folder of one run", hint="choose another folder for several with --out")
+    recipe = plans[0].recipe.name if plans else ""
+    progress.note(f"store {store.path}, recipe {recipe}, {len(plans)} heads from one pass, runs under {folder}")
+    return train_heads(
+        store,
+        plans,
+        select_on=cast(SelectOn, job.select_on),
+        resume=job.resume,
+        device=job.device,
+        progress=progress,
+    )
+
+
+def _open(job: TrainJob) -> tuple[TokenStore, str]:
+    """The store and the recipe's name."""
+    if job.select_on not in get_args(SelectOn):
+        raise UsageError(f"--select-on {job.select_on}: choose one of {', '.join(get_args(SelectOn))}")
+    store = TokenStore.open(job.store or newest_store(CACHE))
+    return store, job.recipe or default_recipe(store)
+
+
+def _stem(store: TokenStore) -> str:
+    return Path(store.path).stem
 
 
 def newest_store(folder: Path) -> Path:

@@ -1,10 +1,12 @@
-"""Train in a process of its own, to be killed: ``train_script STORE OUT``, one line an epoch."""
+"""Train in a process of its own, to be killed: ``train_script STORE OUT [SEEDS]``, one line an epoch and head."""
 
 import sys
 from pathlib import Path
 
+from pipelines.headplan import HeadPlan
 from pipelines.recipe import load_recipe
-from pipelines.train import train_run
+from pipelines.sweep import parse_seeds
+from pipelines.train import train_heads, train_run
 
 RECIPE = load_recipe("ave-small", ["lcd.dim=16", "train.learning_rate=3e-3", "train.epochs=30", "train.step_size=7"])
 
@@ -24,4 +26,11 @@ class Printer:
 
 
 if __name__ == "__main__":
-    train_run(Path(sys.argv[1]), recipe=RECIPE, out=Path(sys.argv[2]), resume=True, progress=Printer())
+    store, out, *seeds = sys.argv[1:]
+    if seeds:
+        plans = [
+            HeadPlan(recipe=RECIPE, seed=seed, folder=Path(out), name=f"seed-{seed}") for seed in parse_seeds(seeds[0])
+        ]
+        train_heads(Path(store), plans, resume=True, progress=Printer())
+    else:
+        train_run(Path(store), recipe=RECIPE, out=Path(out), resume=True, progress=Printer())
