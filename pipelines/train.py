@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mettle_cache.errors import UsageError
+from mettle_cache.layers import LayerSpec
 from pipelines.binding import bind_task, choose_device, open_store
 from pipelines.feed import Feed, Split, read_split
 from pipelines.group_report import GroupReport
@@ -101,16 +102,13 @@ def train_heads(
     fix_summation_order()
     check_shared(plans)
     opened, target = open_store(store), choose_device(device)
-    tasks = [bind_task(plan.recipe, opened) for plan in plans]
     train, selection, notes = _choose_splits(opened, select_on)
     # built before the folders are claimed: a recipe that does not fit the layers must not leave a run behind
     trainees = [
-        Trainee(task, plan.recipe.train, seed=plan.seed, device=target) for task, plan in zip(tasks, plans, strict=True)
+        Trainee(bind_task(plan.recipe, opened), plan.recipe.train, seed=plan.seed, device=target) for plan in plans
     ]
-    wanted = {layer.name for task in tasks for layer in task.layers}
-    layers = [layer for layer in opened.layers if layer.name in wanted]
     shared = Pass(
-        feed=Feed(opened, layers, device=target, threads=threads),
+        feed=Feed(opened, _union_of_layers(opened, trainees), device=target, threads=threads),
         batch_size=plans[0].recipe.train.batch_size,
         order_seed=plans[0].recipe.train.order_seed,
         train=train,
@@ -129,6 +127,11 @@ def train_heads(
             members.append(Member(run, log, plan.name))
         tally = _train(shared, members, plans[0].folder)
         return _report_group(shared, plans, members, tally, notes)
+
+
+def _union_of_layers(store: TokenStore, trainees: Sequence[Trainee]) -> list[LayerSpec]:
+    wanted = {layer.name for trainee in trainees for layer in trainee.task.layers}
+    return [layer for layer in store.layers if layer.name in wanted]
 
 
 def _run_config(plan: HeadPlan, select_on: SelectOn, store: TokenStore) -> RunConfig:
