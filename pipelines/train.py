@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -120,13 +120,18 @@ def train_heads(
     claims = [(plan.out, _run_config(plan, select_on, opened)) for plan in plans]
     with ExitStack() as held:
         folders = held.enter_context(claim_runs(claims, resume=resume))
-        members = []
-        for plan, trainee, folder in zip(plans, trainees, folders, strict=True):
-            run = HeadRun(trainee, folder, store_digest=opened.key_digest)
-            log = held.enter_context(RunLog(folder, start_step=run.history.epochs * shared.steps))
-            members.append(Member(run, log, plan.name))
+        members = [
+            held.enter_context(_join_pass(shared, plan, HeadRun(trainee, folder, store_digest=opened.key_digest)))
+            for plan, trainee, folder in zip(plans, trainees, folders, strict=True)
+        ]
         tally = _train(shared, members, plans[0].folder)
         return _report_group(shared, plans, members, tally, notes)
+
+
+@contextmanager
+def _join_pass(shared: Pass, plan: HeadPlan, run: HeadRun) -> Iterator[Member]:
+    with RunLog(run.folder, start_step=run.history.epochs * shared.steps) as log:
+        yield Member(run, log, plan.name)
 
 
 def _union_of_layers(store: TokenStore, trainees: Sequence[Trainee]) -> list[LayerSpec]:
