@@ -117,21 +117,26 @@ def train_heads(
     )
     for note in notes:
         progress.note(note)
-    claims = [(plan.out, _run_config(plan, select_on, opened)) for plan in plans]
-    with ExitStack() as held:
-        folders = held.enter_context(claim_runs(claims, resume=resume))
-        members = [
-            held.enter_context(_join_pass(shared, plan, HeadRun(trainee, folder, store_digest=opened.key_digest)))
-            for plan, trainee, folder in zip(plans, trainees, folders, strict=True)
-        ]
+    configs = [_run_config(plan, select_on, opened) for plan in plans]
+    with _claim_members(shared, plans, trainees, configs, resume) as members:
         tally = _train(shared, members, plans[0].folder)
         return _report_group(shared, plans, members, tally, notes)
 
 
 @contextmanager
-def _join_pass(shared: Pass, plan: HeadPlan, run: HeadRun) -> Iterator[Member]:
-    with RunLog(run.folder, start_step=run.history.epochs * shared.steps) as log:
-        yield Member(run, log, plan.name)
+def _claim_members(
+    shared: Pass, plans: Sequence[HeadPlan], trainees: Sequence[Trainee], configs: Sequence[RunConfig], resume: bool
+) -> Iterator[list[Member]]:
+    """Hold the folder and the log of every head."""
+    claims = [(plan.out, config) for plan, config in zip(plans, configs, strict=True)]
+    with ExitStack() as held:
+        folders = held.enter_context(claim_runs(claims, resume=resume))
+        members = []
+        for plan, trainee, folder in zip(plans, trainees, folders, strict=True):
+            run = HeadRun(trainee, folder, store_digest=shared.feed.store.key_digest)
+            log = held.enter_context(RunLog(folder, start_step=run.history.epochs * shared.steps))
+            members.append(Member(run, log, plan.name))
+        yield members
 
 
 def _union_of_layers(store: TokenStore, trainees: Sequence[Trainee]) -> list[LayerSpec]:
