@@ -64,6 +64,14 @@ class LayerTokens:
 
         return LayerTokens(self.codes.to(device, non_blocking=non_blocking), move(self.scale), move(self.zero))
 
+    def flatten_frames(self) -> LayerTokens:
+        """``[B, T, N, *]`` as ``[B T, N, *]``, without a copy."""
+
+        def flatten(part: Tensor | None) -> Tensor | None:
+            return None if part is None else torch.flatten(part, 0, 1)
+
+        return LayerTokens(torch.flatten(self.codes, 0, 1), flatten(self.scale), flatten(self.zero))
+
     def __getitem__(self, index: int | slice | Tensor) -> LayerTokens:
         """Index the leading (clip) axis of every part alike."""
         if self.scale is None or self.zero is None:

@@ -79,7 +79,7 @@ class LayerDistiller(nn.Module):
         with torch.autocast(tokens.codes.device.type, enabled=False):
             return self._distil_absorbed(tokens)
 
-    def _mixing(self) -> Tensor | None:
+    def mixing(self) -> Tensor | None:
         """Weights ``[K, N]`` of the token-mixing branch."""
         if self.options.pretrained_branch == "linear":
             return self.mix.weight
@@ -91,7 +91,7 @@ class LayerDistiller(nn.Module):
         return mixed + self.mix.bias.unsqueeze(-1) if self.options.pretrained_branch == "linear" else mixed
 
     def _distil_absorbed(self, tokens: LayerTokens) -> Tensor:
-        mixing = self._mixing()
+        mixing = self.mixing()
         if not self.options.task_specific:
             return self._pretrained(absorbed_pooling(tokens, self.unit.new_empty(0, self.layer.width), mixing)[1])
         eps = self.norm_tokens.eps if self.options.norm else None
@@ -99,7 +99,7 @@ class LayerDistiller(nn.Module):
         pretrained, rstd = None, None
         for step in range(self.options.steps):
             context, mixed, statistics = absorbed_pooling(
-                tokens, self._fold_queries(meta_tokens), mixing if step == 0 else None, rstd=rstd, eps=eps
+                tokens, self.fold_queries(meta_tokens), mixing if step == 0 else None, rstd=rstd, eps=eps
             )
             rstd = None if eps is None else statistics
             if step == 0 and mixing is not None:
@@ -114,7 +114,7 @@ class LayerDistiller(nn.Module):
             attended = attended + meta_tokens
         return attended if pretrained is None else attended + pretrained
 
-    def _fold_queries(self, meta_tokens: Tensor) -> Tensor:
+    def fold_queries(self, meta_tokens: Tensor) -> Tensor:
         """``W_Kᵀ q`` of each head, logit scale and norm weight included: ``[..., K, D]`` to ``[..., K H, D]``."""
         width, heads = self.layer.width, self.options.heads
         asked = self.norm_meta_tokens(meta_tokens) if self.options.norm else meta_tokens
@@ -140,7 +140,7 @@ class LayerDistiller(nn.Module):
         return projected
 
     def _distil_stock(self, tokens: Tensor) -> Tensor:
-        mixing = self._mixing()
+        mixing = self.mixing()
         pretrained = None if mixing is None else self._pretrained(mixing @ tokens)
         if not self.options.task_specific:
             assert pretrained is not None

@@ -1,14 +1,4 @@
-"""LCD with one distillation step, folded for inference (architecture.md, idea 5).
-
-With R = 1 the queries do not depend on the tokens, so everything that only weights enter is computed once:
-
-- ``W_Q``, ``W_K``, the meta-tokens and both norms' weights become K H query vectors a layer;
-- ``W_O``, the layer's projection and the mean over layers and meta-tokens become one matrix ``[d, D]``, and all biases
-  of all layers one vector ``[d]``;
-- the K rows of the mixing branch become one, because only their sum is used.
-
-``W_V`` stays (with the norm's weight in it): merged with ``W_O`` it would take H matrices ``[d, D]``. Equal to the
-module that it was made from to rounding, on every codec (tests/methods/test_folded.py).
+"""LCD with one distillation step as :func:`mettle_cache.methods.folding.fold_lcd` leaves it: for inference only.
 
 From a file that ``mettle export`` wrote::
 
@@ -27,21 +17,20 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from mettle_cache.errors import RunError, UsageError
+from mettle_cache.errors import RunError
 from mettle_cache.layers import LayerSpec
 from mettle_cache.methods.absorbed import absorbed_pooling
-from mettle_cache.methods.distiller import LayerDistiller
-from mettle_cache.methods.lcd import LCD
 from mettle_cache.tokens import LayerTokens
 
 FORMAT = "mettle-folded-1"
+_AGAIN = "write it again with: mettle export RUN"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +86,7 @@ class FoldedLayer(nn.Module):
 
 
 class FoldedLCD(nn.Module):
-    """What :func:`fold_lcd` makes of an :class:`LCD`: the same function of the tokens, for inference only."""
+    """The same function of the tokens as the LCD that it was made from, for inference only."""
 
     def __init__(self, shapes: Sequence[FoldedShape], dim: int) -> None:
         super().__init__()
@@ -108,8 +97,7 @@ class FoldedLCD(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, tokens: Mapping[str, LayerTokens]) -> Tensor:
-        """``[B, T, d]`` from ``tokens`` by layer name, codes or floats, each ``[B, T, N, D]``; other layers are
-        ignored."""
+        """``[B, T, d]`` from ``tokens`` by layer name, codes or floats, each ``[B, T, N, D]``; others are ignored."""
         total: Tensor | None = None
         with torch.autocast(self.bias.device.type, enabled=False):
             for layer, folded in zip(self.layers, self.folded, strict=True):
@@ -121,7 +109,7 @@ class FoldedLCD(nn.Module):
 
     def to_json(self) -> dict[str, object]:
         """All but the numbers; :meth:`from_json` is the inverse."""
-        return {"dim": self.output_dim, "layers": [asdict(folded.shape) for folded in self.folded]}
+        return {"dim": self.output_dim, "layers": [asdict(cast(FoldedLayer, folded).shape) for folded in self.folded]}
 
     @classmethod
     def from_json(cls, table: Mapping[str, Any]) -> FoldedLCD:
@@ -137,74 +125,46 @@ class FoldedLCD(nn.Module):
             return cls(shapes, TypeAdapter(int).validate_python(table["dim"]))
 
 
-def fold_lcd(lcd: LCD) -> FoldedLCD:
-    """Fold a trained LCD; computed in double precision and rounded once to that of the module.
+def load_folded(path: Path) -> dict[str, FoldedLCD]:
+    """The folded LCDs of a file that ``mettle export`` wrote, by their place in the model: ``visual`` and ``audio``.
 
     Raises
     ------
-    UsageError
-        R is more than 1.
+    RunError
+        The file is missing, damaged, or something else.
     """
-    folded, bias = [], None
-    counts = [lcd.distiller_of(layer).count for layer in lcd.layers]
-    for layer in lcd.layers:
-        distiller, projection = lcd.distiller_of(layer), lcd.projection_of(layer)
-        _check_foldable(distiller)
-        shape, tensors, constant = _fold_layer(distiller, projection, 1 / sum(counts))
-        folded.append((shape, tensors))
-        bias = constant if bias is None else bias + constant
-    assert bias is not None
-    module = FoldedLCD([shape for shape, _ in folded], lcd.output_dim)
-    dtype = next(lcd.parameters()).dtype
-    state = {"bias": bias.to(dtype)}
-    for number, (_, tensors) in enumerate(folded):
-        state |= {f"folded.{number}.{name}": tensor.to(dtype).contiguous() for name, tensor in tensors.items()}
-    module.load_state_dict(state, assign=True)
-    return module.requires_grad_(False).eval()
+    tensors, table = read_folded(path)
+    try:
+        modules = {name: FoldedLCD.from_json(shapes) for name, shapes in table["folded"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunError(f"{path}: its description of the folded layers is damaged ({error})") from error
+    for name, module in modules.items():
+        own = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
+        expected = {key: value.shape for key, value in module.state_dict().items()}
+        if expected != {key: value.shape for key, value in own.items()}:
+            raise RunError(f"{path}: the tensors of {name} are not those of its description", hint=_AGAIN)
+        module.load_state_dict(own, assign=True)
+        module.requires_grad_(False).eval()
+    return modules
 
 
-def _check_foldable(distiller: LayerDistiller) -> None:
-    if distiller.options.task_specific and distiller.options.steps > 1:
-        raise UsageError(
-            f"layer {distiller.layer.name}: LCD with R = {distiller.options.steps} cannot be folded: from the second "
-            "step on the queries depend on the tokens",
-            hint="train with lcd.steps_visual = 1 and lcd.steps_audio = 1, or keep the run as it is",
-        )
+def read_folded(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """All tensors of such a file, those that are not folded included, and its description.
 
-
-@torch.no_grad()
-def _fold_layer(
-    distiller: LayerDistiller, projection: nn.Linear | None, share: float
-) -> tuple[FoldedShape, dict[str, Tensor], Tensor]:
-    """Shape, tensors and constant of one layer, ``share`` being the weight of a meta-token in the mean."""
-    options, count = distiller.options, distiller.count
-    exact = _in_double(distiller)
-    project = torch.eye(exact.layer.width, dtype=torch.float64) if projection is None else projection.weight.cpu().double()
-    constant = torch.zeros(exact.layer.width, dtype=torch.float64)
-    tensors: dict[str, Tensor] = {"queries": torch.empty(0, exact.layer.width)}
-    if options.task_specific:
-        tensors["queries"] = exact.fold_queries()
-        values, shift, out = exact.fold_values()
-        tensors |= {"values": values, "out": share * project @ out.weight}
-        constant = count * (out.weight @ shift + out.bias)
-        if options.residual:
-            constant = constant + exact.meta_tokens.sum(0)
-    mixing = exact.mixing()
-    if mixing is not None:
-        row, mixing_bias = mixing
-        tensors["mixing"] = row.unsqueeze(0) * (share if projection is None else 1.0)
-        constant = constant + mixing_bias
-        if projection is not None:
-            tensors["project"] = share * project
-    constant = project @ constant
-    if projection is not None:
-        constant = constant + count * projection.bias.cpu().double()
-    shape = FoldedShape(
-        layer=distiller.layer,
-        queries=len(tensors["queries"]),
-        heads=options.heads,
-        eps=distiller.norm_tokens.eps if options.task_specific and options.norm else None,
-        mixing=mixing is not None,
-        projected=projection is not None,
-    )
-    return shape, tensors, share * constant
+    Raises
+    ------
+    RunError
+        As :func:`load_folded`.
+    """
+    if not path.is_file():
+        raise RunError(f"{path}: there is no exported head", hint="write it with: mettle export RUN")
+    try:
+        with safe_open(path, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
+        table = json.loads(metadata[FORMAT]) if FORMAT in metadata else None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise RunError(f"{path}: the exported head is damaged ({error})", hint=_AGAIN) from error
+    if not isinstance(table, dict):
+        raise RunError(f"{path}: this is not an exported head of format {FORMAT}", hint=_AGAIN)
+    return tensors, table
