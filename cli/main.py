@@ -29,6 +29,7 @@ COMMANDS = (
     "train",
     "sweep",
     "evaluate",
+    "export",
     "params",
     "bench",
 )

@@ -34,8 +34,13 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[st
     StoreError
         The disk refuses for another reason.
     """
+    write_tensors(path, tensors, FORMAT, state)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], kind: str, description: Mapping[str, object]) -> None:
+    """Replace ``path`` by a safetensors file with a JSON description under the key ``kind``; see save_checkpoint."""
     # one entry: safetensors writes several in an order that changes from process to process
-    metadata = {FORMAT: json.dumps(state)}
+    metadata = {kind: json.dumps(description)}
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
     def write(partial: Path) -> None:

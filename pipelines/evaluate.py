@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
-from mettle_cache.errors import RunError, StoreMissingError, UsageError
+from mettle_cache.errors import UsageError
 from mettle_cache.tasks.protocol import Predictions, Task
 from pipelines.atomic import write_atomically
-from pipelines.binding import bind_task, choose_device, open_store, predict_split
+from pipelines.binding import bind_task, choose_device, predict_split
 from pipelines.checkpoint import file_digest, load_checkpoint
 from pipelines.comparison import compare_with_paper
 from pipelines.feed import Feed, Split, read_split
@@ -19,6 +19,7 @@ from pipelines.progress import Progress, Silent
 from pipelines.recipe_types import Recipe
 from pipelines.reproducible import fix_summation_order
 from pipelines.runfolder import RunConfig, RunFolder, hold_run
+from pipelines.runstore import open_run_store
 from pipelines.trainee import Trainee
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def evaluate_run(
     recipe = config.load_recipe()
     with hold_run(run) as folder:
         tensors, state = load_checkpoint(folder.best)
-        opened = _open_same_store(config, store, run)
+        opened = open_run_store(config, store, run)
         task, chosen = bind_task(recipe, opened), read_split(opened, split)
         if not chosen.rows:
             raise UsageError(f"{opened.path}: the {split} split has no samples with tokens", hint="mettle info STORE")
@@ -149,19 +150,3 @@ def _report(scored: _Scored, recipe: Recipe, *, epoch: int) -> EvaluateReport:
 def _earlier(folder: RunFolder) -> dict[str, Any]:
     """Evaluations that ``result.json`` holds already, by split."""
     return dict(folder.read_result().get("evaluation", {}))
-
-
-def _open_same_store(config: RunConfig, store: Path | TokenStore | None, run: Path) -> TokenStore:
-    wanted: Path | TokenStore = Path(config.store.path) if store is None else store
-    try:
-        opened = open_store(wanted)
-    except StoreMissingError as error:
-        raise StoreMissingError(
-            f"{run}: its store is not at {wanted}", hint="name the store's new place with --store"
-        ) from error
-    if opened.key_digest != config.store.key_digest:
-        raise RunError(
-            f"{run}: trained from a store with key {config.store.key_digest}; {opened.path} has {opened.key_digest}",
-            hint="evaluate with the run's own store, or train again from this one",
-        )
-    return opened

@@ -1,0 +1,69 @@
+"""``mettle export``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.options import Debug, Device, Json
+from cli.output import emit
+from pipelines.units import format_bytes
+
+if TYPE_CHECKING:
+    from pipelines.export import ExportReport, Timing
+
+EPILOG = """Examples:
+
+mettle export runs/ave-swin-htsat-0
+
+mettle export runs/ave-swin-htsat-0 --out heads/ave.safetensors --json
+
+Then, from Python:
+
+from pipelines.export import load_exported
+
+outputs = load_exported(Path("heads/ave.safetensors"))(store.read([0]).layers)
+"""
+
+
+def register(app: typer.Typer) -> None:
+    app.command("export", epilog=EPILOG)(export)
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="The folder of a training run.")],
+    out: Annotated[Path | None, typer.Option(help="The file to write; by default RUN/folded.safetensors.")] = None,
+    store: Annotated[Path | None, typer.Option(help="The run's store, where it has moved.")] = None,
+    device: Device = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Fold a trained head for inference: the same outputs from fewer weights, in one file that needs no store.
+
+    With one distillation step (R = 1) the queries do not depend on the tokens, so most of the attention's weights
+    multiply out. Heads with more steps cannot be folded.
+    """
+    from pipelines.export import export_run
+
+    report = export_run(run, out=out, store=store, device=device)
+    emit(report.to_json(), report_lines(report))
+
+
+def report_lines(report: ExportReport) -> list[str]:
+    """What folding changed, and that it changed no output."""
+    ratio = report.before.median / report.after.median
+    folded = ", ".join(f"{name} ({layers} layers)" for name, layers in report.folded.items())
+    return [
+        f"folded     {folded}",
+        f"parameters {report.parameters_before / 1e6:.2f} M before, {report.parameters_after / 1e6:.2f} M after",
+        f"latency    {_seconds(report.before)} before, {_seconds(report.after)} after ({ratio:.1f} times faster); "
+        f"one sample, median of {report.repeats}, {report.device}, {report.threads} threads",
+        f"difference {report.difference:.1e} of the features' peak at most",
+        f"written    {report.out} ({format_bytes(report.nbytes)})",
+    ]
+
+
+def _seconds(timing: Timing) -> str:
+    return f"{1000 * timing.median:.2f} ms ({1000 * timing.low:.2f} to {1000 * timing.high:.2f})"
