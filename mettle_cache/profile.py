@@ -25,12 +25,15 @@ class BackboneProfile:
         The last block's tokens are taken after the backbone's final norm, where it has one.
     seconds_repeated
         HTS-AT hears each second that many times over.
+    spread_seconds
+        Of a recording longer than T seconds HTS-AT hears T, evenly spaced like the pictures; False: the first T.
     fbank
         None: the backbone's own picture of sound.
     """
 
     final_norm: bool = False
     seconds_repeated: int = 10
+    spread_seconds: bool = False
     fbank: FbankProfile | None = None
 
 

@@ -37,7 +37,8 @@ WEIGHTS_FOLDER = "METTLE_WEIGHTS"
 class HtsatBackbone:
     """Implements :class:`~mettle_cache.backbones.protocol.Backbone`; make one with ``create_backbone("htsat")``.
 
-    ``seed`` is that of random weights, None for weights that were loaded. ``repeats`` is how often a second is heard.
+    ``seed`` is that of random weights, None for weights that were loaded. ``repeats`` is how often a second is heard,
+    ``spread`` whether T seconds of a longer recording are spread over it.
     """
 
     trunk: FrozenTrunk
@@ -45,6 +46,7 @@ class HtsatBackbone:
     weights_source: str
     seed: int | None
     repeats: int
+    spread: bool = False
     name: str = "htsat"
     modality: str = "audio"
 
@@ -57,16 +59,21 @@ class HtsatBackbone:
     def preprocess(self, media: Sequence[np.ndarray] | np.ndarray, segments: int) -> Tensor:
         """A mono float waveform [samples] at 32 kHz, cut or padded with zeros to T seconds, to [T, 32000] float32.
 
+        Of a recording of S > T seconds they are the first T or, with ``spread``, seconds floor(linspace(1, S, T)) - 1,
+        which are those of the pictures at one a second.
+
         Raises
         ------
         MediaError
             Not one channel of finite floats, or no sample at all.
         """
         samples = torch.from_numpy(check_waveform(np.asarray(media), shortest=1))
-        wanted = segments * self.sample_rate
+        seconds = max(segments, round(len(samples) / self.sample_rate)) if self.spread else segments
+        wanted = seconds * self.sample_rate
         padded = torch.zeros(wanted)
         padded[: len(samples)] = samples[:wanted]
-        return padded.view(segments, self.sample_rate)
+        chosen = [index * (seconds - 1) // max(segments - 1, 1) for index in range(segments)]
+        return padded.view(seconds, self.sample_rate)[chosen]
 
     def forward_tokens(self, x: Tensor) -> dict[str, Tensor]:
         """[B, 32000] (repeated here) or [B, repeats * 32000] (as it is) to every block's [B, N, D] tokens.
@@ -99,6 +106,7 @@ class HtsatBackbone:
                 "kind": "log-mel",
                 **asdict(self.sizes.mel),
                 "seconds_repeated": self.repeats,
+                **({"seconds": "floor(linspace(1, S, T)) - 1"} if self.spread else {}),
                 "exact_dft": network.logmel.exact,
             },
             "precision": self.trunk.precision,
@@ -144,6 +152,7 @@ class HtsatFamily:
             weights_source=source,
             seed=request.seed if request.weights == "random" else None,
             repeats=request.profile.seconds_repeated,
+            spread=request.profile.spread_seconds,
         )
 
     def layers(self, request: BackboneRequest) -> tuple[LayerSpec, ...]:

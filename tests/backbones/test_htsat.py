@@ -148,3 +148,31 @@ def test_avsbench_hears_a_second_five_times(small, tmp_path, originals, speech):
     assert all(torch.equal(tokens[name], tiled[name]) for name in tokens)
     assert not torch.equal(tokens["audio/s1b01"], small.forward_tokens(second)["audio/s1b01"])
     assert five.fingerprint() != small.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "chosen"),
+    [
+        (60, [0, 6, 13, 19, 26, 32, 39, 45, 52, 59]),
+        (59, [0, 6, 12, 19, 25, 32, 38, 45, 51, 58]),
+        (10, list(range(10))),
+        (12, [0, 1, 2, 3, 4, 6, 7, 8, 9, 11]),
+    ],
+)
+def test_seconds_of_a_longer_recording_are_spread_like_its_pictures(small, tmp_path, originals, seconds, chosen):
+    file = originals.write(tmp_path / "same.ckpt", originals.state())
+    spread = create_backbone("htsat", weights=file, profile=BackboneProfile(spread_seconds=True))
+    waveform = np.repeat(np.arange(seconds, dtype=np.float32) / 100, 32000)
+    assert (100 * spread.preprocess(waveform, 10)[:, 7]).round().tolist() == chosen
+    # a recording's last second is hardly ever whole
+    assert (100 * spread.preprocess(waveform[:-9000], 10)[:, 7]).round().tolist() == chosen
+    assert (100 * small.preprocess(waveform, 10)[:, 7]).round().tolist() == list(range(10))
+    assert spread.fingerprint() != small.fingerprint()
+
+
+def test_a_recording_too_short_to_spread_is_padded(tmp_path, originals):
+    file = originals.write(tmp_path / "same.ckpt", originals.state())
+    spread = create_backbone("htsat", weights=file, profile=BackboneProfile(spread_seconds=True))
+    segments = spread.preprocess(np.ones(48000, np.float32), 10)
+    assert segments.shape == (10, 32000)
+    assert segments.sum().item() == 48000
