@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cli.options import Debug, Device, Json
 from cli.output import emit
+from cli.table import table_lines
 
 if TYPE_CHECKING:
     from pipelines.evaluate import EvaluateReport
@@ -49,12 +50,22 @@ def report_lines(report: EvaluateReport) -> list[str]:
     return [
         f"{report.metric:<10} {score:.2f} on {report.split} ({report.samples} samples, epoch {report.best_epoch})",
         f"floor      {floors}",
-        f"paper      {json_line(report.paper)}" if report.paper else "paper      no published row for these backbones",
+        *(score_lines(report.scores, report.paper) if len(report.scores) > 1 else []),
+        f"paper      {paper_line(report.paper)}",
         *(f"differs    {difference}" for difference in report.differs),
         f"written    {report.predictions}",
     ]
 
 
-def json_line(row: Mapping[str, object]) -> str:
-    """A published row in one line."""
-    return ", ".join(f"{name} {value}" for name, value in row.items() if value is not None)
+def score_lines(scores: Mapping[str, float], paper: Mapping[str, Any]) -> list[str]:
+    """Every score of a task that has several, beside the published one."""
+    published = paper.get("scores", {})
+    rows = [(name, f"{value:.2f}", str(published.get(name, "-"))) for name, value in scores.items()]
+    return ["", *table_lines(("score", "ours", "paper"), rows), ""]
+
+
+def paper_line(row: Mapping[str, Any]) -> str:
+    """What the published row is of, and its scores where one line holds them."""
+    scores = [f"{name} {value}" for name, value in row["scores"].items()]
+    described = [f"{row['visual']} + {row['audio']}", f"{row['total_m']} M parameters", row["source"]]
+    return ", ".join([*(scores if len(scores) == 1 else []), row["setting"], *described])

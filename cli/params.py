@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import typer
 
 from cli.options import Debug, Json
@@ -15,6 +17,7 @@ mettle params
 mettle params --json
 """
 COLUMNS = ("setting", "total_m", "trainable_percent", "paper_total_m", "paper_trainable_percent", "difference_m")
+"""Beside these, ``counting`` gives each row's rule below the table."""
 
 
 def register(app: typer.Typer) -> None:
@@ -26,4 +29,13 @@ def params(json: Json = False, debug: Debug = False) -> None:
     from pipelines.params import params_table
 
     rows = params_table()
-    emit(rows, table_lines(COLUMNS, [[row[name] for name in COLUMNS] for row in rows]))
+    lines = table_lines(COLUMNS, [[row[name] for name in COLUMNS] for row in rows])
+    emit(rows, [*lines, "", *counting_lines(rows)])
+
+
+def counting_lines(rows: Sequence[Mapping[str, object]]) -> list[str]:
+    """What the totals count: each rule once, with the settings that it is for."""
+    settings: dict[str, list[str]] = {}
+    for row in rows:
+        settings.setdefault(str(row["counting"]), []).append(str(row["setting"]))
+    return [f"{', '.join(names)}: {rule}" for rule, names in settings.items()]

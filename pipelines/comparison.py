@@ -38,7 +38,7 @@ def compare_with_paper(task: Task, recipe: Recipe, store: TokenStore, split: Spl
     differs += [f"weights: the {modality} backbone's are random, not pretrained" for modality in facts.random]
     differs.append(f"tokens: stored as {store.codec}, where the paper feeds the backbones' floats to the head")
     differs += _data_differences(row, store, split)
-    differs += _protocol_differences(split.name, selected_on)
+    differs += _protocol_differences(row, split.name, selected_on)
     differs += [f"recipe: {line}" for line in recipe_differences(recipe, load_recipe(row.setting))]
     return Comparison(row, differs)
 
@@ -55,10 +55,13 @@ def _data_differences(row: PublishedRow, store: TokenStore, split: Split) -> lis
     return differs
 
 
-def _protocol_differences(split: str, selected_on: str) -> list[str]:
+def _protocol_differences(row: PublishedRow, split: str, selected_on: str) -> list[str]:
     differs = [] if split == "test" else [f"protocol: scored on {split} instead of test"]
+    theirs = f"as the paper's peers {'do' if selected_on == row.selected_on else 'do not'}"
     if selected_on == "test":
-        differs.append("protocol: the epoch was selected on test, as the paper's peers do; the accuracy is optimistic")
-    else:
-        differs.append(f"protocol: the epoch was selected on {selected_on}, where the paper's peers select on test")
+        differs.append(f"protocol: the epoch was selected on test, {theirs}; the score is optimistic")
+    elif selected_on != row.selected_on:
+        differs.append(
+            f"protocol: the epoch was selected on {selected_on}, where the paper's peers select on {row.selected_on}"
+        )
     return differs

@@ -63,6 +63,7 @@ def _row(setting: str, visual: str, audio: str, accuracy: float, total: float, s
         trainable_percent=share,
         source="Mettle, Table 1" if share is not None else "Mettle, Table 15",
         test_samples=402,
+        counting="whole checkpoints with their classifiers; LCD on every block, one PSP head",
     )
 
 

@@ -30,6 +30,10 @@ class PublishedRow:
     ``architectures`` are what their fingerprints call the two: a store is recognised without loading a backbone.
     ``scores`` are by metric, ``total_m`` in millions of parameters; ``trainable_percent`` is None where the paper
     prints none. ``test_samples`` is the size of the test split that the scores are for.
+
+    ``counting`` says what the totals count. ``unused`` is the number of parameters that the published code registers,
+    and therefore counts, but never uses; our models do not have them. ``selected_on`` is the split that selects the
+    best epoch in the published code.
     """
 
     setting: str
@@ -42,6 +46,9 @@ class PublishedRow:
     trainable_percent: float | None
     source: str
     test_samples: int
+    counting: str
+    unused: int = 0
+    selected_on: str = "test"
 
 
 @dataclass(frozen=True)

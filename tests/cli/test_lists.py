@@ -26,6 +26,13 @@ def test_params_are_within_the_papers_rounding(document):
         assert abs(rows[setting]["difference_m"]) <= 0.05
 
 
+def test_params_state_each_counting_rule_once(capsys):
+    assert run(["params"]) == 0
+    rules = capsys.readouterr().out.partition("\n\n")[2].splitlines()
+    assert rules[0].startswith("ave-swin-htsat, ave-swin-shared, ave-vit-shared, ave-resnext-htsat: whole checkpoints")
+    assert len({line.partition(": ")[2] for line in rules}) == len(rules)
+
+
 def test_datasets_and_backbones_name_what_the_issue_names(document):
     assert [entry["name"] for entry in document("datasets")["datasets"]] == ["ave"]
     backbones = {entry["name"]: entry for entry in document("backbones")["backbones"]}

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from mettle_cache.tasks.avel import AvelTask
@@ -44,7 +46,7 @@ ALWAYS = [
     "tokens: stored as int8, where the paper feeds the backbones' floats to the head",
     "data: 3 test samples instead of 402",
 ]
-ON_TEST = "protocol: the epoch was selected on test, as the paper's peers do; the accuracy is optimistic"
+ON_TEST = "protocol: the epoch was selected on test, as the paper's peers do; the score is optimistic"
 
 
 @pytest.mark.parametrize(
@@ -87,6 +89,16 @@ def test_split_and_selection_are_said(make_store):
         "protocol: scored on val instead of test",
         "protocol: the epoch was selected on val, where the paper's peers select on test",
     ]
+
+
+def test_selection_on_the_split_of_the_peers_is_no_difference(make_store, monkeypatch):
+    monkeypatch.setattr(AvelTask, "published", tuple(replace(row, selected_on="val") for row in AvelTask.published))
+    assert compare(make_store(), selected_on="val").differs == ALWAYS
+    assert compare(make_store(), selected_on="last").differs[-1] == (
+        "protocol: the epoch was selected on last, where the paper's peers select on val"
+    )
+    on_test = "protocol: the epoch was selected on test, as the paper's peers do not; the score is optimistic"
+    assert compare(make_store(), selected_on="test").differs[-1] == on_test
 
 
 def test_samples_without_tokens_are_said_for_train_too(make_store):

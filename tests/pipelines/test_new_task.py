@@ -50,6 +50,7 @@ class TaggingTask(Task):
             trainable_percent=None,
             source="none",
             test_samples=6,
+            counting="everything",
         ),
     )
     published_vocabulary: ClassVar = {"categories": CATEGORIES}

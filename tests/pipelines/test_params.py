@@ -3,7 +3,15 @@ import pytest
 from mettle_cache.tasks.avel import AvelTask
 from pipelines.params import count_trainable, params_table
 
-KEYS = {"setting", "total_m", "trainable_percent", "paper_total_m", "paper_trainable_percent", "difference_m"}
+KEYS = {
+    "setting",
+    "total_m",
+    "trainable_percent",
+    "paper_total_m",
+    "paper_trainable_percent",
+    "difference_m",
+    "counting",
+}
 
 
 @pytest.fixture(scope="module")
