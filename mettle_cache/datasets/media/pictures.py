@@ -56,7 +56,7 @@ def segment_pictures(folder: Path, segments: int) -> list[Path]:
 def load_pictures(folder: Path, segments: int) -> list[NDArray[np.uint8]]:
     """T RGB arrays ``[H, W, 3]``; segments that share a picture share the array."""
     files = segment_pictures(folder, segments)
-    decoded = {path: _decode(path) for path in dict.fromkeys(files)}
+    decoded = {path: load_picture(path) for path in dict.fromkeys(files)}
     return [decoded[path] for path in files]
 
 
@@ -65,7 +65,22 @@ def check_pictures(folder: Path, segments: int, *, deep: bool) -> None:
     for path in dict.fromkeys(segment_pictures(folder, segments)):
         require_file(path)
         if deep:
-            _open(path).close()
+            check_picture(path)
+
+
+def load_picture(path: Path) -> NDArray[np.uint8]:
+    """One picture as RGB ``[H, W, 3]``. Raises MediaFileError."""
+    return _decode(path, "RGB")
+
+
+def load_grey(path: Path) -> NDArray[np.uint8]:
+    """One picture as brightness ``[H, W]``. Raises MediaFileError."""
+    return _decode(path, "L")
+
+
+def check_picture(path: Path) -> None:
+    """Raise MediaFileError for a file that is no picture by its header."""
+    _open(path).close()
 
 
 def _numbered_pictures(folder: Path) -> list[Path]:
@@ -112,9 +127,9 @@ def _open(path: Path) -> Image.Image:
     return picture
 
 
-def _decode(path: Path) -> NDArray[np.uint8]:
+def _decode(path: Path, mode: str) -> NDArray[np.uint8]:
     with _open(path) as picture:
         try:
-            return np.array(picture.convert("RGB"))
+            return np.array(picture.convert(mode))
         except (OSError, ValueError, SyntaxError) as error:
             raise MediaFileError(path, f"cannot be decoded: {error}") from error
