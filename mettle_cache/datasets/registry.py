@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from mettle_cache.datasets import ave
+from mettle_cache.datasets import ave, avqa
 from mettle_cache.datasets.protocol import Dataset, DatasetInfo
 from mettle_cache.errors import UsageError
 
@@ -23,6 +23,7 @@ def register(info: DatasetInfo, opener: Opener) -> None:
 
 
 register(ave.INFO, ave.open_ave)
+register(avqa.INFO, avqa.open_avqa)
 
 
 def list_datasets() -> list[DatasetInfo]:

@@ -61,7 +61,7 @@ def read_lines(path: Path, problems: Problems) -> Iterator[Line]:
         The file cannot be read, or is far too large to be what it should be.
     """
     # str.splitlines would also cut at a dozen Unicode separators and shift every later line number
-    for number, raw in enumerate(_read(path).removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+    for number, raw in enumerate(read_bytes(path).removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         if len(raw) > MAX_LINE_BYTES:
             problems.add(f"{path}:{number}: the line is {len(raw)} bytes long")
             continue
@@ -72,6 +72,18 @@ def read_lines(path: Path, problems: Problems) -> Iterator[Line]:
             continue
         if text.strip():
             yield Line(path, number, text)
+
+
+def read_bytes(path: Path, *, limit: int = MAX_FILE_BYTES) -> bytes:
+    """A regular file of at most ``limit`` bytes. Raises DatasetError."""
+    try:
+        if not path.is_file():
+            raise DatasetError(f"{path} is not a file")
+        if path.stat().st_size > limit:
+            raise DatasetError(f"{path} is larger than {limit >> 20} MB, too large for annotations")
+        return path.read_bytes()
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def quoted(text: str) -> str:
@@ -88,14 +100,3 @@ def id_problem(text: str) -> str | None:
     if _ID.fullmatch(text):
         return None
     return f"the id {quoted(text)} is not 1 to 64 letters, digits, - or _"
-
-
-def _read(path: Path) -> bytes:
-    try:
-        if not path.is_file():
-            raise DatasetError(f"{path} is not a file")
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise DatasetError(f"{path} is larger than {MAX_FILE_BYTES >> 20} MB, too large for annotations")
-        return path.read_bytes()
-    except OSError as error:
-        raise DatasetError(f"{path} cannot be read: {error.strerror}") from error
