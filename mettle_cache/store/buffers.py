@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -10,11 +10,25 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from mettle_cache.store.layout import CRC_BYTES, ArrayLayout
+from mettle_cache.store.checksum import CRC_BYTES
+from mettle_cache.store.layout import ArrayLayout
 from mettle_cache.tokens import LayerTokens, TokenBatch
 
 # every tensor starts on a boundary that vector loads, DMA and GPU kernels like
 _ALIGNMENT = 512
+
+
+Allocate = Callable[[int], Tensor]
+
+
+def new_memory(nbytes: int) -> Tensor:
+    """``[nbytes]`` uint8, not initialised."""
+    return torch.empty(nbytes, dtype=torch.uint8)
+
+
+def pinned_memory(nbytes: int) -> Tensor:
+    """The same with its pages locked, so that a GPU can fetch the whole in one asynchronous transfer."""
+    return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
 
 
 @dataclass(frozen=True)
@@ -63,10 +77,10 @@ class _Place:
 class BatchBuffer:
     """One piece of memory for up to ``size`` clips, cut into tensors ``[size, T, N, *]``.
 
-    ``pin`` locks the pages, so that a GPU can fetch the whole in one asynchronous transfer.
+    ``allocate`` gives that many bytes; by default they are new.
     """
 
-    def __init__(self, runs: Sequence[BlockRun], size: int, *, pin: bool = False) -> None:
+    def __init__(self, runs: Sequence[BlockRun], size: int, *, allocate: Allocate = new_memory) -> None:
         self.runs = tuple(runs)
         self.size = size
         self._places: dict[tuple[str, int], _Place] = {}
@@ -75,7 +89,7 @@ class BatchBuffer:
             for block in run.blocks:
                 self._places[run.array.name, block] = _Place(run.array, block, end)
                 end += -(-size * run.array.chunk_bytes // _ALIGNMENT) * _ALIGNMENT
-        self.memory = torch.empty(end, dtype=torch.uint8, pin_memory=pin)
+        self.memory = allocate(end)
         self._bytes: memoryview = self.memory.numpy().data
         # the checksums between the chunks on disk
         self._checksums = memoryview(bytearray(CRC_BYTES * size * len(self._places)))

@@ -12,14 +12,16 @@ import numpy as np
 
 from mettle_cache.errors import StoreCorruptError
 from mettle_cache.store.buffers import BatchBuffer, BlockRun
+from mettle_cache.store.checksum import crc32c, crc_bytes
 from mettle_cache.store.commits import NamedCommits
 from mettle_cache.store.descriptors import DescriptorCache
 from mettle_cache.store.files import open_regular, repair_hint
-from mettle_cache.store.layout import crc32c, crc_bytes
 from mettle_cache.store.records import CommitRecord
 
 CHECKS = ("first", "always", "never")
 _MOST_VECTORS = os.sysconf("SC_IOV_MAX")
+# what stays in the processor's cache between the read and the checksum
+_PIECE_BYTES = 256 << 10
 
 
 class ClipReader:
@@ -64,9 +66,7 @@ class ClipReader:
                         continue
                     self._check_index(descriptor, clip, run)
                     for part in run.single_blocks:
-                        # checked one by one, while the bytes are still in the processor's cache
-                        self._fill(descriptor, clip, part, buffer, slot)
-                        self._check_chunk(clip, part, buffer, slot, commit)
+                        self._fill_checked(descriptor, clip, part, buffer, slot, commit)
             except OSError as error:
                 raise self._damaged(clip, run, error.strerror or str(error)) from error
 
@@ -76,8 +76,22 @@ class ClipReader:
 
     def _fill(self, descriptor: int, clip: int, run: BlockRun, buffer: BatchBuffer, slot: int) -> None:
         if read_fully(descriptor, buffer.targets(run, slot), run.offset, run.nbytes) != run.nbytes:
-            size = os.fstat(descriptor).st_size
-            raise self._damaged(clip, run, f"{size:,} bytes instead of {run.array.shard_bytes:,}")
+            raise self._cut_short(descriptor, clip, run)
+
+    def _fill_checked(
+        self, descriptor: int, clip: int, run: BlockRun, buffer: BatchBuffer, slot: int, commit: CommitRecord
+    ) -> None:
+        """Fill a run of one block, and compare its checksum."""
+        chunk, checksum = buffer.targets(run, slot)
+        value = 0
+        for start in range(0, chunk.nbytes, _PIECE_BYTES):
+            piece = chunk[start : start + _PIECE_BYTES]
+            targets = [piece, checksum] if start + piece.nbytes == chunk.nbytes else [piece]
+            wanted = sum(target.nbytes for target in targets)
+            if read_fully(descriptor, targets, run.offset + start, wanted) != wanted:
+                raise self._cut_short(descriptor, clip, run)
+            value = crc32c(piece, value)
+        self._compare(clip, run, value, checksum, commit)
 
     def _unchecked(self, clip: int, run: BlockRun) -> bool:
         """Whether a chunk of the run is still to be compared."""
@@ -91,19 +105,21 @@ class ClipReader:
         # one byte more than there is, so that a file that has grown shows it
         found = os.pread(descriptor, len(array.index) + 1, array.index_offset)
         if len(found) != len(array.index):
-            size = os.fstat(descriptor).st_size
-            raise self._damaged(clip, run, f"{size:,} bytes instead of {array.shard_bytes:,}")
+            raise self._cut_short(descriptor, clip, run)
         if found != array.index:
             raise self._damaged(clip, run, "the shard index is damaged")
 
-    def _check_chunk(self, clip: int, run: BlockRun, buffer: BatchBuffer, slot: int, commit: CommitRecord) -> None:
+    def _compare(self, clip: int, run: BlockRun, value: int, checksum: memoryview, commit: CommitRecord) -> None:
         array, block = run.array, run.blocks.start
-        value = crc32c(buffer.chunk(array, block, slot))
         if f"{value:08x}" != commit.crc32c[array.name][block]:
             raise self._damaged(clip, run, f"the {array.part} are not those that were committed")
-        if buffer.checksum(array, block, slot) != crc_bytes(value):
+        if checksum != crc_bytes(value):
             raise self._damaged(clip, run, "the stored checksum is damaged")
         self._checked[clip, self._first_block[array.name] + block] = True
+
+    def _cut_short(self, descriptor: int, clip: int, run: BlockRun) -> StoreCorruptError:
+        size = os.fstat(descriptor).st_size
+        return self._damaged(clip, run, f"{size:,} bytes instead of {run.array.shard_bytes:,}")
 
     def _damaged(self, clip: int, run: BlockRun, what: str) -> StoreCorruptError:
         layers = run.array.layers

@@ -13,29 +13,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-import google_crc32c
-
 from mettle_cache.layers import LayerSpec, group_by_array
+from mettle_cache.store.checksum import CRC_BYTES, crc32c, crc_bytes
 from mettle_cache.store.codecs import Codec
 
-CRC_BYTES = 4
 _INDEX_ENTRY_BYTES = 16
 _ITEM_BYTES = {"float16": 2, "int8": 1, "uint8": 1}
 _LITTLE = {"name": "bytes", "configuration": {"endian": "little"}}
 _CRC32C = {"name": "crc32c"}
 _AXES = {5: ("clip", "block", "segment", "token", "channel"), 4: ("clip", "block", "segment", "channel")}
-
-
-def crc32c(data: memoryview) -> int:
-    """The Castagnoli checksum of a contiguous buffer, without a copy; the interpreter is free meanwhile."""
-    import numpy as np
-
-    return int(google_crc32c.value(np.frombuffer(data, np.uint8)))
-
-
-def crc_bytes(value: int) -> bytes:
-    """A checksum as it follows its chunk: 4 bytes, little endian."""
-    return struct.pack("<I", value)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mettle_cache.store.buffers import BatchBuffer, BlockRun
+from mettle_cache.store.buffers import Allocate, BatchBuffer, BlockRun, new_memory, pinned_memory
 from mettle_cache.store.transfer import Transfer
 from mettle_cache.tokens import TokenBatch
 
@@ -34,12 +34,14 @@ def prefetch_batches(
     threads: int,
     depth: int,
     device: torch.device,
+    allocate: Allocate = new_memory,
 ) -> Iterator[TokenBatch]:
     """Batches of ``order`` one by one; each is valid until the next one is asked for.
 
     ``depth`` buffers make up the ring, the one in use included; they are all the memory that this takes, whatever the
-    size of the store. ``order`` may be endless: no more of it is asked for than there are buffers. An error of
-    ``read_clip`` is raised in place of the batch that it belongs to, after the batches before it.
+    size of the store; ``allocate`` gives it, unless a GPU wants it page-locked. ``order`` may be endless: no more of it
+    is asked for than there are buffers. An error of ``read_clip`` is raised in place of the batch that it belongs to,
+    after the batches before it.
     """
     waiting = iter(order)
     transfer = Transfer(device)
@@ -50,7 +52,7 @@ def prefetch_batches(
     def start(clips: Sequence[int]) -> None:
         buffer = free.pop()
         if buffer is None or buffer.size < len(clips):
-            buffer = BatchBuffer(runs, len(clips), pin=transfer.pinned)
+            buffer = BatchBuffer(runs, len(clips), allocate=pinned_memory if transfer.pinned else allocate)
         filling.append(
             _Filling(clips, buffer, [pool.submit(read_clip, clip, buffer, i) for i, clip in enumerate(clips)])
         )

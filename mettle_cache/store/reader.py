@@ -17,6 +17,7 @@ from mettle_cache.store.clipreader import CHECKS, ClipReader
 from mettle_cache.store.commits import NamedCommits
 from mettle_cache.store.head import StoreHead, load_head
 from mettle_cache.store.manifest import Manifest, manifest_so_far, read_manifest
+from mettle_cache.store.memorypool import MemoryPool
 from mettle_cache.store.prefetch import prefetch_batches
 from mettle_cache.store.ready import check_files, read_ready
 from mettle_cache.store.tables import MANIFEST, SAMPLES, read_table
@@ -61,6 +62,7 @@ class TokenStore:
         }
         self.nbytes = head.clip_bytes * self.statuses.count("ok")
         self._head = head
+        self._memory = MemoryPool()
         self._reader = ClipReader(NamedCommits(head, manifest.ids, manifest.commits), check=check)
 
     @classmethod
@@ -129,7 +131,8 @@ class TokenStore:
 
         A batch is valid until the next one is asked for (on a GPU, for as long as it is kept). ``order`` lists clip
         indexes batch by batch and may be endless. ``depth`` buffers of a batch each are all the memory that is used,
-        the one in use included, whatever the size of the store; it is page-locked for a GPU.
+        the one in use included, whatever the size of the store; it is page-locked for a GPU. It is kept for the next
+        iteration until :meth:`close`.
 
         Raises
         ------
@@ -144,7 +147,14 @@ class TokenStore:
                 self._check_clip(clip)
         runs = block_runs(self._head.layout, names)
         return prefetch_batches(
-            self._read_clip, order, runs, names, threads=threads, depth=depth, device=torch.device(device)
+            self._read_clip,
+            order,
+            runs,
+            names,
+            threads=threads,
+            depth=depth,
+            device=torch.device(device),
+            allocate=self._memory.take,
         )
 
     def clip_files(self, clip: int) -> tuple[Path, ...]:
@@ -159,8 +169,9 @@ class TokenStore:
         return tuple(self._head.shard_paths(clip))
 
     def close(self) -> None:
-        """Close the files that are kept open for the next read; reading opens them again."""
+        """Close the files and free the memory that are kept for the next read; the store can be read again."""
         self._reader.close()
+        self._memory.close()
 
     def __enter__(self) -> Self:
         return self

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from mettle_cache.errors import StoreError
 from mettle_cache.layers import LayerSpec
+from mettle_cache.store.checksum import crc32c, crc_bytes
 from mettle_cache.store.durable import Buffer
-from mettle_cache.store.layout import ArrayLayout, crc32c, crc_bytes
+from mettle_cache.store.layout import ArrayLayout
 from mettle_cache.tokens import LayerTokens, unpack_int4
 
 

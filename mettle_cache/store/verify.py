@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from mettle_cache.errors import StoreCorruptError
+from mettle_cache.store.checksum import CRC_BYTES, crc32c, crc_bytes
 from mettle_cache.store.clipids import read_clip_ids
 from mettle_cache.store.clipreader import read_fully
 from mettle_cache.store.commits import misfit_shards, read_commit
@@ -20,7 +21,7 @@ from mettle_cache.store.durable import remove_files
 from mettle_cache.store.files import open_regular
 from mettle_cache.store.finishing import commits_digest, unready
 from mettle_cache.store.head import READY, StoreHead, load_head
-from mettle_cache.store.layout import CRC_BYTES, ArrayLayout, crc32c, crc_bytes
+from mettle_cache.store.layout import ArrayLayout
 from mettle_cache.store.manifest import read_manifest
 from mettle_cache.store.ready import damaged_files, read_ready, static_digests
 from mettle_cache.store.records import CommitRecord, ReadyRecord

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import zarr
 
+from mettle_cache.store.checksum import crc32c
 from mettle_cache.store.codecs import CODECS, get_codec
-from mettle_cache.store.layout import crc32c, group_json, store_layout
+from mettle_cache.store.layout import group_json, store_layout
 from tests.store.tiny import LAYERS, SEGMENTS, clip_tokens, make_spec, write_store
 
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from mettle_cache.errors import StoreCorruptError, StoreError, StoreMissingError, StoreUnfinishedError, UsageError
-from mettle_cache.store import StoreWriter, TokenStore, find_stores
+from mettle_cache.store import StoreWriter, TokenStore, clipreader, find_stores
 from mettle_cache.store.codecs import CODECS
+from mettle_cache.store.head import load_head
 from tests.store.tiny import LAYERS, clip_tokens, make_spec, source, write_store
 
 NAMES = [layer.name for layer in LAYERS]
@@ -105,6 +106,21 @@ def test_checks_first_always_never(stored):
         always.read([1])
     with pytest.raises(StoreCorruptError, match="mettle verify"):
         TokenStore.open(stored).read([1])
+
+
+@pytest.mark.parametrize("piece", [1, 5, 64, 1 << 20])
+def test_checking_in_pieces_of_any_size_reads_the_same_and_finds_every_flip(stored, codec, piece, monkeypatch):
+    monkeypatch.setattr(clipreader, "_PIECE_BYTES", piece)
+    assert_equal(TokenStore.open(stored, check="always").read([2, 0]), codec)
+    array = load_head(stored).layout[0]
+    file = stored / array.shard_path(1)
+    good = file.read_bytes()
+    for place in (0, array.chunk_bytes - 1, array.chunk_bytes, array.chunk_offset(1), array.index_offset - 1):
+        file.write_bytes(good[:place] + bytes([good[place] ^ 4]) + good[place + 1 :])
+        with pytest.raises(StoreCorruptError, match=r"not those that were committed|stored checksum is damaged"):
+            TokenStore.open(stored).read([1])
+    file.write_bytes(good)
+    assert_equal(TokenStore.open(stored).read([1]), codec)
 
 
 def test_a_swapped_neighbour_is_no_substitute(stored):
