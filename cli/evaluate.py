@@ -8,18 +8,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.group import spread_lines
 from cli.options import Debug, Device, Json
 from cli.output import emit
 from cli.table import table_lines
 
 if TYPE_CHECKING:
-    from pipelines.evaluate import EvaluateReport
+    from pipelines.evaluate_report import EvaluateReport, EvaluationGroup
 
 EPILOG = """Examples:
 
 mettle evaluate runs/ave-swin-htsat-0
 
 mettle evaluate runs/ave-swin-htsat-0 --split val --json
+
+mettle evaluate runs/ave-swin-htsat-sweep
 """
 
 
@@ -28,19 +31,32 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="The folder of a training run.")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Folders of training runs, or of several runs each.")
+    ],
     split: Annotated[str, typer.Option(help="The split to score.")] = "test",
-    store: Annotated[Path | None, typer.Option(help="The run's store, where it has moved.")] = None,
+    store: Annotated[Path | None, typer.Option(help="The runs' store, where it has moved.")] = None,
     device: Device = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Score a trained head by the published protocol, beside the paper's row."""
-    from pipelines.evaluate import evaluate_run
+    """Score trained heads by the published protocol, beside the paper's row.
+
+    Several runs of one store are scored in one pass over it, and their mean and standard deviation given.
+    """
+    from pipelines.evaluate import evaluate_run, evaluate_runs, find_runs
     from pipelines.progress import terminal_progress
 
-    report = evaluate_run(run, split=split, store=store, device=device, progress=terminal_progress())
-    emit(report.to_json(), report_lines(report))
+    found = [run for folder in runs for run in find_runs(folder)]
+    progress = terminal_progress()
+    if found == runs[:1]:
+        report = evaluate_run(found[0], split=split, store=store, device=device, progress=progress)
+        emit(report.to_json(), report_lines(report))
+        return
+    group = evaluate_runs(found, split=split, store=store, device=device, progress=progress)
+    emit(group.to_json(), group_lines(group))
+    if group.failures:
+        raise typer.Exit(1)
 
 
 def report_lines(report: EvaluateReport) -> list[str]:
@@ -54,6 +70,34 @@ def report_lines(report: EvaluateReport) -> list[str]:
         f"paper      {paper_line(report.paper)}",
         *(f"differs    {difference}" for difference in report.differs),
         f"written    {report.predictions}",
+    ]
+
+
+def group_lines(group: EvaluationGroup) -> list[str]:
+    """One line a run, mean and spread by variant, and all that separates the runs from the paper's row."""
+    failed = [f"failed     {run}: {error.message}" for run, error in group.failures]
+    if not group.reports:
+        return failed
+    first = group.reports[0]
+    rows = [
+        (
+            str(report.run),
+            report.best_epoch,
+            f"{report.scores[report.metric]:.2f}",
+            "training failed" if report.training_failure else "ok",
+        )
+        for report in group.reports
+    ]
+    differs = dict.fromkeys(line for report in group.reports for line in report.differs)
+    return [
+        *table_lines(("run", "epoch", f"{group.split} {first.metric}", "status"), rows),
+        "",
+        *spread_lines(group.summary),
+        *failed,
+        *(f"floor      {name} {value:.2f}" for name, value in first.floors.items()),
+        f"paper      {paper_line(first.paper)}",
+        *(f"differs    {difference}" for difference in differs),
+        "written    predictions and result.json in each run's folder",
     ]
 
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from mettle_cache.errors import UsageError
+from mettle_cache.errors import RunError, UsageError
 from mettle_cache.layers import select_layers
 from mettle_cache.tasks.protocol import Predictions, Task
 from mettle_cache.tasks.registry import get_task
-from pipelines.feed import Feed, Split, evaluation_inputs
+from pipelines.feed import Feed, Split, common_inputs, evaluation_inputs
 from pipelines.progress import Progress
 from pipelines.recipe_types import Recipe
 from pipelines.trainee import Trainee
@@ -75,13 +75,25 @@ def choose_device(name: str | None) -> torch.device:
     return device
 
 
-def predict_split(trainee: Trainee, feed: Feed, split: Split, batch_size: int, progress: Progress) -> Predictions:
-    """Predictions for the samples of a split, in their order."""
-    parts = []
-    for batch in feed.batches(split.rows, batch_size, evaluation_inputs(trainee.task, split.rows)):
-        parts.append(trainee.predict(batch))
+def predict_split(
+    trainees: Sequence[Trainee], feed: Feed, split: Split, batch_size: int, progress: Progress
+) -> list[Predictions | RunError]:
+    """Each head's predictions for the samples of a split, in their order, from one pass over them.
+
+    A head that fails (its outputs are not finite) has its error in their place, and the others go on.
+    """
+    parts: list[list[Predictions]] = [[] for _ in trainees]
+    failed: dict[int, RunError] = {}
+    inputs = common_inputs([evaluation_inputs(trainee.task, split.rows) for trainee in trainees])
+    for batch in feed.batches(split.rows, batch_size, inputs):
+        for number, trainee in enumerate(trainees):
+            if number not in failed:
+                try:
+                    parts[number].append(trainee.predict(batch))
+                except RunError as error:
+                    failed[number] = error
         progress.advance(len(batch.rows), nbytes=batch.tokens.nbytes)
-    return join_predictions(parts)
+    return [failed[number] if number in failed else join_predictions(own) for number, own in enumerate(parts)]
 
 
 def join_predictions(parts: Sequence[Predictions]) -> Predictions:

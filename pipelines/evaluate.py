@@ -1,62 +1,34 @@
-"""Score a run on a split, in one pass, and say what separates the number from the paper's."""
+"""Score runs on a split, in one pass, and say what separates each number from the paper's."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import re
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
+import torch
 
-from mettle_cache.errors import UsageError
-from mettle_cache.tasks.protocol import Predictions, Task
+from mettle_cache.errors import RunError, UsageError
+from mettle_cache.tasks.protocol import Predictions
 from pipelines.atomic import write_atomically
 from pipelines.binding import bind_task, choose_device, predict_split
 from pipelines.checkpoint import file_digest, load_checkpoint
 from pipelines.comparison import compare_with_paper
+from pipelines.evaluate_report import EvaluateReport, EvaluationGroup
 from pipelines.feed import Feed, Split, read_split
 from pipelines.progress import Progress, Silent
 from pipelines.recipe_types import Recipe
 from pipelines.reproducible import fix_summation_order
 from pipelines.runfolder import RunConfig, RunFolder, hold_run
 from pipelines.runstore import open_run_store
-from pipelines.trainee import Trainee
+from pipelines.trainee import Trainee, union_of_layers
 
 if TYPE_CHECKING:
     from mettle_cache.store.reader import TokenStore
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateReport:
-    """Scores of a run on a split.
-
-    ``floors`` are what predictions without a model reach; ``details`` are the task's own. ``paper`` is the published
-    row of these backbones, or of the task's best setting where there is none, and ``differs`` lists in sentences what
-    separates this run from it. ``times_evaluated`` counts the evaluations of this split, this one included.
-    """
-
-    run: Path
-    split: str
-    samples: int
-    dropped: int
-    metric: str
-    scores: dict[str, float]
-    floors: dict[str, float]
-    details: dict[str, object]
-    paper: dict[str, object]
-    differs: list[str]
-    comparable: bool
-    selected_on: str
-    best_epoch: int
-    times_evaluated: int
-    predictions: Path
-    store: Path
-    store_digest: str
-    checkpoint_digest: str
-
-    def to_json(self) -> dict[str, object]:
-        paths = {name: str(getattr(self, name)) for name in ("run", "predictions", "store")}
-        return {**asdict(self), **paths}
 
 
 def evaluate_run(
@@ -85,65 +57,173 @@ def evaluate_run(
     UsageError
         The split has no samples.
     """
+    group = evaluate_runs([run], split=split, store=store, device=device, threads=threads, progress=progress)
+    if group.failures:
+        raise group.failures[0][1]
+    return group.reports[0]
+
+
+def evaluate_runs(
+    runs: Sequence[Path],
+    *,
+    split: str = "test",
+    store: Path | TokenStore | None = None,
+    device: str | None = None,
+    threads: int = 3,
+    progress: Progress | None = None,
+) -> EvaluationGroup:
+    """:func:`evaluate_run` for several runs; those of one store and batch size share a pass over the split.
+
+    A run without a finished epoch, or whose outputs are not finite, is reported as a failure; the others are scored.
+
+    Raises
+    ------
+    RunError, StoreMissingError, UsageError
+        As :func:`evaluate_run`, for whatever is not of one run's own.
+    """
     progress = progress or Silent()
     fix_summation_order()
-    config = RunFolder(run).read_config()
-    recipe = config.load_recipe()
-    with hold_run(run) as folder:
-        tensors, state = load_checkpoint(folder.best)
-        opened = open_run_store(config, store, run)
-        task, chosen = bind_task(recipe, opened), read_split(opened, split)
-        if not chosen.rows:
-            raise UsageError(f"{opened.path}: the {split} split has no samples with tokens", hint="mettle info STORE")
-        trainee = Trainee(task, recipe.train, seed=config.seed, device=choose_device(device))
-        trainee.load_weights(tensors, where=folder.best)
-        feed = Feed(opened, task.layers, device=trainee.device, threads=threads)
-        progress.start(len(chosen), "clips", f"evaluate {split}")
-        predictions = predict_split(trainee, feed, chosen, recipe.train.batch_size, progress)
-        progress.finish()
-        report = _report(_Scored(folder, config, opened, task, chosen, predictions), recipe, epoch=int(state["epoch"]))
-        table = task.prediction_table(predictions, chosen.rows)
-        write_atomically(report.predictions, lambda partial: pq.write_table(table, partial), needed=table.nbytes)
-        folder.update_result({"evaluation": {**_earlier(folder), split: report.to_json()}})
-    return report
+    target = choose_device(device)
+    stores = _Stores(store)
+    reports: dict[Path, EvaluateReport] = {}
+    failures: list[tuple[Path, RunError]] = []
+    with ExitStack() as held:
+        loaded = []
+        for run in dict.fromkeys(runs):
+            config = RunFolder(run).read_config()
+            folder = held.enter_context(hold_run(run))
+            try:
+                loaded.append(_load(folder, config, stores.open(config, run), split, target))
+            except RunError as error:
+                failures.append((run, error))
+        for shared in _group_by_pass(loaded):
+            for head, found in zip(shared, _predict_together(shared, threads, progress), strict=True):
+                if isinstance(found, RunError):
+                    failures.append((head.folder.path, found))
+                else:
+                    reports[head.folder.path] = _record(head, found)
+    return EvaluationGroup(split=split, reports=[reports[run] for run in runs if run in reports], failures=failures)
+
+
+def find_runs(path: Path) -> list[Path]:
+    """The run in a folder, or the runs one or two levels below it, seeds in numerical order.
+
+    Raises
+    ------
+    RunError
+        There is none.
+    """
+    if RunFolder(path).config.exists():
+        return [path]
+    found = [config.parent for pattern in ("*/config.json", "*/*/config.json") for config in path.glob(pattern)]
+    if not found:
+        raise RunError(f"{path}: there is no run here (no config.json)", hint="name a folder that train or sweep wrote")
+    return sorted(found, key=lambda run: [_natural(part) for part in run.relative_to(path).parts])
+
+
+def _natural(text: str) -> list[tuple[int, str]]:
+    """A sort key by which seed-10 comes after seed-9."""
+    return [(int(number or 0), words) for words, number in re.findall(r"(\D*)(\d*)", text)]
 
 
 @dataclass(frozen=True)
-class _Scored:
-    """A run's predictions for one split, and where they come from."""
+class _Head:
+    """A run's best weights and the samples to score them on."""
 
     folder: RunFolder
     config: RunConfig
+    recipe: Recipe
     store: TokenStore
-    task: Task
     split: Split
-    predictions: Predictions
+    trainee: Trainee
+    epoch: int
 
 
-def _report(scored: _Scored, recipe: Recipe, *, epoch: int) -> EvaluateReport:
-    folder, store, task, split = scored.folder, scored.store, scored.task, scored.split
+class _Stores:
+    """Opens the stores of runs, each of them once."""
+
+    def __init__(self, given: Path | TokenStore | None) -> None:
+        self._given = given
+        self._opened: dict[Path, TokenStore] = {}
+
+    def open(self, config: RunConfig, run: Path) -> TokenStore:
+        """As :func:`open_run_store`."""
+        if self._given is not None and not isinstance(self._given, Path):
+            return open_run_store(config, self._given, run)
+        path = self._given or Path(config.store.path)
+        self._opened[path] = open_run_store(config, self._opened.get(path, path), run)
+        return self._opened[path]
+
+
+def _load(folder: RunFolder, config: RunConfig, store: TokenStore, split: str, device: torch.device) -> _Head:
+    tensors, state = load_checkpoint(folder.best)
+    recipe = config.load_recipe()
+    task, chosen = bind_task(recipe, store), read_split(store, split)
+    if not chosen.rows:
+        raise UsageError(f"{store.path}: the {split} split has no samples with tokens", hint="mettle info STORE")
+    trainee = Trainee(task, recipe.train, seed=config.seed, device=device)
+    trainee.load_weights(tensors, where=folder.best)
+    return _Head(folder, config, recipe, store, chosen, trainee, int(state["epoch"]))
+
+
+def _group_by_pass(heads: Sequence[_Head]) -> list[list[_Head]]:
+    """Heads that can take the same batches: those of one store, task and batch size."""
+    groups: dict[tuple[object, ...], list[_Head]] = {}
+    for head in heads:
+        key = (id(head.store), head.recipe.task, head.recipe.train.batch_size)
+        groups.setdefault(key, []).append(head)
+    return list(groups.values())
+
+
+def _predict_together(heads: Sequence[_Head], threads: int, progress: Progress) -> list[Predictions | RunError]:
+    """Each head's predictions, from one pass over the split."""
+    first, trainees = heads[0], [head.trainee for head in heads]
+    layers = union_of_layers(first.store, trainees)
+    feed = Feed(first.store, layers, device=first.trainee.device, threads=threads)
+    progress.start(len(first.split), "clips", f"evaluate {first.split.name}")
+    predictions = predict_split(trainees, feed, first.split, first.recipe.train.batch_size, progress)
+    progress.finish()
+    return predictions
+
+
+def _record(head: _Head, predictions: Predictions) -> EvaluateReport:
+    """Write the predictions and the report into the run's folder."""
+    task, folder = head.trainee.task, head.folder
+    report = _report(head, predictions)
+    table = task.prediction_table(predictions, head.split.rows)
+    write_atomically(report.predictions, lambda partial: pq.write_table(table, partial), needed=table.nbytes)
+    folder.update_result({"evaluation": {**_earlier(folder), head.split.name: report.to_json()}})
+    return report
+
+
+def _report(head: _Head, predictions: Predictions) -> EvaluateReport:
+    folder, store, task, split = head.folder, head.store, head.trainee.task, head.split
     # what selected the epoch in fact: a store without val samples makes the last one the best
-    selected_on = scored.config.select_on if read_split(store, scored.config.select_on).rows else "last"
-    comparison = compare_with_paper(task, recipe, store, split, selected_on=selected_on)
+    selected_on = head.config.select_on if read_split(store, head.config.select_on).rows else "last"
+    comparison = compare_with_paper(task, head.recipe, store, split, selected_on=selected_on)
+    training = folder.read_result().get("training", {})
     return EvaluateReport(
         run=folder.path,
         split=split.name,
         samples=len(split),
         dropped=len(split.dropped),
         metric=task.metric,
-        scores=task.score(scored.predictions, split.rows),
+        scores=task.score(predictions, split.rows),
         floors=task.floors(split.rows),
-        details=task.details(scored.predictions, split.rows),
+        details=task.details(predictions, split.rows),
         paper=comparison.paper_json(),
         differs=comparison.differs,
         comparable=not split.dropped and not read_split(store, "train").dropped,
         selected_on=selected_on,
-        best_epoch=epoch,
+        best_epoch=head.epoch,
         times_evaluated=int(_earlier(folder).get(split.name, {}).get("times_evaluated", 0)) + 1,
         predictions=folder.predictions(split.name),
         store=Path(store.path),
         store_digest=store.key_digest,
         checkpoint_digest=file_digest(folder.best),
+        seed=head.config.seed,
+        variant=str(training.get("variant", "")),
+        training_failure=training.get("failure"),
     )
 
 

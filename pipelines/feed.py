@@ -63,7 +63,7 @@ class FeedBatch:
 
 
 class Feed:
-    """Batches of one store's tokens for the samples that are asked for."""
+    """Batches of one store's tokens for the samples that are asked for; ``nbytes`` counts what it has delivered."""
 
     def __init__(
         self, store: TokenStore, layers: Sequence[LayerSpec], *, device: torch.device, threads: int = 3
@@ -72,6 +72,7 @@ class Feed:
         self.names = [layer.name for layer in layers]
         self.device = device
         self.threads = threads
+        self.nbytes = 0
         index = {clip: position for position, clip in enumerate(store.clips)}
         self._clips_of_row = [[index[clip] for clip in clips] for clips in clips_of_samples(store.samples)]
 
@@ -87,6 +88,7 @@ class Feed:
         wanted = [[clip for row in rows for clip in self._clips_of_row[row]] for rows in samples]
         tokens = self.store.batches(wanted, layers=self.names, threads=self.threads, device=str(self.device))
         for group, more, batch in zip(groups, given, tokens, strict=True):
+            self.nbytes += batch.nbytes
             yield FeedBatch(group, join_clips(batch, len(group) + len(more.rows)), more)
 
 
@@ -108,6 +110,35 @@ def evaluation_inputs(task: Task, pool: Sequence[int]) -> Inputs:
     return lambda _number, rows: task.inputs(rows, pool=pool, rng=None)
 
 
+def common_inputs(asked: Sequence[Inputs]) -> Inputs:
+    """What every head's task gives its model, which must be the same for all of them.
+
+    Raises
+    ------
+    UsageError
+        When asked: two tasks give different samples or tensors.
+    """
+
+    def inputs(number: int, rows: Sequence[int]) -> StepInputs:
+        first, *others = (ask(number, rows) for ask in asked)
+        if not all(_same_inputs(first, other) for other in others):
+            raise UsageError(
+                "these heads cannot share a pass: their head options make the task give them different inputs",
+                hint="give them to commands of their own",
+            )
+        return first
+
+    return inputs
+
+
+def _same_inputs(ours: StepInputs, other: StepInputs) -> bool:
+    return (
+        ours.rows == other.rows
+        and ours.tensors.keys() == other.tensors.keys()
+        and all(torch.equal(tensor, other.tensors[name]) for name, tensor in ours.tensors.items())
+    )
+
+
 def join_clips(batch: TokenBatch, samples: int) -> TokenBatch:
     """Tokens of ``samples * F`` clips ``[B * F, T, N, D]`` as those of samples of F clips each, ``[B, F * T, N, D]``.
 
@@ -124,7 +155,7 @@ def join_clips(batch: TokenBatch, samples: int) -> TokenBatch:
         )
 
     def join_axes(part: Tensor) -> Tensor:
-        return part.unflatten(0, (samples, -1)).flatten(1, 2)
+        return torch.flatten(part.unflatten(0, (samples, -1)), 1, 2)
 
     def joined(part: Tensor | None) -> Tensor | None:
         return None if part is None else join_axes(part)

@@ -12,12 +12,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import torch
-
-from mettle_cache.errors import RunError, UsageError
-from mettle_cache.tasks.protocol import Predictions, StepInputs
-from pipelines.binding import join_predictions
-from pipelines.feed import Feed, Inputs, Split, epoch_order, evaluation_inputs, training_inputs
+from mettle_cache.errors import RunError
+from pipelines.binding import predict_split
+from pipelines.feed import Feed, Split, common_inputs, epoch_order, training_inputs
 from pipelines.headrun import HeadRun
 from pipelines.progress import Progress
 from pipelines.runlog import RunLog
@@ -70,14 +67,10 @@ class Member:
 
 @dataclass
 class Tally:
-    """What the passes of this process came to.
-
-    ``clips`` and ``seconds`` are those of the optimiser steps, ``nbytes`` those of the tokens read, scoring included.
-    """
+    """What the optimiser steps of this process came to."""
 
     clips: int = 0
     seconds: float = 0.0
-    nbytes: int = 0
 
     @property
     def clips_per_second(self) -> float:
@@ -102,11 +95,11 @@ def train_members(shared: Pass, members: Sequence[Member]) -> Tally:
 
 
 def _one_epoch(shared: Pass, members: Sequence[Member], epoch: int, tally: Tally) -> None:
-    seconds = train_epoch(shared, members, epoch, tally)
+    seconds = train_epoch(shared, members, epoch)
     tally.clips += len(shared.train)
     tally.seconds += seconds
     split = shared.selection
-    scores = _score_members(shared, members, split, tally) if split else [{} for _ in members]
+    scores = _score_members(shared, members, split) if split else [{} for _ in members]
     for member, found in zip(members, scores, strict=True):
         if member.failure is not None:
             continue
@@ -121,7 +114,7 @@ def _one_epoch(shared: Pass, members: Sequence[Member], epoch: int, tally: Tally
         shared.progress.note(f"epoch {epoch + 1}/{member.epochs.stop}: {name}{line}")
 
 
-def train_epoch(shared: Pass, members: Sequence[Member], epoch: int, tally: Tally) -> float:
+def train_epoch(shared: Pass, members: Sequence[Member], epoch: int) -> float:
     """One pass over the train split, every batch to every head; the seconds it took."""
     started = time.perf_counter()
     rows = shared.train.rows
@@ -137,55 +130,21 @@ def train_epoch(shared: Pass, members: Sequence[Member], epoch: int, tally: Tall
                 terms = member.run.trainee.step(batch, epoch=epoch, index=index)
                 member.run.add_step(terms, samples=len(batch.rows), log=member.log, step=epoch * shared.steps + index)
         shared.progress.advance(len(batch.rows), nbytes=batch.tokens.nbytes)
-        tally.nbytes += batch.tokens.nbytes
     return time.perf_counter() - started
 
 
-def _score_members(shared: Pass, members: Sequence[Member], split: Split, tally: Tally) -> list[dict[str, float]]:
+def _score_members(shared: Pass, members: Sequence[Member], split: Split) -> list[dict[str, float]]:
     """Each head's scores on a split, which is read once; empty for those that have failed."""
-    parts: dict[int, list[Predictions]] = {id(member): [] for member in members}
-    asked = [evaluation_inputs(member.run.trainee.task, split.rows) for member in members]
-    for batch in shared.feed.batches(split.rows, shared.batch_size, common_inputs(asked)):
-        for member in _healthy(members):
-            with member.failing_alone(shared.progress):
-                parts[id(member)].append(member.run.trainee.predict(batch))
-        shared.progress.advance(len(batch.rows), nbytes=batch.tokens.nbytes)
-        tally.nbytes += batch.tokens.nbytes
     scores: dict[int, dict[str, float]] = {id(member): {} for member in members}
-    for member in _healthy(members):
+    healthy = list(_healthy(members))
+    trainees = [member.run.trainee for member in healthy]
+    predictions = predict_split(trainees, shared.feed, split, shared.batch_size, shared.progress) if trainees else []
+    for member, found in zip(healthy, predictions, strict=True):
         with member.failing_alone(shared.progress):
-            predictions = join_predictions(parts[id(member)])
-            scores[id(member)] = member.run.trainee.task.score(predictions, split.rows)
+            if isinstance(found, RunError):
+                raise found
+            scores[id(member)] = member.run.trainee.task.score(found, split.rows)
     return list(scores.values())
-
-
-def common_inputs(asked: Sequence[Inputs]) -> Inputs:
-    """What every head's task gives its model, which must be the same for all of them.
-
-    Raises
-    ------
-    UsageError
-        When asked: two tasks give different samples or tensors.
-    """
-
-    def inputs(number: int, rows: Sequence[int]) -> StepInputs:
-        first, *others = (ask(number, rows) for ask in asked)
-        if not all(_same_inputs(first, other) for other in others):
-            raise UsageError(
-                "these heads cannot share a pass: their head options make the task give them different inputs",
-                hint="train them by commands of their own",
-            )
-        return first
-
-    return inputs
-
-
-def _same_inputs(ours: StepInputs, other: StepInputs) -> bool:
-    return (
-        ours.rows == other.rows
-        and ours.tensors.keys() == other.tensors.keys()
-        and all(torch.equal(tensor, other.tensors[name]) for name, tensor in ours.tensors.items())
-    )
 
 
 def _healthy(members: Sequence[Member]) -> Iterator[Member]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mettle_cache.errors import UsageError
-from mettle_cache.layers import LayerSpec
 from pipelines.binding import bind_task, choose_device, open_store
 from pipelines.feed import Feed, Split, read_split
 from pipelines.group_report import GroupReport
@@ -21,7 +20,7 @@ from pipelines.reproducible import fix_summation_order
 from pipelines.runfolder import RunConfig, SelectOn, StoreReference, claim_runs
 from pipelines.runlog import RunLog
 from pipelines.train_report import TrainReport, peak_memory
-from pipelines.trainee import Trainee
+from pipelines.trainee import Trainee, union_of_layers
 
 if TYPE_CHECKING:
     from mettle_cache.store.reader import TokenStore
@@ -108,7 +107,7 @@ def train_heads(
         Trainee(bind_task(plan.recipe, opened), plan.recipe.train, seed=plan.seed, device=target) for plan in plans
     ]
     shared = Pass(
-        feed=Feed(opened, _union_of_layers(opened, trainees), device=target, threads=threads),
+        feed=Feed(opened, union_of_layers(opened, trainees), device=target, threads=threads),
         batch_size=plans[0].recipe.train.batch_size,
         order_seed=plans[0].recipe.train.order_seed,
         train=train,
@@ -137,11 +136,6 @@ def _claim_members(
             log = held.enter_context(RunLog(folder, start_step=run.history.epochs * shared.steps))
             members.append(Member(run, log, plan.name))
         yield members
-
-
-def _union_of_layers(store: TokenStore, trainees: Sequence[Trainee]) -> list[LayerSpec]:
-    wanted = {layer.name for trainee in trainees for layer in trainee.task.layers}
-    return [layer for layer in store.layers if layer.name in wanted]
 
 
 def _run_config(plan: HeadPlan, select_on: SelectOn, store: TokenStore) -> RunConfig:
@@ -194,7 +188,7 @@ def _report_group(
     return GroupReport(
         folder=plans[0].folder,
         heads=heads,
-        bytes_read=tally.nbytes,
+        bytes_read=shared.feed.nbytes,
         clips_per_second=tally.clips_per_second,
         peak_memory_bytes=memory,
         peak_memory_of=memory_of,

@@ -5,10 +5,10 @@ Several of them can take the same batches from one pass over a store, each with 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,10 +17,14 @@ from torch.optim import Adam
 from torch.optim.lr_scheduler import StepLR
 
 from mettle_cache.errors import RunError
+from mettle_cache.layers import LayerSpec
 from mettle_cache.tasks.protocol import Predictions, Task
 from pipelines.checkpoint import flatten_optimizer, load_model, restore_optimizer, under_prefix, with_prefix
 from pipelines.feed import FeedBatch
 from pipelines.recipe_types import TrainOptions
+
+if TYPE_CHECKING:
+    from mettle_cache.store.reader import TokenStore
 
 
 class Trainee:
@@ -114,6 +118,12 @@ class Trainee:
             wanted == "auto" and self.device.type == "cuda" and torch.cuda.is_bf16_supported()
         )
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half)
+
+
+def union_of_layers(store: TokenStore, trainees: Sequence[Trainee]) -> list[LayerSpec]:
+    """The layers of a store that any of the heads reads."""
+    wanted = {layer.name for trainee in trainees for layer in trainee.task.layers}
+    return [layer for layer in store.layers if layer.name in wanted]
 
 
 @contextmanager

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from cli.evaluate import report_lines
-from pipelines.evaluate import EvaluateReport
+from pipelines.evaluate_report import EvaluateReport
 
 ROW = {"setting": "llp-swin", "visual": "swinv2_l", "audio": "htsat", "total_m": 283.5, "source": "Mettle, Table 2"}
 
@@ -30,6 +30,7 @@ def report_of():
             store=Path("cache/s.zarr"),
             store_digest="0",
             checkpoint_digest="1",
+            seed=0,
         )
 
     return make

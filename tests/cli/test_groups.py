@@ -104,3 +104,22 @@ def test_export_writes_a_file_that_says_what_it_saved(heads, mettle, capsys):
     for expected in ("parameters", "latency", "times faster", "median of 9", "folded.safetensors"):
         assert expected in words
     assert json.loads(json.dumps(document)) == document
+
+
+def test_a_group_is_evaluated_as_a_whole(heads, mettle, capsys):
+    out, _ = heads
+    code, document, _ = mettle("evaluate", out)
+    assert code == 0
+    assert [entry["run"] for entry in document["runs"]] == [str(out / "seed-0"), str(out / "seed-1")]
+    assert len(document["summary"][0]["scores"]) == 2
+    (out / "seed-0" / "best.safetensors").unlink()
+    assert run(["evaluate", str(out / "seed-1"), str(out / "seed-0")]) == 1
+    words = capsys.readouterr().out
+    for expected in (f"failed     {out / 'seed-0'}: ", "there is no checkpoint", "(1 head)", "paper      "):
+        assert expected in words
+
+
+def test_one_run_is_one_document(heads, mettle):
+    out, _ = heads
+    code, document, _ = mettle("evaluate", out / "seed-0")
+    assert (code, document["run"]) == (0, str(out / "seed-0"))

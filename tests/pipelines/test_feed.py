@@ -8,7 +8,7 @@ from mettle_cache.errors import UsageError
 from mettle_cache.store import StoreSpec, StoreWriter, TokenStore, get_codec
 from mettle_cache.store.codecs import encode_layers
 from mettle_cache.tasks.protocol import StepInputs
-from pipelines.feed import Feed, epoch_order, evaluation_inputs, read_split, training_inputs
+from pipelines.feed import Feed, common_inputs, epoch_order, evaluation_inputs, read_split, training_inputs
 from tests.pipelines.tiny_store import LAYERS
 
 
@@ -122,3 +122,11 @@ def test_what_a_task_draws_follows_from_order_epoch_and_batch():
     assert draw(0, 1, 2) == draw(0, 1, 2)
     assert len({draw(*numbers) for numbers in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]}) == 4
     assert evaluation_inputs(Drawing(), range(100))(0, [1]).rows == ()
+
+
+def test_heads_of_one_pass_must_be_given_the_same():
+    same, other = StepInputs((1,), {"x": torch.ones(2)}), StepInputs((1,), {"x": torch.zeros(2)})
+    assert common_inputs([lambda *_: same, lambda *_: StepInputs((1,), {"x": torch.ones(2)})])(0, [3]) is same
+    for different in (other, StepInputs((2,), same.tensors), StepInputs((1,), {"y": torch.ones(2)})):
+        with pytest.raises(UsageError, match="cannot share a pass: their head options"):
+            common_inputs([lambda *_: same, lambda *_, found=different: found])(0, [3])

@@ -1,0 +1,133 @@
+"""Several runs evaluated together: the numbers of each alone, from one pass."""
+
+import json
+import shutil
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from mettle_cache.errors import RunError, UsageError
+from pipelines.checkpoint import load_checkpoint, save_checkpoint
+from pipelines.evaluate import evaluate_run, evaluate_runs, find_runs
+from pipelines.headplan import HeadPlan
+from pipelines.recipe import load_recipe
+from pipelines.train import train_heads
+from tests.pipelines.test_train_heads import Counting
+
+FAST = ["lcd.dim=16", "train.learning_rate=3e-3", "train.epochs=2"]
+HEADS = {
+    "a/seed-2": ([], 2, "a"),
+    "a/seed-10": (["layers=stages"], 10, "a"),
+    "b/seed-0": (["method=linear"], 0, "b"),
+}
+
+
+@pytest.fixture(scope="module")
+def store(tiny_store):
+    return tiny_store(8, 4, 7)
+
+
+@pytest.fixture(scope="module")
+def trained(store, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "group"
+    train_heads(
+        store,
+        [
+            HeadPlan(
+                recipe=load_recipe("ave-small", [*FAST, *overrides]),
+                seed=seed,
+                folder=folder,
+                name=name,
+                variant=variant,
+            )
+            for name, (overrides, seed, variant) in HEADS.items()
+        ],
+    )
+    return folder
+
+
+@pytest.fixture
+def group(trained, tmp_path):
+    return shutil.copytree(trained, tmp_path / "group")
+
+
+def test_runs_are_found_one_and_two_levels_down_with_seeds_in_numerical_order(group):
+    assert find_runs(group) == [group / name for name in HEADS]
+    assert find_runs(group / "a") == [group / "a" / "seed-2", group / "a" / "seed-10"]
+    assert find_runs(group / "b" / "seed-0") == [group / "b" / "seed-0"]
+
+
+@pytest.mark.parametrize("name", ["", "nowhere"])
+def test_a_folder_without_runs_is_refused(tmp_path, name):
+    with pytest.raises(RunError, match=r"there is no run here \(no config.json\)\n.*train or sweep wrote"):
+        find_runs(tmp_path / name)
+
+
+def test_each_run_has_the_result_that_it_has_alone(store, trained, group, tmp_path):
+    alone = shutil.copytree(trained, tmp_path / "alone")
+    counting = Counting(store)
+    together = evaluate_runs(find_runs(group), store=counting)
+    assert len(counting.asked) == 7
+    assert together.failures == []
+    for report, name in zip(together.reports, HEADS, strict=True):
+        expected = evaluate_run(alone / name, store=store)
+        assert (report.scores, report.seed, report.variant) == (expected.scores, HEADS[name][1], HEADS[name][2])
+        assert pq.read_table(report.predictions).equals(pq.read_table(expected.predictions))
+        assert json.loads((group / name / "result.json").read_text())["evaluation"]["test"] == report.to_json()
+
+
+def test_other_batch_sizes_take_another_pass(store, group):
+    config = json.loads((group / "b/seed-0/config.json").read_text())
+    config["recipe"]["train"]["batch_size"] = 2
+    (group / "b/seed-0/config.json").write_text(json.dumps(config))
+    counting = Counting(store)
+    assert len(evaluate_runs(find_runs(group), store=counting).reports) == 3
+    assert len(counting.asked) == 14
+
+
+def test_mean_and_deviation_are_of_each_variant(store, group):
+    document = evaluate_runs(find_runs(group), store=store).to_json()
+    scores = [run["scores"]["accuracy"] for run in document["runs"]]
+    assert [spread["variant"] for spread in document["summary"]] == ["a", "b"]
+    assert document["summary"][0]["mean"] == pytest.approx((scores[0] + scores[1]) / 2)
+    assert document["summary"][0]["std"] == pytest.approx(abs(scores[0] - scores[1]) / 2**0.5)
+    assert document["summary"][1]["scores"] == [scores[2]]
+
+
+def test_a_run_without_an_epoch_or_with_broken_weights_does_not_cost_the_others(store, group):
+    (group / "a/seed-2/best.safetensors").unlink()
+    tensors, state = load_checkpoint(group / "b/seed-0/best.safetensors")
+    tensors["decoder.event.bias"] = torch.full_like(tensors["decoder.event.bias"], float("nan"))
+    save_checkpoint(group / "b/seed-0/best.safetensors", tensors, state)
+    together = evaluate_runs(find_runs(group), store=store)
+    assert [report.run for report in together.reports] == [group / "a/seed-10"]
+    messages = {run: str(error) for run, error in together.failures}
+    assert set(messages) == {group / "a/seed-2", group / "b/seed-0"}
+    assert "there is no checkpoint" in messages[group / "a/seed-2"]
+    assert "not finite" in messages[group / "b/seed-0"]
+    assert {entry["run"] for entry in together.to_json()["failures"]} == {str(run) for run in messages}
+
+
+def test_a_run_whose_training_failed_is_scored_and_not_averaged(store, group):
+    path = group / "a/seed-2/result.json"
+    result = json.loads(path.read_text())
+    result["training"]["failure"] = "the loss is not finite"
+    path.write_text(json.dumps(result))
+    together = evaluate_runs(find_runs(group / "a"), store=store)
+    assert together.reports[0].training_failure == "the loss is not finite"
+    (spread,) = together.summary
+    assert (spread.scores, spread.failed) == ([together.reports[1].scores["accuracy"]], 1)
+
+
+def test_no_run_has_scores_where_none_could_be_loaded(store, group):
+    (group / "b/seed-0/best.safetensors").unlink()
+    together = evaluate_runs([group / "b/seed-0"], store=store)
+    assert (together.reports, together.summary) == ([], [])
+    with pytest.raises(RunError, match="there is no checkpoint"):
+        evaluate_run(group / "b/seed-0", store=store)
+
+
+def test_what_is_wrong_for_all_runs_is_raised(store, group):
+    with pytest.raises(UsageError, match="the holdout split has no samples"):
+        evaluate_runs(find_runs(group), split="holdout", store=store)
