@@ -31,6 +31,7 @@ class MediaDataset:
     vocabulary: dict[str, list[str]]
     decode_policy: dict[str, object]
     notes: tuple[str, ...] = ()
+    picture_rate: int | None = None
 
     @property
     def media_segments(self) -> int:
@@ -39,7 +40,7 @@ class MediaDataset:
 
     def problems(self, *, deep: bool = False) -> list[MediaProblem]:
         """Every missing, empty or misplaced file, in clip order; ``deep`` also opens each file and reads its header."""
-        check = partial(_clip_problems, segments=self.segments, deep=deep)
+        check = partial(_clip_problems, segments=self.segments, rate=self.picture_rate, deep=deep)
         if not deep:
             return [problem for clip in self.clips for problem in check(clip)]
         with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:
@@ -47,7 +48,7 @@ class MediaDataset:
 
     def load_frames(self, clip: Clip) -> list[NDArray[np.uint8]]:
         """T RGB pictures ``[H, W, 3]``, one a segment. Raises MediaFileError."""
-        return decode.load_frames(clip, self.segments)
+        return decode.load_frames(clip, self.segments, self.picture_rate)
 
     def load_waveform(self, clip: Clip, sample_rate: int) -> NDArray[np.float32]:
         """Mono samples ``[n]`` at ``sample_rate`` Hz, neither trimmed nor padded. Raises MediaFileError."""
@@ -55,7 +56,7 @@ class MediaDataset:
 
     def source_digest(self, clip: Clip) -> str:
         """BLAKE2b of the content of the files that decoding uses, 32 hex characters. Raises MediaFileError."""
-        return decode.source_digest(clip, self.segments)
+        return decode.source_digest(clip, self.segments, self.picture_rate)
 
 
 def media_dataset(
@@ -67,8 +68,12 @@ def media_dataset(
     vocabulary: dict[str, list[str]],
     layout: Layout,
     notes: tuple[str, ...] = (),
+    picture_rate: int | None = None,
 ) -> MediaDataset:
     """Find the media of every id in ``samples`` (first columns: ``SAMPLE_COLUMNS``) in the places of ``layout``.
+
+    ``picture_rate`` is for layouts that have several pictures a second: see
+    :func:`~mettle_cache.datasets.media.pictures.choose_frames`.
 
     Raises
     ------
@@ -84,13 +89,14 @@ def media_dataset(
         clips=media.clips,
         samples=samples,
         vocabulary=vocabulary,
-        decode_policy=decode.policy(segments, media.patterns),
+        decode_policy=decode.policy(segments, media.patterns, picture_rate),
         notes=notes,
+        picture_rate=picture_rate,
     )
 
 
-def _clip_problems(clip: Clip, *, segments: int, deep: bool) -> list[MediaProblem]:
-    checks: list[Callable[..., None]] = [decode.check_frames]
+def _clip_problems(clip: Clip, *, segments: int, rate: int | None, deep: bool) -> list[MediaProblem]:
+    checks: list[Callable[..., None]] = [partial(decode.check_frames, rate=rate)]
     # one video file that is missing is one problem, unless its streams are looked at one by one
     if deep or clip.audio != clip.frames:
         checks.append(decode.check_audio)

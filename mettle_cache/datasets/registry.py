@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from mettle_cache.datasets import ave, avqa
+from mettle_cache.datasets import ave, avqa, llp
 from mettle_cache.datasets.protocol import Dataset, DatasetInfo
 from mettle_cache.errors import UsageError
 
@@ -24,6 +24,7 @@ def register(info: DatasetInfo, opener: Opener) -> None:
 
 register(ave.INFO, ave.open_ave)
 register(avqa.INFO, avqa.open_avqa)
+register(llp.INFO, llp.open_llp)
 
 
 def list_datasets() -> list[DatasetInfo]:

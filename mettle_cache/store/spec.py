@@ -150,4 +150,12 @@ def _leaves(value: object, name: str) -> Iterator[tuple[str, str]]:
 
 
 def _table_digest(table: pa.Table) -> str:
-    return digest_of([[[name, str(table.schema.field(name).type)] for name in table.column_names], table.to_pylist()])
+    names = [[name, str(table.schema.field(name).type)] for name in table.column_names]
+    return digest_of([names, [{name: _plain(value) for name, value in row.items()} for row in table.to_pylist()]])
+
+
+def _plain(value: object) -> object:
+    """A table's value as JSON: binary ones, such as masks, by their digest."""
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
+    return digest(value) if isinstance(value, bytes) else value

@@ -127,3 +127,12 @@ def test_keys_are_equal_exactly_when_nothing_differs(old, new):
 def test_numbers_that_json_does_not_have_are_refused():
     with pytest.raises(ValueError, match="not JSON compliant"):
         canonical_json({"x": float("nan")})
+
+
+def test_binary_columns_are_in_the_key():
+    def key(*values):
+        samples = pa.table({"clip": ["clip-0"] * len(values), "motion": pa.array(values, pa.binary())})
+        return canonical_json(make_spec(samples=samples).key_document())
+
+    assert len({key(b"\x00\xff", None), key(b"\x00\xfe", None), key(None, b"\x00\xff"), key(None, None)}) == 4
+    assert key(b"\x00\xff", None) == key(b"\x00\xff", None)

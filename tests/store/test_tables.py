@@ -23,6 +23,14 @@ def test_tables_survive(tmp_path):
     assert read(tmp_path / "t.parquet").equals(TABLE)
 
 
+def test_lists_and_bytes_survive_with_their_nulls(tmp_path):
+    rows = {"labels": [["Dog", "Cat"], [], None], "starts": [[0, 3], [], None], "motion": [b"\x00\xff", None, b""]}
+    types = [("labels", pa.list_(pa.string())), ("starts", pa.list_(pa.int64())), ("motion", pa.binary())]
+    table = pa.table(rows, schema=pa.schema(types))
+    (tmp_path / "t.parquet").write_bytes(table_bytes(table))
+    assert read(tmp_path / "t.parquet").equals(table)
+
+
 def test_neither_chunks_nor_metadata_change_the_bytes():
     chunked = pa.concat_tables([TABLE.slice(0, 1), TABLE.slice(1)]).replace_schema_metadata({"pandas": "x"})
     assert table_bytes(chunked) == table_bytes(TABLE)

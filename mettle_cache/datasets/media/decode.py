@@ -17,11 +17,11 @@ VIDEO_SUFFIX = ".mp4"
 _READ_SIZE = 1 << 20
 
 
-def load_frames(clip: Clip, segments: int) -> list[NDArray[np.uint8]]:
-    """T RGB pictures ``[H, W, 3]``. Raises MediaFileError."""
+def load_frames(clip: Clip, segments: int, rate: int | None = None) -> list[NDArray[np.uint8]]:
+    """T RGB pictures ``[H, W, 3]``; ``rate`` is the layout's pictures a second, if any. Raises MediaFileError."""
     if _is_video(clip.frames):
         return video.load_video_frames(clip.frames, [second + 0.5 for second in range(segments)])
-    return pictures.load_pictures(clip.frames, segments)
+    return pictures.load_pictures(clip.frames, segments, rate)
 
 
 def load_waveform(clip: Clip, segments: int, sample_rate: int) -> NDArray[np.float32]:
@@ -35,10 +35,10 @@ def load_waveform(clip: Clip, segments: int, sample_rate: int) -> NDArray[np.flo
     return waveform.require_finite(clip.audio, waveform.resample(clip.audio, samples, rate, sample_rate))
 
 
-def check_frames(clip: Clip, segments: int, *, deep: bool) -> None:
+def check_frames(clip: Clip, segments: int, rate: int | None = None, *, deep: bool) -> None:
     """Raise MediaFileError for files that are missing or empty and, if ``deep``, for those that do not open."""
     if not _is_video(clip.frames):
-        pictures.check_pictures(clip.frames, segments, deep=deep)
+        pictures.check_pictures(clip.frames, segments, rate, deep=deep)
     elif deep:
         video.check_video(clip.frames, video=True, audio=False)
     else:
@@ -57,10 +57,10 @@ def check_audio(clip: Clip, segments: int, *, deep: bool) -> None:
         waveform.check_sound_file(clip.audio)
 
 
-def source_digest(clip: Clip, segments: int) -> str:
+def source_digest(clip: Clip, segments: int, rate: int | None = None) -> str:
     """BLAKE2b over the files that decoding uses, each with its length, in order; names and places do not count."""
     digest = hashlib.blake2b(digest_size=16)
-    for path in dict.fromkeys(_sources(clip, segments)):
+    for path in dict.fromkeys(_sources(clip, segments, rate)):
         digest.update(require_file(path).st_size.to_bytes(8, "little"))
         try:
             with path.open("rb") as file:
@@ -71,12 +71,14 @@ def source_digest(clip: Clip, segments: int) -> str:
     return digest.hexdigest()
 
 
-def policy(segments: int, patterns: dict[str, list[str]]) -> dict[str, object]:
+def policy(segments: int, patterns: dict[str, list[str]], rate: int | None = None) -> dict[str, object]:
     """The rules and library versions of the kinds of files in use, as JSON; ``patterns`` as ``locate_media`` gives."""
     kinds = {pattern.rsplit(".", 1)[-1] for group in patterns.values() for pattern in group}
     in_use: dict[str, object] = {"segments": segments, "places": patterns, "recording": waveform.POLICY}
     if "jpg" in kinds:
         in_use["pictures"] = {**pictures.POLICY, "versions": pictures.decoder_versions()}
+        if rate:
+            in_use["picture_rate"] = f"every {rate}th picture where there are about {rate} a second"
     if "wav" in kinds:
         in_use["wav"] = {"versions": waveform.decoder_versions()}
     if VIDEO_SUFFIX[1:] in kinds:
@@ -84,11 +86,11 @@ def policy(segments: int, patterns: dict[str, list[str]]) -> dict[str, object]:
     return in_use
 
 
-def _sources(clip: Clip, segments: int) -> Iterator[Path]:
+def _sources(clip: Clip, segments: int, rate: int | None) -> Iterator[Path]:
     if _is_video(clip.frames):
         yield clip.frames
     else:
-        yield from pictures.segment_pictures(clip.frames, segments)
+        yield from pictures.segment_pictures(clip.frames, segments, rate)
     yield clip.audio
 
 

@@ -28,21 +28,26 @@ def decoder_versions() -> dict[str, object]:
     return {"libjpeg": features.version("libjpeg_turbo") or features.version("jpg")}
 
 
-def choose_frames(count: int, segments: int) -> list[int]:
+def choose_frames(count: int, segments: int, rate: int | None = None) -> list[int]:
     """0-based indexes of the pictures of each segment, evenly spaced from the first to the last.
 
     The floor of ``linspace(1, count, segments)``, minus 1, in integers (spec-avel.md 1.3); fewer pictures than
-    segments repeat.
+    segments repeat. Where a layout has ``rate`` pictures a second and there are that many, give or take a second, they
+    are the first of each second (spec-avvp.md 1.3).
 
     >>> [index + 1 for index in choose_frames(31, 10)]
     [1, 4, 7, 11, 14, 17, 21, 24, 27, 31]
+    >>> choose_frames(80, 10, rate=8)
+    [0, 8, 16, 24, 32, 40, 48, 56, 64, 72]
     """
+    if rate and (segments - 1) * rate < count <= (segments + 1) * rate:
+        return [second * rate for second in range(segments)]
     steps = max(segments - 1, 1)
     return [index * (count - 1) // steps for index in range(segments)]
 
 
-def segment_pictures(folder: Path, segments: int) -> list[Path]:
-    """The file of each segment, T paths.
+def segment_pictures(folder: Path, segments: int, rate: int | None = None) -> list[Path]:
+    """The file of each segment, T paths; ``rate`` as :func:`choose_frames`.
 
     Raises
     ------
@@ -50,19 +55,19 @@ def segment_pictures(folder: Path, segments: int) -> list[Path]:
         No folder, no pictures, a picture without a number, or numbers that show that a picture is missing.
     """
     pictures = _numbered_pictures(folder)
-    return [pictures[index] for index in choose_frames(len(pictures), segments)]
+    return [pictures[index] for index in choose_frames(len(pictures), segments, rate)]
 
 
-def load_pictures(folder: Path, segments: int) -> list[NDArray[np.uint8]]:
+def load_pictures(folder: Path, segments: int, rate: int | None = None) -> list[NDArray[np.uint8]]:
     """T RGB arrays ``[H, W, 3]``; segments that share a picture share the array."""
-    files = segment_pictures(folder, segments)
+    files = segment_pictures(folder, segments, rate)
     decoded = {path: load_picture(path) for path in dict.fromkeys(files)}
     return [decoded[path] for path in files]
 
 
-def check_pictures(folder: Path, segments: int, *, deep: bool) -> None:
+def check_pictures(folder: Path, segments: int, rate: int | None = None, *, deep: bool) -> None:
     """Raise MediaFileError for the first picture in use that is missing or empty; ``deep`` opens each one."""
-    for path in dict.fromkeys(segment_pictures(folder, segments)):
+    for path in dict.fromkeys(segment_pictures(folder, segments, rate)):
         require_file(path)
         if deep:
             check_picture(path)

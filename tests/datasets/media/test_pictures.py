@@ -52,6 +52,16 @@ def test_integers_give_the_floor_of_linspace(segments: int) -> None:
         assert choose_frames(count, segments) == peers.tolist()
 
 
+@pytest.mark.parametrize("count", [73, 80, 81, 88])
+def test_eight_pictures_a_second_give_the_first_of_each(count: int) -> None:
+    assert choose_frames(count, 10, rate=8) == [8 * second for second in range(10)]
+
+
+@pytest.mark.parametrize("count", [1, 10, 30, 72, 89, 160])
+def test_another_number_of_pictures_is_spread_evenly_whatever_the_rate(count: int) -> None:
+    assert choose_frames(count, 10, rate=8) == choose_frames(count, 10)
+
+
 @pytest.mark.parametrize("width", [1, 4, 6, 8])
 def test_any_number_width_is_read_in_numeric_order(tmp_path: Path, width: int) -> None:
     names = [f"{number:0{width}d}.jpg" for number in range(1, 31)]

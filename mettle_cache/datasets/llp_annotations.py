@@ -1,0 +1,150 @@
+"""LLP's TAB-separated files: weak labels of every video, dense events of val and test videos (spec-avvp.md 1.1)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mettle_cache.datasets.textfile import Line, Problems, quoted, read_lines
+
+SECONDS = 10
+ID_LENGTH = 11
+
+CATEGORIES = (
+    "Speech",
+    "Car",
+    "Cheering",
+    "Dog",
+    "Cat",
+    "Frying_(food)",
+    "Basketball_bounce",
+    "Fire_alarm",
+    "Chainsaw",
+    "Cello",
+    "Banjo",
+    "Singing",
+    "Chicken_rooster",
+    "Violin_fiddle",
+    "Vacuum_cleaner",
+    "Baby_laughter",
+    "Accordion",
+    "Lawn_mower",
+    "Motorcycle",
+    "Helicopter",
+    "Acoustic_guitar",
+    "Telephone_bell_ringing",
+    "Baby_cry_infant_cry",
+    "Blender",
+    "Clapping",
+)
+"""In canonical order. There is no background: a segment in which nothing happens has no category."""
+
+_NAME = re.compile(r"[A-Za-z0-9_-]{11}_([0-9]{1,6}(?:\.[0-9]{1,6})?)_([0-9]{1,6}(?:\.[0-9]{1,6})?)")
+
+
+@dataclass(frozen=True)
+class Video:
+    """One line of a split file: ``filename`` is ``<id>_<start>_<end>``; ``labels`` are what is seen, heard or both."""
+
+    filename: str
+    labels: tuple[str, ...]
+
+    @property
+    def clip(self) -> str:
+        """The name of its media: ids contain ``_``, so only their length tells where they end."""
+        return self.filename[:ID_LENGTH]
+
+
+@dataclass(frozen=True)
+class Event:
+    """A category in the whole seconds ``[start, end)``."""
+
+    category: str
+    start: int
+    end: int
+
+
+@dataclass
+class DenseEvents:
+    """The events of one modality by file name; ``unknown`` rows name no annotated video, ``empty`` ones no second."""
+
+    of_video: dict[str, list[Event]] = field(default_factory=dict)
+    unknown: int = 0
+    empty: int = 0
+
+
+def read_videos(path: Path, problems: Problems) -> list[Video]:
+    """The rows of a split file, in order; a label that is listed twice counts once."""
+    videos: list[Video] = []
+    for line, (filename, text) in read_rows(path, ("filename", "event_labels"), problems):
+        labels = tuple(dict.fromkeys(label.strip() for label in text.split(",")))
+        unknown = [label for label in labels if label not in CATEGORIES]
+        if problem := _name_problem(filename):
+            problems.add(line.problem(problem))
+        if unknown:
+            problems.add(line.problem(f"unknown label {quoted(unknown[0])}"))
+        videos.append(Video(filename, labels))
+    if not videos and not problems.count:
+        problems.add(f"{path}: holds no rows")
+    return videos
+
+
+def read_events(path: Path, known: Mapping[str, object], problems: Problems) -> DenseEvents:
+    """The dense events of the videos in ``known``, by file name.
+
+    Rows of other names are counted and left out, as are those that end where they start or before: the published
+    files have both. Two rows may say the same.
+    """
+    found = DenseEvents()
+    for line, (filename, onset, offset, category) in read_rows(
+        path, ("filename", "onset", "offset", "event_labels"), problems
+    ):
+        start, end = _seconds(onset), _seconds(offset)
+        if start is None or end is None:
+            what = f"onset {quoted(onset)} and offset {quoted(offset)} are not whole seconds from 0 to {SECONDS}"
+            problems.add(line.problem(what))
+        elif category not in CATEGORIES:
+            problems.add(line.problem(f"unknown label {quoted(category)}"))
+        elif filename not in known:
+            found.unknown += 1
+        elif start >= end:
+            found.empty += 1
+        else:
+            found.of_video.setdefault(filename, []).append(Event(category, start, end))
+    return found
+
+
+def read_rows(path: Path, columns: Sequence[str], problems: Problems) -> Iterator[tuple[Line, list[str]]]:
+    """The fields of ``columns``, wherever the header has them; rows of another length are problems."""
+    header: list[str] | None = None
+    for line in read_lines(path, problems):
+        fields = [text.strip() for text in line.text.split("\t")]
+        if header is None:
+            header = fields
+            if missing := [name for name in columns if header.count(name) != 1]:
+                shown = ", ".join(quoted(name) for name in header[:8])
+                problems.add(line.problem(f"no TAB-separated column {', '.join(missing)}; the columns are {shown}"))
+                return
+        elif len(fields) != len(header):
+            problems.add(line.problem(f"{len(fields)} fields separated by TAB, not {len(header)}"))
+        else:
+            yield line, [fields[header.index(name)] for name in columns]
+
+
+def _name_problem(filename: str) -> str | None:
+    match = _NAME.fullmatch(filename)
+    if match is None:
+        return f"the file name {quoted(filename)} is not <id of {ID_LENGTH} letters, digits, - or _>_<start>_<end>"
+    length = float(match[2]) - float(match[1])
+    if abs(length - SECONDS) > 1e-6:
+        return f"the video {quoted(filename)} is {length:g} s long, not {SECONDS}"
+    return None
+
+
+def _seconds(text: str) -> int | None:
+    # int() alone would take signs, underscores, blanks and the digits of every script
+    if not (text.isascii() and text.isdigit() and len(text) <= 2):
+        return None
+    return int(text) if int(text) <= SECONDS else None
