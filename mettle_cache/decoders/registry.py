@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 from torch import nn
 
+from mettle_cache.decoders.avqa import AVQADecoder
 from mettle_cache.decoders.cmbs import PSPCMBS
 from mettle_cache.decoders.psp import PSP29
 from mettle_cache.errors import UsageError
 
-_DECODERS: dict[str, Callable[..., nn.Module]] = {"psp_cmbs": PSPCMBS, "psp29": PSP29}
+_DECODERS: dict[str, Callable[..., nn.Module]] = {"psp_cmbs": PSPCMBS, "psp29": PSP29, "avqa": AVQADecoder}
 
 
 def create_decoder(name: str, /, *args: object, **options: object) -> nn.Module:
