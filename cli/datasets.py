@@ -29,4 +29,9 @@ def datasets(json: Json = False, debug: Debug = False) -> None:
     infos = list_datasets()
     header = ("name", "title", "segments", "default root", "layouts")
     rows = [(i.name, i.title, i.segments, i.default_root, "; ".join(i.layouts)) for i in infos]
-    emit({"datasets": [asdict(info) for info in infos]}, table_lines(header, rows))
+    offered = [
+        f"{i.name:<10} --option {o.name}={'|'.join(o.choices)}  (default {o.default}) {o.help}"
+        for i in infos
+        for o in i.options
+    ]
+    emit({"datasets": [asdict(info) for info in infos]}, [*table_lines(header, rows), *offered])

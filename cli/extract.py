@@ -21,6 +21,8 @@ mettle extract --dataset ave
 mettle extract --dataset ave --root data/AVE --visual swinv2_l=swin.safetensors --audio htsat=htsat.ckpt
 
 mettle extract --dataset ave --visual vit_small_patch14_dinov2@224=random --audio shared --codec int4 --layers stages
+
+mettle extract --dataset avs-s4 --option train_frames=5
 """
 DATASET = Annotated[str, typer.Option(help="The data set; see mettle datasets.")]
 ROOT = Annotated[Path | None, typer.Option(help="Its folder; by default data/AVE for ave.")]
@@ -39,6 +41,11 @@ LAYERS = Annotated[
     ),
 ]
 
+OPTION = Annotated[
+    list[str] | None,
+    typer.Option("--option", metavar="NAME=VALUE", help="A choice that the data set offers; see mettle datasets."),
+]
+
 
 def register(app: typer.Typer) -> None:
     app.command("extract", epilog=EPILOG)(extract)
@@ -51,6 +58,7 @@ def extract(
     audio: AUDIO = "htsat",
     codec: CODEC = "int8",
     layers: LAYERS = None,
+    option: OPTION = None,
     out: Annotated[Path | None, typer.Option(help="The store; by default under cache/.")] = None,
     seed: Seed = 0,
     skip_missing: Annotated[
@@ -76,6 +84,7 @@ def extract(
         audio=audio,
         codec=codec,
         layers=layers,
+        options=tuple(option or ()),
         out=out,
         seed=seed,
         part=parse_part(part),

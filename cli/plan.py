@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.extract import AUDIO, CODEC, DATASET, LAYERS, ROOT, VISUAL
+from cli.extract import AUDIO, CODEC, DATASET, LAYERS, OPTION, ROOT, VISUAL
 from cli.options import Debug, Device, Json
 from cli.output import emit
 from cli.table import table_lines
@@ -35,6 +35,7 @@ def plan(
     audio: AUDIO = "htsat",
     codec: CODEC = "int8",
     layers: LAYERS = None,
+    option: OPTION = None,
     out: Annotated[Path | None, typer.Option(help="Where the store would go.")] = None,
     measure: Annotated[bool, typer.Option("--measure/--no-measure", help="Time a forward pass and the disk.")] = True,
     device: Device = None,
@@ -47,7 +48,15 @@ def plan(
     from pipelines.progress import terminal_progress
 
     config = ExtractConfig(
-        dataset=dataset, root=root, visual=visual, audio=audio, codec=codec, layers=layers, out=out, device=device
+        dataset=dataset,
+        root=root,
+        visual=visual,
+        audio=audio,
+        codec=codec,
+        layers=layers,
+        options=tuple(option or ()),
+        out=out,
+        device=device,
     )
     report = make_plan(config, measure=measure, progress=terminal_progress())
     emit(report.to_json(), report_lines(report))

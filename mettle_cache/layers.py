@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from mettle_cache.errors import UsageError
 
 MODALITIES = ("visual", "audio")
+PYRAMID_LEVELS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +54,9 @@ def select_layers(layers: Sequence[LayerSpec], selection: str) -> tuple[LayerSpe
     Parameters
     ----------
     selection
-        ``all``; or parts separated by commas, each ``stages`` (the last block of each stage), ``last:N`` (the last N
-        blocks), either of them of one modality (``visual/stages``, ``audio/last:1``), a layer (``visual/s3b07``), a
+        ``all``; or parts separated by commas, each ``stages`` (the last block of each stage), ``pyramid`` (those of the
+        last four stages or, where a backbone is one stage, of the four quarters of its blocks), ``last:N`` (the last N
+        blocks), any of them of one modality (``visual/stages``, ``audio/last:1``), a layer (``visual/s3b07``), a
         stage (``visual/s3``) or a modality (``audio``).
 
     Raises
@@ -71,7 +73,7 @@ def select_layers(layers: Sequence[LayerSpec], selection: str) -> tuple[LayerSpe
         known = sorted({name for layer in layers for name in (layer.name, layer.array, layer.modality)})
         raise UsageError(
             f"layers '{selection}': no such layer: {', '.join(unknown) or '(nothing named)'}",
-            hint=f"use all, stages, last:N, or names such as {', '.join(known[:4])}",
+            hint=f"use all, stages, pyramid, last:N, or names such as {', '.join(known[:4])}",
         )
     names = {layer.name for found in chosen for layer in found}
     return tuple(layer for layer in layers if layer.name in names)
@@ -83,9 +85,20 @@ def _select_part(layers: Sequence[LayerSpec], part: str) -> list[LayerSpec]:
     own = [layer for layer in layers if layer.modality == modality] if slash else list(layers)
     if rule == "stages":
         return [members[-1] for members in group_by_array(own).values()]
+    if rule == "pyramid":
+        return [layer for modality in MODALITIES for layer in _pyramid([x for x in own if x.modality == modality])]
     if rule.startswith("last:"):
         return _select_last(own, part)
     return [layer for layer in layers if part in (layer.name, layer.array, layer.modality)]
+
+
+def _pyramid(own: list[LayerSpec]) -> list[LayerSpec]:
+    """Four layers of one modality for a head that wants several depths, fewer where there are not four."""
+    stages = [members[-1] for members in group_by_array(own).values()]
+    if len(stages) > 1:
+        return stages[-PYRAMID_LEVELS:]
+    ends = [len(own) * quarter // PYRAMID_LEVELS for quarter in range(1, PYRAMID_LEVELS + 1)]
+    return [own[end - 1] for end in ends if end]
 
 
 def _select_last(layers: Sequence[LayerSpec], part: str) -> list[LayerSpec]:

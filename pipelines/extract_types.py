@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mettle_cache.backbones.choice import parse_backbone
 from mettle_cache.backbones.protocol import PRECISIONS
-from mettle_cache.datasets import dataset_info
+from mettle_cache.datasets import dataset_info, resolve_options
 from mettle_cache.errors import ConfigError, UsageError
 
 SHARED = "shared"
@@ -29,6 +29,8 @@ class ExtractConfig:
         ``NAME[@SIZE][=WEIGHTS]``; audio may be ``shared``: the visual backbone reads the log-mel as a picture.
     layers
         None: what the data set's task reads.
+    options
+        Choices that the data set offers, each ``NAME=VALUE``; the others stay at their defaults.
     out
         None: :func:`default_out`.
     seed
@@ -54,6 +56,7 @@ class ExtractConfig:
     audio: str = "htsat"
     codec: str = DEFAULT_CODEC
     layers: str | None = None
+    options: tuple[str, ...] = ()
     out: Path | None = None
     seed: int = 0
     part: tuple[int, int] = (0, 1)
@@ -68,6 +71,17 @@ class ExtractConfig:
         """The layers that are chosen, or else those that the data set's task reads. Raises UsageError."""
         return self.layers or dataset_info(self.dataset).layers
 
+    @property
+    def dataset_options(self) -> dict[str, str]:
+        """Every option of the data set and what was chosen. Raises UsageError."""
+        return resolve_options(self.dataset, dict(option.split("=", 1) for option in self.options))
+
+    @property
+    def chosen_options(self) -> list[str]:
+        """``NAME=VALUE`` of the options that are not at their defaults, in the data set's order. Raises UsageError."""
+        usual = resolve_options(self.dataset, {})
+        return [f"{name}={value}" for name, value in self.dataset_options.items() if value != usual[name]]
+
     def __post_init__(self) -> None:
         problems = list(self._problems())
         if problems:
@@ -79,6 +93,12 @@ class ExtractConfig:
                 parse_backbone(text)
             except UsageError as error:
                 yield f"{option}: {error.message}"
+        names = [option.partition("=")[0] for option in self.options]
+        for option, name in zip(self.options, names, strict=True):
+            if not name or "=" not in option:
+                yield f"--option {option}: must be NAME=VALUE"
+            elif names.count(name) > 1:
+                yield f"--option {option}: {name} is given more than once"
         if not 0 <= self.part[0] < self.part[1]:
             yield f"--part {self.part[0] + 1}/{self.part[1]}: the first number must be from 1 to the second"
         if not 0 <= self.workers <= 1024:
@@ -106,13 +126,14 @@ def parse_part(text: str) -> tuple[int, int]:
 
 
 def default_out(config: ExtractConfig) -> Path:
-    """``cache/<dataset>-<visual>-<audio>.zarr``; codec and layers join the name when they are not the default ones."""
+    """``cache/<dataset>-<visual>-<audio>.zarr``; what is not as by default joins the name."""
     parts = [config.dataset, parse_backbone(config.visual).name, parse_backbone(config.audio).name]
     if config.codec != DEFAULT_CODEC:
         parts.append(config.codec)
     if config.layers and config.layers != dataset_info(config.dataset).layers:
         parts.append(config.layers)
-    return STORES / f"{'-'.join(re.sub(r'[^A-Za-z0-9_.@]+', '_', part) for part in parts)}.zarr"
+    parts += config.chosen_options
+    return STORES / f"{'-'.join(re.sub(r'[^A-Za-z0-9_.@-]+', '_', part) for part in parts)}.zarr"
 
 
 @dataclass(frozen=True, kw_only=True)

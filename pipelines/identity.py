@@ -22,14 +22,16 @@ def store_spec(rig: Rig, config: ExtractConfig) -> StoreSpec:
         clips=tuple(clip.id for clip in rig.dataset.clips),
         samples=rig.dataset.samples,
         vocabulary=rig.dataset.vocabulary,
-        key=extraction_key(rig),
+        key=extraction_key(rig, config),
         provenance=provenance(rig.dataset, config),
     )
 
 
-def extraction_key(rig: Rig) -> dict[str, object]:
+def extraction_key(rig: Rig, config: ExtractConfig) -> dict[str, object]:
     """What changes bytes beside the data set's annotations, the layers and the codec, which the store adds itself."""
+    options = config.dataset_options
     return {
+        **({"options": options} if options else {}),
         "backbones": {backbone.modality: backbone.fingerprint() for backbone in rig.backbones},
         "decode": rig.dataset.decode_policy,
         "compute": {
@@ -48,6 +50,8 @@ def provenance(dataset: Dataset, config: ExtractConfig) -> dict[str, object]:
         words += ["--codec", config.codec]
     if config.layers:
         words += ["--layers", config.layers]
+    for option in config.chosen_options:
+        words += ["--option", option]
     if config.seed:
         words += ["--seed", str(config.seed)]
     if config.precision != "float32":

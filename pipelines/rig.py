@@ -152,7 +152,7 @@ def build_rig(
 
 def open_config_dataset(config: ExtractConfig) -> Dataset:
     """The data set of a configuration. Raises UsageError and DatasetError."""
-    return open_dataset(config.dataset, config.root)
+    return open_dataset(config.dataset, config.root, config.dataset_options)
 
 
 def available_cores() -> int:

@@ -32,6 +32,23 @@ def test_parts_are_joined_in_table_order(selection, expected):
     assert names(selection) == expected
 
 
+def flat(depth):
+    return [LayerSpec(modality="visual", stage=1, block=b, grid=(2, 2), tokens=5, width=8) for b in range(1, depth + 1)]
+
+
+@pytest.mark.parametrize(
+    ("depth", "blocks"), [(24, [6, 12, 18, 24]), (12, [3, 6, 9, 12]), (4, [1, 2, 3, 4]), (2, [1, 2])]
+)
+def test_a_pyramid_of_a_flat_backbone_is_the_ends_of_its_quarters(depth, blocks):
+    assert [layer.block for layer in select_layers(flat(depth), "visual/pyramid")] == blocks
+
+
+def test_a_pyramid_of_stages_is_the_last_four():
+    assert names("pyramid") == names("stages")
+    five = [LayerSpec(modality="visual", stage=s, block=1, grid=(2, 2), tokens=4, width=8) for s in range(1, 6)]
+    assert [layer.stage for layer in select_layers(five, "visual/pyramid")] == [2, 3, 4, 5]
+
+
 def test_whole_tables_and_modalities():
     assert names("all") == [layer.name for layer in LAYERS]
     assert names("stages") == names("visual/stages,audio/stages")

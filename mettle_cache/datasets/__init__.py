@@ -1,17 +1,19 @@
 """What users have on disk, as clips to decode and samples to learn from."""
 
 from mettle_cache.datasets.media_dataset import MediaDataset
-from mettle_cache.datasets.protocol import Clip, Dataset, DatasetInfo, MediaProblem
-from mettle_cache.datasets.registry import dataset_info, default_root, list_datasets, open_dataset
+from mettle_cache.datasets.protocol import Clip, Dataset, DatasetInfo, DatasetOption, MediaProblem
+from mettle_cache.datasets.registry import dataset_info, default_root, list_datasets, open_dataset, resolve_options
 
 __all__ = [
     "Clip",
     "Dataset",
     "DatasetInfo",
+    "DatasetOption",
     "MediaDataset",
     "MediaProblem",
     "dataset_info",
     "default_root",
     "list_datasets",
     "open_dataset",
+    "resolve_options",
 ]

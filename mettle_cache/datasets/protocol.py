@@ -45,11 +45,21 @@ class MediaProblem:
 
 
 @dataclass(frozen=True)
+class DatasetOption:
+    """A choice that a data set leaves to its user: ``--option NAME=VALUE``; its opener takes it by its name."""
+
+    name: str
+    choices: tuple[str, ...]
+    default: str
+    help: str
+
+
+@dataclass(frozen=True)
 class DatasetInfo:
     """A registry entry as ``mettle datasets`` shows it.
 
     ``layers`` is what its task reads, and all that is stored unless a user asks for more; ``profile`` is what its
-    published code does in its own way around the backbones.
+    published code does in its own way around the backbones; ``options`` are what else can be chosen.
     """
 
     name: str
@@ -59,6 +69,7 @@ class DatasetInfo:
     layouts: tuple[str, ...]
     layers: str = "all"
     profile: BackboneProfile = DEFAULT_PROFILE
+    options: tuple[DatasetOption, ...] = ()
 
 
 class Dataset(Protocol):

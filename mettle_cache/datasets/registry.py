@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
-from mettle_cache.datasets import ave, avqa, llp
+from mettle_cache.datasets import ave, avqa, avsbench, llp
 from mettle_cache.datasets.protocol import Dataset, DatasetInfo
 from mettle_cache.errors import UsageError
 
-Opener = Callable[[Path], Dataset]
+# the root, then the options of the data set by name, all of them as text
+Opener = Callable[..., Dataset]
 
 _REGISTRY: dict[str, tuple[DatasetInfo, Opener]] = {}
 
@@ -24,6 +26,8 @@ def register(info: DatasetInfo, opener: Opener) -> None:
 
 register(ave.INFO, ave.open_ave)
 register(avqa.INFO, avqa.open_avqa)
+register(avsbench.S4_INFO, avsbench.open_s4)
+register(avsbench.MS3_INFO, avsbench.open_ms3)
 register(llp.INFO, llp.open_llp)
 
 
@@ -42,7 +46,27 @@ def default_root(name: str) -> Path:
     return _entry(name)[0].default_root
 
 
-def open_dataset(name: str, root: Path | str | None = None) -> Dataset:
+def resolve_options(name: str, given: Mapping[str, str]) -> dict[str, str]:
+    """The options of a data set by name, those not given at their defaults.
+
+    Raises
+    ------
+    UsageError
+        An unknown data set, option or choice.
+    """
+    known = {option.name: option for option in dataset_info(name).options}
+    for key, value in given.items():
+        if key not in known:
+            have = f"its options: {', '.join(known)}" if known else "it has no options"
+            raise UsageError(f"the data set {name} has no option {key!r}", hint=have)
+        if value not in known[key].choices:
+            raise UsageError(f"option {key}={value}: must be one of {', '.join(known[key].choices)}")
+    return {key: given.get(key, option.default) for key, option in known.items()}
+
+
+def open_dataset(
+    name: str, root: Path | str | None = None, options: Mapping[str, str] = MappingProxyType({})
+) -> Dataset:
     """Read the annotations of data set ``name`` under ``root`` and find its media.
 
     Missing media are no error yet: ask ``problems()``.
@@ -50,18 +74,19 @@ def open_dataset(name: str, root: Path | str | None = None) -> Dataset:
     Raises
     ------
     UsageError
-        An unknown name, or a root that is no folder that can be read.
+        An unknown name, option or choice, or a root that is no folder that can be read.
     DatasetError
         Annotations that are missing, malformed or inconsistent, all of it in one message.
     """
     info, opener = _entry(name)
+    chosen = resolve_options(name, options)
     folder = Path(root) if root is not None else info.default_root
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "does not exist"
         raise UsageError(f"the {name} folder {folder} {what}", hint=f"--root FOLDER, laid out as {info.layouts[0]}")
     if not os.access(folder, os.R_OK | os.X_OK):
         raise UsageError(f"the {name} folder {folder} cannot be read: permission denied")
-    return opener(folder)
+    return opener(folder, **chosen)
 
 
 def _entry(name: str) -> tuple[DatasetInfo, Opener]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mettle_cache.datasets import default_root, list_datasets, open_dataset
+from mettle_cache.datasets import default_root, list_datasets, open_dataset, resolve_options
 from mettle_cache.datasets.registry import register
 from mettle_cache.errors import UsageError
 
@@ -30,6 +30,20 @@ def test_a_name_is_taken_once() -> None:
     info = list_datasets()[0]
     with pytest.raises(ValueError, match="is registered already"):
         register(info, lambda root: open_dataset("ave", root))
+
+
+def test_options_have_defaults_and_choices() -> None:
+    assert resolve_options("ave", {}) == {}
+    assert resolve_options("avs-s4", {}) == {"train_frames": "1"}
+    assert resolve_options("avs-s4", {"train_frames": "5"}) == {"train_frames": "5"}
+    with pytest.raises(UsageError, match=r"option train_frames=3: must be one of 1, 5"):
+        resolve_options("avs-s4", {"train_frames": "3"})
+    with pytest.raises(
+        UsageError, match=r"the data set avs-s4 has no option 'frames'\n  next: its options: train_frames"
+    ):
+        resolve_options("avs-s4", {"frames": "1"})
+    with pytest.raises(UsageError, match=r"the data set ave has no option 'frames'\n  next: it has no options"):
+        open_dataset("ave", options={"frames": "1"})
 
 
 def test_a_wrong_root(tmp_path: Path) -> None:

@@ -22,8 +22,11 @@ def test_all_mistakes_in_one_message():
             scheduler="tcp://a:1",
             precision="half",
             seed=-1,
+            options=("train_frames", "x=1", "x=2"),
         )
-    assert len(caught.value.problems) == 6
+    assert len(caught.value.problems) == 9
+    assert "--option train_frames: must be NAME=VALUE" in caught.value.message
+    assert "--option x=2: x is given more than once" in caught.value.message
     for option in ("--visual", "--audio", "--part 5/4", "--workers", "--precision half", "--seed -1"):
         assert option in caught.value.message
 
@@ -58,3 +61,12 @@ def test_what_is_no_part(text):
 )
 def test_the_default_place_says_what_is_not_the_default(options, name):
     assert default_out(ExtractConfig(dataset="ave", **options)) == Path("cache") / name
+
+
+def test_options_that_are_chosen_are_part_of_the_name():
+    usual, chosen = (ExtractConfig(dataset="avs-s4", options=(f"train_frames={n}",)) for n in (1, 5))
+    assert default_out(usual) == Path("cache/avs-s4-swinv2_l-htsat.zarr")
+    assert default_out(chosen) == Path("cache/avs-s4-swinv2_l-htsat-train_frames_5.zarr")
+    assert (usual.dataset_options, chosen.chosen_options) == ({"train_frames": "1"}, ["train_frames=5"])
+    with pytest.raises(UsageError, match="has no option 'frames'"):
+        default_out(ExtractConfig(dataset="avs-s4", options=("frames=1",)))

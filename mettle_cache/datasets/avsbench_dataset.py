@@ -1,0 +1,197 @@
+"""AVSBench's files behind the data set protocol: one clip a frame, masks in the samples."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from mettle_cache.datasets.avsbench_masks import Mask, read_mask
+from mettle_cache.datasets.media import pictures, waveform
+from mettle_cache.datasets.media.fault import MediaFileError, require_file
+from mettle_cache.datasets.media.wavedict import WAVE_DICT_SUFFIX, WaveFiles
+from mettle_cache.datasets.protocol import Clip, MediaProblem
+
+_LISTED = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameSource:
+    """One frame: ``place`` is its video's place among the samples, ``where`` the line of the table.
+
+    ``mask`` is None for a frame that has none. ``clip.audio`` holds all of the video's seconds: a sound file, or a file
+    of many videos' sound, in which it is ``key``.
+    """
+
+    clip: Clip
+    place: int
+    key: str
+    mask: Path | None
+    where: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AvsbenchDataset:
+    """A :class:`~mettle_cache.datasets.protocol.Dataset`; masks are read when the samples are first asked for.
+
+    ``rows`` are the columns of the samples that the table gives, ``pattern`` is where frames lie.
+    """
+
+    name: str
+    root: Path
+    schema: pa.Schema
+    rows: Mapping[str, list[object]]
+    sources: tuple[FrameSource, ...]
+    media_segments: int
+    pattern: str
+    segments: int = 1
+    _waves: WaveFiles = field(default_factory=WaveFiles, compare=False)
+
+    @property
+    def clips(self) -> tuple[Clip, ...]:
+        """One a stored frame, video by video."""
+        return tuple(self._source_of)
+
+    @cached_property
+    def samples(self) -> pa.Table:
+        """One a video; see ``SAMPLE_SCHEMA`` of :mod:`mettle_cache.datasets.avsbench`."""
+        clips: list[list[str]] = [[] for _ in self.rows["row"]]
+        masks: list[list[bytes]] = [[] for _ in self.rows["row"]]
+        for source in self.sources:
+            clips[source.place].append(source.clip.id)
+            if source.mask is not None:
+                mask = self._masks[source.mask]
+                masks[source.place].append(mask.bits if isinstance(mask, Mask) else b"")
+        return pa.table({**self.rows, "clips": clips, "masks": masks}, schema=self.schema)
+
+    @property
+    def vocabulary(self) -> dict[str, list[str]]:
+        """Empty: where it sounds is asked for, not what."""
+        return {}
+
+    @cached_property
+    def decode_policy(self) -> dict[str, object]:
+        """Everything about decoding that changes bytes, as JSON."""
+        suffixes = {source.clip.audio.suffix for source in self.sources}
+        policy: dict[str, object] = {
+            "segments": f"each of {self.media_segments} is a clip",
+            "frames": self.pattern,
+            "pixels": pictures.POLICY["pixels"],
+            "sound": sorted(suffixes),
+            "recording": waveform.POLICY,
+            "masks": "brightness above 0",
+        }
+        if suffixes - {WAVE_DICT_SUFFIX}:
+            policy["wav"] = {"versions": waveform.decoder_versions()}
+        return policy
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Says which masks have grey levels, whose edges are then a choice."""
+        grey = [path.name for path, mask in self._masks.items() if isinstance(mask, Mask) and mask.levels > 2]
+        if not grey:
+            return ()
+        listed = f"{', '.join(grey[:_LISTED])}{', ...' if len(grey) > _LISTED else ''}"
+        return (f"{len(grey)} masks have more than two grey levels ({listed}): all that is not black is foreground",)
+
+    def problems(self, *, deep: bool = False) -> list[MediaProblem]:
+        """Every missing or unusable file, in clip order; ``deep`` also reads the headers of pictures and recordings.
+
+        Masks and files of many videos' sound are always read.
+        """
+        with _threads() as pool:
+            found = pool.map(lambda source: list(self._problems_of(source, deep=deep)), self.sources)
+            return [problem for problems in found for problem in problems]
+
+    def load_frames(self, clip: Clip) -> list[NDArray[np.uint8]]:
+        """The clip's one picture, RGB ``[H, W, 3]``. Raises MediaFileError."""
+        return [pictures.load_picture(clip.frames)]
+
+    def load_waveform(self, clip: Clip, sample_rate: int) -> NDArray[np.float32]:
+        """All of the video's seconds, mono ``[n]`` at ``sample_rate`` Hz, of which the clip is one.
+
+        Raises MediaFileError.
+        """
+        samples, rate = self._recording(clip)
+        return waveform.require_finite(clip.audio, waveform.resample(clip.audio, samples, rate, sample_rate))
+
+    def source_digest(self, clip: Clip) -> str:
+        """BLAKE2b of the picture and of the recording, 32 hex characters. Raises MediaFileError."""
+        digest = hashlib.blake2b(digest_size=16)
+        from_dict = clip.audio.suffix == WAVE_DICT_SUFFIX
+        for content in (
+            _content(clip.frames),
+            self._recording(clip)[0].tobytes() if from_dict else _content(clip.audio),
+        ):
+            digest.update(len(content).to_bytes(8, "little"))
+            digest.update(content)
+        return digest.hexdigest()
+
+    @cached_property
+    def _source_of(self) -> dict[Clip, FrameSource]:
+        return {source.clip: source for source in self.sources}
+
+    @cached_property
+    def _masks(self) -> dict[Path, Mask | MediaFileError]:
+        paths = [source.mask for source in self.sources if source.mask is not None]
+        with _threads() as pool:
+            return dict(zip(paths, pool.map(_try_mask, paths), strict=True))
+
+    def _recording(self, clip: Clip) -> tuple[NDArray[np.float32], int]:
+        if clip.audio.suffix != WAVE_DICT_SUFFIX:
+            return waveform.read_sound_file(clip.audio)
+        samples = self.media_segments * waveform.NPY_RATE
+        return self._waves.open(clip.audio).read(self._source_of[clip].key, samples), waveform.NPY_RATE
+
+    def _problems_of(self, source: FrameSource, *, deep: bool) -> Iterator[MediaProblem]:
+        for check in (partial(_check_frame, deep=deep), self._check_mask, partial(self._check_sound, deep=deep)):
+            try:
+                check(source)
+            except MediaFileError as error:
+                yield MediaProblem(source.clip.id, error.path, f"{error.what} ({source.where})")
+
+    def _check_mask(self, source: FrameSource) -> None:
+        if source.mask is not None and isinstance(found := self._masks[source.mask], MediaFileError):
+            raise MediaFileError(found.path, found.what)
+
+    def _check_sound(self, source: FrameSource, *, deep: bool) -> None:
+        path = source.clip.audio
+        if path.suffix == WAVE_DICT_SUFFIX:
+            self._waves.open(path).check(source.key, self.media_segments * waveform.NPY_RATE)
+        elif deep:
+            waveform.check_sound_file(path)
+        else:
+            require_file(path)
+
+
+def _check_frame(source: FrameSource, *, deep: bool) -> None:
+    require_file(source.clip.frames)
+    if deep:
+        pictures.check_picture(source.clip.frames)
+
+
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1)))
+
+
+def _try_mask(path: Path) -> Mask | MediaFileError:
+    try:
+        return read_mask(path)
+    except MediaFileError as error:
+        return error
+
+
+def _content(path: Path) -> bytes:
+    require_file(path)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise MediaFileError(path, f"cannot be read: {error.strerror}") from error

@@ -1,0 +1,79 @@
+"""AVSBench's ``s4_meta_data.csv`` and ``ms3_meta_data.csv`` (spec-avs.md 1.2)."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mettle_cache.datasets.textfile import Line, Problems, id_problem, quoted, read_lines
+
+SPLITS = ("train", "val", "test")
+S4_COLUMNS = ("name", "start", "category", "split")
+MS3_COLUMNS = ("name", "split")
+
+
+@dataclass(frozen=True)
+class VideoRow:
+    """One video. ``category`` is empty where the table has none; ``line`` counts the file's lines from 1."""
+
+    video: str
+    category: str
+    split: str
+    line: int
+
+
+def read_videos(path: Path, columns: tuple[str, ...], problems: Problems) -> list[VideoRow]:
+    """The rows of a table with ``columns``, in order; columns go by position, as their published names differ.
+
+    A first line that says ``split`` where the split stands is the header.
+
+    Raises
+    ------
+    DatasetError
+        The file cannot be read.
+    """
+    rows: list[VideoRow] = []
+    first_seen: dict[str, int] = {}
+    for line, fields in _parse(path, columns, problems):
+        row = VideoRow(
+            video=fields["name"], category=fields.get("category", ""), split=fields["split"], line=line.number
+        )
+        if problem := _row_problem(row, "category" in columns):
+            problems.add(line.problem(problem))
+        elif row.video in first_seen:
+            problems.add(line.problem(f"the same video as in line {first_seen[row.video]}"))
+        else:
+            first_seen[row.video] = row.line
+            rows.append(row)
+    if not rows and not problems.count:
+        problems.add(f"{path}: holds no rows")
+    return rows
+
+
+def _parse(path: Path, columns: tuple[str, ...], problems: Problems) -> Iterator[tuple[Line, dict[str, str]]]:
+    place = columns.index("split")
+    for index, line in enumerate(read_lines(path, problems)):
+        try:
+            fields = [field.strip() for field in next(csv.reader([line.text], strict=True))]
+        except csv.Error as error:
+            problems.add(line.problem(f"not comma-separated values ({error}): {quoted(line.text)}"))
+            continue
+        if index == 0 and fields[place : place + 1] == ["split"]:
+            continue
+        if len(fields) != len(columns):
+            problems.add(line.problem(f"{len(fields)} columns, not {len(columns)} ({', '.join(columns)})"))
+            continue
+        yield line, dict(zip(columns, fields, strict=True))
+
+
+def _row_problem(row: VideoRow, with_category: bool) -> str | None:
+    """Why the row cannot be used; its names become parts of paths."""
+    if problem := id_problem(row.video):
+        return problem
+    if row.split not in SPLITS:
+        return f"the split {quoted(row.split)} is none of {', '.join(SPLITS)}"
+    if with_category and (problem := id_problem(row.category)):
+        return problem.replace("the id", "the category", 1)
+    return None
