@@ -53,7 +53,6 @@ class Trainee:
             The loss is not finite.
         """
         self.model.train()
-        self.optimizer.zero_grad(set_to_none=True)
         targets = self.task.targets(batch.rows).to(self.device)
         with seeded(self.seed, epoch + 1, index, device=self.device):
             with self._precision():
@@ -69,6 +68,8 @@ class Trainee:
                 hint="lower train.learning_rate, or check the tokens with: mettle verify STORE --deep",
             )
         self.optimizer.step()
+        # now and not before the next step: heads that share a pass would all hold theirs meanwhile
+        self.optimizer.zero_grad(set_to_none=True)
         return values
 
     def end_epoch(self) -> None:
