@@ -11,6 +11,7 @@ import typer
 from cli.options import Debug, Device, Json
 from cli.output import emit
 from cli.table import table_lines
+from pipelines.benchmark.registry import BENCHES
 from pipelines.units import format_rate
 
 if TYPE_CHECKING:
@@ -24,11 +25,6 @@ mettle bench extract --repeats 7 --json > results/extract.json
 
 mettle bench --report --from results
 """
-# the names and questions of pipelines.benchmark.registry, which is imported when a bench runs
-SUBCOMMANDS = {
-    "read": "Reading tokens, beside the machine's raw-read limit and other libraries.",
-}
-
 Repeats = Annotated[int, typer.Option(help="How often everything is measured; a report wants at least 5.")]
 Clips = Annotated[int | None, typer.Option(help="How many clips to work on.")]
 Tiny = Annotated[bool, typer.Option("--tiny", help="Toy shapes, in seconds: to try it out.")]
@@ -38,9 +34,9 @@ Folder = Annotated[Path | None, typer.Option(help="Where temporary files go; by 
 def register(app: typer.Typer) -> None:
     group = typer.Typer(rich_markup_mode=None)
     group.callback(invoke_without_command=True)(bench)
-    for name, question in SUBCOMMANDS.items():
+    for name, bench_info in BENCHES.items():
         examples = f"Examples:\n\nmettle bench {name}\n\nmettle bench {name} --tiny --repeats 5 --json\n"
-        group.command(name, help=question, epilog=examples)(_command(name))
+        group.command(name, help=bench_info.what, epilog=examples)(_command(name))
     app.add_typer(group, name="bench", epilog=EPILOG)
 
 
@@ -68,7 +64,7 @@ def bench(
     if not report:
         raise UsageError(
             "name a bench, or ask for all of them",
-            hint=f"mettle bench {next(iter(SUBCOMMANDS))}, or mettle bench --report",
+            hint=f"mettle bench {next(iter(BENCHES))}, or mettle bench --report",
         )
     from pipelines.benchmark.options import BenchOptions
     from pipelines.benchmark.report import REPORT, load_tables, run_all, write_report

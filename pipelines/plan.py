@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,11 +18,9 @@ from pipelines.binding import choose_device
 from pipelines.extract_types import SHARED, ExtractConfig, default_out
 from pipelines.preflight import ROOM_MARGIN, disk_folder, free_bytes
 from pipelines.progress import Progress, Silent
-from pipelines.rig import available_cores, clips_a_batch_on_gpu, open_config_dataset
-from pipelines.stream import reproducible_passes
+from pipelines.rates import seconds_a_clip
+from pipelines.rig import open_config_dataset
 
-# on a CPU: enough for a steady rate, few enough for a second or two of Swin-V2-L on a core
-TIMED_SEGMENTS = 2
 LAYER_SETS = ("all", "stages")
 
 
@@ -104,7 +100,7 @@ def make_plan(config: ExtractConfig, *, measure: bool = True, progress: Progress
         progress.note("timing a short forward pass and a cold read; --no-measure skips both")
         device = choose_device(config.device)
         backbones = _timed_backbones(config, device)
-        recompute = 1 / (dataset.segments * sum(time_segment(b, device, dataset.segments) for b in backbones))
+        recompute = 1 / seconds_a_clip(backbones, device, dataset.segments)
         speed = measure_read_speed(disk_folder(out))
         layers = tuple(layer for backbone in backbones for layer in backbone.layers)
     else:
@@ -215,23 +211,3 @@ def _tabled_layers(config: ExtractConfig) -> tuple[LayerSpec, ...]:
     heard = config.visual if config.audio == SHARED else config.audio
     visual, audio = parse_backbone(config.visual).name, parse_backbone(heard).name
     return (*layer_table(visual, "visual"), *layer_table(audio, "audio"))
-
-
-def time_segment(backbone: Backbone, device: torch.device, segments: int) -> float:
-    """Seconds a segment takes in a steady stream, as extraction runs it.
-
-    On a CPU one pass a core, all at once; on a GPU whole batches of clips of ``segments`` segments.
-    """
-    on_cpu = device.type == "cpu"
-    lanes = available_cores() if on_cpu else 1
-    size = TIMED_SEGMENTS if on_cpu else clips_a_batch_on_gpu(segments) * segments
-    x = torch.zeros(size, *backbone.segment_shape)
-    elapsed = 0.0
-    with reproducible_passes(device), ThreadPoolExecutor(lanes) as pool:
-        for _ in range(2):  # the first round warms up
-            started = time.perf_counter()
-            list(pool.map(backbone.forward_tokens, [x] * lanes))
-            if not on_cpu:
-                torch.cuda.synchronize(device)
-            elapsed = time.perf_counter() - started
-    return elapsed / (lanes * size)

@@ -6,16 +6,20 @@ import errno
 import os
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from mettle_cache.errors import NoRoomError, StoreError
+from mettle_cache.store.prefetch import READS_AHEAD
 
 PROBE_BYTES = 256 << 20
 BLOCK_BYTES = 4 << 20
 
 
 def measure_read_speed(folder: Path, *, nbytes: int = PROBE_BYTES) -> float:
-    """Bytes a second of sequential cold reads from a temporary file in ``folder``, which is removed again.
+    """Bytes a second of cold reads from a temporary file in ``folder``, which is removed again.
+
+    As many reads are in flight as the reader has by default.
 
     The file is written, synced and dropped from the page cache before it is read. A virtual disk may keep a cache of
     its own; what it gives from there counts as the disk's.
@@ -45,9 +49,14 @@ def _fill(descriptor: int, nbytes: int) -> None:
 
 
 def _time_cold_read(descriptor: int, nbytes: int) -> float:
-    buffer = bytearray(BLOCK_BYTES)
+    buffers = [bytearray(BLOCK_BYTES) for _ in range(READS_AHEAD)]
     os.posix_fadvise(descriptor, 0, nbytes, os.POSIX_FADV_DONTNEED)
-    started = time.perf_counter()
-    for start in range(0, nbytes, BLOCK_BYTES):
-        os.preadv(descriptor, [buffer], start)
-    return time.perf_counter() - started
+
+    def read(number: int) -> None:
+        for start in range(number * BLOCK_BYTES, nbytes, READS_AHEAD * BLOCK_BYTES):
+            os.preadv(descriptor, [buffers[number]], start)
+
+    with ThreadPoolExecutor(READS_AHEAD) as pool:
+        started = time.perf_counter()
+        list(pool.map(read, range(READS_AHEAD)))
+        return time.perf_counter() - started

@@ -13,6 +13,9 @@ from mettle_cache.store.buffers import Allocate, BatchBuffer, BlockRun, new_memo
 from mettle_cache.store.transfer import Transfer
 from mettle_cache.tokens import TokenBatch
 
+# reads in flight: enough for a disk, few enough for two cores
+READS_AHEAD = 3
+
 ReadClip = Callable[[int, BatchBuffer, int], None]
 
 

@@ -18,7 +18,7 @@ from mettle_cache.store.commits import NamedCommits
 from mettle_cache.store.head import StoreHead, load_head
 from mettle_cache.store.manifest import Manifest, manifest_so_far, read_manifest
 from mettle_cache.store.memorypool import MemoryPool
-from mettle_cache.store.prefetch import prefetch_batches
+from mettle_cache.store.prefetch import READS_AHEAD, prefetch_batches
 from mettle_cache.store.ready import check_files, read_ready
 from mettle_cache.store.tables import MANIFEST, SAMPLES, read_table
 from mettle_cache.tokens import TokenBatch
@@ -123,7 +123,7 @@ class TokenStore:
         order: Iterable[Sequence[int]],
         *,
         layers: Sequence[str] | None = None,
-        threads: int = 3,
+        threads: int = READS_AHEAD,
         depth: int = 2,
         device: str | torch.device = "cpu",
     ) -> Iterator[TokenBatch]:

@@ -84,7 +84,7 @@ def hold_contest(
     dropped from the page cache and opened again before each turn, and read once.
     """
     with ExitStack() as stack:
-        turns = [_Turn(contestant, cold) for contestant in contestants]
+        turns = [Turn(contestant, cold) for contestant in contestants]
         for turn in turns:
             stack.callback(turn.close)
         variants = [Variant(turn.contestant.name, turn.read, before=turn.prepare, after=turn.rest) for turn in turns]
@@ -103,7 +103,7 @@ def hold_contest(
     return list(limits.values()), rows, max((turn.still_cached for turn in turns), default=0.0)
 
 
-class _Turn:
+class Turn:
     """A contestant that is opened when its first turn comes, and anew for every turn if it is to start cold."""
 
     def __init__(self, contestant: Contestant, cold: bool) -> None:

@@ -16,12 +16,13 @@ from torch import Tensor
 
 from mettle_cache.errors import RunError
 from mettle_cache.store.layout import ArrayLayout
+from mettle_cache.store.prefetch import READS_AHEAD
 from mettle_cache.store.reader import TokenStore
 from mettle_cache.tokens import LayerTokens
 from pipelines.benchmark.rivals.protocol import ClipArrays, Rival, Session, Source
 
 # what TokenStore.batches does when it is not told otherwise
-THREADS = 3
+THREADS = READS_AHEAD
 BATCH = 4
 
 
@@ -63,7 +64,8 @@ def our_reader(name: str, path: Path, *, check: str) -> Reader:
 
     def files() -> Sequence[Path]:
         with TokenStore.open(path) as store:
-            return token_files(path, range(len(store.clips)))
+            stored = [clip for clip, status in enumerate(store.statuses) if status == "ok"]
+        return token_files(path, stored)
 
     note = f"TokenStore.batches, {THREADS} threads"
     return Reader(name=name, note=note, store=path, files=files, open=open_reader)

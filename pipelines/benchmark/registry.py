@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from mettle_cache.errors import UsageError
 from pipelines.benchmark.options import BenchOptions
-from pipelines.benchmark.table import BenchTable
 from pipelines.progress import Progress, Silent
+
+if TYPE_CHECKING:
+    from pipelines.benchmark.table import BenchTable
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """A bench: what it answers, where it is (imported when it is run), and how many clips it takes by default."""
+    """A bench: what it measures, where it is (imported when it is run), and how many clips it takes by default."""
 
     name: str
-    question: str
+    what: str
     module: str
     clips: int
     tiny_clips: int
@@ -26,10 +29,17 @@ class Bench:
 _KNOWN = (
     Bench(
         name="read",
-        question="How near does reading tokens come to what the machine can read at all, and how near do others?",
+        what="Reading tokens, beside the machine's raw-read limit and other libraries.",
         module="pipelines.benchmark.read",
-        clips=32,
+        clips=24,
         tiny_clips=6,
+    ),
+    Bench(
+        name="extract",
+        what="A whole extraction, beside the bare backbones; and whether plan expects the right rates.",
+        module="pipelines.benchmark.extract",
+        clips=4,
+        tiny_clips=4,
     ),
 )
 BENCHES: Mapping[str, Bench] = {bench.name: bench for bench in _KNOWN}

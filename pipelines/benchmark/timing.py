@@ -35,36 +35,52 @@ class Samples:
         """``amount`` a second, where the values are seconds."""
         return Samples(tuple(amount / seconds for seconds in self.values))
 
+    def times(self, factor: float) -> Samples:
+        return Samples(tuple(factor * value for value in self.values))
+
 
 @dataclass(frozen=True)
 class Variant:
-    """Something to time under a name. ``before`` and ``after`` run around each repeat and are not timed."""
+    """Something to time under a name. ``before`` and ``after`` run around each repeat and are not timed.
+
+    With ``own_clock``, ``work`` returns the seconds that count.
+    """
 
     name: str
     work: Callable[[], object]
     before: Callable[[], object] | None = None
     after: Callable[[], object] | None = None
+    own_clock: bool = False
 
 
-def time_interleaved(variants: Sequence[Variant], *, repeats: int, progress: Progress) -> dict[str, Samples]:
-    """Seconds of every variant, ``repeats`` times, after one round that is not counted.
+def time_interleaved(
+    variants: Sequence[Variant], *, repeats: int, progress: Progress, warm_up: bool = True
+) -> dict[str, Samples]:
+    """Seconds of every variant, ``repeats`` times; ``warm_up`` adds one round at the start that is not counted.
 
     Each round starts with another variant: none always runs in the wake of the same neighbour.
     """
     seconds: dict[str, list[float]] = {variant.name: [] for variant in variants}
-    progress.start((repeats + 1) * len(variants), "measurements", "measure")
-    for number in range(repeats + 1):
+    rounds = range(0 if warm_up else 1, repeats + 1)
+    progress.start(len(rounds) * len(variants), "measurements", "measure")
+    for number in rounds:
         first = number % len(variants) if variants else 0
         for variant in (*variants[first:], *variants[:first]):
             if variant.before is not None:
                 variant.before()
             started = time.perf_counter()
-            variant.work()
+            result = variant.work()
             elapsed = time.perf_counter() - started
             if variant.after is not None:
                 variant.after()
             if number:
-                seconds[variant.name].append(elapsed)
+                seconds[variant.name].append(_own_seconds(result) if variant.own_clock else elapsed)
             progress.advance()
     progress.finish()
     return {name: Samples(tuple(values)) for name, values in seconds.items()}
+
+
+def _own_seconds(result: object) -> float:
+    if not isinstance(result, float):
+        raise TypeError(f"a variant with its own clock returns seconds, not {result!r}")
+    return result

@@ -1,0 +1,138 @@
+"""``mettle bench extract``: a whole extraction from real files, beside the bare backbones on resident tensors.
+
+It also holds ``mettle plan`` to its word: what plan's own functions expect of this machine, beside what happens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+
+from mettle_cache.store.codecs import get_codec
+from mettle_cache.store.diskspeed import PROBE_BYTES, measure_read_speed
+from mettle_cache.store.plan import RECORDS, bytes_per_clip
+from pipelines.benchmark.contest import Contestant, Subject, Turn
+from pipelines.benchmark.extraction import Extraction
+from pipelines.benchmark.fullsize import bench_layers, store_bytes
+from pipelines.benchmark.media import CLIP_BYTES, write_media
+from pipelines.benchmark.options import BenchOptions
+from pipelines.benchmark.precision import precision_rows
+from pipelines.benchmark.reading import our_reader
+from pipelines.benchmark.table import BenchTable, Goal, Row, measured
+from pipelines.benchmark.timing import Samples, Variant, time_interleaved
+from pipelines.benchmark.workplace import workplace
+from pipelines.extract_types import ExtractConfig
+from pipelines.progress import Progress
+from pipelines.rates import seconds_a_clip
+
+CODEC = "int8"
+BACKBONES = ("swinv2_l=random", "htsat=random")
+TINY_BACKBONES = ("test_vit@64=random", "test_efficientnet@64=random")
+TINY_PROBE_BYTES = 8 << 20
+WANTED = 0.90
+# how far plan's crossover may be from what then happens
+AGREEMENT = 1.3
+
+BARE, WHOLE, PASS, READ = "bare backbones", "whole extraction", "forward passes", "reading, cold"
+PLAN_COMPUTES, PLAN_READS = "mettle plan expects, computing", "mettle plan expects, reading"
+PARTS = {
+    "decoding": "pictures and recording read and preprocessed",
+    "encoding": f"to {CODEC}, codes taken to the host",
+    "writing": "checksums, files, fsync, commit record",
+}
+
+
+def run(options: BenchOptions, progress: Progress) -> BenchTable:
+    """Write media, extract them, check the store, then time the whole, its parts, and what plan expects."""
+    clips = options.clips or 1
+    visual, audio = TINY_BACKBONES if options.tiny else BACKBONES
+    with workplace(options, _needed(clips)) as place:
+        write_media(place / "AVE", clips)
+        config = ExtractConfig(
+            dataset="ave", root=place / "AVE", visual=visual, audio=audio, codec=CODEC, device=options.device
+        )
+        extraction = Extraction.set_up(config, clips, place / "stores")
+        progress.note(f"one extraction of {clips} clips, to warm up and to check what it stores")
+        store = extraction.make_store()
+        probe = TINY_PROBE_BYTES if options.tiny else PROBE_BYTES
+        variants = list(_variants(extraction, store, probe))
+        seconds = time_interleaved(variants, repeats=options.repeats, progress=progress, warm_up=options.tiny)
+        denominators = _denominators(extraction, seconds)
+        rows = list(_rows(extraction, seconds, denominators))
+        on_gpu = extraction.rig.device.type == "cuda"
+        if on_gpu:
+            rows += precision_rows(extraction, repeats=options.repeats, progress=progress, of=denominators[BARE])
+    notes = ["a frame is a segment: a picture and its second of sound"]
+    return BenchTable(
+        bench="extract",
+        title=f"{clips} clips through {visual} and {audio}, {extraction.rig.lanes} passes at once",
+        rows=tuple(rows),
+        denominators=tuple(denominators.values()),
+        goals=tuple(_goals({row.variant: row for row in (*denominators.values(), *rows)})),
+        notes=tuple(notes if on_gpu else [*notes, "no GPU here: half precision was not run"]),
+        repeats=options.repeats,
+    )
+
+
+def _needed(clips: int) -> int:
+    """Media, three stores (one that stays, one that is being written, one of a clip), and the probe of the disk."""
+    return 2 * store_bytes(bench_layers(), CODEC, clips + 1) + (clips + 2) * CLIP_BYTES + PROBE_BYTES
+
+
+def _variants(extraction: Extraction, store: Path, probe: int) -> Iterator[Variant]:
+    rig = extraction.rig
+    yield Variant(BARE, extraction.forward)
+    yield Variant(WHOLE, extraction.whole, after=extraction.clear)
+    yield from (
+        Variant(part, work)
+        for part, work in zip(PARTS, (extraction.decode, extraction.encode, extraction.write), strict=True)
+    )
+    yield Variant(
+        PLAN_COMPUTES, partial(seconds_a_clip, rig.backbones, rig.device, rig.dataset.segments), own_clock=True
+    )
+    reader = our_reader(READ, store, check="first")
+    subject = Subject(codec=CODEC, order=range(extraction.clips), files=reader.files(), nbytes=0)
+    turn = Turn(Contestant(name=READ, subject=subject, reader=reader), cold=True)
+    yield Variant(READ, turn.read, before=turn.prepare, after=turn.rest)
+    sizes = bytes_per_clip(rig.layers, rig.dataset.segments, get_codec(CODEC))
+    clip_bytes = sum(sizes.values()) - sizes[RECORDS]
+    yield Variant(PLAN_READS, lambda: clip_bytes / measure_read_speed(extraction.folder, nbytes=probe), own_clock=True)
+
+
+def _denominators(extraction: Extraction, seconds: Mapping[str, Samples]) -> dict[str, Row]:
+    bare, lanes = seconds[BARE], extraction.rig.lanes
+    rows = (
+        measured(BARE, bare.rate(extraction.segments), "frames/s", note="on resident tensors, as many passes at once"),
+        measured(PASS, bare.times(lanes / extraction.clips), "s a clip", note="in one of the lanes"),
+        measured(READ, seconds[READ].rate(extraction.clips), "clips/s", note="the store, by TokenStore.batches"),
+    )
+    return {row.variant: row for row in rows}
+
+
+def _rows(extraction: Extraction, seconds: Mapping[str, Samples], of: Mapping[str, Row]) -> Iterator[Row]:
+    note = "JPEG and WAV files to a committed store"
+    yield measured(WHOLE, seconds[WHOLE].rate(extraction.segments), "frames/s", of=of[BARE], note=note)
+    for part, note in PARTS.items():
+        yield measured(part, seconds[part], "s a clip", of=of[PASS], note=note)
+    segments = extraction.rig.dataset.segments
+    note = "a trial of two segments, of zeros"
+    yield measured(PLAN_COMPUTES, seconds[PLAN_COMPUTES].rate(segments), "frames/s", of=of[BARE], note=note)
+    yield measured(PLAN_READS, seconds[PLAN_READS].rate(1), "clips/s", of=of[READ], note="a probe of the disk")
+
+
+def _goals(rows: Mapping[str, Row]) -> Iterator[Goal]:
+    value = {name: row.value or 0.0 for name, row in rows.items()}
+    yield Goal(what="whole extraction, of the bare backbones", wanted=WANTED, found=value[WHOLE] / value[BARE])
+    for what, expected, found in (
+        ("computing, expected against found", value[PLAN_COMPUTES], value[BARE]),
+        ("reading, expected against found", value[PLAN_READS], value[READ]),
+        ("crossover, expected against found", value[PLAN_READS] / value[PLAN_COMPUTES], value[READ] / value[BARE]),
+        ("extraction time, expected against found", value[PLAN_COMPUTES], value[WHOLE]),
+    ):
+        yield Goal(what=f"mettle plan: {what}", wanted=AGREEMENT, found=_apart(expected, found), least=False)
+
+
+def _apart(one: float, other: float) -> float:
+    """How many times the larger is the smaller."""
+    return max(one, other) / min(one, other)

@@ -1,0 +1,145 @@
+"""One small extraction in its parts and as a whole, each ready to be timed."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mettle_cache.errors import RunError
+from mettle_cache.store.codecs import encode_layers
+from mettle_cache.store.reader import TokenStore
+from mettle_cache.store.writer import StoreWriter
+from mettle_cache.tokens import LayerTokens
+from pipelines.extract_types import ExtractConfig
+from pipelines.identity import store_spec
+from pipelines.rates import run_passes
+from pipelines.rig import PreparedClip, Rig, build_rig, open_config_dataset
+from pipelines.stream import stream_clips
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extraction:
+    """The first ``clips`` clips of a data set, extracted into stores under ``folder``."""
+
+    config: ExtractConfig
+    rig: Rig
+    clips: int
+    folder: Path
+    _scratch: list[Path] = field(default_factory=list)
+
+    @classmethod
+    def set_up(cls, config: ExtractConfig, clips: int, folder: Path) -> Extraction:
+        """Load the backbones and open the media."""
+        folder.mkdir(exist_ok=True)
+        rig = build_rig(config, open_config_dataset(config))
+        return cls(config=config, rig=rig, clips=clips, folder=folder)
+
+    @property
+    def segments(self) -> int:
+        return self.clips * self.rig.dataset.segments
+
+    @cached_property
+    def prepared(self) -> tuple[PreparedClip, ...]:
+        """The clips, decoded."""
+        return tuple(self.rig.prepare(index) for index in range(self.clips))
+
+    @cached_property
+    def passes(self) -> list[list[Tensor]]:
+        """What each forward pass takes, resident on the device: whole clips, as the stream groups them."""
+        return [
+            [self._stack([self.prepared[index].inputs[number] for index in group]) for number in self._numbers]
+            for group in self.rig.groups(range(self.clips))
+        ]
+
+    @cached_property
+    def tokens(self) -> dict[str, Tensor]:
+        """The tokens ``[T, N, D]`` of the first clip, on the device, of the layers that are stored."""
+        segments, wanted = self.rig.dataset.segments, {layer.name for layer in self.rig.layers}
+        found: dict[str, Tensor] = {}
+        with torch.inference_mode():
+            for backbone, x in zip(self.rig.backbones, self.passes[0], strict=True):
+                made = backbone.forward_tokens(x)
+                found |= {name: value[:segments].clone() for name, value in made.items() if name in wanted}
+        return found
+
+    @cached_property
+    def codes(self) -> dict[str, LayerTokens]:
+        """The same, encoded, in host memory."""
+        return _to_host(encode_layers(self.tokens, self.rig.codec))
+
+    def decode(self) -> None:
+        """Read and preprocess the media of one clip."""
+        self.rig.prepare(0)
+
+    def forward(self) -> None:
+        """Every forward pass, as many at once as the stream has lanes; the tokens are thrown away."""
+        run_passes(self.rig.backbones, self.passes, lanes=self.rig.lanes, device=self.rig.device)
+
+    def encode(self) -> None:
+        """Encode one clip's tokens, and take the codes to the host."""
+        _to_host(encode_layers(self.tokens, self.rig.codec))
+
+    def write(self) -> None:
+        """Write one clip's codes, durably."""
+        with self._open_writer(self.folder / "one.zarr") as writer:
+            writer.write_clip(0, self.codes, source="0" * 32)
+
+    def whole(self) -> None:
+        """Extract every clip into a new store."""
+        path = self.folder / f"{len(self._scratch)}.zarr"
+        self._scratch.append(path)
+        with self._open_writer(path) as writer:
+            outcomes = list(stream_clips(self.rig, writer, range(self.clips), threading.Event()))
+        failed = [outcome.error for outcome in outcomes if outcome.error]
+        if failed or len(outcomes) != self.clips:
+            raise RunError(f"the bench's own media could not be extracted: {failed}")
+
+    def clear(self) -> None:
+        """Remove the stores of :meth:`whole`."""
+        for path in self._scratch:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def make_store(self) -> Path:
+        """Extract into a store that stays, and compare its first clip with what :meth:`codes` are.
+
+        Raises
+        ------
+        RunError
+            They differ.
+        """
+        path = self.folder / "kept.zarr"
+        with self._open_writer(path) as writer:
+            for index in range(self.clips, len(self.rig.dataset.clips)):
+                writer.fail_clip(index, "not part of this bench")
+            list(stream_clips(self.rig, writer, range(self.clips), threading.Event()))
+            writer.finish()
+        with TokenStore.open(path) as store:
+            read = store.read([0]).layers
+        for name, codes in self.codes.items():
+            if not torch.equal(read[name].codes[0], codes.codes):
+                raise RunError(f"the stream stores other tokens than one forward pass gives, in layer {name}")
+        return path
+
+    @property
+    def _numbers(self) -> range:
+        return range(len(self.rig.backbones))
+
+    def _stack(self, clips: Sequence[Tensor]) -> Tensor:
+        """Clips ``[T, ...]`` as one batch of the shape that the rig always computes, ``[clips * T, ...]``."""
+        missing = self.rig.clips_a_batch - len(clips)
+        whole = torch.cat((*clips, *(torch.zeros_like(clips[0]) for _ in range(missing))))
+        return whole.to(self.rig.device)
+
+    def _open_writer(self, path: Path) -> StoreWriter:
+        return StoreWriter.create_or_resume(path, store_spec(self.rig, replace(self.config, out=path)))
+
+
+def _to_host(codes: Mapping[str, LayerTokens]) -> dict[str, LayerTokens]:
+    return {name: tokens.to("cpu") for name, tokens in codes.items()}
