@@ -1,0 +1,108 @@
+"""Equations 3.1 and 3.2 against loops over heads on decoded tokens."""
+
+import pytest
+import torch
+
+from mettle_cache.errors import UsageError
+from mettle_cache.layers import LayerSpec
+from mettle_cache.methods.plain_distiller import PlainDistiller
+from mettle_cache.tokens import LayerTokens
+from tests.methods.conftest import make_tokens
+
+LAYER = LayerSpec(modality="visual", stage=4, block=2, grid=(3, 3), tokens=9, width=16)
+CLIPS, SEGMENTS = 2, 3
+
+
+def clip_tokens(form):
+    flat = make_tokens(form, CLIPS * SEGMENTS, LAYER.tokens, LAYER.width, seed=4)
+
+    def fold(part):
+        return None if part is None else part.unflatten(0, (CLIPS, SEGMENTS))
+
+    return {LAYER.name: LayerTokens(fold(flat.codes), fold(flat.scale), fold(flat.zero))}
+
+
+def build(**options):
+    torch.manual_seed(1)
+    module = PlainDistiller(LAYER, heads=4, **options).double()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    return module
+
+
+def plainly(module, x):
+    """One frame's meta-tokens ``[K, D]`` of its floats ``[N, D]``, the equations written out."""
+    width, size = LAYER.width, LAYER.width // module.heads
+    meta = module.meta_tokens if hasattr(module, "meta_tokens") else None
+    weights = module.mixing()
+    mixed = 0 if weights is None else weights @ x
+    if module.pretrained_branch == "linear":
+        mixed = mixed + module.mix.bias[:, None]
+    if meta is None:
+        return mixed
+    for step in range(module.steps):
+        linear = module.projections[min(step, len(module.projections) - 1)]
+        (wq, wk, wv), (bq, bk, bv) = linear.weight.split(width), linear.bias.split(width)
+        heads = []
+        for start in range(0, width, size):
+            part = slice(start, start + size)
+            q, k, v = meta @ wq[part].T + bq[part], x @ wk[part].T + bk[part], x @ wv[part].T + bv[part]
+            heads.append(torch.softmax(q @ k.T / size**0.5, -1) @ v)
+        meta = torch.cat(heads, -1)
+        if module.outputs:
+            meta = module.outputs[min(step, len(module.outputs) - 1)](meta)
+        meta = meta + mixed
+    return meta
+
+
+@pytest.mark.parametrize("pretrained_branch", ["linear", "avgpool", "none"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"meta_tokens": 2}, {"steps": 2}, {"steps": 3, "meta_tokens": 2, "shared_steps": True, "out_proj": True}],
+)
+def test_outputs_and_gradients_are_those_of_the_equations(form, options, pretrained_branch):
+    module = build(pretrained_branch=pretrained_branch, **options)
+    tokens = clip_tokens(form)
+    got = module(tokens)
+    floats = tokens[LAYER.name].floats(torch.float64).flatten(0, 1)
+    expected = torch.stack([plainly(module, x) for x in floats]).unflatten(0, (CLIPS, SEGMENTS))
+    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
+    weights = torch.randn_like(got)
+    parameters = list(module.parameters())
+    ours = torch.autograd.grad((got * weights).sum(), parameters)
+    theirs = torch.autograd.grad((expected * weights).sum(), parameters)
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-9, atol=1e-9)
+
+
+def test_without_the_attention_the_mixed_tokens_are_left():
+    module, tokens = build(task_specific=False), clip_tokens("int8")
+    floats = tokens[LAYER.name].floats(torch.float64).flatten(0, 1)
+    expected = torch.stack([plainly(module, x) for x in floats]).unflatten(0, (CLIPS, SEGMENTS))
+    torch.testing.assert_close(module(tokens), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_parameters_are_counted_as_the_docstring_says():
+    def count(**options):
+        return sum(p.numel() for p in PlainDistiller(LAYER, **options).parameters())
+
+    d, n = LAYER.width, LAYER.tokens
+    assert count() == 3 * d * d + 3 * d + d + n + 1
+    assert count(steps=2) == 2 * (3 * d * d + 3 * d) + d + n + 1
+    assert count(steps=2, shared_steps=True) == count()
+    assert count(meta_tokens=2, pretrained_branch="avgpool", out_proj=True) == 4 * (d * d + d) + 2 * d
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"meta_tokens": 0}, "at least one meta-token, step and head, not 0, 1, 8"),
+        ({"heads": 3}, r"layer visual/s4b02: width 16 is not divisible by 3 heads"),
+        ({"pretrained_branch": "max"}, "LCD has no 'max'; use one of linear, avgpool, none"),
+        ({"task_specific": False, "pretrained_branch": "none"}, "distils nothing"),
+    ],
+)
+def test_what_is_refused(options, message):
+    with pytest.raises(UsageError, match=message):
+        PlainDistiller(LAYER, **options)
