@@ -1,11 +1,11 @@
-"""One small extraction in its parts and as a whole, each ready to be timed."""
+"""One small extraction in its parts and as a whole, each ready to be timed, in threads as the stream has them."""
 
 from __future__ import annotations
 
 import shutil
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -17,11 +17,12 @@ from mettle_cache.store.codecs import encode_layers
 from mettle_cache.store.reader import TokenStore
 from mettle_cache.store.writer import StoreWriter
 from mettle_cache.tokens import LayerTokens
+from pipelines.benchmark.reading import same_tokens
 from pipelines.extract_types import ExtractConfig
 from pipelines.identity import store_spec
 from pipelines.rates import run_passes
 from pipelines.rig import PreparedClip, Rig, build_rig, open_config_dataset
-from pipelines.stream import stream_clips
+from pipelines.stream import reproducible_passes, stream_clips
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,6 @@ class Extraction:
     rig: Rig
     clips: int
     folder: Path
-    _scratch: list[Path] = field(default_factory=list)
 
     @classmethod
     def set_up(cls, config: ExtractConfig, clips: int, folder: Path) -> Extraction:
@@ -63,7 +63,7 @@ class Extraction:
         """The tokens ``[T, N, D]`` of the first clip, on the device, of the layers that are stored."""
         segments, wanted = self.rig.dataset.segments, {layer.name for layer in self.rig.layers}
         found: dict[str, Tensor] = {}
-        with torch.inference_mode():
+        with reproducible_passes(self.rig.device), torch.inference_mode():
             for backbone, x in zip(self.rig.backbones, self.passes[0], strict=True):
                 made = backbone.forward_tokens(x)
                 found |= {name: value[:segments].clone() for name, value in made.items() if name in wanted}
@@ -76,7 +76,8 @@ class Extraction:
 
     def decode(self) -> None:
         """Read and preprocess the media of one clip."""
-        self.rig.prepare(0)
+        with reproducible_passes(self.rig.device):
+            self.rig.prepare(0)
 
     def forward(self) -> None:
         """Every forward pass, as many at once as the stream has lanes; the tokens are thrown away."""
@@ -84,48 +85,45 @@ class Extraction:
 
     def encode(self) -> None:
         """Encode one clip's tokens, and take the codes to the host."""
-        _to_host(encode_layers(self.tokens, self.rig.codec))
+        with reproducible_passes(self.rig.device):
+            _to_host(encode_layers(self.tokens, self.rig.codec))
 
     def write(self) -> None:
         """Write one clip's codes, durably."""
-        with self._open_writer(self.folder / "one.zarr") as writer:
+        with reproducible_passes(self.rig.device), self._open_writer(self.folder / "one.zarr") as writer:
             writer.write_clip(0, self.codes, source="0" * 32)
 
     def whole(self) -> None:
-        """Extract every clip into a new store."""
-        path = self.folder / f"{len(self._scratch)}.zarr"
-        self._scratch.append(path)
-        with self._open_writer(path) as writer:
-            outcomes = list(stream_clips(self.rig, writer, range(self.clips), threading.Event()))
-        failed = [outcome.error for outcome in outcomes if outcome.error]
-        if failed or len(outcomes) != self.clips:
-            raise RunError(f"the bench's own media could not be extracted: {failed}")
+        """Extract every clip into a new store; :meth:`clear` comes first."""
+        self._extract(self.folder / "whole.zarr")
 
     def clear(self) -> None:
-        """Remove the stores of :meth:`whole`."""
-        for path in self._scratch:
-            shutil.rmtree(path, ignore_errors=True)
+        """Remove the store of :meth:`whole`."""
+        shutil.rmtree(self.folder / "whole.zarr", ignore_errors=True)
 
-    def make_store(self) -> Path:
-        """Extract into a store that stays, and compare its first clip with what :meth:`codes` are.
+    def check_store(self) -> None:
+        """Extract everything once, and compare the first clip with what one forward pass gives.
 
         Raises
         ------
         RunError
             They differ.
         """
-        path = self.folder / "kept.zarr"
-        with self._open_writer(path) as writer:
-            for index in range(self.clips, len(self.rig.dataset.clips)):
-                writer.fail_clip(index, "not part of this bench")
-            list(stream_clips(self.rig, writer, range(self.clips), threading.Event()))
-            writer.finish()
-        with TokenStore.open(path) as store:
+        path = self.folder / "checked.zarr"
+        self._extract(path)
+        with TokenStore.open(path, allow_unfinished=True) as store:
             read = store.read([0]).layers
         for name, codes in self.codes.items():
-            if not torch.equal(read[name].codes[0], codes.codes):
+            if not same_tokens(read[name][0], codes):
                 raise RunError(f"the stream stores other tokens than one forward pass gives, in layer {name}")
-        return path
+        shutil.rmtree(path)
+
+    def _extract(self, path: Path) -> None:
+        with self._open_writer(path) as writer:
+            outcomes = list(stream_clips(self.rig, writer, range(self.clips), threading.Event()))
+        failed = [outcome.error for outcome in outcomes if outcome.error]
+        if failed or len(outcomes) != self.clips:
+            raise RunError(f"the bench's own media could not be extracted: {failed}")
 
     @property
     def _numbers(self) -> range:

@@ -27,7 +27,9 @@ def precision_rows(exact: Extraction, *, repeats: int, progress: Progress, of: R
     for precision in HALF:
         config = replace(exact.config, precision=precision)
         half = Extraction.set_up(config, exact.clips, exact.folder / precision)
-        seconds = time_interleaved([Variant("whole", half.whole, after=half.clear)], repeats=repeats, progress=progress)
+        seconds = time_interleaved(
+            [Variant("whole", half.whole, before=half.clear, after=half.clear)], repeats=repeats, progress=progress
+        )
         rows.append(measured(f"whole extraction, {precision}", seconds["whole"].rate(half.segments), "frames/s", of=of))
         rows.append(error_row(precision, half, exact.tokens))
     return rows

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from mettle_cache.store.head import load_head
 from pipelines.benchmark.contest import PASSES, STILL_CACHED, Contestant, Subject, hold_contest, raw_reads
 from pipelines.benchmark.fullsize import bench_layers, store_bytes, write_bench_store
@@ -16,6 +14,7 @@ from pipelines.benchmark.reading import (
     Reader,
     check_delivery,
     our_reader,
+    random_order,
     rival_reader,
     token_files,
 )
@@ -61,12 +60,6 @@ def run(options: BenchOptions, progress: Progress) -> BenchTable:
         notes=_notes(left),
         repeats=options.repeats,
     )
-
-
-def random_order(clips: int, *, seed: int = 0) -> list[int]:
-    """Every clip once, in random order."""
-    order: list[int] = np.random.default_rng(seed).permutation(clips).tolist()
-    return order
 
 
 def our_name(codec: str, check: str = "never") -> str:

@@ -87,6 +87,12 @@ def rival_reader(rival: Rival, source: Source) -> Reader:
     return Reader(name=rival.name, note=rival.how, store=source.store, files=files, open=open_reader)
 
 
+def random_order(clips: int, *, seed: int = 0) -> list[int]:
+    """Every clip once, in random order."""
+    order: list[int] = np.random.default_rng(seed).permutation(clips).tolist()
+    return order
+
+
 def token_files(path: Path, order: Sequence[int]) -> list[Path]:
     """The shards of these clips of a store, clip after clip."""
     with TokenStore.open(path) as store:
@@ -113,7 +119,7 @@ def check_delivery(reader: Reader, order: Sequence[int]) -> int:
             for clip, layers in delivery.clips():
                 seen.append(clip)
                 for name, expected in store.read([clip]).layers.items():
-                    if not _same(layers[name], expected[0]):
+                    if not same_tokens(layers[name], expected[0]):
                         raise RunError(f"{reader.name} delivers other tokens than clip {clip} has in layer {name}")
                     nbytes += expected.nbytes
     if seen != list(order):
@@ -168,6 +174,7 @@ def _read_ahead(
         free.append(slot)
 
 
-def _same(found: LayerTokens, expected: LayerTokens) -> bool:
+def same_tokens(found: LayerTokens, expected: LayerTokens) -> bool:
+    """Whether codes, scales and zeros are equal to the bit."""
     pairs = ((found.codes, expected.codes), (found.scale, expected.scale), (found.zero, expected.zero))
     return all(a is b is None or (a is not None and b is not None and torch.equal(a, b)) for a, b in pairs)
