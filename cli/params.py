@@ -16,7 +16,15 @@ mettle params
 
 mettle params --json
 """
-COLUMNS = ("setting", "total_m", "trainable_percent", "paper_total_m", "paper_trainable_percent", "difference_m")
+COLUMNS = (
+    "setting",
+    "total_m",
+    "trainable_percent",
+    "paper_total_m",
+    "paper_trainable_percent",
+    "difference_m",
+    "trained_m",
+)
 """Beside these, ``counting`` gives each row's rule below the table."""
 
 

@@ -92,16 +92,20 @@ class MTI(nn.Module):
             }
         )
 
-    def forward(self, tokens: Mapping[str, LayerTokens], *, visual: Tensor, audio: Tensor) -> list[Tensor]:
+    def forward(
+        self, tokens: Mapping[str, LayerTokens], *, visual: Tensor | None, audio: Tensor | None
+    ) -> list[Tensor]:
         """Tokens of each stage ``[..., N, D]`` with what was injected, from ``tokens`` by layer name.
 
-        ``visual`` and ``audio`` are meta-tokens ``[..., K, d]``; K may differ. Stored codes are decoded here, because a
-        dense head reads every one of them.
+        ``visual`` and ``audio`` are meta-tokens ``[..., K, d]``; K may differ, and None serves where their injection is
+        switched off. Stored codes are decoded here, because a dense head reads every one of them.
         """
-        meta_tokens = {"cross": audio, "intra": visual}
+        given = {"cross": audio, "intra": visual}
+        meta_tokens = {source: tensor for source in self.sources if (tensor := given[source]) is not None}
+        dtype = next((tensor.dtype for tensor in meta_tokens.values()), torch.float32)
         updated = []
         for place, stage in enumerate(self.stages, start=1):
-            features = tokens[stage.name].floats(visual.dtype)
+            features = tokens[stage.name].floats(dtype)
             for source in self.sources:
                 if f"{source}{place}" in self.linears:
                     own: Tensor = self.linears[f"{source}{place}"](meta_tokens[source])

@@ -28,12 +28,13 @@ class PublishedRow:
 
     ``visual`` and ``audio`` are backbone names; audio ``shared`` is the visual backbone reading a log-mel image.
     ``architectures`` are what their fingerprints call the two: a store is recognised without loading a backbone.
-    ``scores`` are by metric, ``total_m`` in millions of parameters; ``trainable_percent`` is None where the paper
-    prints none. ``test_samples`` is the size of the test split that the scores are for.
+    ``scores`` are by metric, ``total_m`` in millions of parameters; it and ``trainable_percent`` are None where nothing
+    is printed. ``test_samples`` is the size of the test split that the scores are for.
 
     ``counting`` says what the totals count. ``unused`` is the number of parameters that the published code registers,
     and therefore counts, but never uses; our models do not have them. ``selected_on`` is the split that selects the
-    best epoch in the published code.
+    best epoch in the published code. ``counted_trainable`` names the backbones that the published share counts as
+    trainable, though here they are frozen.
     """
 
     setting: str
@@ -42,13 +43,14 @@ class PublishedRow:
     audio: str
     architectures: tuple[str, str]
     scores: Mapping[str, float]
-    total_m: float
+    total_m: float | None
     trainable_percent: float | None
     source: str
     test_samples: int
     counting: str
     unused: int = 0
     selected_on: str = "test"
+    counted_trainable: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,16 @@ class Task(Protocol):
 
     def build_model(self) -> nn.Module:
         """A model from ``{layer name: LayerTokens [B, T, N, D]}``, and :meth:`inputs` if any, to named outputs."""
+
+    def initialise(self, model: nn.Module) -> None:
+        """Give a new model the weights of the files that the options name; never called for a resumed or scored run.
+
+        Raises
+        ------
+        WeightsError
+            A file that cannot be read or does not fit.
+        """
+        return
 
     def inputs(self, rows: Sequence[int], *, pool: Sequence[int], rng: np.random.Generator | None) -> StepInputs:
         """What the model is given beside the tokens of ``rows``.
