@@ -124,4 +124,5 @@ def table_report(table: BenchTable) -> list[str]:
 def _goal_line(goal: Goal) -> str:
     limit = f"{'at least' if goal.least else 'at most'} {format_rate(goal.wanted)}"
     state = "met" if goal.met else "NOT met"
-    return f"goal       {goal.what}: {format_rate(goal.found)} {goal.unit} ({limit} wanted): {state}"
+    found = f"{format_rate(goal.found)} {goal.unit}".strip()
+    return f"goal       {goal.what}: {found} ({limit} wanted): {state}"

@@ -31,7 +31,7 @@ BACKBONES = ("swinv2_l=random", "htsat=random")
 TINY_BACKBONES = ("test_vit@64=random", "test_efficientnet@64=random")
 TINY_PROBE_BYTES = 8 << 20
 # enough batches for reads to overlap, as in an epoch
-READ_CLIPS = 12
+READ_CLIPS = 24
 WANTED = 0.90
 # how far plan's crossover may be from what then happens
 AGREEMENT = 1.3

@@ -14,7 +14,7 @@ from pipelines.binding import choose_device
 from pipelines.rig import available_cores
 from pipelines.units import format_bytes
 
-LIBRARIES = ("torch", "numpy", "zarr", "google-crc32c", "timm")
+LIBRARIES = ("torch", "timm", "numpy", "google-crc32c", "crc32c")
 
 
 def describe_machine(folder: Path, device: str | None = None) -> dict[str, str]:

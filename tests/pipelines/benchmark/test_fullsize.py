@@ -1,0 +1,32 @@
+"""The stores that benches write for themselves."""
+
+import pytest
+import torch
+
+from mettle_cache.store import TokenStore, verify_store
+from mettle_cache.store.codecs import CODECS
+from pipelines.benchmark.fullsize import SEGMENTS, bench_layers, store_bytes, write_bench_store
+
+
+def test_the_full_layer_table_is_the_papers():
+    """36 blocks, 52,961,280 values a clip (cache-format.md)."""
+    layers = bench_layers()
+    assert len(layers) == 36
+    assert SEGMENTS * sum(layer.tokens * layer.width for layer in layers) == 52_961_280
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_store_is_real_and_its_clips_differ(tmp_path, codec):
+    layers = bench_layers(tiny=True)
+    path = tmp_path / "store"
+    write_bench_store(path, layers, codec=codec, clips=3)
+    assert verify_store(path, deep=True).ok
+    with TokenStore.open(path) as store:
+        assert (store.codec, len(store.clips), store.segments) == (codec, 3, SEGMENTS)
+        assert store.nbytes <= store_bytes(layers, codec, 3)
+        first, second = (store.read([clip]).layers for clip in (0, 1))
+        for layer in layers:
+            a, b = first[layer.name].floats(), second[layer.name].floats()
+            assert not torch.equal(a, b)
+            # the same tokens in another order
+            assert torch.equal(a.sort(-2).values, b.sort(-2).values)

@@ -1,0 +1,41 @@
+"""What the limits count: all bytes of all files, and multiply-adds."""
+
+import pytest
+import torch
+
+from pipelines.benchmark.limits import RawReader, matmul_rate
+
+
+@pytest.fixture
+def files(tmp_path):
+    paths = [tmp_path / str(number) for number in range(7)]
+    for number, path in enumerate(paths):
+        path.write_bytes(bytes([number]) * (1000 * number + 1))
+    return paths
+
+
+@pytest.mark.parametrize("threads", [1, 3, 9])
+@pytest.mark.parametrize("memory", [0, 3000, 10**6])
+def test_raw_reads_read_every_byte_of_every_file(files, threads, memory):
+    reader = RawReader(files, threads=threads, memory=memory)
+    assert reader.read() == sum(path.stat().st_size for path in files)
+
+
+def test_raw_reads_fill_the_memory_in_turn_and_begin_again_where_a_file_no_longer_fits(files):
+    reader = RawReader(files[:3], threads=1, memory=2500)
+    reader.read()
+    (memory,) = reader._buffers
+    # 1 byte, 1,001 bytes, and 2,001 that only fit at the start again
+    assert bytes(memory[:2001]) == b"\2" * 2001
+    assert bytes(memory[2001:]) == b"\1" * (len(memory) - 2001)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_rate_of_products_counts_multiply_adds(dtype, monkeypatch):
+    """A product that takes a second of 2 x 3 x 5 multiply-adds runs at 30 a second."""
+    monkeypatch.setattr("pipelines.benchmark.limits._multiply", lambda left, right, out, count: float(count))
+    assert matmul_rate(2, 3, 5, dtype=dtype) == 30
+
+
+def test_a_real_product_has_a_rate():
+    assert matmul_rate(8, 8, 8) > 0

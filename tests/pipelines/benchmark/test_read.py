@@ -1,0 +1,196 @@
+"""A bench of reading on toy shapes: what its numbers mean, not how large they are."""
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+
+from mettle_cache.errors import RunError
+from mettle_cache.store import TokenStore
+from mettle_cache.store.head import load_head
+from pipelines.benchmark import reading
+from pipelines.benchmark.contest import Contestant, Subject, Turn, hold_contest, raw_reads
+from pipelines.benchmark.fullsize import bench_layers, write_bench_store
+from pipelines.benchmark.options import BenchOptions
+from pipelines.benchmark.read import CODECS, our_name, run
+from pipelines.benchmark.reading import check_delivery, our_reader, random_order, rival_reader, token_files
+from pipelines.benchmark.registry import run_bench
+from pipelines.benchmark.rivals.protocol import Source
+from pipelines.benchmark.rivals.registry import RIVALS, is_installed
+from pipelines.progress import Silent
+
+CLIPS = 6
+INSTALLED = [rival for rival in RIVALS if is_installed(rival)]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    path = tmp_path_factory.mktemp("read") / "int8"
+    write_bench_store(path, bench_layers(tiny=True), codec="int8", clips=CLIPS)
+    return path
+
+
+@pytest.fixture(scope="module")
+def source(store, tmp_path_factory):
+    def make(rival):
+        folder = tmp_path_factory.mktemp("rival")
+        made = Source(store=store, arrays=load_head(store).layout, clips=CLIPS, folder=folder, threads=2)
+        rival.write(made)
+        return made
+
+    return make
+
+
+@pytest.mark.parametrize("rival", INSTALLED, ids=lambda rival: rival.name)
+def test_every_library_delivers_the_tokens_of_the_store(rival, source):
+    reader = rival_reader(rival, source(rival))
+    with TokenStore.open(reader.store) as store:
+        nbytes = store.read(range(CLIPS)).nbytes
+    assert check_delivery(reader, random_order(CLIPS)) == nbytes
+    files = reader.files()
+    assert files
+    assert all(file.is_file() for file in files)
+    assert sum(file.stat().st_size for file in files) >= nbytes
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("check", ["never", "always"])
+def test_our_reader_delivers_them_too_and_counts_their_bytes(tmp_path, codec, check):
+    path = tmp_path / codec
+    write_bench_store(path, bench_layers(tiny=True), codec=codec, clips=5)
+    reader = our_reader("ours", path, check=check)
+    with TokenStore.open(path) as store:
+        assert check_delivery(reader, random_order(5)) == store.read(range(5)).nbytes
+
+
+def lying_reader(path, change):
+    """A reader that delivers what ``change(deliver, order)`` makes of an order."""
+    honest = our_reader("liar", path, check="never")
+
+    @contextmanager
+    def open_reader():
+        with honest.open() as deliver:
+            yield partial(change, deliver)
+
+    return replace(honest, open=open_reader)
+
+
+def test_a_reader_that_delivers_other_clips_or_other_tokens_is_found_out(store):
+    with pytest.raises(RunError, match="delivers other clips"):
+        check_delivery(lying_reader(store, lambda deliver, order: deliver(order[::-1])), [0, 1, 2])
+    with pytest.raises(RunError, match="delivers other clips"):
+        check_delivery(lying_reader(store, lambda deliver, order: deliver(order[:-1])), [0, 1, 2])
+
+    def relabelled(deliver, order):
+        for delivery in deliver([order[1], order[0]]):
+            yield reading._Batch(delivery.layers, tuple(order))
+
+    with pytest.raises(RunError, match="delivers other tokens than clip 0 has in layer visual/s1b01"):
+        check_delivery(lying_reader(store, relabelled), [0, 1])
+
+
+def test_clips_are_read_ahead_in_order_into_memory_that_is_used_again():
+    class Session:
+        def __init__(self):
+            self.slots = []
+
+        def read_clip(self, clip, memory):
+            self.slots.append(id(memory))
+            memory["a"][...] = clip
+            return memory
+
+    session, slots = Session(), [{"a": np.zeros(1)} for _ in range(3)]
+    with ThreadPoolExecutor(2) as pool:
+        found = []
+        for delivery in reading._read_ahead(session, [5, 3, 9, 1, 7], slots, pool, ()):
+            found.append((delivery.clip, delivery.values["a"][0]))
+    assert found == [(clip, clip) for clip in (5, 3, 9, 1, 7)]
+    assert set(session.slots) <= {id(slot) for slot in slots}
+
+
+@pytest.mark.parametrize("cold", [False, True])
+def test_ratios_are_to_the_limit_of_the_same_bytes_in_the_same_state(store, cold):
+    order = random_order(CLIPS)
+    files = token_files(store, order)
+    reader = our_reader("ours", store, check="never")
+    subject = Subject(codec="int8", order=order, files=files, nbytes=check_delivery(reader, order))
+    contestants = [*raw_reads(subject), Contestant(name="ours", subject=subject, reader=reader, passes=2)]
+    limits, rows, left = hold_contest(contestants, cold=cold, repeats=2, progress=Silent())
+    state = "cold" if cold else "warm"
+    assert [row.variant for row in limits] == [f"{state}: raw reads, int8"]
+    assert [row.variant for row in rows] == [f"{state}: raw reads into a small buffer, int8", f"{state}: ours"]
+    for row in rows:
+        assert row.ratio == row.value / limits[0].value
+        assert row.low <= row.value <= row.high
+    assert 0 <= left <= 1
+    if not cold:
+        assert left == 0
+
+
+def test_a_rate_is_all_the_bytes_of_all_the_passes_over_the_time(store, monkeypatch):
+    now = [0.0]
+    reader = our_reader("ours", store, check="never")
+    subject = Subject(codec="int8", order=[0, 1], files=(), nbytes=3 * 10**9)
+    monkeypatch.setattr(
+        "pipelines.benchmark.timing.time.perf_counter", lambda: now.__setitem__(0, now[0] + 1) or now[0]
+    )
+    contestant = Contestant(name="ours", subject=subject, reader=reader, passes=4)
+    _, (row,), _ = hold_contest([contestant], cold=False, repeats=1, progress=Silent())
+    assert row.value == pytest.approx(4 * 3.0)
+    _, (row,), _ = hold_contest([contestant], cold=True, repeats=1, progress=Silent())
+    assert row.value == pytest.approx(3.0)
+
+
+def test_a_cold_turn_opens_its_files_anew_and_closes_them(store):
+    reader = our_reader("ours", store, check="never")
+    opened = []
+    counted = replace(reader, open=lambda: opened.append(1) or reader.open())
+    subject = Subject(codec="int8", order=[0], files=(), nbytes=1)
+    for cold, expected in ((True, 2), (False, 1)):
+        opened.clear()
+        turn = Turn(Contestant(name="ours", subject=subject, reader=counted), cold)
+        for _ in range(2):
+            turn.prepare()
+            turn.read()
+            turn.rest()
+        turn.close()
+        assert len(opened) == expected
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bench")
+    made = run_bench("read", BenchOptions(tiny=True, repeats=1, clips=5, folder=folder))
+    assert list(folder.iterdir()) == []
+    return made
+
+
+def test_the_whole_bench_has_every_reader_warm_and_cold(table):
+    names = [row.variant for row in table.rows]
+    assert len(set(names)) == len(names)
+    for state in ("warm", "cold"):
+        assert {f"{state}: raw reads, {codec}" for codec in CODECS} <= {row.variant for row in table.denominators}
+        for codec in CODECS:
+            assert {f"{state}: {our_name(codec)}", f"{state}: {our_name(codec, 'always')}"} <= set(names)
+        assert {f"{state}: {rival.name}" for rival in INSTALLED} <= set(names)
+    for row in table.rows:
+        if row.denominator is not None:
+            assert row.ratio == row.value / table.row(row.denominator).value
+    assert {goal.what for goal in table.goals} == {f"warm: {our_name(codec)}, of the limit" for codec in CODECS}
+    for goal in table.goals:
+        assert goal.found == table.row(goal.what.removesuffix(", of the limit")).ratio
+    assert (table.tiny, table.repeats) == (True, 1)
+    assert table.command == "mettle bench read --repeats 1 --clips 5 --tiny"
+    assert table.machine["processor"]
+
+
+def test_a_library_that_is_missing_is_a_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipelines.benchmark.read.is_installed", lambda rival: rival.name == "np.memmap")
+    table = run(BenchOptions(tiny=True, repeats=1, clips=2, folder=tmp_path), Silent())
+    row = table.row("MosaicML Streaming")
+    assert (row.value, row.note) == (None, "not installed: pip install mosaicml-streaming")
+    assert "warm: MosaicML Streaming" not in [row.variant for row in table.rows]
+    assert table.row("cold: np.memmap").value > 0
