@@ -10,13 +10,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 OURS = ("mettle_cache", "pipelines", "cli")
-BASE = {f"mettle_cache.{name}" for name in ("errors", "layers", "tokens", "samples", "profile")}
+BASE = {f"mettle_cache.{name}" for name in ("errors", "layers", "tokens", "samples", "profile", "statedict")}
 LIBRARY = {
     "errors": set(),
     "layers": {"errors"},
     "tokens": {"errors"},
     "samples": set(),
     "profile": set(),
+    "statedict": {"errors"},
     "store": set(),
     "metrics": set(),
     "backbones": set(),

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from mettle_cache.backbones.htsat_frontend import MelSettings
 from mettle_cache.backbones.htsat_trunk import Htsat, HtsatSizes
-from mettle_cache.backbones.weights import explain_mismatch, read_state_dict
 from mettle_cache.errors import WeightsError
+from mettle_cache.statedict import explain_mismatch, read_state_dict
 
 PREFIX = "sed_model."
 MEL = "logmel_extractor.melW"

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from mettle_cache.backbones.random_init import build_seeded, seeded
-from mettle_cache.backbones.weights import explain_mismatch, read_state_dict
 from mettle_cache.errors import UsageError, WeightsError
+from mettle_cache.statedict import explain_mismatch, read_state_dict
 
 
 def pretrained_cfg(name: str) -> dict[str, Any]:

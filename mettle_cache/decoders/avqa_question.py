@@ -30,7 +30,8 @@ class QuestionEncoder(nn.Module):
         words = torch.tanh(self.embedding(question))
         if self.packed:
             lengths = (question != PADDING).sum(1).clamp_min(1).cpu()
-            words = pack_padded_sequence(words, lengths, batch_first=True, enforce_sorted=False)
-        _, (hidden, cell) = self.lstm(words)
+            _, (hidden, cell) = self.lstm(pack_padded_sequence(words, lengths, batch_first=True, enforce_sorted=False))
+        else:
+            _, (hidden, cell) = self.lstm(words)
         encoded: Tensor = self.linear(torch.tanh(torch.cat([hidden[-1], cell[-1]], dim=-1)))
         return encoded
