@@ -7,6 +7,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from mettle_cache.errors import UsageError
 from pipelines.binding import bind_task, choose_device, open_store
 from pipelines.feed import Feed, Split, read_split
@@ -17,7 +19,7 @@ from pipelines.onepass import Member, Pass, Tally, train_members
 from pipelines.progress import Progress, Silent
 from pipelines.recipe_types import Recipe
 from pipelines.reproducible import fix_summation_order
-from pipelines.runfolder import RunConfig, SelectOn, StoreReference, claim_runs
+from pipelines.runfolder import RunConfig, RunFolder, SelectOn, StoreReference, claim_runs
 from pipelines.runlog import RunLog
 from pipelines.train_report import TrainReport, peak_memory
 from pipelines.trainee import Trainee, union_of_layers
@@ -103,9 +105,7 @@ def train_heads(
     opened, target = open_store(store), choose_device(device)
     train, selection, notes = _choose_splits(opened, select_on)
     # built before the folders are claimed: a recipe that does not fit the layers must not leave a run behind
-    trainees = [
-        Trainee(bind_task(plan.recipe, opened), plan.recipe.train, seed=plan.seed, device=target) for plan in plans
-    ]
+    trainees = [_build_trainee(plan, opened, target, resume) for plan in plans]
     shared = Pass(
         feed=Feed(opened, union_of_layers(opened, trainees), device=target, threads=threads),
         batch_size=plans[0].recipe.train.batch_size,
@@ -120,6 +120,13 @@ def train_heads(
     with _claim_members(shared, plans, trainees, configs, resume) as members:
         tally = _train(shared, members, plans[0].folder)
         return _report_group(shared, plans, members, tally, notes)
+
+
+def _build_trainee(plan: HeadPlan, store: TokenStore, device: torch.device, resume: bool) -> Trainee:
+    trainee = Trainee(bind_task(plan.recipe, store), plan.recipe.train, seed=plan.seed, device=device)
+    if not (resume and RunFolder(plan.out).last.exists()):
+        trainee.task.initialise(trainee.model)
+    return trainee
 
 
 @contextmanager

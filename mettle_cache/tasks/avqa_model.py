@@ -1,0 +1,109 @@
+"""Meta-tokens of the last layers, injected into the last visual one, and the question answering head on both.
+
+Shapes: B samples, T seconds, N positions, K meta-tokens, d_a and d_v their widths, D of the pictures. The paper has no
+such model; this is the reading that spec-avqa.md 4.5 recommends: the sound's meta-tokens, on average, are what is
+heard, and the pictures are the last layer's tokens after equation 3.4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mettle_cache.decoders.avqa import AVQADecoder
+from mettle_cache.layers import LayerSpec
+from mettle_cache.methods.lcd import LCD
+from mettle_cache.methods.mti import inject
+from mettle_cache.tokens import LayerTokens
+
+
+class AvqaModel(nn.Module):
+    """``visual`` and ``audio`` give the meta-tokens, ``layer`` is what the head sees.
+
+    ``raw_negatives`` leaves the pictures of other videos as the backbone gives them, as the published heads do: then
+    the match can be told from the injection alone. Otherwise they take the same injection, from the sound that they do
+    not belong to and from their own pictures.
+    """
+
+    def __init__(
+        self,
+        visual: nn.Module,
+        audio: nn.Module,
+        decoder: AVQADecoder,
+        layer: LayerSpec,
+        *,
+        widths: tuple[int, int],
+        softmax_over: str,
+        raw_negatives: bool,
+    ) -> None:
+        super().__init__()
+        self.visual, self.audio, self.decoder = visual, audio, decoder
+        self.layer = layer
+        self.softmax_over = softmax_over
+        self.raw_negatives = raw_negatives
+        seen, heard = widths
+        self.cross = nn.Linear(heard, layer.width)
+        self.intra = nn.Identity() if seen == layer.width else nn.Linear(seen, layer.width)
+
+    def forward(
+        self,
+        tokens: Mapping[str, LayerTokens],
+        question: Tensor,
+        negative_clip: Tensor | None = None,
+        negative_second: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Tokens ``[B + R, T, N, D]`` by layer name, of B samples and R further videos, to the head's outputs.
+
+        ``question`` holds word indexes ``[B, L]``; ``negative_clip`` and ``negative_second`` ``[B, T]`` say where the
+        pictures of other videos are among the tokens.
+        """
+        own = {name: layer[: len(question)] for name, layer in tokens.items()}
+        audio = meta_tokens(self.audio, own)
+        pictures = [self._pictures(own, audio)]
+        if negative_clip is not None and negative_second is not None:
+            other = {name: take_seconds(layer, negative_clip, negative_second) for name, layer in tokens.items()}
+            raw = self.raw_negatives
+            pictures.append(other[self.layer.name].floats(self._precision) if raw else self._pictures(other, audio))
+        with torch.autocast(question.device.type, enabled=False):
+            heard = audio.to(self._precision).mean(dim=-2)
+            outputs: dict[str, Tensor] = self.decoder(heard, pictures[0], question, *pictures[1:])
+        return outputs
+
+    @property
+    def _precision(self) -> torch.dtype:
+        return self.cross.weight.dtype
+
+    def _pictures(self, tokens: Mapping[str, LayerTokens], audio: Tensor) -> Tensor:
+        """Equation 3.4 at the last layer: ``[B, T, N, D]``."""
+        visual = meta_tokens(self.visual, tokens)
+        with torch.autocast(visual.device.type, enabled=False):
+            features = tokens[self.layer.name].floats(self._precision)
+            for linear, own in ((self.cross, audio), (self.intra, visual)):
+                features = inject(features, linear(own.to(self._precision)), softmax_over=self.softmax_over)
+        return features
+
+
+def meta_tokens(method: nn.Module, tokens: Mapping[str, LayerTokens]) -> Tensor:
+    """``[B, T, K, d]``: those of an LCD of one layer one by one, whatever else a method gives as a single one."""
+    if not isinstance(method, LCD) or len(method.layers) > 1:
+        found: Tensor = method(tokens).unsqueeze(-2)
+        return found
+    stored = tokens[method.layers[0].name]
+    (distiller,), projections = method.distillers.values(), list(method.projections.values())
+    distilled: Tensor = distiller(stored.flatten_frames()).unflatten(0, stored.codes.shape[:2])
+    for projection in projections:
+        distilled = projection(distilled)
+    return distilled
+
+
+def take_seconds(tokens: LayerTokens, clips: Tensor, seconds: Tensor) -> LayerTokens:
+    """Of tokens ``[C, T, N, *]`` those of chosen clips and seconds, ``[B, T]`` each: ``[B, T, N, *]``."""
+    return tokens.flatten_frames()[clips * tokens.codes.shape[1] + seconds]
+
+
+def last_layers(layers: Sequence[LayerSpec]) -> tuple[LayerSpec, ...]:
+    """The last layer of each modality, visual first; a modality without layers is left out."""
+    found = {layer.modality: layer for layer in layers}
+    return tuple(found[modality] for modality in ("visual", "audio") if modality in found)
