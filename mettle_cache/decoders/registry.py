@@ -8,10 +8,20 @@ from torch import nn
 
 from mettle_cache.decoders.avqa import AVQADecoder
 from mettle_cache.decoders.cmbs import PSPCMBS
+from mettle_cache.decoders.han import HAN
+from mettle_cache.decoders.mgn import MGN
+from mettle_cache.decoders.mmpyr import MMPyramid
 from mettle_cache.decoders.psp import PSP29
 from mettle_cache.errors import UsageError
 
-_DECODERS: dict[str, Callable[..., nn.Module]] = {"psp_cmbs": PSPCMBS, "psp29": PSP29, "avqa": AVQADecoder}
+_DECODERS: dict[str, Callable[..., nn.Module]] = {
+    "psp_cmbs": PSPCMBS,
+    "psp29": PSP29,
+    "avqa": AVQADecoder,
+    "mmpyr": MMPyramid,
+    "han": HAN,
+    "mgn": MGN,
+}
 
 
 def create_decoder(name: str, /, *args: object, **options: object) -> nn.Module:

@@ -22,13 +22,13 @@ class AudioVisualModel(nn.Module):
         super().__init__()
         self.visual, self.audio, self.decoder = visual, audio, decoder
 
-    def forward(self, tokens: Mapping[str, LayerTokens]) -> dict[str, Tensor]:
-        """Tokens ``[B, T, N, D]`` by layer name to the decoder's outputs."""
+    def forward(self, tokens: Mapping[str, LayerTokens], **given: Tensor) -> dict[str, Tensor]:
+        """Tokens ``[B, T, N, D]`` by layer name to the decoder's outputs; ``given`` are its further arguments."""
         visual, audio = self.visual(tokens), self.audio(tokens)
         precision = next(self.decoder.parameters()).dtype
         # thresholds such as PSP's 0.099 against 0.1 have no room for half precision
         with torch.autocast(visual.device.type, enabled=False):
-            outputs: dict[str, Tensor] = self.decoder(visual.to(precision), audio.to(precision))
+            outputs: dict[str, Tensor] = self.decoder(visual.to(precision), audio.to(precision), **given)
         return outputs
 
 

@@ -105,7 +105,7 @@ def test_all_mistakes_are_reported_together():
         ("=3", "must be key=value"),
         ("train.batch_size=-1", "greater than or equal to 1"),
         ("method=direct", "method: Input should be 'lcd' or 'linear'"),
-        ("task=avvp", "task = 'avvp': must be one of avel"),
+        ("task=asr", "task = 'asr': must be one of avel"),
         ("train.precision=fp8", "Input should be 'auto', 'float32' or 'bfloat16'"),
     ],
 )

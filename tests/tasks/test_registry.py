@@ -2,12 +2,14 @@ import pytest
 
 from mettle_cache.errors import UsageError
 from mettle_cache.tasks.avel import AvelTask
+from mettle_cache.tasks.avvp import AvvpTask
 from mettle_cache.tasks.registry import TASKS, get_task, task_of_dataset
 
 
-def test_avel_is_the_task_of_ave():
-    assert get_task("avel") is AvelTask
-    assert task_of_dataset("ave") == "avel"
+@pytest.mark.parametrize(("dataset", "name", "task"), [("ave", "avel", AvelTask), ("llp", "avvp", AvvpTask)])
+def test_a_data_set_has_its_task(dataset, name, task):
+    assert get_task(name) is task
+    assert task_of_dataset(dataset) == name
 
 
 def test_each_data_set_has_one_task():
@@ -23,7 +25,7 @@ def test_published_settings_are_told_apart_by_name_and_by_backbones():
 
 
 def test_unknown_names_list_the_known_ones():
-    with pytest.raises(UsageError, match=r"no task is called 'avvp'\n  next: use one of avel"):
-        get_task("avvp")
-    with pytest.raises(UsageError, match=r"no task is for the data set 'llp'\n  next: data sets with a task: ave"):
-        task_of_dataset("llp")
+    with pytest.raises(UsageError, match=r"no task is called 'asr'\n  next: use one of avel"):
+        get_task("asr")
+    with pytest.raises(UsageError, match=r"no task is for the data set 'kinetics'\n  next: data sets with a task: ave"):
+        task_of_dataset("kinetics")
