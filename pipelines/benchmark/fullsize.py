@@ -86,13 +86,13 @@ def reorder_tokens(clip: dict[str, LayerTokens], by: int) -> dict[str, LayerToke
     }
 
 
-def _spec(layers: Sequence[LayerSpec], codec: str, clips: int) -> StoreSpec:
-    ids = tuple(f"bench-{clip:05d}" for clip in range(clips))
+def bench_samples(clips: int) -> pa.Table:
+    """Annotations of AVE's form, one a clip: an event of two seconds, the categories in turn."""
     starts = [clip % (SEGMENTS - 2) for clip in range(clips)]
-    samples = pa.table(
+    return pa.table(
         {
             "row": list(range(clips)),
-            "clip": list(ids),
+            "clip": _clip_ids(clips),
             # a bench trains on all of it; one clip is held out where there are two, because a task wants some
             "split": ["val" if clips > 1 and clip == clips - 1 else "train" for clip in range(clips)],
             "category": [CATEGORIES[clip % len(CATEGORIES)] for clip in range(clips)],
@@ -100,13 +100,20 @@ def _spec(layers: Sequence[LayerSpec], codec: str, clips: int) -> StoreSpec:
             "end": [start + 2 for start in starts],
         }
     )
+
+
+def _clip_ids(clips: int) -> list[str]:
+    return [f"bench-{clip:05d}" for clip in range(clips)]
+
+
+def _spec(layers: Sequence[LayerSpec], codec: str, clips: int) -> StoreSpec:
     return StoreSpec(
         dataset="ave",
         segments=SEGMENTS,
         layers=tuple(layers),
         codec=codec,
-        clips=ids,
-        samples=samples,
+        clips=tuple(_clip_ids(clips)),
+        samples=bench_samples(clips),
         vocabulary={"categories": CATEGORIES},
         key={"bench": "random tokens"},
         provenance={"command": "mettle bench"},

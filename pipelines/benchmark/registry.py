@@ -41,6 +41,20 @@ _KNOWN = (
         clips=4,
         tiny_clips=4,
     ),
+    Bench(
+        name="step",
+        what="A training step from codes, beside stock attention, backbones in every step, and the floor.",
+        module="pipelines.benchmark.step",
+        clips=33,
+        tiny_clips=6,
+    ),
+    Bench(
+        name="memory",
+        what="What training holds in memory, and that it does not grow with the store.",
+        module="pipelines.benchmark.memory",
+        clips=33,
+        tiny_clips=9,
+    ),
 )
 BENCHES: Mapping[str, Bench] = {bench.name: bench for bench in _KNOWN}
 

@@ -1,0 +1,66 @@
+"""Heads for benches: the paper's best setting on bench stores, through the trainee that training uses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import cycle, islice
+
+import torch
+
+from mettle_cache.backbones import Backbone, create_backbone, shared_audio
+from mettle_cache.layers import LayerSpec
+from mettle_cache.store.reader import TokenStore
+from mettle_cache.tasks.avel import AvelTask
+from pipelines.benchmark.fullsize import CATEGORIES, SEGMENTS, bench_samples
+from pipelines.binding import bind_task
+from pipelines.feed import Feed, FeedBatch, read_split
+from pipelines.recipe import load_recipe
+from pipelines.recipe_types import Recipe
+from pipelines.trainee import Trainee
+
+RECIPE = "ave-swin-htsat"
+TINY_BATCH = 4
+# what the tiny stores' layers stand for; one small ViT for both modalities
+TINY_BACKBONE = "test_vit@64"
+BACKBONES = ("swinv2_l", "htsat")
+
+
+def bench_recipe(*, tiny: bool, attention: str = "absorbed") -> Recipe:
+    """The paper's best row; ``tiny`` takes smaller batches. Attention is ``absorbed`` or ``stock``."""
+    overrides = [f"lcd.attention={attention}"]
+    return load_recipe(RECIPE, [*overrides, f"train.batch_size={TINY_BATCH}"] if tiny else overrides)
+
+
+def store_trainee(store: TokenStore, recipe: Recipe, *, seed: int = 0, device: torch.device) -> Trainee:
+    """A head on a store."""
+    return Trainee(bind_task(recipe, store), recipe.train, seed=seed, device=device)
+
+
+def layer_trainee(layers: Sequence[LayerSpec], recipe: Recipe, *, clips: int, device: torch.device) -> Trainee:
+    """A head on layers that come from a backbone, with the labels of ``clips`` clips."""
+    task = AvelTask(
+        layers,
+        samples=bench_samples(clips),
+        vocabulary={"categories": CATEGORIES},
+        segments=SEGMENTS,
+        method=recipe.method_options(),
+        options=recipe.head,
+    )
+    return Trainee(task, recipe.train, seed=0, device=device)
+
+
+def training_batches(
+    store: TokenStore, layers: Sequence[LayerSpec], batch: int, count: int, device: torch.device
+) -> Iterator[FeedBatch]:
+    """``count`` batches of the train split, from its beginning again when it is over."""
+    rows = list(islice(cycle(read_split(store, "train").rows), batch * count))
+    return Feed(store, layers, device=device).batches(rows, batch)
+
+
+def bench_backbones(*, tiny: bool, device: torch.device) -> tuple[Backbone, Backbone]:
+    """The visual and the audio backbone of the bench stores, with random weights."""
+    if tiny:
+        visual = create_backbone(TINY_BACKBONE, weights="random")
+        return visual.to(device), shared_audio(visual)
+    visual, audio = (create_backbone(name, weights="random") for name in BACKBONES)
+    return visual.to(device), audio.to(device)

@@ -1,0 +1,77 @@
+"""Several heads that share a pass over a store, timed in a process of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mettle_cache.store.reader import TokenStore
+from pipelines.benchmark.childprocess import call_in_child, serve
+from pipelines.benchmark.heads import bench_recipe, store_trainee, training_batches
+from pipelines.benchmark.memorymeter import available_memory
+from pipelines.benchmark.step_child import now
+from pipelines.reproducible import fix_summation_order
+
+MODULE = "pipelines.benchmark.heads_child"
+# weights and two Adam moments stay; the gradients are there once, whatever the number of heads
+_KEPT_A_PARAMETER = 3 * 4
+_SPARE = 0.25
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadsRequest:
+    """``counts`` are the numbers of heads to time, in turns, ``repeats`` times each."""
+
+    store: str
+    batch: int
+    counts: tuple[int, ...]
+    repeats: int
+    device: str
+    tiny: bool
+
+
+def measure_heads(request: HeadsRequest) -> dict[int, list[float]]:
+    """Seconds of a batch by the number of heads that take it; counts that memory cannot hold are missing.
+
+    Raises RunError where the process dies.
+    """
+    answer = call_in_child(MODULE, asdict(request))
+    return {int(count): seconds for count, seconds in answer["seconds"].items()}
+
+
+def _work(request: dict[str, Any]) -> dict[str, object]:
+    fix_summation_order()
+    wanted = HeadsRequest(**request)
+    device = torch.device(wanted.device)
+    recipe = bench_recipe(tiny=wanted.tiny)
+    with TokenStore.open(Path(wanted.store)) as store:
+        trainees = [store_trainee(store, recipe, seed=0, device=device)]
+        counts = _fitting(wanted.counts, _KEPT_A_PARAMETER * trainees[0].parameters, available_memory(device))
+        trainees += [store_trainee(store, recipe, seed=seed, device=device) for seed in range(1, max(counts))]
+        steps = 1 + wanted.repeats * len(counts)
+        batches = training_batches(store, trainees[0].task.layers, wanted.batch, steps, device)
+        first = next(batches)
+        for trainee in trainees:
+            trainee.step(first, epoch=0, index=0)
+        seconds: dict[int, list[float]] = {count: [] for count in counts}
+        for index in range(wanted.repeats):
+            for count in counts:
+                started = now(device)
+                batch = next(batches)
+                for trainee in trainees[:count]:
+                    trainee.step(batch, epoch=0, index=index + 1)
+                seconds[count].append(now(device) - started)
+    return {"seconds": seconds}
+
+
+def _fitting(counts: Sequence[int], nbytes: int, available: int) -> list[int]:
+    """The numbers of heads of ``nbytes`` each that leave some memory for their batches; one head at least."""
+    return [count for count in counts if count == 1 or count * nbytes <= (1 - _SPARE) * available]
+
+
+if __name__ == "__main__":
+    serve(_work)

@@ -1,0 +1,179 @@
+"""One way to train, measured in a process of its own: seconds a step, memory, what is saved for the backward pass."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mettle_cache.backbones import Backbone
+from mettle_cache.store.reader import TokenStore
+from mettle_cache.tasks.protocol import StepInputs
+from mettle_cache.tokens import LayerTokens, TokenBatch
+from pipelines.benchmark.childprocess import call_in_child, serve
+from pipelines.benchmark.fullsize import SEGMENTS
+from pipelines.benchmark.heads import bench_backbones, bench_recipe, layer_trainee, store_trainee, training_batches
+from pipelines.benchmark.memorymeter import MemoryMeter
+from pipelines.benchmark.saved import counting_saved
+from pipelines.feed import FeedBatch
+from pipelines.reproducible import fix_summation_order
+from pipelines.trainee import Trainee
+
+MODULE = "pipelines.benchmark.step_child"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepRequest:
+    """What to train on: a store, or (None) backbones that run in every step.
+
+    ``attention`` is ``absorbed`` or ``stock``; ``steps`` are timed after one that is not.
+    """
+
+    store: str | None
+    attention: str
+    batch: int
+    steps: int
+    device: str
+    tiny: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """What one step took.
+
+    ``seconds`` include waiting for the batch; ``backbone`` is the part of them that made tokens, and ``optimiser`` the
+    part that updates weights. ``peak`` is memory above the start, in what ``memory_of`` says; ``saved`` are the bytes
+    that a forward pass keeps for its backward pass, ``tokens`` those of its batch's tokens.
+    """
+
+    seconds: float
+    backbone: float
+    optimiser: float
+    peak: int
+    saved: int
+    tokens: int
+    memory_of: str
+
+
+def measure_steps(request: StepRequest) -> StepResult:
+    """Do what ``request`` says in a new process. Raises RunError where it dies."""
+    return StepResult(**call_in_child(MODULE, asdict(request)))
+
+
+def _work(request: dict[str, Any]) -> dict[str, object]:
+    fix_summation_order()
+    wanted = StepRequest(**request)
+    device = torch.device(wanted.device)
+    meter = MemoryMeter(device)
+    recipe = bench_recipe(tiny=wanted.tiny, attention=wanted.attention)
+    if wanted.store is None:
+        source = _OnlineSource(wanted, device)
+        trainee = layer_trainee(source.layers, recipe, clips=wanted.batch, device=device)
+        result = _time_steps(trainee, source.batches(), wanted, source)
+    else:
+        with TokenStore.open(Path(wanted.store)) as store:
+            trainee = store_trainee(store, recipe, device=device)
+            batches = training_batches(store, trainee.task.layers, wanted.batch, wanted.steps + 1, device)
+            result = _time_steps(trainee, batches, wanted, None)
+    return {**result, "peak": meter.peak, "memory_of": meter.kind}
+
+
+def _time_steps(
+    trainee: Trainee, batches: Iterator[FeedBatch], wanted: StepRequest, online: _OnlineSource | None
+) -> dict[str, object]:
+    """One step that is counted for what it saves, then those that are timed."""
+    first = next(batches)
+    given = [*trainee.model.parameters(), *trainee.model.buffers(), *token_tensors(first.tokens)]
+    with counting_saved(given) as saved:
+        trainee.step(first, epoch=0, index=0)
+    tokens = first.tokens.nbytes
+    del given, first
+    if online is not None:
+        online.seconds = online.copying = 0.0
+    started = now(trainee.device)
+    for index, batch in enumerate(batches):
+        trainee.step(batch, epoch=0, index=index + 1)
+    seconds = now(trainee.device) - started - (online.copying if online else 0.0)
+    backbone = online.seconds if online else 0.0
+    return {
+        "seconds": seconds / wanted.steps,
+        "backbone": backbone / wanted.steps,
+        "optimiser": time_update(trainee),
+        "saved": saved.nbytes,
+        "tokens": tokens,
+    }
+
+
+class _OnlineSource:
+    """Batches as a trainer without a cache makes them: frozen backbones in every step, on inputs that are ready.
+
+    ``seconds`` are those of the forward passes. ``copying`` is what it takes to get their tokens out of inference mode,
+    which such a trainer would not use: they are not counted.
+    """
+
+    def __init__(self, wanted: StepRequest, device: torch.device) -> None:
+        self._wanted = wanted
+        self._device = device
+        self._backbones = bench_backbones(tiny=wanted.tiny, device=device)
+        self.layers = tuple(layer for backbone in self._backbones for layer in backbone.layers)
+        self.seconds = self.copying = 0.0
+
+    def batches(self) -> Iterator[FeedBatch]:
+        clips = self._wanted.batch
+        rows = list(range(clips))
+        for _ in range(self._wanted.steps + 1):
+            layers: dict[str, LayerTokens] = {}
+            for backbone in self._backbones:
+                layers |= self._tokens(backbone, clips)
+            yield FeedBatch(rows, TokenBatch(layers, tuple(rows)), StepInputs())
+
+    def _tokens(self, backbone: Backbone, clips: int) -> dict[str, LayerTokens]:
+        inputs = torch.randn(clips * SEGMENTS, *backbone.segment_shape, device=self._device)
+        started = now(self._device)
+        found = backbone.forward_tokens(inputs)
+        computed = now(self._device)
+        layers = {}
+        for name in list(found):
+            layers[name] = LayerTokens(found.pop(name).clone().unflatten(0, (clips, SEGMENTS)))
+        self.seconds += computed - started
+        self.copying += now(self._device) - computed
+        return layers
+
+
+def token_tensors(batch: TokenBatch) -> list[torch.Tensor]:
+    """All tensors that a batch's tokens are made of."""
+    parts = [part for layer in batch.layers.values() for part in (layer.codes, layer.scale, layer.zero)]
+    return [part for part in parts if part is not None]
+
+
+def time_update(trainee: Trainee) -> float:
+    """Seconds of one update of the weights by the optimiser, with gradients of zero; the better of two."""
+    seconds = []
+    for parameter in trainee.model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    for _ in range(2):
+        seconds.append(timed(trainee.optimizer.step, trainee.device))
+    trainee.optimizer.zero_grad(set_to_none=True)
+    return min(seconds)
+
+
+def timed(work: Callable[[], object], device: torch.device) -> float:
+    """Seconds of ``work``, a GPU's kernels included."""
+    started = now(device)
+    work()
+    return now(device) - started
+
+
+def now(device: torch.device) -> float:
+    """The time when everything that was asked of the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+if __name__ == "__main__":
+    serve(_work)
