@@ -36,6 +36,7 @@ def evaluate(
     ],
     split: Annotated[str, typer.Option(help="The split to score.")] = "test",
     store: Annotated[Path | None, typer.Option(help="The runs' store, where it has moved.")] = None,
+    root: Annotated[Path | None, typer.Option(help="The data set, to draw predictions on its frames.")] = None,
     device: Device = None,
     json: Json = False,
     debug: Debug = False,
@@ -50,10 +51,10 @@ def evaluate(
     found = [run for folder in runs for run in find_runs(folder)]
     progress = terminal_progress()
     if found == runs[:1]:
-        report = evaluate_run(found[0], split=split, store=store, device=device, progress=progress)
+        report = evaluate_run(found[0], split=split, store=store, root=root, device=device, progress=progress)
         emit(report.to_json(), report_lines(report))
         return
-    group = evaluate_runs(found, split=split, store=store, device=device, progress=progress)
+    group = evaluate_runs(found, split=split, store=store, root=root, device=device, progress=progress)
     emit(group.to_json(), group_lines(group))
     if group.failures:
         raise typer.Exit(1)
@@ -70,6 +71,7 @@ def report_lines(report: EvaluateReport) -> list[str]:
         f"paper      {paper_line(report.paper)}",
         *(f"differs    {difference}" for difference in report.differs),
         f"written    {report.predictions}",
+        *([f"pictures   {report.artefacts}"] if report.artefacts else []),
     ]
 
 

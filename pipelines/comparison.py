@@ -23,14 +23,15 @@ class Comparison:
     differs: list[str]
 
     def paper_json(self) -> dict[str, object]:
-        return {**asdict(self.paper), "architectures": list(self.paper.architectures)}
+        row = asdict(self.paper)
+        return {**row, **{name: list(value) for name, value in row.items() if isinstance(value, tuple)}}
 
 
 def compare_with_paper(task: Task, recipe: Recipe, store: TokenStore, split: Split, *, selected_on: str) -> Comparison:
     """Find the row and list the differences; random weights, other data and selection on test among them."""
     facts = store_facts(store)
     same = find_published(task.published, facts)
-    row = same or task.published[0]
+    row = same or next((row for row in task.published if row.dataset == store.dataset), task.published[0])
     differs = []
     if same is None:
         ours = f"{facts.visual or 'unknown'} + {facts.audio or 'unknown'}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ import torch
 
 from mettle_cache.errors import RunError, UsageError
 from mettle_cache.tasks.protocol import Predictions
+from pipelines.artefacts import StoredFrames, write_artefacts
 from pipelines.atomic import write_atomically
 from pipelines.binding import bind_task, choose_device, predict_split
 from pipelines.checkpoint import file_digest, load_checkpoint
@@ -36,17 +37,22 @@ def evaluate_run(
     *,
     split: str = "test",
     store: Path | TokenStore | None = None,
+    root: Path | None = None,
     device: str | None = None,
     threads: int = 3,
     progress: Progress | None = None,
 ) -> EvaluateReport:
     """Score the best epoch of ``run``; writes ``predictions-SPLIT.parquet`` and adds to ``result.json``.
 
+    What a task has to show of its predictions goes to ``artefacts-SPLIT``.
+
     Parameters
     ----------
     store
         The store to read, where it is no longer at the path that the run remembers. It must have the key of the
         store that the run was trained from: other tokens would give a number that means nothing.
+    root
+        The data set, for frames to draw predictions on; None: its default place, if it is there.
 
     Raises
     ------
@@ -57,7 +63,7 @@ def evaluate_run(
     UsageError
         The split has no samples.
     """
-    group = evaluate_runs([run], split=split, store=store, device=device, threads=threads, progress=progress)
+    group = evaluate_runs([run], split=split, store=store, root=root, device=device, threads=threads, progress=progress)
     if group.failures:
         raise group.failures[0][1]
     return group.reports[0]
@@ -68,6 +74,7 @@ def evaluate_runs(
     *,
     split: str = "test",
     store: Path | TokenStore | None = None,
+    root: Path | None = None,
     device: str | None = None,
     threads: int = 3,
     progress: Progress | None = None,
@@ -101,7 +108,8 @@ def evaluate_runs(
                 if isinstance(found, RunError):
                     failures.append((head.folder.path, found))
                 else:
-                    reports[head.folder.path] = _record(head, found)
+                    frames = StoredFrames(head.store, root, progress)
+                    reports[head.folder.path] = _record(head, found, frames)
     return EvaluationGroup(split=split, reports=[reports[run] for run in runs if run in reports], failures=failures)
 
 
@@ -186,10 +194,11 @@ def _predict_together(heads: Sequence[_Head], threads: int, progress: Progress) 
     return predictions
 
 
-def _record(head: _Head, predictions: Predictions) -> EvaluateReport:
-    """Write the predictions and the report into the run's folder."""
+def _record(head: _Head, predictions: Predictions, frames: StoredFrames) -> EvaluateReport:
+    """Write the predictions, what shows them, and the report into the run's folder."""
     task, folder = head.trainee.task, head.folder
-    report = _report(head, predictions)
+    shown = write_artefacts(task, predictions, head.split.rows, folder.artefacts(head.split.name), frames)
+    report = replace(_report(head, predictions), artefacts=shown)
     table = task.prediction_table(predictions, head.split.rows)
     write_atomically(report.predictions, lambda partial: pq.write_table(table, partial), needed=table.nbytes)
     folder.update_result({"evaluation": {**_earlier(folder), head.split.name: report.to_json()}})

@@ -17,6 +17,7 @@ class EvaluateReport:
     row of these backbones, or of the task's best setting where there is none, and ``differs`` lists in sentences what
     separates this run from it. ``times_evaluated`` counts the evaluations of this split, this one included. ``variant``
     tells the run from those that were trained with it, ``training_failure`` is what ended its training early.
+    ``artefacts`` is the folder of files that show the predictions, None where the task has nothing to show.
     """
 
     run: Path
@@ -40,10 +41,11 @@ class EvaluateReport:
     seed: int
     variant: str = ""
     training_failure: str | None = None
+    artefacts: Path | None = None
 
     def to_json(self) -> dict[str, object]:
         paths = {name: str(getattr(self, name)) for name in ("run", "predictions", "store")}
-        return {**asdict(self), **paths}
+        return {**asdict(self), **paths, "artefacts": None if self.artefacts is None else str(self.artefacts)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -102,6 +102,9 @@ class RunFolder:
     def predictions(self, split: str) -> Path:
         return self.path / f"predictions-{split}.parquet"
 
+    def artefacts(self, split: str) -> Path:
+        return self.path / f"artefacts-{split}"
+
     def read_config(self) -> RunConfig:
         """The run's configuration; raises RunError where there is none or it is damaged."""
         if not self.config.is_file():

@@ -5,7 +5,7 @@ Shapes: B or R videos, F frames, M frames with a mask, the first of them. Publis
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -29,12 +29,14 @@ from mettle_cache.metrics.avs import (
 )
 from mettle_cache.tasks.avs_model import SegmentationModel
 from mettle_cache.tasks.avs_options import AvsHeadOptions
+from mettle_cache.tasks.avs_pictures import SheetVideo, contact_sheet, mask_png
 from mettle_cache.tasks.avs_published import PUBLISHED
 from mettle_cache.tasks.options import MethodOptions
-from mettle_cache.tasks.protocol import Predictions, PublishedRow, Task
+from mettle_cache.tasks.protocol import Frames, Predictions, PublishedRow, Task
 
 MASK_BYTES = SIDE * SIDE // 8
 LEVELS = 4
+SHEET_VIDEOS = 8
 
 
 class AvsTask(Task):
@@ -148,11 +150,25 @@ class AvsTask(Task):
             }
         )
 
+    def artefacts(self, predictions: Predictions, rows: Sequence[int], frames: Frames) -> Iterator[tuple[str, bytes]]:
+        """``masks/CLIP.png`` of every predicted frame, and ``overlay.png`` with truth and prediction of some videos."""
+        clips, truth = self.samples["clips"].to_pylist(), self._masks(rows)
+        predicted = _unpack(predictions["masks"])
+        for row, masks in zip(rows, predicted, strict=True):
+            for clip, mask in zip(clips[row], masks, strict=False):
+                # an id may hold a slash, and then it is still one file
+                yield f"masks/{clip.replace('/', '_')}.png", mask_png(mask)
+        chosen = sorted({int(place) for place in np.linspace(0, len(rows) - 1, SHEET_VIDEOS)})
+        videos = [
+            SheetVideo([frames(clip) for clip in clips[rows[n]][: truth.shape[1]]], truth[n], predicted[n])
+            for n in chosen
+        ]
+        yield "overlay.png", contact_sheet(videos)
+
     def _masks(self, rows: Sequence[int]) -> NDArray[np.bool_]:
         """Masks ``[B, M, 224, 224]``; the samples of a split have the same number each."""
         packed = [[np.frombuffer(mask, np.uint8) for mask in self.masks[row]] for row in rows]
-        bits = np.unpackbits(np.array(packed, np.uint8), axis=-1)
-        return bits.reshape(*bits.shape[:2], SIDE, SIDE).astype(np.bool_)
+        return _unpack(np.array(packed, np.uint8))
 
 
 def _levels(layers: Sequence[LayerSpec], modality: str) -> tuple[LayerSpec, ...]:
@@ -190,6 +206,11 @@ def _check_samples(samples: pa.Table, masks: Sequence[Sequence[bytes]], options:
             f"TPAVI relates the frames of a video, and videos of this store hold {frames[0]} or {frames[-1]} of them",
             hint="extract with --option train_frames=5",
         )
+
+
+def _unpack(packed: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """``[B, M, 6272]`` to ``[B, M, 224, 224]``."""
+    return np.unpackbits(packed, axis=-1).reshape(*packed.shape[:2], SIDE, SIDE).astype(np.bool_)
 
 
 def _pixels(packed: NDArray[np.uint8]) -> NDArray[np.int64]:

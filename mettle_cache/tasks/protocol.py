@@ -5,12 +5,13 @@ A task is one file here and one line in the registry. Shapes: B samples of a bat
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mettle_cache.layers import LayerSpec
@@ -20,6 +21,9 @@ from mettle_cache.tasks.options import MethodOptions
 SHARED = "shared"
 
 Predictions = Mapping[str, np.ndarray]
+
+Frames = Callable[[str], NDArray[np.uint8] | None]
+"""A clip's picture by its id, RGB ``[H, W, 3]``; None where the media are not at hand."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,3 +137,7 @@ class Task(Protocol):
 
     def prediction_table(self, predictions: Predictions, rows: Sequence[int]) -> pa.Table:
         """Predictions beside their targets, one row for each thing that is scored."""
+
+    def artefacts(self, predictions: Predictions, rows: Sequence[int], frames: Frames) -> Iterator[tuple[str, bytes]]:
+        """Files that show predictions of R samples: the path within a folder of their own, and the content."""
+        return iter(())

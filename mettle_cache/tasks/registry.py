@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from mettle_cache.errors import UsageError
 from mettle_cache.tasks.avel import AvelTask
-from mettle_cache.tasks.avvp import AvvpTask
 from mettle_cache.tasks.avqa import AvqaTask
+from mettle_cache.tasks.avs import AvsTask
+from mettle_cache.tasks.avvp import AvvpTask
 from mettle_cache.tasks.protocol import Task
 
-TASKS: dict[str, type[Task]] = {"avel": AvelTask, "avvp": AvvpTask, "avqa": AvqaTask}
+TASKS: dict[str, type[Task]] = {"avel": AvelTask, "avqa": AvqaTask, "avvp": AvvpTask, "avs": AvsTask}
 
 
 def get_task(name: str) -> type[Task]:
