@@ -38,7 +38,7 @@ class BlockRun:
     array: ArrayLayout
     blocks: range
 
-    @property
+    @cached_property
     def offset(self) -> int:
         return self.array.chunk_offset(self.blocks.start)
 

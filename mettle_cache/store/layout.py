@@ -75,7 +75,11 @@ class ArrayLayout:
 
     def shard_name(self, clip: int) -> str:
         """The file of one clip, in the array's folder; one flat folder an array."""
-        return f"c.{clip}" + ".0" * (1 + len(self.chunk_shape))
+        return f"c.{clip}{self._shard_suffix}"
+
+    @cached_property
+    def _shard_suffix(self) -> str:
+        return ".0" * (1 + len(self.chunk_shape))
 
     def shard_path(self, clip: int) -> str:
         """The file of one clip, relative to the store."""
