@@ -38,7 +38,10 @@ class Trainee:
         with seeded(seed, device=torch.device("cpu")):
             model = task.build_model()
         self.model = model.to(device)
-        self.optimizer = Adam(self.model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
+        # fused: one pass over weights and state instead of a dozen
+        self.optimizer = Adam(
+            self.model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay, fused=True
+        )
         self.scheduler = StepLR(self.optimizer, options.step_size, options.gamma)
         self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec
-from mettle_cache.methods.absorbed import absorbed_pooling
+from mettle_cache.methods.absorbed import Tail, Weights, distil_tokens
 from mettle_cache.tokens import LayerTokens
 
 ATTENTION_PATHS = ("absorbed", "stock")
@@ -47,6 +49,16 @@ class DistillerOptions:
             raise UsageError("LCD without the task-specific and without the pretrained branch distils nothing")
 
 
+class InProjection(NamedTuple):
+    """The parts of ``nn.MultiheadAttention``'s input projection, ``[D, D]`` and ``[D]``; a key's bias cancels."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    query_bias: Tensor
+    value_bias: Tensor
+
+
 class LayerDistiller(nn.Module):
     """Distil one layer. Parameters count ``4D² + 4D`` (attention), ``4D`` (norms), ``KD``, and ``NK + K`` (mixing)."""
 
@@ -71,13 +83,14 @@ class LayerDistiller(nn.Module):
         self.unit: Tensor
         self.register_buffer("unit", torch.ones(()), persistent=False)
 
-    def forward(self, tokens: LayerTokens) -> Tensor:
-        """Meta-tokens ``[F, K, D]`` of a layer's tokens, ``codes [F, N, D]``."""
+    def forward(self, tokens: LayerTokens, projection: nn.Linear | None = None) -> Tensor:
+        """Meta-tokens ``[F, K, D]`` of a layer's tokens, ``codes [F, N, D]``; or, projected, ``[F, K, d]``."""
         if self.options.attention == "stock":
-            return self._distil_stock(tokens.floats(self.unit.dtype))
+            distilled = self._distil_stock(tokens.floats(self.unit.dtype))
+            return distilled if projection is None else projection(distilled)
         # logits and statistics stay in full precision; the products that autocast would speed up are tiny
         with torch.autocast(tokens.codes.device.type, enabled=False):
-            return self._distil_absorbed(tokens)
+            return self._distil_absorbed(tokens, projection)
 
     def mixing(self) -> Tensor | None:
         """Weights ``[K, N]`` of the token-mixing branch."""
@@ -87,61 +100,104 @@ class LayerDistiller(nn.Module):
             return (self.unit / self.layer.tokens).expand(self.count, self.layer.tokens)
         return None
 
-    def _pretrained(self, mixed: Tensor) -> Tensor:
-        return mixed + self.mix.bias.unsqueeze(-1) if self.options.pretrained_branch == "linear" else mixed
-
-    def _distil_absorbed(self, tokens: LayerTokens) -> Tensor:
-        mixing = self.mixing()
-        if not self.options.task_specific:
-            return self._pretrained(absorbed_pooling(tokens, self.unit.new_empty(0, self.layer.width), mixing)[1])
-        eps = self.norm_tokens.eps if self.options.norm else None
-        meta_tokens: Tensor = self.meta_tokens
-        pretrained, rstd = None, None
-        for step in range(self.options.steps):
-            context, mixed, statistics = absorbed_pooling(
-                tokens, self.fold_queries(meta_tokens), mixing if step == 0 else None, rstd=rstd, eps=eps
-            )
-            rstd = None if eps is None else statistics
-            if step == 0 and mixing is not None:
-                pretrained = self._pretrained(mixed)
-            attended = self._project_context(context)
-            meta_tokens = self._update(meta_tokens, attended, pretrained)
-        return meta_tokens
-
-    def _update(self, meta_tokens: Tensor, attended: Tensor, pretrained: Tensor | None) -> Tensor:
-        """Equations 3.1 (the arrow replaces the meta-tokens) and 3.2."""
-        if self.options.residual:
-            attended = attended + meta_tokens
-        return attended if pretrained is None else attended + pretrained
-
-    def fold_queries(self, meta_tokens: Tensor) -> Tensor:
+    def fold_queries(self, meta_tokens: Tensor, inputs: InProjection | None = None) -> Tensor:
         """``W_Kᵀ q`` of each head, logit scale and norm weight included: ``[..., K, D]`` to ``[..., K H, D]``."""
         width, heads = self.layer.width, self.options.heads
+        inputs = inputs or self._in_projection()
         asked = self.norm_meta_tokens(meta_tokens) if self.options.norm else meta_tokens
-        weight, bias = self.attention.in_proj_weight, self.attention.in_proj_bias
-        queries = nn.functional.linear(asked, weight[:width], bias[:width]).unflatten(-1, (heads, -1))
-        keys = weight[width : 2 * width].unflatten(0, (heads, -1))
+        queries = nn.functional.linear(asked, inputs.query, inputs.query_bias).unflatten(-1, (heads, -1))
+        keys = inputs.key.unflatten(0, (heads, -1))
         folded: Tensor = torch.einsum("...khe,hed->...khd", queries, keys) * (width // heads) ** -0.5
         if self.options.norm:
             folded = folded * self.norm_tokens.weight
         return folded.flatten(-3, -2)
 
-    def _project_context(self, context: Tensor) -> Tensor:
-        """Value and output projections of ``[F, K H, D]``: ``[F, K, D]``."""
-        width, heads = self.layer.width, self.options.heads
-        if self.options.norm:
-            context = context * self.norm_tokens.weight + self.norm_tokens.bias
-        values = self.attention.in_proj_weight[2 * width :].unflatten(0, (heads, -1))
-        attended = torch.einsum("fkhd,hed->fkhe", context.unflatten(1, (self.count, heads)), values).flatten(-2)
+    def _in_projection(self) -> InProjection:
+        # one split for all parts: its gradient is one copy, where slices would each fill a matrix of their own
+        query, key, value = self.attention.in_proj_weight.chunk(3)
+        query_bias, _, value_bias = self.attention.in_proj_bias.chunk(3)
+        return InProjection(query, key, value, query_bias, value_bias)
+
+    def _distil_absorbed(self, tokens: LayerTokens, projection: nn.Linear | None) -> Tensor:
+        mixing, outputs = self.mixing(), self._output_weights(projection)
+        if not self.options.task_specific:
+            return distil_tokens(
+                Tail(self._finish, self._finish_transposed),
+                outputs,
+                tokens,
+                self.unit.new_empty(0, self.layer.width),
+                mixing,
+            )
+        eps = self.norm_tokens.eps if self.options.norm else None
+        inputs, between = self._in_projection(), self._output_weights(None)
+        meta_tokens: Tensor = self.meta_tokens
+        for step in range(self.options.steps):
+            weights = {
+                **self._attention_weights(inputs),
+                **({"residual": meta_tokens} if self.options.residual else {}),
+                **(outputs if step == self.options.steps - 1 else between),
+            }
+            queries = self.fold_queries(meta_tokens, inputs)
+            meta_tokens = distil_tokens(
+                Tail(self._finish, self._finish_transposed), weights, tokens, queries, mixing, eps=eps
+            )
+        return meta_tokens
+
+    def _attention_weights(self, inputs: InProjection) -> dict[str, Tensor]:
         out = self.attention.out_proj
-        projected: Tensor = nn.functional.linear(
-            attended + self.attention.in_proj_bias[2 * width :], out.weight, out.bias
-        )
-        return projected
+        weights = {"values": inputs.value, "values_bias": inputs.value_bias, "out": out.weight, "out_bias": out.bias}
+        if self.options.norm:
+            weights |= {"norm": self.norm_tokens.weight, "norm_bias": self.norm_tokens.bias}
+        return weights
+
+    def _output_weights(self, projection: nn.Linear | None) -> dict[str, Tensor]:
+        weights: dict[str, Tensor] = {"mix_bias": self.mix.bias} if self.options.pretrained_branch == "linear" else {}
+        if projection is not None:
+            weights |= {"projection": projection.weight, "projection_bias": projection.bias}
+        return weights
+
+    def _finish(self, context: Tensor, mixed: Tensor, weights: Weights) -> Tensor:
+        """What follows the pooling: equation 3.1, whose arrow replaces the meta-tokens, and 3.2.
+
+        ``context [F, K H, D]`` and ``mixed [F, K, D]`` to ``[F, K, D]``, or to ``[F, K, d]`` with a projection.
+        """
+        parts = []
+        if self.options.task_specific:
+            parts.append(self._project_context(context, weights))
+        if "residual" in weights:
+            parts.append(weights["residual"])
+        if self.options.pretrained_branch != "none":
+            parts.append(mixed + weights["mix_bias"].unsqueeze(-1) if "mix_bias" in weights else mixed)
+        meta_tokens = functools.reduce(torch.add, parts)
+        if "projection" not in weights:
+            return meta_tokens
+        return nn.functional.linear(meta_tokens, weights["projection"], weights["projection_bias"])
+
+    def _finish_transposed(self, d_output: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
+        """Gradients of context and mixed rows from that of :meth:`_finish`'s result."""
+        d_meta_tokens = d_output @ weights["projection"] if "projection" in weights else d_output
+        d_mixed = d_meta_tokens if self.options.pretrained_branch != "none" else d_meta_tokens[:, :0]
+        if not self.options.task_specific:
+            return d_meta_tokens[:, :0], d_mixed
+        d_attended = (d_meta_tokens @ weights["out"]).unflatten(-1, (self.options.heads, -1))
+        values = weights["values"].unflatten(0, (self.options.heads, -1))
+        d_context = torch.einsum("fkhe,hed->fkhd", d_attended, values).flatten(1, 2)
+        return d_context * weights["norm"] if self.options.norm else d_context, d_mixed
+
+    def _project_context(self, context: Tensor, weights: Weights) -> Tensor:
+        """Value and output projections of ``[F, K H, D]``: ``[F, K, D]``."""
+        heads = self.options.heads
+        if self.options.norm:
+            context = context * weights["norm"] + weights["norm_bias"]
+        values = weights["values"].unflatten(0, (heads, -1))
+        attended = torch.einsum("fkhd,hed->fkhe", context.unflatten(1, (self.count, heads)), values).flatten(-2)
+        return nn.functional.linear(attended + weights["values_bias"], weights["out"], weights["out_bias"])
 
     def _distil_stock(self, tokens: Tensor) -> Tensor:
         mixing = self.mixing()
-        pretrained = None if mixing is None else self._pretrained(mixing @ tokens)
+        pretrained = None if mixing is None else mixing @ tokens
+        if pretrained is not None and self.options.pretrained_branch == "linear":
+            pretrained = pretrained + self.mix.bias.unsqueeze(-1)
         if not self.options.task_specific:
             assert pretrained is not None
             return pretrained
@@ -150,5 +206,6 @@ class LayerDistiller(nn.Module):
         for _ in range(self.options.steps):
             asked = self.norm_meta_tokens(meta_tokens) if self.options.norm else meta_tokens
             attended, _ = self.attention(asked, keys, keys, need_weights=False)
-            meta_tokens = self._update(meta_tokens, attended, pretrained)
+            attended = attended + meta_tokens if self.options.residual else attended
+            meta_tokens = attended if pretrained is None else attended + pretrained
         return meta_tokens

@@ -71,7 +71,7 @@ class FoldedLayer(nn.Module):
         """``[F, d]`` from one layer's tokens, ``codes [F, N, D]``."""
         shape = self.shape
         mixing = self.mixing if shape.mixing else None
-        context, mixed, _ = absorbed_pooling(tokens, self.queries, mixing, eps=shape.eps if shape.queries else None)
+        context, mixed = absorbed_pooling(tokens, self.queries, mixing, eps=shape.eps if shape.queries else None)
         total: Tensor | None = None
         if shape.queries:
             summed = context.unflatten(1, (-1, shape.heads)).sum(1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from mettle_cache.errors import UsageError
@@ -80,10 +79,9 @@ class LCD(nn.Module):
         total: Tensor | None = None
         count = 0
         for layer in self.layers:
-            stored = tokens[layer.name]
-            meta_tokens = self.distillers[_key(layer)](_flatten_frames(stored)).unflatten(0, stored.codes.shape[:2])
-            if self.projections:
-                meta_tokens = self.projections[_key(layer)](meta_tokens)
+            stored, key = tokens[layer.name], _key(layer)
+            projection = self.projections[key] if self.projections else None
+            meta_tokens = self.distillers[key](stored.flatten_frames(), projection).unflatten(0, stored.codes.shape[:2])
             summed = meta_tokens.sum(-2)
             total = summed if total is None else total + summed
             count += meta_tokens.shape[-2]
@@ -111,12 +109,3 @@ def _common_width(layers: Sequence[LayerSpec]) -> int:
     if len(widths) > 1:
         raise UsageError(f"layers of widths {sorted(widths)} need a projection: give LCD a dim")
     return widths.pop()
-
-
-def _flatten_frames(tokens: LayerTokens) -> LayerTokens:
-    """``[B, T, N, D]`` to ``[B T, N, D]``, without a copy."""
-
-    def flatten(part: Tensor | None) -> Tensor | None:
-        return None if part is None else torch.flatten(part, 0, 1)
-
-    return LayerTokens(torch.flatten(tokens.codes, 0, 1), flatten(tokens.scale), flatten(tokens.zero))

@@ -1,29 +1,23 @@
-"""Attention of a few queries over many stored tokens, without projecting or expanding the tokens.
+"""Absorbed attention in PyTorch, a few frames at a time: any device, any precision.
 
-With Q query vectors per frame, keys and values need no projection of their own: ``u = W_Kᵀ q`` is one D-vector a head,
-logits are ``X u`` and the context is ``αᵀ X``. Three things fold into the small side of those two products:
+An affine codec and a LayerNorm fold into the small side of the two products (absorbed.py says which these are):
 
-- the affine codec ``x = s (c + z)``: ``X u = C (s u) + u·(s z)`` and ``αᵀ X = s (αᵀ C) + s z``;
-- a LayerNorm on the tokens, ``x̃ = r (x - μ)``: μ is one more column of the first product, and ``r = 1/σ`` needs the
-  tokens' second moments, which expand the same way;
-- the token-mixing branch ``W_g X``: K more rows of the second product.
+- ``x = s (c + z)``: ``X u = C (s u) + u·(s z)`` and ``αᵀ X = s (αᵀ C) + s z``;
+- ``x̃ = r (x - μ)``: μ is one more column of the first product, and ``r = 1/σ`` needs the tokens' second moments, which
+  expand the same way.
 
-The backward pass is written by hand. It reads the codes again, recomputes the logits, keeps one float a token (``r``).
-Codes become floats a few frames at a time, in a tile that stays in a CPU's cache. Exact: outputs and gradients agree
-with ``nn.MultiheadAttention`` to float64 rounding (tests/methods). Source: architecture.md, ideas 1 and 2.
+Codes become floats in a tile that stays in a CPU's cache.
 
-Shapes: F frames (B clips times T segments), N tokens, D channels, Q queries (heads times meta-tokens), K mixing rows.
+Shapes: F frames (B clips times T segments), f those of a tile, N tokens, D channels, Q queries, K mixing rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from mettle_cache.tokens import LayerTokens, unpack_int4
 
@@ -110,15 +104,17 @@ class Attention:
         return tile.pool(scaled) - scaled @ self.mean.unsqueeze(-1)
 
 
-def attend(tile: Tile, queries: Tensor, products: Tensor, rstd: Tensor | None) -> Attention:
+def attend(tile: Tile, queries: Tensor, products: Tensor, eps: float | None) -> Attention:
     """Softmax over tokens of ``queries [f, Q, D]``, given their raw ``products [f, Q (+1), N]``.
 
-    With ``rstd [f, N]`` the last row of ``products`` is the tokens' mean.
+    With a norm (``eps`` is given) the last row of ``products`` is the tokens' mean.
     """
-    if rstd is None:
+    if eps is None:
         return Attention(products.softmax(-1), None, None)
-    statistics = Attention(products, products[:, -1], rstd)
-    return Attention(statistics.normalise(products[:, :-1], queries).softmax(-1), products[:, -1], rstd)
+    mean = products[:, -1]
+    rstd = (tile.second_moment() - mean.square()).clamp_min_(0).add_(eps).rsqrt_()
+    statistics = Attention(products, mean, rstd)
+    return Attention(statistics.normalise(products[:, :-1], queries).softmax(-1), mean, rstd)
 
 
 def _with_mean(queries: Tensor, extra: Tensor | None = None) -> Tensor:
@@ -132,105 +128,60 @@ def _tile_queries(queries: Tensor, window: slice, frames: int) -> Tensor:
     return queries.expand(frames, -1, -1) if queries.ndim == 2 else queries[window]
 
 
-class _AbsorbedPooling(torch.autograd.Function):
-    """See :func:`absorbed_pooling`."""
+@dataclass(frozen=True)
+class PoolingGradient:
+    """What a backward pass gives: the pooled tokens again, and the gradients of queries and mixing rows."""
 
-    @staticmethod
-    def forward(
-        ctx: Any,
-        codes: Tensor,
-        scale: Tensor | None,
-        zero: Tensor | None,
-        queries: Tensor,
-        mixing: Tensor | None,
-        rstd: Tensor | None,
-        eps: float | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        tokens = LayerTokens(codes, scale, zero)
-        frames, count, width = codes.shape[0], codes.shape[1], tokens.width
-        mixers = 0 if mixing is None else mixing.shape[0]
-        context = queries.new_empty(frames, queries.shape[-2], width)
-        mixed = queries.new_empty(frames, mixers, width)
-        kept = queries.new_empty(frames, count) if eps is not None and rstd is None else rstd
-        for window, tile in frame_tiles(tokens, queries.dtype):
-            f = tile.codes.shape[0]
-            asked = _tile_queries(queries, window, f)
-            products = tile.inner(asked if eps is None else _with_mean(asked))
-            if eps is not None and rstd is None:
-                assert kept is not None
-                variance = tile.second_moment() - products[:, -1].square()
-                kept[window] = (variance.clamp_min_(0) + eps).rsqrt_()
-            attention = attend(tile, asked, products, None if eps is None or kept is None else kept[window])
-            context[window] = attention.pool(tile, attention.weights)
-            if mixing is not None:
-                mixed[window] = tile.pool(mixing.expand(f, -1, -1))
-        ctx.save_for_backward(codes, scale, zero, queries, mixing, kept)
-        ctx.has_norm = eps is not None
-        statistics = kept if kept is not None else queries.new_empty(0)
-        ctx.mark_non_differentiable(statistics)
-        return context, mixed, statistics
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, d_context: Tensor, d_mixed: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        codes, scale, zero, queries, mixing, rstd = ctx.saved_tensors
-        d_queries = torch.zeros_like(queries)
-        d_mixing = None if mixing is None else torch.zeros_like(mixing)
-        count = queries.shape[-2]
-        for window, tile in frame_tiles(LayerTokens(codes, scale, zero), queries.dtype):
-            asked = _tile_queries(queries, window, tile.codes.shape[0])
-            d_out = torch.cat([d_context[window], d_mixed[window]], dim=1)
-            # one product serves the logits again, the gradient of the weights, and the gradient of the mixing rows
-            stacked = _with_mean(asked, d_out) if ctx.has_norm else torch.cat([asked, d_out], dim=1)
-            head = count + (1 if ctx.has_norm else 0)
-            products = tile.inner(stacked)
-            attention = attend(tile, asked, products[:, :head], rstd[window] if ctx.has_norm else None)
-            d_weights = attention.normalise(products[:, head : head + count], d_context[window])
-            centred = d_weights - (attention.weights * d_weights).sum(-1, keepdim=True)
-            d_asked = attention.pool(tile, attention.weights * centred)
-            if queries.ndim == 2:
-                d_queries += d_asked.sum(0)
-            else:
-                d_queries[window] = d_asked
-            if d_mixing is not None:
-                d_mixing += products[:, head + count :].sum(0)
-        return None, None, None, d_queries, d_mixing, None, None
+    context: Tensor
+    mixed: Tensor
+    queries: Tensor
+    mixing: Tensor | None
 
 
-def absorbed_pooling(
+def pool(tokens: LayerTokens, queries: Tensor, mixing: Tensor | None, eps: float | None) -> tuple[Tensor, Tensor]:
+    """``context [F, Q, D]`` and ``mixed [F, K, D]``, as :func:`mettle_cache.methods.absorbed.absorbed_pooling`."""
+    frames = tokens.codes.shape[0]
+    context = queries.new_empty(frames, queries.shape[-2], tokens.width)
+    mixed = queries.new_empty(frames, 0 if mixing is None else mixing.shape[0], tokens.width)
+    for window, tile in frame_tiles(tokens, queries.dtype):
+        asked = _tile_queries(queries, window, tile.codes.shape[0])
+        products = tile.inner(asked if eps is None else _with_mean(asked))
+        attention = attend(tile, asked, products, eps)
+        context[window] = attention.pool(tile, attention.weights)
+        if mixing is not None:
+            mixed[window] = tile.pool(mixing.expand(tile.codes.shape[0], -1, -1))
+    return context, mixed
+
+
+def pool_backward(
     tokens: LayerTokens,
     queries: Tensor,
-    mixing: Tensor | None = None,
-    *,
-    rstd: Tensor | None = None,
-    eps: float | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Attend ``queries`` over tokens and mix tokens, straight from the stored codes.
-
-    Parameters
-    ----------
-    tokens
-        One layer, ``codes [F, N, D]`` (or packed), ``scale`` and ``zero`` ``[F, D]``. They get no gradient.
-    queries
-        ``[Q, D]`` (the same for every frame) or ``[F, Q, D]``, the logit scale already in them.
-    mixing
-        Optional ``[K, N]`` weights of the token-mixing branch; it sees the tokens without the norm.
-    eps
-        The LayerNorm's epsilon, or None for no norm on the attended tokens. The norm's weight and bias belong to the
-        caller, who multiplies queries and context by the weight.
-    rstd
-        The tokens' inverse deviations ``[F, N]`` from an earlier call on the same tokens.
-
-    Returns
-    -------
-    context
-        ``[F, Q, D]``: sums of the (normalised) tokens under the softmax weights.
-    mixed
-        ``[F, K, D]``: ``mixing @ tokens``; K is 0 without ``mixing``.
-    rstd
-        ``[F, N]``, or empty without a norm.
-    """
-    result: tuple[Tensor, Tensor, Tensor] = _AbsorbedPooling.apply(
-        tokens.codes, tokens.scale, tokens.zero, queries, mixing, rstd, eps
-    )
-    return result
+    mixing: Tensor | None,
+    eps: float | None,
+    d_context: Tensor,
+    d_mixed: Tensor,
+) -> PoolingGradient:
+    """Read the tokens again and go back from ``d_context [F, Q, D]`` and ``d_mixed [F, K, D]``."""
+    context, mixed = torch.empty_like(d_context), torch.empty_like(d_mixed)
+    d_queries = torch.zeros_like(queries)
+    d_mixing = None if mixing is None else torch.zeros_like(mixing)
+    count = queries.shape[-2]
+    head = count + (eps is not None)
+    for window, tile in frame_tiles(tokens, queries.dtype):
+        asked = _tile_queries(queries, window, tile.codes.shape[0])
+        d_out = torch.cat([d_context[window], d_mixed[window]], dim=1)
+        # one product serves the logits again, the gradient of the weights, and the gradient of the mixing rows
+        products = tile.inner(torch.cat([asked, d_out], dim=1) if eps is None else _with_mean(asked, d_out))
+        attention = attend(tile, asked, products[:, :head], eps)
+        d_weights = attention.normalise(products[:, head : head + count], d_context[window])
+        centred = d_weights - (attention.weights * d_weights).sum(-1, keepdim=True)
+        d_asked = attention.pool(tile, attention.weights * centred)
+        context[window] = attention.pool(tile, attention.weights)
+        if queries.ndim == 2:
+            d_queries += d_asked.sum(0)
+        else:
+            d_queries[window] = d_asked
+        if mixing is not None and d_mixing is not None:
+            mixed[window] = tile.pool(mixing.expand(tile.codes.shape[0], -1, -1))
+            d_mixing += products[:, head + count :].sum(0)
+    return PoolingGradient(context, mixed, d_queries, d_mixing)

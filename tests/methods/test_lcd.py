@@ -80,6 +80,25 @@ def test_every_switch_means_the_same_on_both_paths(switches):
     assert_pair_agrees("int8", **switches)
 
 
+def test_nothing_is_kept_for_the_backward_pass_but_what_is_there_anyway():
+    """Of a layer: its codes, which are the reader's, and parameters; no activations, whatever the number of frames."""
+    module = LCD(LAYERS, dim=8)
+    tokens = clip_tokens("int8")
+    own = {part.untyped_storage().data_ptr() for t in tokens.values() for part in (t.codes, t.scale, t.zero)}
+    own |= {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
+    kept = {}
+
+    def keep(tensor):
+        if tensor.untyped_storage().data_ptr() not in own:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.shape
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        module(tokens)
+    # folding the queries keeps vectors of the meta-tokens' size
+    assert not [shape for shape in kept.values() if shape[0] in (CLIPS, CLIPS * SEGMENTS)]
+
+
 def test_int8_and_int4_need_no_decoding():
     """Codes and their decoded floats give the same meta-tokens."""
     module, _ = build_pair()

@@ -1,0 +1,128 @@
+"""The compiled loops against plain attention in float64, on every form of tokens that they take."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mettle_cache.methods import fused, tiles
+from tests.methods.conftest import make_tokens
+from tests.methods.test_absorbed import EPS, pool_plainly
+
+FORMS = ("float16", "float32", "int8", "int4")
+
+
+def draw(frames, count, width, asked, mixers, *, per_frame=False):
+    rng = torch.Generator().manual_seed(frames * 100 + count)
+    queries = torch.randn((frames, asked, width) if per_frame else (asked, width), generator=rng) * 0.1
+    mixing = torch.randn(mixers, count, generator=rng) if mixers else None
+    d_context = torch.randn(frames, asked, width, generator=rng)
+    return queries, mixing, d_context, torch.randn(frames, mixers, width, generator=rng)
+
+
+def assert_close(ours, plain):
+    assert ours.dtype == torch.float32
+    limit = 1e-4 * max(1.0, plain.abs().max().item() if plain.numel() else 0)
+    assert (ours.double() - plain).abs().max().item() < limit if plain.numel() else ours.numel() == 0
+
+
+def check(tokens, queries, mixing, eps, d_context, d_mixed):
+    """Outputs, and the backward pass's outputs and gradients, against autograd on expanded float64 tokens."""
+    leaves = [queries.double().requires_grad_()]
+    leaves += [] if mixing is None else [mixing.double().requires_grad_()]
+    plain = pool_plainly(tokens, leaves[0], leaves[1] if mixing is not None else None, eps)
+    gradients = torch.autograd.grad(
+        (plain[0] * d_context).sum() + (plain[1] * d_mixed).sum(), leaves, allow_unused=True, materialize_grads=True
+    )
+    assert fused.fits(tokens, queries)
+    context, mixed = fused.pool(tokens, queries, mixing, eps)
+    found = fused.pool_backward(tokens, queries, mixing, eps, d_context, d_mixed)
+    for first, again, expected in zip((context, mixed), (found.context, found.mixed), plain, strict=True):
+        assert_close(first, expected.detach())
+        assert_close(again, expected.detach())
+    for ours, expected in zip((found.queries, found.mixing), gradients, strict=False):
+        assert_close(ours, expected)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("eps", [None, EPS])
+@pytest.mark.parametrize("per_frame", [False, True])
+def test_outputs_and_gradients_equal_plain_attention(form, eps, per_frame):
+    tokens = make_tokens(form, 19, 33, 16)
+    queries, mixing, *gradients = draw(19, 33, 16, 8, 2, per_frame=per_frame)
+    check(tokens, queries, mixing, eps, *gradients)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    form=st.sampled_from(FORMS),
+    frames=st.integers(1, 20),
+    count=st.integers(1, 40),
+    half_width=st.integers(1, 24),
+    asked=st.integers(0, 9),
+    mixers=st.integers(0, 5),
+    norm=st.booleans(),
+)
+def test_any_shape(form, frames, count, half_width, asked, mixers, norm):
+    tokens = make_tokens(form, frames, count, 2 * half_width)
+    queries, mixing, *gradients = draw(frames, count, 2 * half_width, asked, mixers)
+    # one channel pair may have next to no variance, and its inverse deviation then magnifies every rounding
+    check(tokens, queries, mixing, 1e-2 if norm else None, *gradients)
+
+
+def test_the_number_of_threads_changes_no_bit():
+    tokens = make_tokens("int8", 50, 30, 24)
+    arguments = draw(50, 30, 24, 8, 1)
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found = fused.pool_backward(tokens, *arguments[:2], EPS, *arguments[2:])
+            results.append((found.context, found.mixed, found.queries, found.mixing))
+    finally:
+        torch.set_num_threads(before)
+    for result in results[1:]:
+        assert all(torch.equal(ours, first) for ours, first in zip(result, results[0], strict=True))
+
+
+def test_logits_far_apart_do_not_overflow():
+    tokens = make_tokens("int8", 3, 20, 16)
+    queries = torch.randn(4, 16, generator=torch.Generator().manual_seed(1)) * 1000
+    check(tokens, queries, None, None, torch.zeros(3, 4, 16), torch.zeros(3, 0, 16))
+
+
+def test_what_is_not_a_number_stays_so():
+    tokens = make_tokens("int8", 1, 8, 16)
+    queries = torch.randn(2, 16)
+    queries[0, 3] = float("nan")
+    context, _ = fused.pool(tokens, queries, None, EPS)
+    assert context[0, 0].isnan().all()
+    assert context[0, 1].isfinite().all()
+
+
+def test_codes_that_are_no_whole_block_of_memory_are_read_rightly():
+    tokens = make_tokens("int8", 6, 12, 16)
+    queries, *_ = draw(6, 12, 16, 4, 0)
+    every_second = type(tokens)(tokens.codes[::2], tokens.scale[::2], tokens.zero[::2])
+    ours, _ = fused.pool(every_second, queries, None, EPS)
+    theirs, _ = fused.pool(tokens, queries, None, EPS)
+    assert torch.equal(ours, theirs[::2])
+
+
+def test_it_is_for_single_precision_on_a_cpu():
+    tokens = make_tokens("int8", 1, 4, 16)
+    assert fused.fits(tokens, torch.empty(1, 16))
+    assert not fused.fits(tokens, torch.empty(1, 16, dtype=torch.float64))
+    assert not fused.fits(tokens, torch.empty(1, 16, device="meta"))
+    assert not fused.fits(make_tokens("float64", 1, 4, 16), torch.empty(1, 16))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_tiles_agree_in_single_precision(form):
+    """The path of a GPU, run here."""
+    tokens = make_tokens(form, 9, 40, 32)
+    arguments = draw(9, 40, 32, 8, 1)
+    ours = fused.pool_backward(tokens, *arguments[:2], EPS, *arguments[2:])
+    theirs = tiles.pool_backward(tokens, *arguments[:2], EPS, *arguments[2:])
+    for name in ("context", "mixed", "queries", "mixing"):
+        assert_close(getattr(ours, name), getattr(theirs, name).double())
