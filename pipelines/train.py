@@ -23,6 +23,7 @@ from pipelines.runfolder import RunConfig, RunFolder, SelectOn, StoreReference, 
 from pipelines.runlog import RunLog
 from pipelines.train_report import TrainReport, peak_memory
 from pipelines.trainee import Trainee, union_of_layers
+from pipelines.units import format_bytes
 
 if TYPE_CHECKING:
     from mettle_cache.store.reader import TokenStore
@@ -114,7 +115,7 @@ def train_heads(
         selection=selection,
         progress=progress,
     )
-    for note in notes:
+    for note in [*_describe_group(trainees), *notes]:
         progress.note(note)
     configs = [_run_config(plan, select_on, opened) for plan in plans]
     with _claim_members(shared, plans, trainees, configs, resume) as members:
@@ -127,6 +128,16 @@ def _build_trainee(plan: HeadPlan, store: TokenStore, device: torch.device, resu
     if not (resume and RunFolder(plan.out).last.exists()):
         trainee.task.initialise(trainee.model)
     return trainee
+
+
+def _describe_group(trainees: Sequence[Trainee]) -> list[str]:
+    """What several heads hold together: a sweep can outgrow a machine that holds any one of them."""
+    if len(trainees) == 1:
+        return []
+    parameters = sum(trainee.parameters for trainee in trainees)
+    # single precision: weights and Adam's two moments
+    held = format_bytes(parameters * 3 * 4)
+    return [f"{len(trainees)} heads together: {parameters / 1e6:.1f} M parameters, {held} with their optimisers"]
 
 
 @contextmanager

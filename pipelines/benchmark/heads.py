@@ -11,7 +11,9 @@ from mettle_cache.backbones import Backbone, create_backbone, shared_audio
 from mettle_cache.layers import LayerSpec
 from mettle_cache.store.reader import TokenStore
 from mettle_cache.tasks.avel import AvelTask
-from pipelines.benchmark.fullsize import CATEGORIES, SEGMENTS, bench_samples
+from mettle_cache.tasks.protocol import StepInputs
+from mettle_cache.tokens import LayerTokens, TokenBatch
+from pipelines.benchmark.fullsize import CATEGORIES, SEGMENTS, bench_clip, bench_layers, bench_samples
 from pipelines.binding import bind_task
 from pipelines.feed import Feed, FeedBatch, read_split
 from pipelines.recipe import load_recipe
@@ -64,3 +66,22 @@ def bench_backbones(*, tiny: bool, device: torch.device) -> tuple[Backbone, Back
         return visual.to(device), shared_audio(visual)
     visual, audio = (create_backbone(name, weights="random") for name in BACKBONES)
     return visual.to(device), audio.to(device)
+
+
+def load_libraries(device: torch.device, attention: str) -> None:
+    """One step on toy shapes: afterwards all code that training runs is loaded, and what compiles is compiled.
+
+    So what a measurement finds is the work's, not the libraries'.
+    """
+    layers = bench_layers(tiny=True)
+    trainee = layer_trainee(layers, bench_recipe(tiny=True, attention=attention), clips=1, device=device)
+    clip = bench_clip(layers, "int8")
+    tokens = {
+        name: LayerTokens(layer.codes[None], _batched(layer.scale), _batched(layer.zero)).to(device)
+        for name, layer in clip.items()
+    }
+    trainee.step(FeedBatch([0], TokenBatch(tokens, (0,)), StepInputs()), epoch=0, index=0)
+
+
+def _batched(part: torch.Tensor | None) -> torch.Tensor | None:
+    return None if part is None else part[None]

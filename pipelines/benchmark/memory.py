@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -45,7 +45,7 @@ def run(options: BenchOptions, progress: Progress) -> BenchTable:
         bench="memory",
         title=f"training AVEL from int8, batch {batch} and batch 1",
         rows=(*rows, *rings),
-        goals=_goals(found, batch, rings, tiny=options.tiny),
+        goals=(*_ring_goals(rings), *([] if options.tiny else size_goals(found, (batch, 1)))),
         notes=_notes(device, batch),
         repeats=options.repeats,
     )
@@ -83,13 +83,14 @@ def _training_rows(name: str, results: Sequence[Breakdown]) -> list[Row]:
         "Adam": ("two moments a weight", lambda result: result.moments),
         "codes": ("one batch; the ring holds the next one as well", lambda result: result.codes),
         "saved for backward": ("activations other than the codes", lambda result: result.saved),
-        "the rest": ("the ring's other batch, workspace, libraries' own memory", _rest),
+        "the rest": ("the ring's other batch, workspace, what the allocator keeps", _rest),
     }
     rows = [
         measured(f"{name}: {part}", _gigabytes(results, value), "GB", of=whole, note=note)
         for part, (note, value) in parts.items()
     ]
-    return [whole, *rows]
+    code = _gigabytes(results, lambda result: result.libraries)
+    return [whole, *rows, measured(f"{name}: libraries", code, "GB", note="their code, loaded before the start")]
 
 
 def _rest(result: Breakdown) -> int:
@@ -105,20 +106,19 @@ def _ring_rows(names: Sequence[str], found: dict[str, list[Breakdown]]) -> list[
     return rows
 
 
-def _goals(found: dict[str, list[Breakdown]], batch: int, rings: Sequence[Row], *, tiny: bool) -> tuple[Goal, ...]:
+def size_goals(found: Mapping[str, Sequence[Breakdown]], batches: Sequence[int]) -> list[Goal]:
+    """What full shapes may hold."""
+    held = {count: _gigabytes(found[_training(count)], lambda result: result.peak).median for count in batches}
+    return [
+        Goal(what=f"{_training(count)}: everything", wanted=WANTED[count], found=peak, unit="GB", least=False)
+        for count, peak in held.items()
+    ]
+
+
+def _ring_goals(rings: Sequence[Row]) -> list[Goal]:
     ratio = rings[1].ratio
-    goals = (
-        []
-        if ratio is None
-        else [Goal(what="host memory of reading, twice the clips over once", wanted=SAME, found=ratio, least=False)]
-    )
-    if not tiny:
-        for count in (batch, 1):
-            held = _gigabytes(found[_training(count)], lambda result: result.peak).median
-            goals.append(
-                Goal(what=f"{_training(count)}: everything", wanted=WANTED[count], found=held, unit="GB", least=False)
-            )
-    return tuple(goals)
+    what = "host memory of reading, twice the clips over once"
+    return [] if ratio is None else [Goal(what=what, wanted=SAME, found=ratio, least=False)]
 
 
 def _notes(device: torch.device, batch: int) -> tuple[str, ...]:

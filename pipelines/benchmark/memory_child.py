@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mettle_cache.store.reader import TokenStore
 from pipelines.benchmark.childprocess import call_in_child, serve
-from pipelines.benchmark.heads import bench_recipe, store_trainee, training_batches
+from pipelines.benchmark.heads import bench_recipe, load_libraries, store_trainee, training_batches
 from pipelines.benchmark.memorymeter import MemoryMeter
 from pipelines.benchmark.saved import counting_saved
 from pipelines.benchmark.step_child import token_tensors
@@ -39,6 +39,7 @@ class Breakdown:
 
     ``heads``, ``gradients``, ``moments`` (Adam's), ``codes`` (of one batch) and ``saved`` (for the backward pass) are
     counted tensor by tensor. ``peak`` is the most that was held above the start at once, in what ``memory_of`` says.
+    ``libraries`` is what their code took before the start.
     """
 
     heads: int
@@ -47,6 +48,7 @@ class Breakdown:
     codes: int
     saved: int
     peak: int
+    libraries: int
     memory_of: str
 
 
@@ -59,10 +61,14 @@ def _work(request: dict[str, Any]) -> dict[str, object]:
     fix_summation_order()
     wanted = MemoryRequest(**request)
     device = torch.device(wanted.device)
+    before = MemoryMeter(device)
+    if wanted.steps:
+        load_libraries(device, "absorbed")
+    libraries = before.now
     meter = MemoryMeter(device)
     with TokenStore.open(Path(wanted.store)) as store:
         parts = _train(store, wanted, device) if wanted.steps else _read(store, wanted)
-    return {**parts, "peak": meter.peak, "memory_of": meter.kind}
+    return {**parts, "libraries": libraries, "peak": meter.peak, "memory_of": meter.kind}
 
 
 def _read(store: TokenStore, wanted: MemoryRequest) -> dict[str, object]:

@@ -70,7 +70,10 @@ def run(options: BenchOptions, progress: Progress) -> BenchTable:
                 tiny=options.tiny,
             )
         )
-    return _tabulate(_Findings(layers, batch, device, requests, found, limits, heads), options)
+    findings = Findings(
+        layers=layers, batch=batch, device=device, requests=requests, found=found, limits=limits, heads=heads
+    )
+    return tabulate(findings, options)
 
 
 def _requests(place: Path, batch: int, device: torch.device, tiny: bool) -> dict[str, StepRequest]:
@@ -135,8 +138,11 @@ def take_turns(
     return found, limits
 
 
-@dataclass(frozen=True)
-class _Findings:
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """All that was measured. ``batch`` is the recipe's; ``found`` lacks the variants that died, ``heads`` (seconds of a
+    batch by the number of heads) those that memory does not hold."""
+
     layers: Sequence[LayerSpec]
     batch: int
     device: torch.device
@@ -159,7 +165,8 @@ class _Findings:
         return Samples(tuple(value(result) for result in self.found[name]))
 
 
-def _tabulate(findings: _Findings, options: BenchOptions) -> BenchTable:
+def tabulate(findings: Findings, options: BenchOptions) -> BenchTable:
+    """The table: seconds a clip beside the floor, rates, memory, what is saved, and heads that share a pass."""
     floor, denominators = _floor(findings)
     ours = measured(OURS, findings.seconds(OURS), "s/clip", of=floor, note=f"batch {findings.batch}")
     others = [_other_row(findings, name, ours) for name in (STOCK, ONLINE)]
@@ -175,7 +182,7 @@ def _tabulate(findings: _Findings, options: BenchOptions) -> BenchTable:
     )
 
 
-def _floor(findings: _Findings) -> tuple[Row, list[Row]]:
+def _floor(findings: Findings) -> tuple[Row, list[Row]]:
     recipe = bench_recipe(tiny=findings.requests[OURS].tiny)
     products = necessary_products(findings.layers, recipe, segments=SEGMENTS)
     updates = findings.of(OURS, lambda result: result.optimiser)
@@ -199,7 +206,7 @@ def _floor(findings: _Findings) -> tuple[Row, list[Row]]:
     ]
 
 
-def _other_row(findings: _Findings, name: str, ours: Row) -> Row:
+def _other_row(findings: Findings, name: str, ours: Row) -> Row:
     if name not in findings.found:
         return unmeasured(name, "s/clip", "its process died: see the notes of the run")
     clips = findings.requests[name].batch
@@ -210,11 +217,11 @@ def _other_row(findings: _Findings, name: str, ours: Row) -> Row:
     return measured(name, findings.seconds(name), "s/clip", of=ours, note=note)
 
 
-def _rate_rows(findings: _Findings) -> list[Row]:
+def _rate_rows(findings: Findings) -> list[Row]:
     return [measured(f"{name}: rate", findings.seconds(name).rate(1), "clips/s") for name in findings.found]
 
 
-def _memory_rows(findings: _Findings) -> list[Row]:
+def _memory_rows(findings: Findings) -> list[Row]:
     rows = []
     for name, results in findings.found.items():
         peak = findings.of(name, lambda result: result.peak / 1e9)
@@ -238,7 +245,7 @@ def _head_rows(heads: dict[int, list[float]], batch: int) -> list[Row]:
     return rows
 
 
-def _goals(findings: _Findings, ours: Row, others: Sequence[Row]) -> tuple[Goal, ...]:
+def _goals(findings: Findings, ours: Row, others: Sequence[Row]) -> tuple[Goal, ...]:
     saved = findings.of(OURS, lambda result: result.saved / result.tokens).median
     goals = [Goal(what="saved for backward, of the tokens' bytes", wanted=SAVED, found=saved, least=False)]
     if findings.device.type != "cpu":
@@ -252,10 +259,11 @@ def _goals(findings: _Findings, ours: Row, others: Sequence[Row]) -> tuple[Goal,
     return tuple(goals)
 
 
-def _notes(findings: _Findings) -> tuple[str, ...]:
+def _notes(findings: Findings) -> tuple[str, ...]:
     threads = f"PyTorch on {torch.get_num_threads()} threads; " if findings.device.type == "cpu" else ""
     return (
         f"device {findings.device}; {threads}every measurement in a new process, after a step that is not counted",
+        "memory is above that of a process that has loaded the libraries",
         "from a store, a step waits for its batch; online, the inputs are ready and decoding media is not counted",
         "the floor's products are those of LCD alone, in the best case for the tokens' side",
     )

@@ -16,7 +16,14 @@ from mettle_cache.tasks.protocol import StepInputs
 from mettle_cache.tokens import LayerTokens, TokenBatch
 from pipelines.benchmark.childprocess import call_in_child, serve
 from pipelines.benchmark.fullsize import SEGMENTS
-from pipelines.benchmark.heads import bench_backbones, bench_recipe, layer_trainee, store_trainee, training_batches
+from pipelines.benchmark.heads import (
+    bench_backbones,
+    bench_recipe,
+    layer_trainee,
+    load_libraries,
+    store_trainee,
+    training_batches,
+)
 from pipelines.benchmark.memorymeter import MemoryMeter
 from pipelines.benchmark.saved import counting_saved
 from pipelines.feed import FeedBatch
@@ -68,6 +75,7 @@ def _work(request: dict[str, Any]) -> dict[str, object]:
     fix_summation_order()
     wanted = StepRequest(**request)
     device = torch.device(wanted.device)
+    load_libraries(device, wanted.attention)
     meter = MemoryMeter(device)
     recipe = bench_recipe(tiny=wanted.tiny, attention=wanted.attention)
     if wanted.store is None:

@@ -18,6 +18,7 @@ from pipelines.checkpoint import load_checkpoint
 from pipelines.headplan import HeadPlan
 from pipelines.recipe import load_recipe
 from pipelines.train import train_heads, train_run
+from pipelines.units import format_bytes
 from tests.pipelines.listener import Listener
 from tests.pipelines.test_train import StopAfter, curve
 
@@ -103,6 +104,16 @@ def test_every_clip_is_read_once_an_epoch_whatever_the_number_of_heads(store, tm
         assert report.bytes_read == 3 * (16 + 6) * store.read([0]).nbytes
     assert counts[0] == counts[1] == counts[2]
     assert len(counts[0]) == 3 * (16 + 6)
+
+
+def test_what_the_heads_hold_together_is_said_before_they_start(store, tmp_path):
+    heard = Listener()
+    report = train_heads(store, plans(tmp_path, ["seed-0", "wide/seed-0"]), progress=heard)
+    parameters = sum(head.parameters for head in report.heads)
+    said = (
+        f"2 heads together: {parameters / 1e6:.1f} M parameters, {format_bytes(12 * parameters)} with their optimisers"
+    )
+    assert heard.notes[0] == said
 
 
 def test_layers_that_no_head_wants_are_not_read(store, tmp_path):

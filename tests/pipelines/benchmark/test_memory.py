@@ -5,7 +5,8 @@ import pytest
 from mettle_cache.store import TokenStore
 from pipelines.benchmark.fullsize import bench_layers, write_bench_store
 from pipelines.benchmark.heads import bench_recipe
-from pipelines.benchmark.memory_child import MemoryRequest, measure_memory
+from pipelines.benchmark.memory import size_goals
+from pipelines.benchmark.memory_child import Breakdown, MemoryRequest, measure_memory
 from pipelines.benchmark.options import BenchOptions
 from pipelines.benchmark.registry import run_bench
 from pipelines.binding import bind_task
@@ -27,6 +28,15 @@ def test_the_parts_make_the_whole(table, batch):
     assert sum(part.value for part in parts) == pytest.approx(whole.value)
     assert sum(part.ratio for part in parts) == pytest.approx(1)
     assert all(part.denominator == whole.variant for part in parts)
+
+
+@pytest.mark.parametrize(("batch", "peak", "met"), [(16, 3.9, True), (16, 4.1, False), (1, 1.4, True), (1, 1.6, False)])
+def test_full_shapes_are_held_to_their_gigabytes(batch, peak, met):
+    found = Breakdown(
+        heads=1, gradients=1, moments=2, codes=1, saved=1, peak=int(peak * 1e9), libraries=1, memory_of="RSS"
+    )
+    (goal,) = size_goals({f"batch {batch}": [found] * 3}, [batch])
+    assert (goal.found, goal.met) == (pytest.approx(peak), met)
 
 
 def test_adam_holds_two_numbers_a_weight_and_a_gradient_is_as_large_as_its_weight(table):

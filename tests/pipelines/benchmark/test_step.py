@@ -5,12 +5,24 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from mettle_cache.errors import RunError
+from pipelines.benchmark.fullsize import bench_layers
 from pipelines.benchmark.options import BenchOptions
 from pipelines.benchmark.registry import run_bench
-from pipelines.benchmark.step import HEAD_COUNTS, ONLINE, OURS, STOCK, Limits, fitting_batch, take_turns
-from pipelines.benchmark.step_child import StepRequest, measure_steps
+from pipelines.benchmark.step import (
+    HEAD_COUNTS,
+    ONLINE,
+    OURS,
+    STOCK,
+    Findings,
+    Limits,
+    fitting_batch,
+    tabulate,
+    take_turns,
+)
+from pipelines.benchmark.step_child import StepRequest, StepResult
 from pipelines.benchmark.table import parse_table
 from tests.pipelines.listener import Listener
 
@@ -84,19 +96,74 @@ def test_the_largest_batch_that_fits(one, two, room, expected):
 NOWHERE = StepRequest(store="nowhere", attention="stock", batch=4, steps=1, device="cpu", tiny=True)
 
 
-def test_a_store_that_is_missing_is_an_error_with_its_name():
-    with pytest.raises(RunError, match=r"a process of the bench failed with code 2: .*nowhere"):
-        measure_steps(NOWHERE)
-
-
 def test_a_rival_that_dies_is_left_out_and_said_and_ours_is_not():
     listener = Listener()
     found, limits = take_turns({STOCK: NOWHERE}, lambda: Limits(1.0, 1.0), 2, listener)
     assert found == {}
     assert len(limits) == 2
     assert any(note.startswith(f"{STOCK}: a process of the bench failed") for note in listener.notes)
-    with pytest.raises(RunError, match="nowhere"):
+    with pytest.raises(RunError, match=r"a process of the bench failed with code 2: .*nowhere"):
         take_turns({OURS: replace(NOWHERE, attention="absorbed")}, lambda: Limits(1.0, 1.0), 1, Listener())
+
+
+def result(seconds, **parts):
+    given = {"backbone": 0.0, "optimiser": 0.16, "peak": 3 * 10**9, "saved": 10, "tokens": 1000, "memory_of": "RSS"}
+    return StepResult(seconds=seconds, **{**given, **parts})
+
+
+def findings(**changes):
+    """Three full-size measurements whose outcome can be counted by hand."""
+    ours = StepRequest(store="s", attention="absorbed", batch=16, steps=3, device="cpu", tiny=False)
+    requests = {OURS: ours, STOCK: replace(ours, batch=8), ONLINE: replace(ours, store=None, batch=1)}
+    found = {
+        OURS: [result(seconds) for seconds in (1.76, 1.6, 3.2)],
+        STOCK: [result(16.16) for _ in range(3)],
+        ONLINE: [result(20.16, backbone=15.0) for _ in range(3)],
+    }
+    given = {
+        "layers": bench_layers(),
+        "batch": 16,
+        "device": torch.device("cpu"),
+        "requests": requests,
+        "found": found,
+        "limits": [Limits(read=0.04, products=1e30)] * 3,
+        "heads": {1: [1.6, 1.6, 1.6], 2: [2.88, 2.88, 2.88]},
+    }
+    return Findings(**{**given, **changes})
+
+
+def test_goals_and_shares_are_worked_out_from_what_was_measured():
+    table = tabulate(findings(), BenchOptions(repeats=3))
+    assert table.row("floor").value == pytest.approx(0.04 + 0.01)
+    assert table.row(OURS).value == pytest.approx(0.11)
+    # an update of 0.16 s is shared by 16 clips, whatever the batch that fits
+    assert table.row(STOCK).value == pytest.approx(16 / 8 + 0.01)
+    assert table.row(ONLINE).value == pytest.approx(20 + 0.01)
+    assert "15.00 s are the backbones'" in table.row(ONLINE).note
+    assert table.row("2 heads from one pass, each").ratio == pytest.approx(0.9)
+    assert table.row("8 heads from one pass, each").value is None
+    assert {goal.what: (round(goal.found, 4), goal.met) for goal in table.goals} == {
+        "saved for backward, of the tokens' bytes": (0.01, True),
+        f"{STOCK}, over ours": (round(2.01 / 0.11, 4), True),
+        f"{ONLINE}, over ours": (round(20.01 / 0.11, 4), True),
+        "ours, over the floor": (2.2, True),
+    }
+
+
+def test_a_rival_without_a_measurement_is_a_row_that_says_so():
+    whole = findings()
+    table = tabulate(replace(whole, found={OURS: whole.found[OURS]}), BenchOptions(repeats=3))
+    assert table.row(STOCK).value is None
+    assert "died" in table.row(STOCK).note
+    assert {goal.what for goal in table.goals} == {
+        "saved for backward, of the tokens' bytes",
+        "ours, over the floor",
+    }
+
+
+def test_a_gpu_is_held_to_what_was_asked_of_every_device():
+    table = tabulate(replace(findings(), device=torch.device("cuda")), BenchOptions(repeats=3))
+    assert [goal.what for goal in table.goals] == ["saved for backward, of the tokens' bytes"]
 
 
 def test_nothing_is_left_in_the_repository():
