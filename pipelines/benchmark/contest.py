@@ -17,8 +17,8 @@ from pipelines.progress import Progress
 
 # warm passes over a store in one measurement of ours: new memory must not weigh more than it does in an epoch
 PASSES = 4
-# a page or two of a file may always stay
-STILL_CACHED = 0.02
+# a page or two of a file may always stay, or go
+FEW_PAGES = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +77,8 @@ def raw_reads(subject: Subject) -> list[Contestant]:
 
 def hold_contest(
     contestants: Sequence[Contestant], *, cold: bool, repeats: int, progress: Progress
-) -> tuple[list[Row], list[Row], float]:
-    """Time everybody in turns: the limits' rows, the others' rows, and how much stayed cached where nothing should.
+) -> tuple[list[Row], list[Row], list[str]]:
+    """Time everybody in turns: the limits' rows, the others', and notes where the page cache was not as it should be.
 
     Warm, everything is in the page cache because it has been read before. Cold, a contestant's files are closed,
     dropped from the page cache and opened again before each turn, and read once.
@@ -100,7 +100,7 @@ def hold_contest(
             limits[who.subject.codec] = row
         else:
             rows.append(row)
-    return list(limits.values()), rows, max((turn.still_cached for turn in turns), default=0.0)
+    return list(limits.values()), rows, [note for turn in turns for note in turn.notes(state)]
 
 
 class Turn:
@@ -109,7 +109,8 @@ class Turn:
     def __init__(self, contestant: Contestant, cold: bool) -> None:
         self.contestant = contestant
         self.passes = 1 if cold else contestant.passes
-        self.still_cached = 0.0
+        # in the page cache before a turn: the most where nothing should be, the least where everything should
+        self._cached = 0.0 if cold else 1.0
         self._cold = cold
         self._order = list(contestant.subject.order) * self.passes
         self._stack = ExitStack()
@@ -119,7 +120,7 @@ class Turn:
         if self._cold:
             files = self.contestant.files()
             evict(files)
-            self.still_cached = max(self.still_cached, cached_fraction(files))
+            self._cached = max(self._cached, cached_fraction(files))
         if self._read is None:
             self._read = self._open()
 
@@ -133,7 +134,15 @@ class Turn:
         if self._cold:
             self.close()
 
+    def notes(self, state: str) -> list[str]:
+        """What to say where the page cache did not hold what it should, or held what it should not."""
+        if abs(self._cached - (not self._cold)) <= FEW_PAGES:
+            return []
+        return [f"{state}: {self._cached:.0%} of the files of {self.contestant.name} were in the page cache"]
+
     def close(self) -> None:
+        if not self._cold and self._read is not None:
+            self._cached = cached_fraction(self.contestant.files())
         self._read = None
         self._stack.close()
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from mettle_cache.store.head import load_head
-from pipelines.benchmark.contest import PASSES, STILL_CACHED, Contestant, Subject, hold_contest, raw_reads
+from pipelines.benchmark.contest import PASSES, Contestant, Subject, hold_contest, raw_reads
 from pipelines.benchmark.fullsize import bench_layers, store_bytes, write_bench_store
 from pipelines.benchmark.options import BenchOptions
 from pipelines.benchmark.reading import (
@@ -13,12 +14,13 @@ from pipelines.benchmark.reading import (
     THREADS,
     Reader,
     check_delivery,
+    clip_slots,
     our_reader,
     random_order,
     rival_reader,
     token_files,
 )
-from pipelines.benchmark.rivals.protocol import Rival, Source
+from pipelines.benchmark.rivals.protocol import ClipArrays, Rival, Source
 from pipelines.benchmark.rivals.registry import RIVALS, is_installed
 from pipelines.benchmark.table import BenchTable, Goal, Row, unmeasured
 from pipelines.benchmark.workplace import workplace
@@ -29,6 +31,12 @@ RIVALS_CODEC = "int8"
 WANTED = 0.85
 # when a chunk's checksum is compared (always: what any first read costs), and what that is called in the table
 CHECKS = {"never": "", "always": ", checksums"}
+
+NOTES = (
+    f"warm: the page cache holds everything; ours and raw reads take the store {PASSES} times in a measurement",
+    "cold: the files were dropped from the page cache (posix_fadvise), opened again and read once; a virtual disk may "
+    "keep a cache of its own, which counts as the disk",
+)
 
 
 def run(options: BenchOptions, progress: Progress) -> BenchTable:
@@ -44,8 +52,8 @@ def run(options: BenchOptions, progress: Progress) -> BenchTable:
         ours = [contestant for codec in CODECS for contestant in _ours(place / codec, codec, clips)]
         rivals, absent = _rivals(place, clips)
         everybody = [*ours, *rivals]
-        limits, rows, _ = hold_contest(everybody, cold=False, repeats=options.repeats, progress=progress)
-        cold_limits, cold_rows, left = hold_contest(
+        limits, rows, warm_notes = hold_contest(everybody, cold=False, repeats=options.repeats, progress=progress)
+        cold_limits, cold_rows, cold_notes = hold_contest(
             [who for who in everybody if who.reader is not None or who.is_limit],
             cold=True,
             repeats=options.repeats,
@@ -57,7 +65,7 @@ def run(options: BenchOptions, progress: Progress) -> BenchTable:
         rows=(*rows, *cold_rows, *absent),
         denominators=(*limits, *cold_limits),
         goals=_goals(rows),
-        notes=_notes(left),
+        notes=(*NOTES, *warm_notes, *cold_notes),
         repeats=options.repeats,
     )
 
@@ -84,23 +92,24 @@ def _ours(path: Path, codec: str, clips: int) -> list[Contestant]:
 def _rivals(place: Path, clips: int) -> tuple[list[Contestant], list[Row]]:
     """The libraries that are installed, and a row for each that is not."""
     store, order = place / RIVALS_CODEC, random_order(clips)
+    slots = clip_slots(load_head(store).layout)
     found, absent = [], []
     for rival in RIVALS:
         if not is_installed(rival):
             absent.append(unmeasured(rival.name, "GB/s", f"not installed: pip install {rival.package}"))
             continue
-        reader = _prepare(rival, store, place / rival.module, clips)
+        reader = _prepare(rival, store, place / rival.module, clips, slots)
         nbytes = check_delivery(reader, order)
         subject = Subject(codec=RIVALS_CODEC, order=order, files=(), nbytes=nbytes)
         found.append(Contestant(name=reader.name, subject=subject, reader=reader, note=reader.note))
     return found, absent
 
 
-def _prepare(rival: Rival, store: Path, folder: Path, clips: int) -> Reader:
+def _prepare(rival: Rival, store: Path, folder: Path, clips: int, slots: Sequence[ClipArrays]) -> Reader:
     folder.mkdir()
     source = Source(store=store, arrays=load_head(store).layout, clips=clips, folder=folder, threads=THREADS)
     rival.write(source)
-    return rival_reader(rival, source)
+    return rival_reader(rival, source, slots)
 
 
 def _goals(rows: list[Row]) -> tuple[Goal, ...]:
@@ -110,14 +119,3 @@ def _goals(rows: list[Row]) -> tuple[Goal, ...]:
         for row in rows
         if row.variant in names
     )
-
-
-def _notes(left: float) -> tuple[str, ...]:
-    notes = [
-        f"warm: the page cache holds everything; ours reads the store {PASSES} times in a measurement",
-        "cold: the files were dropped from the page cache (posix_fadvise), opened again and read once; a virtual disk "
-        "may keep a cache of its own, which counts as the disk",
-    ]
-    if left > STILL_CACHED:
-        notes.append(f"cold: the system kept up to {left:.0%} of a reader's files in the page cache")
-    return tuple(notes)

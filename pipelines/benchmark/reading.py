@@ -71,13 +71,20 @@ def our_reader(name: str, path: Path, *, check: str) -> Reader:
     return Reader(name=name, note=note, store=path, files=files, open=open_reader)
 
 
-def rival_reader(rival: Rival, source: Source) -> Reader:
-    """A library, reading whole clips ahead in threads; its own files are written already."""
+def clip_slots(arrays: Sequence[ArrayLayout]) -> list[ClipArrays]:
+    """Memory for the clips that are under way, two a thread; touched, so that no page of it is new when it counts."""
+    return [
+        {array.name: np.ones((array.blocks, *array.chunk_shape), array.dtype) for array in arrays}
+        for _ in range(2 * THREADS)
+    ]
+
+
+def rival_reader(rival: Rival, source: Source, slots: Sequence[ClipArrays]) -> Reader:
+    """A library, reading whole clips ahead in threads into ``slots``; its own files are written already."""
 
     @contextmanager
     def open_reader() -> Iterator[Deliver]:
         with rival.open(source) as session, ThreadPoolExecutor(source.threads) as pool:
-            slots = [source.new_clip() for _ in range(2 * source.threads)]
             yield lambda order: _read_ahead(session, order, slots, pool, source.arrays)
 
     def files() -> Sequence[Path]:

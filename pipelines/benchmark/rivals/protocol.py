@@ -44,10 +44,6 @@ class Source:
         """Every file of the store that holds tokens."""
         return [self.shard(array, clip) for clip in range(self.clips) for array in self.arrays]
 
-    def new_clip(self) -> dict[str, NDArray[np.generic]]:
-        """Memory for one clip, touched, so that no page of it is new when it counts."""
-        return {array.name: np.ones((array.blocks, *array.chunk_shape), array.dtype) for array in self.arrays}
-
     def stored_clip(self, clip: int) -> dict[str, NDArray[np.generic]]:
         """One clip as it is stored, without the checksums; for files of the library's own."""
         found: dict[str, NDArray[np.generic]] = {}
