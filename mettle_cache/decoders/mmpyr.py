@@ -146,5 +146,5 @@ class LevelFusion(nn.Module):
         """``[B, T, L, h]`` to ``[B, T, h]``."""
         flat = levels.flatten(0, 1)
         mixed = self.layer(flat, flat)
-        fused: Tensor = (self.weight(mixed).sigmoid() * mixed).sum(dim=1)
-        return fused.unflatten(0, levels.shape[:2])
+        fused: Tensor = (self.weight(mixed).sigmoid() * mixed).sum(dim=1).unflatten(0, levels.shape[:2])
+        return fused
