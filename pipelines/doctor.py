@@ -50,8 +50,8 @@ def examine(cache: Path = Path("cache"), *, measure: bool = True) -> Diagnosis:
         *examine_weights(),
         *data,
     ]
-    found = any(finding.ok for finding in data)
-    return Diagnosis(tuple(findings), "mettle plan --dataset ave" if found else "mettle demo")
+    found = [finding.topic for finding in data if finding.ok]
+    return Diagnosis(tuple(findings), f"mettle plan --{found[0]}" if found else "mettle demo")
 
 
 def examine_software() -> list[Finding]:

@@ -29,9 +29,10 @@ def test_an_empty_folder_leads_to_the_demo(empty_folder):
     assert "GB free" in findings["disk"].found
 
 
-def test_data_in_its_place_leads_to_the_plan(empty_folder):
-    (empty_folder / "data" / "AVE").mkdir(parents=True)
-    assert examine(measure=False).next_command == "mettle plan --dataset ave"
+@pytest.mark.parametrize(("folder", "dataset"), [("AVE", "ave"), ("AVVP", "llp")])
+def test_data_in_its_place_leads_to_the_plan(empty_folder, folder, dataset):
+    (empty_folder / "data" / folder).mkdir(parents=True)
+    assert examine(measure=False).next_command == f"mettle plan --dataset {dataset}"
 
 
 def test_weights_in_their_place_are_found(empty_folder):
