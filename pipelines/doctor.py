@@ -50,6 +50,7 @@ def examine(cache: Path = Path("cache"), *, measure: bool = True) -> Diagnosis:
         *examine_weights(),
         *data,
     ]
+    # a topic reads "dataset NAME", as the option of mettle plan does
     found = [finding.topic for finding in data if finding.ok]
     return Diagnosis(tuple(findings), f"mettle plan --{found[0]}" if found else "mettle demo")
 
