@@ -24,6 +24,7 @@ from pipelines.benchmark.rivals.protocol import ClipArrays, Rival, Source
 from pipelines.benchmark.rivals.registry import RIVALS, is_installed
 from pipelines.benchmark.table import BenchTable, Goal, Row, unmeasured
 from pipelines.benchmark.workplace import workplace
+from pipelines.binding import choose_device
 from pipelines.progress import Progress
 
 CODECS = ("float16", "int8", "int4")
@@ -49,7 +50,8 @@ def run(options: BenchOptions, progress: Progress) -> BenchTable:
         for codec in CODECS:
             write_bench_store(place / codec, layers, codec=codec, clips=clips, progress=progress)
         progress.note("comparing what every reader delivers with TokenStore.read")
-        ours = [contestant for codec in CODECS for contestant in _ours(place / codec, codec, clips)]
+        device = str(choose_device(options.device))
+        ours = [contestant for codec in CODECS for contestant in _ours(place / codec, codec, clips, device)]
         rivals, absent = _rivals(place, clips)
         everybody = [*ours, *rivals]
         limits, rows, warm_notes = hold_contest(everybody, cold=False, repeats=options.repeats, progress=progress)
@@ -75,16 +77,21 @@ def our_name(codec: str, check: str = "never") -> str:
     return f"mettle, {codec}{CHECKS[check]}"
 
 
-def _ours(path: Path, codec: str, clips: int) -> list[Contestant]:
-    """Raw reads, and our reader without and with checksums; each has delivered the right tokens."""
+def _ours(path: Path, codec: str, clips: int, device: str) -> list[Contestant]:
+    """Raw reads, and our reader: without and with checksums, onto the GPU if there is one.
+
+    Each has delivered the right tokens before it is timed.
+    """
     order = random_order(clips)
     files = token_files(path, order)
-    readers = {check: our_reader(our_name(codec, check), path, check=check) for check in CHECKS}
-    delivered = {check: check_delivery(reader, order) for check, reader in readers.items()}
-    subject = Subject(codec=codec, order=order, files=files, nbytes=delivered["never"])
+    readers = [our_reader(our_name(codec, check), path, check=check) for check in CHECKS]
+    if device != "cpu":
+        readers.append(our_reader(f"{our_name(codec)}, onto {device}", path, check="never", device=device))
+    delivered = [check_delivery(reader, order) for reader in readers]
+    subject = Subject(codec=codec, order=order, files=files, nbytes=delivered[0])
     own = [
         Contestant(name=reader.name, subject=subject, reader=reader, passes=PASSES, note=reader.note)
-        for reader in readers.values()
+        for reader in readers
     ]
     return [*raw_reads(subject), *own]
 
@@ -98,8 +105,13 @@ def _rivals(place: Path, clips: int) -> tuple[list[Contestant], list[Row]]:
         if not is_installed(rival):
             absent.append(unmeasured(rival.name, "GB/s", f"not installed: pip install {rival.package}"))
             continue
-        reader = _prepare(rival, store, place / rival.module, clips, slots)
-        nbytes = check_delivery(reader, order)
+        try:
+            reader = _prepare(rival, store, place / rival.module, clips, slots)
+            nbytes = check_delivery(reader, order)
+        except ImportError as error:
+            # it is there, but something that it needs is not
+            absent.append(unmeasured(rival.name, "GB/s", f"cannot be imported: {error}"))
+            continue
         subject = Subject(codec=RIVALS_CODEC, order=order, files=(), nbytes=nbytes)
         found.append(Contestant(name=reader.name, subject=subject, reader=reader, note=reader.note))
     return found, absent

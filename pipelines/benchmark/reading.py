@@ -48,8 +48,8 @@ class Reader:
     open: Callable[[], AbstractContextManager[Deliver]]
 
 
-def our_reader(name: str, path: Path, *, check: str) -> Reader:
-    """``TokenStore.batches`` as training uses it."""
+def our_reader(name: str, path: Path, *, check: str, device: str = "cpu") -> Reader:
+    """``TokenStore.batches`` as training uses it, onto ``device``."""
 
     @contextmanager
     def open_reader() -> Iterator[Deliver]:
@@ -57,8 +57,10 @@ def our_reader(name: str, path: Path, *, check: str) -> Reader:
 
             def deliver(order: Sequence[int]) -> Iterator[Delivery]:
                 batches = [list(order[start : start + BATCH]) for start in range(0, len(order), BATCH)]
-                for batch in store.batches(batches, threads=THREADS):
+                for batch in store.batches(batches, threads=THREADS, device=device):
                     yield _Batch(batch.layers, batch.clips)
+                if device != "cpu":
+                    torch.cuda.synchronize(device)
 
             yield deliver
 
@@ -141,7 +143,7 @@ class _Batch:
 
     def clips(self) -> Iterator[tuple[int, Mapping[str, LayerTokens]]]:
         for slot, clip in enumerate(self.order):
-            yield clip, {name: tokens[slot] for name, tokens in self.layers.items()}
+            yield clip, {name: tokens[slot].to("cpu") for name, tokens in self.layers.items()}
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from pipelines.benchmark.options import BenchOptions
 from pipelines.benchmark.read import CODECS, our_name, run
 from pipelines.benchmark.reading import check_delivery, clip_slots, our_reader, random_order, rival_reader, token_files
 from pipelines.benchmark.registry import run_bench
+from pipelines.benchmark.rivals.numpy_memmap import NumpyMemmap
 from pipelines.benchmark.rivals.protocol import Source
 from pipelines.benchmark.rivals.registry import RIVALS, is_installed
 from pipelines.progress import Silent
@@ -204,3 +205,14 @@ def test_a_library_that_is_missing_is_a_line(tmp_path, monkeypatch):
     assert (row.value, row.note) == (None, "not installed: pip install mosaicml-streaming")
     assert "warm: MosaicML Streaming" not in [row.variant for row in table.rows]
     assert table.row("cold: np.memmap").value > 0
+
+
+def test_a_library_that_cannot_be_imported_is_a_line_too(tmp_path, monkeypatch):
+    class Broken(NumpyMemmap):
+        def open(self, source):
+            raise ImportError("no module named 'half'")
+
+    monkeypatch.setattr("pipelines.benchmark.read.RIVALS", (Broken(),))
+    table = run(BenchOptions(tiny=True, repeats=1, clips=2, folder=tmp_path), Silent())
+    row = table.row("np.memmap")
+    assert (row.value, row.note) == (None, "cannot be imported: no module named 'half'")
