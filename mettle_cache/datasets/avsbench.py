@@ -3,6 +3,9 @@
 Nothing in Mettle's segmentation mixes seconds, so every frame with its second of sound is a clip of its own, and a
 training video of S4, of which only the first frame has a mask, is stored as one frame. The masks travel with the
 samples: training and evaluation need nothing but the store.
+
+The peers normalise a picture and then resize it bicubically without antialiasing; the backbones here resize first. Such
+a resize is linear and its weights sum to 1, so the two differ by rounding only.
 """
 
 from __future__ import annotations

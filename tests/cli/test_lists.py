@@ -33,8 +33,21 @@ def test_params_state_each_counting_rule_once(capsys):
     assert len({line.partition(": ")[2] for line in rules}) == len(rules)
 
 
+def test_params_tell_what_is_really_trained_and_what_fits_no_published_total(document):
+    rows = {row["setting"]: row for row in document("params")}
+    best = rows["avs-s4-swin-htsat"]
+    assert best["trainable_percent"] == pytest.approx(21.6, abs=0.05)
+    assert best["trained_m"] == pytest.approx(30.58, abs=0.01)
+    assert "No reading fits all three published totals exactly" in best["counting"]
+
+
+def test_options_of_a_data_set_are_listed(capsys):
+    assert run(["datasets"]) == 0
+    assert "avs-s4     --option train_frames=1|5  (default 1)" in capsys.readouterr().out
+
+
 def test_datasets_and_backbones_name_what_the_issue_names(document):
-    assert {"ave", "music-avqa"} <= {entry["name"] for entry in document("datasets")["datasets"]}
+    assert {"ave", "music-avqa", "avs-s4", "avs-ms3"} <= {entry["name"] for entry in document("datasets")["datasets"]}
     backbones = {entry["name"]: entry for entry in document("backbones")["backbones"]}
     assert {name: len(entry["layers"]) for name, entry in backbones.items()} == {
         "swinv2_l": 24,

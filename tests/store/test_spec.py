@@ -136,3 +136,11 @@ def test_binary_columns_are_in_the_key():
 
     assert len({key(b"\x00\xff", None), key(b"\x00\xfe", None), key(None, b"\x00\xff"), key(None, None)}) == 4
     assert key(b"\x00\xff", None) == key(b"\x00\xff", None)
+
+
+def test_lists_of_binary_values_are_in_the_key():
+    def key(*masks):
+        samples = pa.table({"clip": ["clip-0"], "masks": pa.array([masks], pa.list_(pa.binary()))})
+        return canonical_json(make_spec(samples=samples).key_document())
+
+    assert len({key(b"\x00", b"\xff"), key(b"\xff", b"\x00"), key(b"\x00\xff"), key()}) == 4
