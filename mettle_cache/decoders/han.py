@@ -8,13 +8,25 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from mettle_cache.decoders.mmil import DEFAULT_SMOOTHING, MMILPooling, MotionFusion, Smoothing, weak_losses
+from mettle_cache.decoders.mmil import (
+    DEFAULT_SMOOTHING,
+    MMILPooling,
+    MotionFusion,
+    Smoothing,
+    require_divisor,
+    weak_losses,
+)
 
 
 class HAN(nn.Module):
     """One hybrid layer, shared by both modalities, on meta-tokens of width ``dim``; then :class:`MMILPooling`.
 
     ``motion`` says whether the R(2+1)D features join the visual ones.
+
+    Raises
+    ------
+    UsageError
+        ``heads`` does not divide ``dim``.
     """
 
     def __init__(
@@ -29,6 +41,7 @@ class HAN(nn.Module):
         smoothing: Smoothing = DEFAULT_SMOOTHING,
     ) -> None:
         super().__init__()
+        require_divisor(dim, heads)
         self.smoothing = smoothing
         self.motion = MotionFusion(dim) if motion else None
         self.layer = HybridLayer(dim, ffn, heads, dropout)

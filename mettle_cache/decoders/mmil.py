@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mettle_cache.errors import UsageError
+
 MOTION_WIDTH = 512
 """Channels of the published R(2+1)D features."""
 
@@ -71,6 +73,15 @@ class MotionFusion(nn.Module):
         """``[B, T, h]`` and ``[B, T, 512]`` to ``[B, T, h]``."""
         joined: Tensor = self.fuse(torch.cat((visual, self.motion(motion)), dim=-1))
         return joined
+
+
+def require_divisor(dim: int, heads: int) -> None:
+    """Raise UsageError where attention with ``heads`` heads cannot have width ``dim``."""
+    if dim % heads:
+        raise UsageError(
+            f"{heads} attention heads do not divide the width of the meta-tokens, {dim}",
+            hint="set the decoder's heads (head.mmpyr.heads, head.han.heads) or lcd.dim",
+        )
 
 
 def weak_losses(outputs: Mapping[str, Tensor], labels: Tensor, smoothing: Smoothing) -> dict[str, Tensor]:

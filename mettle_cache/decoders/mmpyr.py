@@ -11,7 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mettle_cache.decoders.mmil import DEFAULT_SMOOTHING, MMILPooling, MotionFusion, Smoothing, weak_losses
+from mettle_cache.decoders.mmil import (
+    DEFAULT_SMOOTHING,
+    MMILPooling,
+    MotionFusion,
+    Smoothing,
+    require_divisor,
+    weak_losses,
+)
 
 ATTENTION_DROPOUT = 0.1
 KERNEL = 3
@@ -27,11 +34,16 @@ class MMPyramid(nn.Module):
     levels
         Number of levels; level i reaches 2^i segments.
     heads
-        Of every attention; divides ``dim``.
+        Of every attention; must divide ``dim``.
     dropout
         After attention and within the feed-forward parts; the attention weights have their own 0.1.
     motion
         Whether the R(2+1)D features join the visual ones.
+
+    Raises
+    ------
+    UsageError
+        ``heads`` does not divide ``dim``.
     """
 
     def __init__(
@@ -47,6 +59,7 @@ class MMPyramid(nn.Module):
         smoothing: Smoothing = DEFAULT_SMOOTHING,
     ) -> None:
         super().__init__()
+        require_divisor(dim, heads)
         self.smoothing = smoothing
         self.motion = MotionFusion(dim) if motion else None
         self.levels = nn.ModuleList([Level(dim, ffn, heads, dropout, reach=2**level) for level in range(levels)])

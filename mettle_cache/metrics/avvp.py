@@ -59,12 +59,16 @@ def paint_events(
     Raises
     ------
     DatasetError
-        A label outside the vocabulary, or times that are not within 0 to T; the video is named by its position.
+        A label outside the vocabulary, times that are not within 0 to T, or lists of different lengths; the video is
+        named by its position.
     """
     index = {name: position for position, name in enumerate(vocabulary)}
     active = np.zeros((len(labels), len(vocabulary), segments), dtype=np.bool_)
-    for row, events in enumerate(zip(labels, starts, ends, strict=True)):
-        for label, start, end in zip(*events, strict=True):
+    for row, (names, onsets, offsets) in enumerate(zip(labels, starts, ends, strict=True)):
+        if not len(names) == len(onsets) == len(offsets):
+            counts = f"{len(names)} labels, {len(onsets)} starts and {len(offsets)} ends"
+            raise DatasetError(f"sample {row}: its events have {counts}")
+        for label, start, end in zip(names, onsets, offsets, strict=True):
             if label not in index:
                 raise DatasetError(f"sample {row}: label '{label}' is not one of the {len(index)} categories")
             if not 0 <= start <= end <= segments:

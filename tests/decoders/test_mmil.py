@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from mettle_cache.decoders.han import HAN
 from mettle_cache.decoders.mmil import MMILPooling, MotionFusion, Smoothing, weak_losses
+from mettle_cache.decoders.mmpyr import MMPyramid
+from mettle_cache.errors import UsageError
 from tests.decoders.attention import array, linear, sigmoid, softmax
 
 
@@ -51,6 +54,14 @@ def test_probabilities_beyond_both_ends_have_finite_losses():
     terms = weak_losses(outputs([1.7, 0.0], [1.0, 0.0], [1.0, 0.0]), torch.tensor([[0, 1]]), Smoothing())
     assert terms["video"].item() == pytest.approx(-math.log(1e-7), rel=0.02)
     assert all(torch.isfinite(term) for term in terms.values())
+
+
+@pytest.mark.parametrize("head", [MMPyramid, HAN])
+def test_heads_that_do_not_divide_the_width_are_refused(head):
+    with pytest.raises(
+        UsageError, match=r"8 attention heads do not divide the width of the meta-tokens, 12\n.*lcd.dim"
+    ):
+        head(12, 4, heads=8)
 
 
 def test_motion_joins_the_visual_features():

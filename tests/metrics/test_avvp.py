@@ -209,6 +209,11 @@ def test_events_that_cannot_be_are_refused(label, start, end, message):
         paint_events([[label]], [[start]], [[end]], vocabulary=["Dog"], segments=10)
 
 
+def test_events_without_a_time_are_refused():
+    with pytest.raises(DatasetError, match="sample 0: its events have 2 labels, 1 starts and 2 ends"):
+        paint_events([["Dog", "Dog"]], [[0]], [[1, 2]], vocabulary=["Dog"], segments=10)
+
+
 def test_scores_by_category_pool_all_segments():
     ours, truth = np.zeros((2, 3, 4), bool), np.zeros((2, 3, 4), bool)
     ours[0, 0, :2] = truth[0, 0, :1] = truth[1, 0, :2] = True
