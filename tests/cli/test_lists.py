@@ -24,6 +24,11 @@ def test_params_are_within_the_papers_rounding(document):
         assert rows[setting]["paper_total_m"] == total
         assert abs(rows[setting]["total_m"] - total) <= 0.05
         assert abs(rows[setting]["difference_m"]) <= 0.05
+    # segmentation: HTS-AT is counted as trainable, and what our head really trains stands beside
+    best = rows["avs-s4-swin-htsat"]
+    assert best["trainable_percent"] == pytest.approx(21.6, abs=0.05)
+    assert best["trained_m"] == pytest.approx(30.58, abs=0.01)
+    assert "No reading fits all three published totals exactly" in best["counting"]
 
 
 def test_params_state_each_counting_rule_once(capsys):
@@ -31,14 +36,6 @@ def test_params_state_each_counting_rule_once(capsys):
     rules = capsys.readouterr().out.partition("\n\n")[2].splitlines()
     assert rules[0].startswith("ave-swin-htsat, ave-swin-shared, ave-vit-shared, ave-resnext-htsat: whole checkpoints")
     assert len({line.partition(": ")[2] for line in rules}) == len(rules)
-
-
-def test_params_tell_what_is_really_trained_and_what_fits_no_published_total(document):
-    rows = {row["setting"]: row for row in document("params")}
-    best = rows["avs-s4-swin-htsat"]
-    assert best["trainable_percent"] == pytest.approx(21.6, abs=0.05)
-    assert best["trained_m"] == pytest.approx(30.58, abs=0.01)
-    assert "No reading fits all three published totals exactly" in best["counting"]
 
 
 def test_options_of_a_data_set_are_listed(capsys):
