@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mettle_cache.decoders.avqa_grounding import GroundingNet, match_targets
+from mettle_cache.decoders.avqa_pictures import Pictures
 from mettle_cache.decoders.avqa_question import QuestionEncoder
 from mettle_cache.decoders.avqa_temporal import TemporalAttention
 
@@ -46,7 +47,7 @@ class AVQADecoder(nn.Module):
     ) -> None:
         super().__init__()
         width = visual_dim if dim is None else dim
-        self.visual = nn.Identity() if dim is None else nn.Linear(visual_dim, dim)
+        self.visual = None if dim is None else nn.Linear(visual_dim, dim)
         self.question = QuestionEncoder(words, width, packed=packed)
         self.grounding = GroundingNet(audio_dim, width)
         self.visual_attention = TemporalAttention(width, dropout=dropout)
@@ -55,16 +56,15 @@ class AVQADecoder(nn.Module):
         self.answer = nn.Linear(width, answers)
 
     def forward(
-        self, audio: Tensor, positive: Tensor, question: Tensor, negative: Tensor | None = None
+        self, audio: Tensor, positive: Pictures, question: Tensor, negative: Pictures | None = None
     ) -> dict[str, Tensor]:
         """Logits ``answer [B, C]`` and, with negatives, ``match [2 B T, 2]`` (:meth:`GroundingNet.forward`).
 
-        ``audio`` is ``[B, T, d_a]``, ``positive`` and ``negative`` are pictures ``[B, T, N, d_v]``, ``question``
-        holds word indexes ``[B, L]``. The answer does not depend on the negatives.
+        ``audio`` is ``[B, T, d_a]``, ``positive`` and ``negative`` are pictures of N positions d_v wide, leading axes
+        ``[B, T]``; ``question`` holds word indexes ``[B, L]``. The answer does not depend on the negatives.
         """
         asked = self.question(question)
-        other = None if negative is None else self.visual(negative)
-        heard, seen, match = self.grounding(audio, self.visual(positive), other)
+        heard, seen, match = self.grounding(audio, self._project(positive), negative and self._project(negative))
         found = [
             self.audio_attention(asked, heard) + heard.mean(dim=1),
             self.visual_attention(asked, seen) + seen.mean(dim=1),
@@ -73,8 +73,11 @@ class AVQADecoder(nn.Module):
         outputs = {"answer": self.answer(torch.tanh(fused * asked))}
         return outputs if match is None else {**outputs, "match": match}
 
+    def _project(self, pictures: Pictures) -> Pictures:
+        return pictures if self.visual is None else Pictures.of(self.visual(pictures.dense()))
+
     def loss(self, outputs: dict[str, Tensor], answers: Tensor) -> dict[str, Tensor]:
-        """Cross-entropy of the answers ``[B]`` and half of that of the match; their sum is the loss (spec-avqa.md 5)."""
+        """Cross-entropy of the answers ``[B]`` and half of that of the match; the loss is their sum (spec-avqa 5)."""
         terms = {"answer": functional.cross_entropy(outputs["answer"], answers)}
         if "match" in outputs:
             match = functional.cross_entropy(outputs["match"], match_targets(outputs["match"]))

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mettle_cache.decoders.avqa_pictures import Pictures, position_weights
+
 MATCH_WIDTHS = (512, 256, 128)
 
 
@@ -38,8 +40,8 @@ class GroundingNet(nn.Module):
         self.fc1, self.fc2, self.fc3 = (nn.Linear(*pair) for pair in zip(widths, MATCH_WIDTHS, strict=False))
         self.fc4 = nn.Linear(MATCH_WIDTHS[-1], 2)
 
-    def forward(self, audio: Tensor, positive: Tensor, negative: Tensor | None = None) -> Grounded:
-        """Sound ``[..., d_a]`` with the picture ``[..., N, D]`` of its second and, in training, one of another video.
+    def forward(self, audio: Tensor, positive: Pictures, negative: Pictures | None = None) -> Grounded:
+        """Sound ``[..., d_a]`` with the pictures of its seconds and, in training, those of other videos.
 
         Match logits are ``[2 M, 2]`` for M leading places, those of the positive first, then its negative, and so on:
         the targets are 1, 0, 1, 0 (:func:`match_targets`).
@@ -51,11 +53,14 @@ class GroundingNet(nn.Module):
         pairs = torch.stack([self.match(heard, seen), self.match(heard, self.ground(heard, negative))], dim=-2)
         return Grounded(heard, seen, pairs.flatten(0, -2))
 
-    def ground(self, heard: Tensor, picture: Tensor) -> Tensor:
-        """What of a picture ``[..., N, D]`` goes with ``heard [..., D]``: ``[..., D]``."""
-        unit = functional.normalize(picture, dim=-1)
-        focus = (position_weights(heard, unit).unsqueeze(-2) @ unit).squeeze(-2)
-        grounded: Tensor = self.fc_gl(torch.tanh(torch.cat([picture.mean(dim=-2), focus], dim=-1)))
+    def ground(self, heard: Tensor, pictures: Pictures) -> Tensor:
+        """What of pictures of N positions goes with ``heard [..., D]``: ``[..., D]``.
+
+        The mean is of the positions, the attended sum of the positions brought to length 1.
+        """
+        weights, norms = position_weights(pictures, heard)
+        shares = torch.stack([torch.full_like(norms, 1 / norms.shape[-1]), weights / norms], dim=-2)
+        grounded: Tensor = self.fc_gl(torch.tanh(pictures.pool(shares).flatten(-2)))
         return grounded
 
     def match(self, heard: Tensor, seen: Tensor) -> Tensor:
@@ -65,12 +70,6 @@ class GroundingNet(nn.Module):
             x = functional.relu(layer(x))
         logits: Tensor = self.fc4(x)
         return logits
-
-
-def position_weights(heard: Tensor, unit: Tensor) -> Tensor:
-    """Softmax ``[..., N]`` over the positions of the cosines of ``heard [..., D]`` with unit vectors ``[..., N, D]``."""
-    direction = functional.normalize(heard, dim=-1)
-    return (unit @ direction.unsqueeze(-1)).squeeze(-1).softmax(dim=-1)
 
 
 def match_targets(logits: Tensor) -> Tensor:

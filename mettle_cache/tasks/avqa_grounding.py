@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mettle_cache.decoders.avqa_grounding import GroundingNet, match_targets
+from mettle_cache.decoders.avqa_pictures import Pictures
 from mettle_cache.errors import UsageError, WeightsError
 from mettle_cache.layers import LayerSpec
 from mettle_cache.methods.linear import mean_token
 from mettle_cache.statedict import explain_mismatch, read_state_dict
 from mettle_cache.tasks.avqa_model import last_layers, take_seconds
 from mettle_cache.tasks.avqa_negatives import negative_inputs
-from mettle_cache.tasks.protocol import Predictions, StepInputs, Task
+from mettle_cache.tasks.protocol import Predictions, StepInputs
 from mettle_cache.tokens import LayerTokens
 
 
@@ -63,16 +64,16 @@ class GroundingModel(nn.Module):
         own = slice(0, len(negative_clip))
         with torch.autocast(negative_clip.device.type, enabled=False):
             audio = mean_token(tokens[self.heard][own], precision)
-            positive = tokens[self.seen][own].floats(precision)
-            negative = take_seconds(tokens[self.seen], negative_clip, negative_second).floats(precision)
-            match = self.grounding(audio, positive, negative).match
+            other = take_seconds(tokens[self.seen], negative_clip, negative_second)
+            pictures = [Pictures.of(layer.floats(precision)) for layer in (tokens[self.seen][own], other)]
+            match = self.grounding(audio, *pictures).match
         return {"match": match}
 
 
-class GroundingTask(Task):
-    """Grounding generation on the videos of one store; see :class:`mettle_cache.tasks.protocol.Task`.
+class GroundingTask:
+    """What the training loop asks of a :class:`mettle_cache.tasks.protocol.Task`, on the videos of one store.
 
-    A training of its own, not a task that a recipe names: ``samples`` are questions, of which it wants one a video.
+    No recipe names it and no run of it is evaluated. ``samples`` are questions, of which it wants one a video.
     """
 
     datasets: ClassVar[tuple[str, ...]] = ("music-avqa",)

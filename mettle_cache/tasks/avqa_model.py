@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from mettle_cache.decoders.avqa import AVQADecoder
+from mettle_cache.decoders.avqa_pictures import Pictures, inject_vectors
 from mettle_cache.layers import LayerSpec
 from mettle_cache.methods.lcd import LCD
-from mettle_cache.methods.mti import inject
 from mettle_cache.tokens import LayerTokens
 
 
@@ -65,7 +65,7 @@ class AvqaModel(nn.Module):
         if negative_clip is not None and negative_second is not None:
             other = {name: take_seconds(layer, negative_clip, negative_second) for name, layer in tokens.items()}
             raw = self.raw_negatives
-            pictures.append(other[self.layer.name].floats(self._precision) if raw else self._pictures(other, audio))
+            pictures.append(self._raw_pictures(other) if raw else self._pictures(other, audio))
         with torch.autocast(question.device.type, enabled=False):
             heard = audio.to(self._precision).mean(dim=-2)
             outputs: dict[str, Tensor] = self.decoder(heard, pictures[0], question, *pictures[1:])
@@ -75,14 +75,18 @@ class AvqaModel(nn.Module):
     def _precision(self) -> torch.dtype:
         return self.cross.weight.dtype
 
-    def _pictures(self, tokens: Mapping[str, LayerTokens], audio: Tensor) -> Tensor:
-        """Equation 3.4 at the last layer: ``[B, T, N, D]``."""
+    def _raw_pictures(self, tokens: Mapping[str, LayerTokens]) -> Pictures:
+        return Pictures.of(tokens[self.layer.name].floats(self._precision))
+
+    def _pictures(self, tokens: Mapping[str, LayerTokens], audio: Tensor) -> Pictures:
+        """Equation 3.4 at the last layer, first with the sound's meta-tokens, then with the picture's own."""
         visual = meta_tokens(self.visual, tokens)
+        pictures = self._raw_pictures(tokens)
         with torch.autocast(visual.device.type, enabled=False):
-            features = tokens[self.layer.name].floats(self._precision)
             for linear, own in ((self.cross, audio), (self.intra, visual)):
-                features = inject(features, linear(own.to(self._precision)), softmax_over=self.softmax_over)
-        return features
+                vectors = linear(own.to(self._precision))
+                pictures = inject_vectors(pictures, vectors, softmax_over=self.softmax_over)
+        return pictures
 
 
 def meta_tokens(method: nn.Module, tokens: Mapping[str, LayerTokens]) -> Tensor:

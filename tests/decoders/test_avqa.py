@@ -5,7 +5,8 @@ import torch
 from torch.nn import functional
 
 from mettle_cache.decoders.avqa import AVQADecoder
-from mettle_cache.decoders.avqa_grounding import GroundingNet, match_targets, position_weights
+from mettle_cache.decoders.avqa_grounding import GroundingNet, match_targets
+from mettle_cache.decoders.avqa_pictures import Pictures, position_weights
 from mettle_cache.decoders.avqa_question import QuestionEncoder
 from mettle_cache.decoders.avqa_temporal import TemporalAttention
 from mettle_cache.errors import UsageError
@@ -58,16 +59,17 @@ def test_the_seven_layers_have_the_published_names_and_shapes(audio, dim, total)
 
 
 def test_position_weights_of_a_worked_case():
-    unit = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
-    weights = position_weights(torch.tensor([3.0, 0.0]), unit)
+    pictures = Pictures.of(torch.tensor([[2.0, 0.0], [0.0, 0.1], [3.0, 4.0]]))
+    weights, norms = position_weights(pictures, torch.tensor([3.0, 0.0]))
+    assert norms.tolist() == pytest.approx([2, 0.1, 5])
     powers = [math.exp(cosine) for cosine in (1.0, 0.0, 0.6)]
     assert weights.tolist() == pytest.approx([power / sum(powers) for power in powers])
 
 
 def test_weights_sum_to_one_and_stay_soft():
     generator = torch.Generator().manual_seed(0)
-    unit = functional.normalize(torch.randn(5, 36, 8, generator=generator), dim=-1)
-    weights = position_weights(100 * torch.randn(5, 8, generator=generator), unit)
+    pictures = Pictures.of(torch.randn(5, 36, 8, generator=generator))
+    weights, _ = position_weights(pictures, 100 * torch.randn(5, 8, generator=generator))
     assert torch.allclose(weights.sum(-1), torch.ones(5))
     assert (weights.amax(-1) / weights.amin(-1) <= math.e**2 + 1e-4).all()
 
@@ -87,7 +89,7 @@ def test_grounding_and_match_are_the_formula_second_by_second():
     net = GroundingNet(3, 4).double()
     audio = torch.randn(2, 5, 3).double()
     positive, negative = torch.randn(2, 2, 5, 6, 4).double().unbind()
-    heard, seen, match = net(audio, positive, negative)
+    heard, seen, match = net(audio, Pictures.of(positive), Pictures.of(negative))
     assert (heard.shape, seen.shape, match.shape) == ((2, 5, 4), (2, 5, 4), (20, 2))
     for b in range(2):
         for t in range(5):
@@ -165,7 +167,8 @@ def inputs(batch, seconds=10):
     generator = torch.Generator().manual_seed(batch)
     audio = torch.randn(batch, seconds, 6, generator=generator)
     positive, negative = torch.randn(2, batch, seconds, 4, 8, generator=generator).unbind()
-    return audio, positive, torch.randint(0, 7, (batch, 5), generator=generator), negative
+    question = torch.randint(0, 7, (batch, 5), generator=generator)
+    return audio, Pictures.of(positive), question, Pictures.of(negative)
 
 
 @pytest.mark.parametrize(("batch", "seconds"), [(1, 10), (3, 10), (1, 1), (2, 1)])
@@ -184,14 +187,16 @@ def test_a_question_is_answered_alone_as_in_a_batch():
     together = head(audio, positive, question)
     assert "match" not in together
     for row in range(3):
-        alone = head(audio[row : row + 1], positive[row : row + 1], question[row : row + 1])
+        own = slice(row, row + 1)
+        alone = head(audio[own], Pictures.of(positive.tokens[own]), question[own])
         assert torch.allclose(alone["answer"][0], together["answer"][row], atol=1e-6)
 
 
 def test_the_answer_has_no_gradient_into_the_negatives():
     audio, positive, question, negative = inputs(2)
-    positive.requires_grad_(), negative.requires_grad_()
-    outputs = AVQADecoder(6, 8, words=7, answers=5)(audio, positive, question, negative)
+    positive, negative = positive.tokens.requires_grad_(), negative.tokens.requires_grad_()
+    head = AVQADecoder(6, 8, words=7, answers=5)
+    outputs = head(audio, Pictures.of(positive), question, Pictures.of(negative))
     outputs["answer"].sum().backward(retain_graph=True)
     assert negative.grad is None or not negative.grad.any()
     assert positive.grad.any()

@@ -6,6 +6,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from mettle_cache.decoders.avqa_pictures import Pictures
 from mettle_cache.errors import DatasetError, UsageError
 from mettle_cache.layers import LayerSpec
 from mettle_cache.methods.lcd import LCD
@@ -169,7 +170,7 @@ def pictures_seen(model, stored, tensors):
     seen = {}
     model.decoder.register_forward_pre_hook(lambda _module, args: seen.update(enumerate(args)))
     model(stored, **tensors)
-    return seen
+    return {place: given.dense() if isinstance(given, Pictures) else given for place, given in seen.items()}
 
 
 def distil(method, stored, layer):
