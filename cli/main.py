@@ -26,6 +26,7 @@ COMMANDS = (
     "info",
     "datasets",
     "backbones",
+    "pretrain-grounding",
     "train",
     "sweep",
     "evaluate",
@@ -53,7 +54,7 @@ def build_app() -> typer.Typer:
     )
     app.callback(invoke_without_command=True)(_root)
     for name in COMMANDS:
-        import_module(f"cli.{name}").register(app)
+        import_module(f"cli.{name.replace('-', '_')}").register(app)
     return app
 
 

@@ -1,0 +1,111 @@
+"""Question answering from a store, through the commands' own functions."""
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from mettle_cache.datasets.avqa import SAMPLE_SCHEMA
+from mettle_cache.tasks.avqa import AvqaTask
+from pipelines.binding import bind_task
+from pipelines.evaluate import evaluate_run
+from pipelines.feed import Feed, read_split, training_inputs
+from pipelines.headplan import HeadPlan
+from pipelines.recipe import default_recipe, load_recipe
+from pipelines.train import train_heads, train_run
+from tests.pipelines.tiny_avqa import write_tiny_avqa
+
+SMALL = ["lcd.heads=4", "train.batch_size=8", "train.epochs=12", "train.learning_rate=0.003", "head.negative_videos=4"]
+
+
+def recipe(*overrides):
+    return load_recipe("music-avqa-small", [*SMALL, *overrides])
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return write_tiny_avqa(tmp_path_factory.mktemp("avqa") / "store.zarr")
+
+
+@pytest.fixture(scope="module")
+def run(store, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "run"
+    train_run(store, recipe=recipe(), out=out)
+    return out
+
+
+def test_the_data_set_offers_every_column_that_the_task_reads():
+    assert set(AvqaTask.sample_schema) <= set(SAMPLE_SCHEMA)
+
+
+def test_it_answers_what_a_blind_model_cannot(store, run):
+    report = evaluate_run(run, store=store)
+    floor = report.floors["most frequent answer of the template"]
+    assert report.scores["accuracy"] > floor + 30
+    assert report.details["questions_of"] == "json_update"
+    table = pq.read_table(report.predictions)
+    right = np.array(table["answer"].to_pylist()) == np.array(table["prediction"].to_pylist())
+    assert 100 * right.mean() == pytest.approx(report.scores["accuracy"])
+
+
+def test_it_stands_beside_a_peer_s_row_and_says_whose(store, run):
+    report = evaluate_run(run, store=store)
+    assert "Mettle publishes no number" in str(report.paper["source"])
+    assert report.paper["total_m"] is None
+    assert "data: 24 test samples instead of 9185" in report.differs
+    assert not any("selected on val" in line for line in report.differs)
+
+
+def test_the_generic_recipe_serves_other_backbones(store):
+    assert default_recipe(store) == "music-avqa-small"
+
+
+def test_a_resumed_run_gives_the_same_bits(store, tmp_path, monkeypatch):
+    short = recipe("train.epochs=3")
+    whole = train_run(store, recipe=short, out=tmp_path / "whole")
+    with monkeypatch.context() as patched:
+        patched.setattr("pipelines.onepass.Member.epochs", property(lambda self: range(self.run.history.epochs, 2)))
+        train_run(store, recipe=short, out=tmp_path / "cut")
+    resumed = train_run(store, recipe=short, out=tmp_path / "cut", resume=True, threads=1)
+    assert [row["loss"] for row in resumed.history] == [row["loss"] for row in whole.history]
+    files = [(tmp_path / name / "best.safetensors").read_bytes() for name in ("whole", "cut")]
+    assert files[0] == files[1]
+
+
+def test_heads_that_share_a_pass_get_what_they_get_alone(store, tmp_path):
+    short = recipe("train.epochs=2")
+    plans = [HeadPlan(recipe=short, seed=seed, folder=tmp_path / "group", name=f"seed-{seed}") for seed in (0, 1)]
+    group = train_heads(store, plans)
+    alone = train_run(store, recipe=short, out=tmp_path / "alone", seed=1)
+    assert [row["loss"] for row in group.heads[1].history] == [row["loss"] for row in alone.history]
+
+
+def test_questions_about_videos_without_tokens_are_left_out_and_counted(tmp_path):
+    store = write_tiny_avqa(tmp_path / "store.zarr", failed={"00000001", "00000033"})
+    train_run(store, recipe=recipe("train.epochs=1"), out=tmp_path / "run")
+    report = evaluate_run(tmp_path / "run", store=store)
+    assert (report.samples, report.dropped, report.comparable) == (22, 2, False)
+    assert "data: test samples left out because their clips have no tokens: 2" in report.differs
+
+
+def test_negatives_are_other_videos_of_the_train_split(store):
+    task, split = bind_task(recipe(), store), read_split(store, "train")
+    feed = Feed(store, task.layers, device=torch.device("cpu"))
+    clips = store.samples["clip"].to_pylist()
+    train = {clips[row] for row in split.rows}
+    inputs = training_inputs(task, split.rows, order_seed=0, epoch=0)
+    for batch in feed.batches(split.rows, 8, inputs):
+        read = [store.clips[index] for index in batch.tokens.clips]
+        assert set(read) <= train
+        assert len(batch.inputs.rows) <= 4
+        chosen = batch.inputs.tensors["negative_clip"]
+        for own, drawn in zip(batch.rows, chosen.tolist(), strict=True):
+            assert clips[own] not in {read[place] for place in drawn}
+
+
+@pytest.mark.parametrize("overrides", [
+    ["head.aggregate=all_layers", "layers=all"], ["method=linear"], ["head.negatives=raw", "head.negative_videos=all"],
+])  # fmt: skip
+def test_every_variant_trains_and_scores(store, tmp_path, overrides):
+    train_run(store, recipe=recipe("train.epochs=1", *overrides), out=tmp_path / "run")
+    assert 0 <= evaluate_run(tmp_path / "run", store=store).scores["accuracy"] <= 100
