@@ -8,13 +8,16 @@ heard, and the pictures are the last layer's tokens after equation 3.4.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from mettle_cache.decoders.avqa import AVQADecoder
 from mettle_cache.decoders.avqa_pictures import Pictures, inject_vectors
+from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec
+from mettle_cache.methods.distiller import LayerDistiller
 from mettle_cache.methods.lcd import LCD
 from mettle_cache.tokens import LayerTokens
 
@@ -40,6 +43,7 @@ class AvqaModel(nn.Module):
     ) -> None:
         super().__init__()
         self.visual, self.audio, self.decoder = visual, audio, decoder
+        self.counts = {"visual": count_meta_tokens(visual), "audio": count_meta_tokens(audio)}
         self.layer = layer
         self.softmax_over = softmax_over
         self.raw_negatives = raw_negatives
@@ -60,7 +64,7 @@ class AvqaModel(nn.Module):
         pictures of other videos are among the tokens.
         """
         own = {name: layer[: len(question)] for name, layer in tokens.items()}
-        audio = meta_tokens(self.audio, own)
+        audio = self._distil("audio", own)
         pictures = [self._pictures(own, audio)]
         if negative_clip is not None and negative_second is not None:
             other = {name: take_seconds(layer, negative_clip, negative_second) for name, layer in tokens.items()}
@@ -75,12 +79,25 @@ class AvqaModel(nn.Module):
     def _precision(self) -> torch.dtype:
         return self.cross.weight.dtype
 
+    def _distil(self, modality: str, tokens: Mapping[str, LayerTokens]) -> Tensor:
+        """Meta-tokens ``[B, T, K, d]``."""
+        method = self.visual if modality == "visual" else self.audio
+        if self.counts[modality] == 1:
+            found: Tensor = method(tokens).unsqueeze(-2)
+            return found
+        if not isinstance(method, LCD):
+            raise UsageError(
+                f"an LCD with K = {self.counts[modality]} cannot be folded for this head: it uses each meta-token",
+                hint="use the run's best.safetensors as it is, or train with lcd.k_visual = 1 and lcd.k_audio = 1",
+            )
+        return distil_tokens(method, tokens)
+
     def _raw_pictures(self, tokens: Mapping[str, LayerTokens]) -> Pictures:
         return Pictures.of(tokens[self.layer.name].floats(self._precision))
 
     def _pictures(self, tokens: Mapping[str, LayerTokens], audio: Tensor) -> Pictures:
         """Equation 3.4 at the last layer, first with the sound's meta-tokens, then with the picture's own."""
-        visual = meta_tokens(self.visual, tokens)
+        visual = self._distil("visual", tokens)
         pictures = self._raw_pictures(tokens)
         with torch.autocast(visual.device.type, enabled=False):
             for linear, own in ((self.cross, audio), (self.intra, visual)):
@@ -89,15 +106,20 @@ class AvqaModel(nn.Module):
         return pictures
 
 
-def meta_tokens(method: nn.Module, tokens: Mapping[str, LayerTokens]) -> Tensor:
-    """``[B, T, K, d]``: those of an LCD of one layer one by one, whatever else a method gives as a single one."""
+def count_meta_tokens(method: nn.Module) -> int:
+    """K of an LCD of one layer, whose meta-tokens are used one by one; 1 of whatever gives their mean."""
     if not isinstance(method, LCD) or len(method.layers) > 1:
-        found: Tensor = method(tokens).unsqueeze(-2)
-        return found
-    stored = tokens[method.layers[0].name]
-    (distiller,), projections = method.distillers.values(), list(method.projections.values())
+        return 1
+    (distiller,) = method.distillers.values()
+    return cast(LayerDistiller, distiller).count
+
+
+def distil_tokens(lcd: LCD, tokens: Mapping[str, LayerTokens]) -> Tensor:
+    """Meta-tokens ``[B, T, K, d]`` of an LCD of one layer, one by one."""
+    (layer,), (distiller,) = lcd.layers, lcd.distillers.values()
+    stored = tokens[layer.name]
     distilled: Tensor = distiller(stored.flatten_frames()).unflatten(0, stored.codes.shape[:2])
-    for projection in projections:
+    for projection in lcd.projections.values():
         distilled = projection(distilled)
     return distilled
 

@@ -6,13 +6,18 @@ import pytest
 import torch
 
 from mettle_cache.datasets.avqa import SAMPLE_SCHEMA
+from mettle_cache.errors import UsageError
 from mettle_cache.tasks.avqa import AvqaTask
 from pipelines.binding import bind_task
+from pipelines.checkpoint import load_checkpoint
 from pipelines.evaluate import evaluate_run
-from pipelines.feed import Feed, read_split, training_inputs
+from pipelines.export import export_run
+from pipelines.exported import load_exported
+from pipelines.feed import Feed, evaluation_inputs, read_split, training_inputs
 from pipelines.headplan import HeadPlan
 from pipelines.recipe import default_recipe, load_recipe
 from pipelines.train import train_heads, train_run
+from pipelines.trainee import Trainee
 from tests.pipelines.tiny_avqa import write_tiny_avqa
 
 SMALL = ["lcd.heads=4", "train.batch_size=8", "train.epochs=12", "train.learning_rate=0.003", "head.negative_videos=4"]
@@ -109,3 +114,24 @@ def test_negatives_are_other_videos_of_the_train_split(store):
 def test_every_variant_trains_and_scores(store, tmp_path, overrides):
     train_run(store, recipe=recipe("train.epochs=1", *overrides), out=tmp_path / "run")
     assert 0 <= evaluate_run(tmp_path / "run", store=store).scores["accuracy"] <= 100
+
+
+def test_a_head_of_one_meta_token_is_exported_and_one_of_two_is_refused(store, run, tmp_path):
+    out = tmp_path / "folded.safetensors"
+    report = export_run(run, out=out, store=store, repeats=1)
+    assert set(report.folded) == {"visual", "audio"}
+    head = load_exported(out)
+    task, rows = bind_task(recipe(), store), read_split(store, "test").rows[:5]
+    trained = Trainee(task, recipe().train, seed=0, device=torch.device("cpu"))
+    trained.load_weights(load_checkpoint(run / "best.safetensors")[0], where=run)
+    feed = Feed(store, task.layers, device=torch.device("cpu"))
+    (batch,) = feed.batches(rows, 5, evaluation_inputs(task, rows))
+    with torch.no_grad():
+        ours, exported = (
+            model.eval()(batch.tokens.layers, **batch.inputs.tensors)["answer"] for model in (trained.model, head)
+        )
+    assert torch.allclose(ours, exported, atol=1e-4)
+    train_run(store, recipe=recipe("train.epochs=1", "lcd.k_audio=2"), out=tmp_path / "two")
+    with pytest.raises(UsageError, match="an LCD with K = 2 cannot be folded for this head"):
+        export_run(tmp_path / "two", store=store, repeats=1)
+    assert not (tmp_path / "two" / "folded.safetensors").exists()
