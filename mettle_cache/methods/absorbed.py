@@ -6,17 +6,14 @@ codes (tiles.py in PyTorch, fused.py compiled), and so does the backward pass, w
 codes again and recomputes the weights. Exact: outputs and gradients agree with ``nn.MultiheadAttention`` to float64
 rounding (tests/methods). Source: architecture.md, ideas 1 and 2.
 
-What follows the pooling is affine in its results: the value and output projections, the bias of the mixing branch, the
-projection to d. :func:`distil_tokens` recomputes those results in the backward pass, too, so that nothing at all of a
-layer is kept but its codes, which belong to the reader.
+:func:`distil_tokens` goes on to the meta-tokens (tail.py) and recomputes even the pooled tokens, so that nothing at all
+of a layer is kept for the backward pass but its codes, which belong to the reader.
 
 Shapes: F frames (B clips times T segments), N tokens, D channels, Q queries (heads times meta-tokens), K mixing rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,22 +21,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mettle_cache.methods import fused, tiles
+from mettle_cache.methods.tail import TailWeights, finish, pooled_gradients, weight_gradients
 from mettle_cache.methods.tiles import PoolingGradient
 from mettle_cache.tokens import LayerTokens
-
-Weights = Mapping[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Tail:
-    """What follows the pooling, a function ``[F, Q, D], [F, K, D], weights -> output`` that is affine in the first two.
-
-    ``transpose`` takes the output's gradient, and the weights, to those of the two. It cannot depend on them, so the
-    backward pass has it before it has read a token. Tensors that want a gradient are among the weights.
-    """
-
-    apply: Callable[[Tensor, Tensor, Weights], Tensor]
-    transpose: Callable[[Tensor, Weights], tuple[Tensor, Tensor]]
 
 
 def absorbed_pooling(
@@ -71,18 +55,20 @@ def absorbed_pooling(
 
 
 def distil_tokens(
-    tail: Tail,
-    weights: Weights,
     tokens: LayerTokens,
     queries: Tensor,
-    mixing: Tensor | None = None,
+    mixing: Tensor | None,
+    weights: TailWeights,
     *,
+    heads: int,
     eps: float | None = None,
 ) -> Tensor:
-    """``tail.apply(*absorbed_pooling(...), weights)``, recomputed in the backward pass instead of kept."""
-    output: Tensor = _Distillation.apply(
-        tail, tuple(weights), tokens.codes, tokens.scale, tokens.zero, queries, mixing, eps, *weights.values()
-    )
+    """Pool as :func:`absorbed_pooling` and :func:`mettle_cache.methods.tail.finish`: ``[F, K, D]``, or ``[F, K, d]``.
+
+    What was pooled is recomputed in the backward pass instead of kept. ``queries`` are K H, those of a meta-token
+    together.
+    """
+    output: Tensor = _Distillation.apply(tokens.codes, tokens.scale, tokens.zero, queries, mixing, heads, eps, *weights)
     return output
 
 
@@ -101,13 +87,15 @@ class _Pooling(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(codes, scale, zero, queries, mixing)
         ctx.eps = eps
-        return _pool(LayerTokens(codes, scale, zero), queries, mixing, eps)
+        context, mixed = _pool(LayerTokens(codes, scale, zero), queries, mixing, eps)
+        return context.transpose(0, 1), mixed
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_context: Tensor, d_mixed: Tensor) -> tuple[Tensor | None, ...]:
         codes, scale, zero, queries, mixing = ctx.saved_tensors
-        found = _pool_backward(LayerTokens(codes, scale, zero), queries, mixing, ctx.eps, d_context, d_mixed)
+        tokens = LayerTokens(codes, scale, zero)
+        found = _pool_backward(tokens, queries, mixing, ctx.eps, d_context.transpose(0, 1), d_mixed)
         return None, None, None, found.queries, found.mixing, None
 
 
@@ -117,34 +105,30 @@ class _Distillation(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        tail: Tail,
-        names: tuple[str, ...],
         codes: Tensor,
         scale: Tensor | None,
         zero: Tensor | None,
         queries: Tensor,
         mixing: Tensor | None,
+        heads: int,
         eps: float | None,
-        *weights: Tensor,
+        *weights: Tensor | None,
     ) -> Tensor:
         ctx.save_for_backward(codes, scale, zero, queries, mixing, *weights)
-        ctx.tail, ctx.names, ctx.eps = tail, names, eps
+        ctx.heads, ctx.eps = heads, eps
         context, mixed = _pool(LayerTokens(codes, scale, zero), queries, mixing, eps)
-        return tail.apply(context, mixed, dict(zip(names, weights, strict=True)))
+        return finish(context, mixed, TailWeights(*weights), heads)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_output: Tensor) -> tuple[Tensor | None, ...]:
-        codes, scale, zero, queries, mixing, *weights = ctx.saved_tensors
-        tokens = LayerTokens(codes, scale, zero)
-        named = dict(zip(ctx.names, weights, strict=True))
-        d_context, d_mixed = ctx.tail.transpose(d_output, named)
+        codes, scale, zero, queries, mixing, *given = ctx.saved_tensors
+        tokens, weights = LayerTokens(codes, scale, zero), TailWeights(*given)
+        back, d_context, d_mixed = pooled_gradients(d_output, weights, ctx.heads)
+        d_mixed = d_mixed[:, : 0 if mixing is None else mixing.shape[0]]
         found = _pool_backward(tokens, queries, mixing, ctx.eps, d_context, d_mixed)
-        leaves = {name: weight.detach().requires_grad_() for name, weight in named.items()}
-        with torch.enable_grad():
-            output = ctx.tail.apply(found.context, found.mixed, leaves)
-        d_weights = torch.autograd.grad(output, list(leaves.values()), d_output)
-        return None, None, None, None, None, found.queries, found.mixing, None, *d_weights
+        d_weights = weight_gradients(found.context, found.mixed, d_output, back, weights, ctx.heads)
+        return None, None, None, found.queries, found.mixing, None, None, *d_weights
 
 
 def _pool(tokens: LayerTokens, queries: Tensor, mixing: Tensor | None, eps: float | None) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,7 +10,8 @@ from torch import Tensor, nn
 
 from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec
-from mettle_cache.methods.absorbed import Tail, Weights, distil_tokens
+from mettle_cache.methods.absorbed import distil_tokens
+from mettle_cache.methods.tail import TailWeights
 from mettle_cache.tokens import LayerTokens
 
 ATTENTION_PATHS = ("absorbed", "stock")
@@ -119,79 +119,32 @@ class LayerDistiller(nn.Module):
         return InProjection(query, key, value, query_bias, value_bias)
 
     def _distil_absorbed(self, tokens: LayerTokens, projection: nn.Linear | None) -> Tensor:
-        mixing, outputs = self.mixing(), self._output_weights(projection)
+        mixing, heads = self.mixing(), self.options.heads
+        outputs = TailWeights(mix_bias=self.mix.bias if self.options.pretrained_branch == "linear" else None)
         if not self.options.task_specific:
-            return distil_tokens(
-                Tail(self._finish, self._finish_transposed),
-                outputs,
-                tokens,
-                self.unit.new_empty(0, self.layer.width),
-                mixing,
-            )
+            nobody = self.unit.new_empty(0, self.layer.width)
+            return distil_tokens(tokens, nobody, mixing, _projected(outputs, projection), heads=heads)
         eps = self.norm_tokens.eps if self.options.norm else None
-        inputs, between = self._in_projection(), self._output_weights(None)
+        inputs = self._in_projection()
+        weights = self._attention_weights(inputs, outputs)
         meta_tokens: Tensor = self.meta_tokens
         for step in range(self.options.steps):
-            weights = {
-                **self._attention_weights(inputs),
-                **({"residual": meta_tokens} if self.options.residual else {}),
-                **(outputs if step == self.options.steps - 1 else between),
-            }
             queries = self.fold_queries(meta_tokens, inputs)
-            meta_tokens = distil_tokens(
-                Tail(self._finish, self._finish_transposed), weights, tokens, queries, mixing, eps=eps
-            )
+            if self.options.residual:
+                weights = weights._replace(residual=meta_tokens.expand(tokens.codes.shape[0], -1, -1))
+            if step == self.options.steps - 1:
+                weights = _projected(weights, projection)
+            meta_tokens = distil_tokens(tokens, queries, mixing, weights, heads=heads, eps=eps)
         return meta_tokens
 
-    def _attention_weights(self, inputs: InProjection) -> dict[str, Tensor]:
+    def _attention_weights(self, inputs: InProjection, outputs: TailWeights) -> TailWeights:
         out = self.attention.out_proj
-        weights = {"values": inputs.value, "values_bias": inputs.value_bias, "out": out.weight, "out_bias": out.bias}
+        weights = outputs._replace(
+            values=inputs.value, values_bias=inputs.value_bias, out=out.weight, out_bias=out.bias
+        )
         if self.options.norm:
-            weights |= {"norm": self.norm_tokens.weight, "norm_bias": self.norm_tokens.bias}
+            weights = weights._replace(norm=self.norm_tokens.weight, norm_bias=self.norm_tokens.bias)
         return weights
-
-    def _output_weights(self, projection: nn.Linear | None) -> dict[str, Tensor]:
-        weights: dict[str, Tensor] = {"mix_bias": self.mix.bias} if self.options.pretrained_branch == "linear" else {}
-        if projection is not None:
-            weights |= {"projection": projection.weight, "projection_bias": projection.bias}
-        return weights
-
-    def _finish(self, context: Tensor, mixed: Tensor, weights: Weights) -> Tensor:
-        """What follows the pooling: equation 3.1, whose arrow replaces the meta-tokens, and 3.2.
-
-        ``context [F, K H, D]`` and ``mixed [F, K, D]`` to ``[F, K, D]``, or to ``[F, K, d]`` with a projection.
-        """
-        parts = []
-        if self.options.task_specific:
-            parts.append(self._project_context(context, weights))
-        if "residual" in weights:
-            parts.append(weights["residual"])
-        if self.options.pretrained_branch != "none":
-            parts.append(mixed + weights["mix_bias"].unsqueeze(-1) if "mix_bias" in weights else mixed)
-        meta_tokens = functools.reduce(torch.add, parts)
-        if "projection" not in weights:
-            return meta_tokens
-        return nn.functional.linear(meta_tokens, weights["projection"], weights["projection_bias"])
-
-    def _finish_transposed(self, d_output: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
-        """Gradients of context and mixed rows from that of :meth:`_finish`'s result."""
-        d_meta_tokens = d_output @ weights["projection"] if "projection" in weights else d_output
-        d_mixed = d_meta_tokens if self.options.pretrained_branch != "none" else d_meta_tokens[:, :0]
-        if not self.options.task_specific:
-            return d_meta_tokens[:, :0], d_mixed
-        d_attended = (d_meta_tokens @ weights["out"]).unflatten(-1, (self.options.heads, -1))
-        values = weights["values"].unflatten(0, (self.options.heads, -1))
-        d_context = torch.einsum("fkhe,hed->fkhd", d_attended, values).flatten(1, 2)
-        return d_context * weights["norm"] if self.options.norm else d_context, d_mixed
-
-    def _project_context(self, context: Tensor, weights: Weights) -> Tensor:
-        """Value and output projections of ``[F, K H, D]``: ``[F, K, D]``."""
-        heads = self.options.heads
-        if self.options.norm:
-            context = context * weights["norm"] + weights["norm_bias"]
-        values = weights["values"].unflatten(0, (heads, -1))
-        attended = torch.einsum("fkhd,hed->fkhe", context.unflatten(1, (self.count, heads)), values).flatten(-2)
-        return nn.functional.linear(attended + weights["values_bias"], weights["out"], weights["out_bias"])
 
     def _distil_stock(self, tokens: Tensor) -> Tensor:
         mixing = self.mixing()
@@ -209,3 +162,9 @@ class LayerDistiller(nn.Module):
             attended = attended + meta_tokens if self.options.residual else attended
             meta_tokens = attended if pretrained is None else attended + pretrained
         return meta_tokens
+
+
+def _projected(weights: TailWeights, projection: nn.Linear | None) -> TailWeights:
+    if projection is None:
+        return weights
+    return weights._replace(projection=projection.weight, projection_bias=projection.bias)

@@ -34,13 +34,11 @@ def pool(tokens: LayerTokens, queries: Tensor, mixing: Tensor | None, eps: float
     from mettle_cache.methods.fused_kernels import forward_frames
 
     given = _Arguments(tokens, queries, mixing, eps)
-    context = torch.empty(given.frames, given.queries.shape[1], tokens.width)
+    context = torch.empty(given.queries.shape[1], given.frames, tokens.width)
     mixed = torch.empty(given.frames, given.mixing.shape[0], tokens.width)
 
     def work(part: int, start: int, stop: int) -> None:
-        forward_frames(
-            *given.part(start, stop), (0, stop - start), context[start:stop].numpy(), mixed[start:stop].numpy()
-        )
+        forward_frames(*given.part(start, stop), context[:, start:stop].numpy(), mixed[start:stop].numpy())
 
     given.run(work)
     return context, mixed
@@ -68,8 +66,8 @@ def pool_backward(
         own = slice(part, part + 1) if shared else slice(start, stop)
         backward_frames(
             *given.part(start, stop),
-            (0, stop - start),
-            *(array[start:stop].numpy() for array in (d_context, d_mixed, context, mixed)),
+            *(array.numpy() for array in (d_context[:, start:stop], d_mixed[start:stop])),
+            *(array.numpy() for array in (context[:, start:stop], mixed[start:stop])),
             d_queries[own].numpy(),
             d_mixing[part].numpy(),
         )
@@ -99,7 +97,7 @@ class _Arguments:
             self.scale, self.offset = scale.numpy(), (scale * tokens.zero.float()).numpy()
 
     def part(self, start: int, stop: int) -> tuple[object, ...]:
-        """The first six arguments of a compiled loop over the frames from ``start`` to ``stop``."""
+        """What a compiled loop is given of the frames from ``start`` to ``stop``."""
         codes = self.tokens.codes[start:stop].contiguous()
         if codes.is_floating_point():
             codes = codes.float()

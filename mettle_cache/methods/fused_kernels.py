@@ -283,11 +283,10 @@ def forward_frames(
     queries: Array,
     mixing: Array,
     eps: float,
-    frames: tuple[int, int],
     context: Array,
     mixed: Array,
 ) -> None:
-    """Frames ``frames[0]`` to ``frames[1]`` of :func:`mettle_cache.methods.fused.pool`; ``eps`` below 0 is no norm."""
+    """Some frames of :func:`mettle_cache.methods.fused.pool`; ``eps`` below 0 is no norm."""
     count, width = codes.shape[1], scale.shape[1]
     rounded = (count + BLOCK - 1) // BLOCK * BLOCK
     asked, mixers = queries.shape[1], mixing.shape[0]
@@ -296,7 +295,7 @@ def forward_frames(
     weights[asked:, :count] = mixing
     mean, rstd = np.zeros(rounded, np.float32), np.ones(rounded, np.float32)
     sums, lost = aligned_rows(asked + mixers, width), np.zeros(asked, np.float32)
-    for f in range(frames[0], frames[1]):
+    for f in range(codes.shape[0]):
         own[:] = queries[f % queries.shape[0]]
         score_frame(codes, f, scale, offset, own, eps, x, mean, rstd, weights[:asked])
         for q in range(asked):
@@ -307,7 +306,7 @@ def forward_frames(
                 lost[q] = rescale_row(weights[q], mean, rstd)
         sum_frame(codes, f, scale, offset, weights, x, sums)
         for q in range(asked):
-            context[f, q] = sums[q] - lost[q]
+            context[q, f] = sums[q] - lost[q]
         mixed[f] = sums[asked:]
 
 
@@ -319,7 +318,6 @@ def backward_frames(
     queries: Array,
     mixing: Array,
     eps: float,
-    frames: tuple[int, int],
     d_context: Array,
     d_mixed: Array,
     context: Array,
@@ -335,9 +333,9 @@ def backward_frames(
     products = aligned_rows(2 * asked + mixers, rounded)
     mean, rstd = np.zeros(rounded, np.float32), np.ones(rounded, np.float32)
     sums, lost = aligned_rows(2 * asked + mixers, width), np.zeros(2 * asked, np.float32)
-    for f in range(frames[0], frames[1]):
+    for f in range(codes.shape[0]):
         vectors[:asked] = queries[f % queries.shape[0]]
-        vectors[asked : 2 * asked] = d_context[f]
+        vectors[asked : 2 * asked] = d_context[:, f]
         vectors[2 * asked :] = d_mixed[f]
         score_frame(codes, f, scale, offset, vectors, eps, x, mean, rstd, products)
         d_mixing += products[2 * asked :, :count]
@@ -354,6 +352,6 @@ def backward_frames(
                 lost[asked + q] = rescale_row(products[asked + q], mean, rstd)
         sum_frame(codes, f, scale, offset, products, x, sums)
         for q in range(asked):
-            context[f, q] = sums[q] - lost[q]
+            context[q, f] = sums[q] - lost[q]
             d_queries[f % d_queries.shape[0], q] += sums[asked + q] - lost[asked + q]
         mixed[f] = sums[2 * asked :]

@@ -139,15 +139,15 @@ class PoolingGradient:
 
 
 def pool(tokens: LayerTokens, queries: Tensor, mixing: Tensor | None, eps: float | None) -> tuple[Tensor, Tensor]:
-    """``context [F, Q, D]`` and ``mixed [F, K, D]``, as :func:`mettle_cache.methods.absorbed.absorbed_pooling`."""
+    """``context [Q, F, D]`` and ``mixed [F, K, D]`` of :func:`mettle_cache.methods.absorbed.absorbed_pooling`."""
     frames = tokens.codes.shape[0]
-    context = queries.new_empty(frames, queries.shape[-2], tokens.width)
+    context = queries.new_empty(queries.shape[-2], frames, tokens.width)
     mixed = queries.new_empty(frames, 0 if mixing is None else mixing.shape[0], tokens.width)
     for window, tile in frame_tiles(tokens, queries.dtype):
         asked = _tile_queries(queries, window, tile.codes.shape[0])
         products = tile.inner(asked if eps is None else _with_mean(asked))
         attention = attend(tile, asked, products, eps)
-        context[window] = attention.pool(tile, attention.weights)
+        context[:, window] = attention.pool(tile, attention.weights).transpose(0, 1)
         if mixing is not None:
             mixed[window] = tile.pool(mixing.expand(tile.codes.shape[0], -1, -1))
     return context, mixed
@@ -161,7 +161,7 @@ def pool_backward(
     d_context: Tensor,
     d_mixed: Tensor,
 ) -> PoolingGradient:
-    """Read the tokens again and go back from ``d_context [F, Q, D]`` and ``d_mixed [F, K, D]``."""
+    """Read the tokens again and go back from ``d_context [Q, F, D]`` and ``d_mixed [F, K, D]``."""
     context, mixed = torch.empty_like(d_context), torch.empty_like(d_mixed)
     d_queries = torch.zeros_like(queries)
     d_mixing = None if mixing is None else torch.zeros_like(mixing)
@@ -169,14 +169,15 @@ def pool_backward(
     head = count + (eps is not None)
     for window, tile in frame_tiles(tokens, queries.dtype):
         asked = _tile_queries(queries, window, tile.codes.shape[0])
-        d_out = torch.cat([d_context[window], d_mixed[window]], dim=1)
+        d_own = d_context[:, window].transpose(0, 1)
+        d_out = torch.cat([d_own, d_mixed[window]], dim=1)
         # one product serves the logits again, the gradient of the weights, and the gradient of the mixing rows
         products = tile.inner(torch.cat([asked, d_out], dim=1) if eps is None else _with_mean(asked, d_out))
         attention = attend(tile, asked, products[:, :head], eps)
-        d_weights = attention.normalise(products[:, head : head + count], d_context[window])
+        d_weights = attention.normalise(products[:, head : head + count], d_own)
         centred = d_weights - (attention.weights * d_weights).sum(-1, keepdim=True)
         d_asked = attention.pool(tile, attention.weights * centred)
-        context[window] = attention.pool(tile, attention.weights)
+        context[:, window] = attention.pool(tile, attention.weights).transpose(0, 1)
         if queries.ndim == 2:
             d_queries += d_asked.sum(0)
         else:
