@@ -102,7 +102,7 @@ class MTI(nn.Module):
         """
         given = {"cross": audio, "intra": visual}
         meta_tokens = {source: tensor for source in self.sources if (tensor := given[source]) is not None}
-        dtype = next((tensor.dtype for tensor in meta_tokens.values()), torch.float32)
+        dtype = next((tensor.dtype for tensor in (visual, audio) if tensor is not None), torch.float32)
         updated = []
         for place, stage in enumerate(self.stages, start=1):
             features = tokens[stage.name].floats(dtype)
