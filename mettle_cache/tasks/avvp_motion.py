@@ -31,9 +31,11 @@ class MotionFeatures:
     """
 
     def __init__(self, samples: pa.Table, segments: int) -> None:
+        self.shape = (segments, MOTION_WIDTH)
+        if not samples.num_rows:  # an exported head is built without a store
+            samples = pa.table({"clip": pa.array([], pa.string()), COLUMN: pa.array([], pa.binary())})
         if COLUMN not in samples.column_names:
             raise UsageError("the store holds no R(2+1)D features, which this head reads", hint=_HINT)
-        self.shape = (segments, MOTION_WIDTH)
         self._values = samples[COLUMN]
         missing = samples.filter(self._values.is_null())["clip"].to_pylist()
         if missing:

@@ -15,6 +15,8 @@ from mettle_cache.store.codecs import encode_layers
 from mettle_cache.tasks.avvp import AvvpTask
 from pipelines.binding import bind_task
 from pipelines.evaluate import evaluate_run
+from pipelines.export import export_run
+from pipelines.exported import load_exported
 from pipelines.params import count_trainable, params_table
 from pipelines.recipe import default_recipe, load_recipe
 from pipelines.train import train_run
@@ -200,6 +202,19 @@ def test_the_other_decoders_train_with_motion_features(write_store, tmp_path, de
     store = write_store(motion=True)
     train_run(store, recipe=recipe, out=tmp_path / "run")
     assert set(evaluate_run(tmp_path / "run", store=store).scores) == set(AvvpTask.published[0].scores)
+
+
+@pytest.mark.parametrize("decoder", ["mmpyr", "mgn"])
+def test_an_exported_head_predicts_what_the_trained_one_does_without_a_store(write_store, tmp_path, decoder):
+    store = write_store(motion=True)
+    recipe = load_recipe("llp-small", [f"head.decoder={decoder}", "lcd.dim=8", "train.epochs=1"])
+    train_run(store, recipe=recipe, out=tmp_path / "run")
+    report = export_run(tmp_path / "run", store=store, repeats=1)
+    assert report.difference < 1e-4
+    task = bind_task(recipe, store)
+    given = task.inputs([0, 1], pool=[0, 1], rng=None).tensors
+    outputs = load_exported(report.out)(store.read([0, 1]).layers, **given)
+    assert outputs["video"].shape == (2, 3)
 
 
 def test_a_store_without_motion_features_is_refused_by_a_head_that_reads_them(write_store):

@@ -222,6 +222,11 @@ def test_a_head_that_wants_motion_features_says_which_are_missing_and_what_to_do
         make(ParsingHeadOptions(decoder="mgn"), make_samples(motion=motion))
 
 
+def test_a_head_with_motion_features_is_built_without_samples():
+    empty = AvvpTask.sample_schema.empty_table()
+    assert make(ParsingHeadOptions(decoder="mgn"), empty).build_model().decoder.motion is not None
+
+
 @pytest.mark.parametrize(
     ("rows", "vocabulary", "message"),
     [
