@@ -58,7 +58,9 @@ class AvsHeadOptions:
     def __post_init__(self) -> None:
         if self.mti and not (self.cross or self.intra):
             raise ValueError("cross = false and intra = false together inject nothing: set mti = false")
-        if not self.lcd_levels or len(set(self.lcd_levels)) < len(self.lcd_levels):
-            raise ValueError("lcd_levels must name at least one level, each once")
+        for name in ("inject_into", "lcd_levels"):
+            levels = getattr(self, name)
+            if not levels or len(set(levels)) < len(levels):
+                raise ValueError(f"{name} must name at least one level, each once")
         if self.matching == "kl" and not (self.tpavi or (self.mti and self.cross)):
             raise ValueError("matching = 'kl' compares with the sound: it needs mti with cross, or tpavi")

@@ -269,6 +269,7 @@ def test_lcd_options_that_segmentation_has_not(lcd, message):
         ({"cross": False, "intra": False}, "inject nothing: set mti = false"),
         ({"lcd_levels": (4, 4)}, "lcd_levels must name at least one level, each once"),
         ({"lcd_levels": ()}, "lcd_levels must name at least one level, each once"),
+        ({"inject_into": ()}, "inject_into must name at least one level, each once"),
         ({"matching": "kl", "cross": False}, "it needs mti with cross, or tpavi"),
     ],
 )

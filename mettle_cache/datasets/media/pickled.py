@@ -11,7 +11,7 @@ from __future__ import annotations
 import pickletools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import IO, Any, Protocol, cast
 
 MOST_OPCODES = 1_000_000
 """A published file has about fifteen opcodes an array, and at most a few hundred arrays."""
@@ -64,7 +64,17 @@ class ArrayRecord:
     data: Span | list[Any] | None = None
 
 
-def read_structure(file: BinaryIO) -> object:
+class PickleFile(Protocol):
+    """What pickletools asks of a file."""
+
+    def read(self, count: int, /) -> bytes: ...
+
+    def readline(self) -> bytes: ...
+
+    def tell(self) -> int: ...
+
+
+def read_structure(file: PickleFile) -> object:
     """The value that the pickle at the file's position describes: dicts, lists, tuples, strings, numbers, records.
 
     Raises
@@ -74,7 +84,7 @@ def read_structure(file: BinaryIO) -> object:
     """
     machine = _Machine()
     try:
-        for number, (opcode, argument, position) in enumerate(pickletools.genops(file)):
+        for number, (opcode, argument, position) in enumerate(pickletools.genops(cast(IO[bytes], file))):
             if number >= MOST_OPCODES:
                 raise UnsafePickleError(f"more than {MOST_OPCODES} opcodes")
             if machine.run(opcode.name, argument, int(position or 0)):

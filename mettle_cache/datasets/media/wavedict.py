@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import io
 import math
-import mmap
 import re
 import struct
 from collections.abc import Mapping
 from pathlib import Path
 from threading import Lock
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +25,7 @@ MAX_FILE_BYTES = 4 << 30
 """296 recordings of the largest published file take 0.4 GB as float64."""
 
 WAVE_DICT_SUFFIX = ".npy"
+_LONGEST_LINE = 4096
 
 _MAGIC = b"\x93NUMPY"
 _HEADER = re.compile(rb"\{'descr': '\|O', 'fortran_order': (?:False|True), 'shape': \(\), \}\s*")
@@ -47,10 +47,10 @@ class WaveDict:
         if size > MAX_FILE_BYTES:
             raise MediaFileError(path, f"is {size} bytes long: more than {MAX_FILE_BYTES}")
         try:
-            with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            with path.open("rb") as file:
+                content = _Bounded(file, size)
                 _skip_header(content)
-                # a memory map has the three methods that pickletools uses, and never reads beyond its end
-                self._arrays = _arrays_of(read_structure(cast(BinaryIO, content)))
+                self._arrays = _arrays_of(read_structure(content))
         except OSError as error:
             raise MediaFileError(path, f"cannot be read: {error.strerror}") from error
         except UnsafePickleError as error:
@@ -95,6 +95,22 @@ class WaveDict:
         return record.data.offset, found
 
 
+class _Bounded:
+    """What pickletools asks of a file, without memory for bytes that a damaged length only promises."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file, self._size = file, size
+
+    def read(self, count: int) -> bytes:
+        return self._file.read(min(count, self._size - self._file.tell()))
+
+    def readline(self) -> bytes:
+        return self._file.readline(_LONGEST_LINE)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+
 class WaveFiles:
     """Files of recordings, each walked once, whoever asks and however often; a bad one is remembered, too."""
 
@@ -116,7 +132,7 @@ class WaveFiles:
         return found
 
 
-def _skip_header(content: mmap.mmap) -> None:
+def _skip_header(content: _Bounded) -> None:
     """Move to the pickle of a 0-dimensional array of objects, which ``np.save`` makes of a dict."""
     magic = content.read(8)
     wide = magic[6:7] != b"\x01"
