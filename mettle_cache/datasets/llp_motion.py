@@ -29,8 +29,7 @@ def read_motion(root: Path, ids: Sequence[str], problems: Problems) -> list[byte
     folder = root / FOLDER
     if not folder.is_dir():
         return None
-    listing = frozenset(os.listdir(folder))
-    files = [folder / f"{clip}.npy" if f"{clip}.npy" in listing else None for clip in ids]
+    files = [folder / f"{clip}.npy" for clip in ids]
     with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:
         read = list(pool.map(_read, files))
     for path, found in zip(files, read, strict=True):
@@ -39,9 +38,9 @@ def read_motion(root: Path, ids: Sequence[str], problems: Problems) -> list[byte
     return [None if isinstance(found, str) else found for found in read]
 
 
-def _read(path: Path | None) -> bytes | str | None:
+def _read(path: Path) -> bytes | str | None:
     """The packed features, what is wrong with the file, or None where there is none."""
-    if path is None:
+    if not os.path.lexists(path):
         return None
     try:
         require_file(path)
