@@ -116,7 +116,7 @@ class AvsTask(Task):
 
     def details(self, predictions: Predictions, rows: Sequence[int]) -> dict[str, object]:
         """The size of the F-measure's groups, and mIoU of the frames with and without foreground."""
-        empty = ~self._masks(rows).any((-2, -1))
+        empty = ~self._packed(rows).any(-1)
         parts = {"miou_with_foreground": ~empty, "miou_without_foreground": empty}
         return {
             "f_measure_group": self.options.group,
@@ -127,15 +127,20 @@ class AvsTask(Task):
 
     def floors(self, rows: Sequence[int]) -> dict[str, float]:
         """What calling every pixel foreground, or every pixel background, scores."""
-        wanted = self._masks(rows)
+        # video by video: a whole split of unpacked masks would take a gigabyte
+        masks = (self._masks([row]) for row in rows)
+        pairs = [
+            (frame_iou(np.ones_like(wanted), wanted), frame_iou(np.zeros_like(wanted), wanted)) for wanted in masks
+        ]
+        foreground, background = zip(*pairs, strict=True)
         return {
-            "all foreground": mean_iou(frame_iou(np.ones_like(wanted), wanted)),
-            "all background": mean_iou(frame_iou(np.zeros_like(wanted), wanted)),
+            "all foreground": mean_iou(np.concatenate(foreground)),
+            "all background": mean_iou(np.concatenate(background)),
         }
 
     def prediction_table(self, predictions: Predictions, rows: Sequence[int]) -> pa.Table:
         """One row a frame: annotation row, video, frame from 1, IoU, and foreground pixels of truth and prediction."""
-        wanted = self._masks(rows)
+        wanted = self._packed(rows)
         count, frames = wanted.shape[:2]
         samples = self.samples.take(pa.array(rows, pa.int64()))
         spread = pa.array(np.repeat(np.arange(count), frames))
@@ -145,30 +150,34 @@ class AvsTask(Task):
                 "clip": samples["clip"].take(spread),
                 "frame": pa.array(np.tile(np.arange(1, frames + 1, dtype=np.int32), count)),
                 "iou": pa.array(np.asarray(predictions["iou"]).reshape(-1)),
-                "target_pixels": pa.array(wanted.sum((-2, -1)).reshape(-1).astype(np.int32)),
+                "target_pixels": pa.array(_pixels(wanted).reshape(-1).astype(np.int32)),
                 "predicted_pixels": pa.array(_pixels(predictions["masks"]).reshape(-1).astype(np.int32)),
             }
         )
 
     def artefacts(self, predictions: Predictions, rows: Sequence[int], frames: Frames) -> Iterator[tuple[str, bytes]]:
         """``masks/CLIP.png`` of every predicted frame, and ``overlay.png`` with truth and prediction of some videos."""
-        clips, truth = self.samples["clips"].to_pylist(), self._masks(rows)
-        predicted = _unpack(predictions["masks"])
-        for row, masks in zip(rows, predicted, strict=True):
-            for clip, mask in zip(clips[row], masks, strict=False):
+        clips, packed = self.samples["clips"].to_pylist(), predictions["masks"]
+        for number, row in enumerate(rows):
+            # frames beyond those with a mask are not predicted
+            for clip, mask in zip(clips[row], _unpack(packed[number]), strict=False):
                 # an id may hold a slash, and then it is still one file
                 yield f"masks/{clip.replace('/', '_')}.png", mask_png(mask)
         chosen = sorted({int(place) for place in np.linspace(0, len(rows) - 1, SHEET_VIDEOS)})
         videos = [
-            SheetVideo([frames(clip) for clip in clips[rows[n]][: truth.shape[1]]], truth[n], predicted[n])
+            SheetVideo([frames(clip) for clip in clips[rows[n]][: len(truth)]], truth, _unpack(packed[n]))
             for n in chosen
+            for truth in self._masks([rows[n]])
         ]
         yield "overlay.png", contact_sheet(videos)
 
     def _masks(self, rows: Sequence[int]) -> NDArray[np.bool_]:
         """Masks ``[B, M, 224, 224]``; the samples of a split have the same number each."""
-        packed = [[np.frombuffer(mask, np.uint8) for mask in self.masks[row]] for row in rows]
-        return _unpack(np.array(packed, np.uint8))
+        return _unpack(self._packed(rows))
+
+    def _packed(self, rows: Sequence[int]) -> NDArray[np.uint8]:
+        """Masks ``[B, M, 6272]`` as they are stored."""
+        return np.array([[np.frombuffer(mask, np.uint8) for mask in self.masks[row]] for row in rows], np.uint8)
 
 
 def _levels(layers: Sequence[LayerSpec], modality: str) -> tuple[LayerSpec, ...]:
@@ -209,8 +218,8 @@ def _check_samples(samples: pa.Table, masks: Sequence[Sequence[bytes]], options:
 
 
 def _unpack(packed: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """``[B, M, 6272]`` to ``[B, M, 224, 224]``."""
-    return np.unpackbits(packed, axis=-1).reshape(*packed.shape[:2], SIDE, SIDE).astype(np.bool_)
+    """``[..., 6272]`` to ``[..., 224, 224]``."""
+    return np.unpackbits(packed, axis=-1).reshape(*packed.shape[:-1], SIDE, SIDE).astype(np.bool_)
 
 
 def _pixels(packed: NDArray[np.uint8]) -> NDArray[np.int64]:
