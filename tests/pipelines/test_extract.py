@@ -15,6 +15,7 @@ import zarr
 from mettle_cache.backbones import create_backbone, shared_audio
 from mettle_cache.datasets import open_dataset
 from mettle_cache.errors import DatasetError, NoRoomError, StoreBusyError, StoreKeyError, UsageError, WeightsError
+from mettle_cache.store.reader import TokenStore
 from mettle_cache.store.writer import StoreWriter
 from pipelines.extract import run_extraction
 from pipelines.interrupt import InterruptedRunError
@@ -143,12 +144,21 @@ def test_everything_missing_is_listed_before_any_work(own_root, tmp_path):
     assert not (tmp_path / "s.zarr").exists()
 
 
+def whole_samples(store):
+    samples = TokenStore.open(store).samples
+    return samples["split"].to_pylist(), samples["clip"].to_pylist()
+
+
 def test_skip_missing_goes_on_records_and_says_what_that_means(own_root, root, whole, tmp_path):
     gone, listener, out = remove_media(own_root, 1), Listener(), tmp_path / "s.zarr"
     report = run_extraction(tiny(own_root, out, skip_missing=True), listener)
     assert (report.written, report.failed, report.finished, report.ok) == (5, 1, True, False)
     assert list(report.failures) == [gone]
-    assert any("not comparable" in note for note in listener.notes)
+    (note,) = [note for note in listener.notes if "not comparable" in note]
+    splits = [(split, clip == gone) for split, clip in zip(*whole_samples(whole), strict=True)]
+    for split in ("train", "val", "test"):
+        every = [lost for name, lost in splits if name == split]
+        assert f"{split} {every.count(False)} of {len(every)}" in note
     # the media turn up again: the same command completes the store, byte for byte
     report = run_extraction(tiny(root, out))
     assert (report.written, report.skipped, report.failed) == (1, 5, 0)
