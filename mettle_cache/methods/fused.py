@@ -37,8 +37,8 @@ def pool(tokens: LayerTokens, queries: Tensor, mixing: Tensor | None, eps: float
     context = torch.empty(given.queries.shape[1], given.frames, tokens.width)
     mixed = torch.empty(given.frames, given.mixing.shape[0], tokens.width)
 
-    def work(part: int, start: int, stop: int) -> None:
-        forward_frames(*given.part(start, stop), context[:, start:stop].numpy(), mixed[start:stop].numpy())
+    def work(part: int, codes: NDArray[np.generic], first: int) -> None:
+        forward_frames(codes, first, *given.shared, context.numpy(), mixed.numpy())
 
     given.run(work)
     return context, mixed
@@ -58,23 +58,17 @@ def pool_backward(
     given = _Arguments(tokens, queries, mixing, eps)
     d_context, d_mixed = d_context.contiguous(), d_mixed.contiguous()
     context, mixed = torch.empty_like(d_context), torch.empty_like(d_mixed)
-    shared = queries.ndim == 2
-    d_queries = torch.zeros(given.parts if shared else given.frames, *queries.shape[-2:])
+    alike = queries.ndim == 2
+    d_queries = torch.zeros(given.parts if alike else given.frames, *queries.shape[-2:])
     d_mixing = torch.zeros(given.parts, *given.mixing.shape)
+    arrays = [tensor.numpy() for tensor in (d_context, d_mixed, context, mixed, d_queries, d_mixing)]
 
-    def work(part: int, start: int, stop: int) -> None:
-        own = slice(part, part + 1) if shared else slice(start, stop)
-        backward_frames(
-            *given.part(start, stop),
-            *(array.numpy() for array in (d_context[:, start:stop], d_mixed[start:stop])),
-            *(array.numpy() for array in (context[:, start:stop], mixed[start:stop])),
-            d_queries[own].numpy(),
-            d_mixing[part].numpy(),
-        )
+    def work(part: int, codes: NDArray[np.generic], first: int) -> None:
+        backward_frames(codes, first, part, *given.shared, *arrays)
 
     given.run(work)
     return PoolingGradient(
-        context, mixed, d_queries.sum(0) if shared else d_queries, None if mixing is None else d_mixing.sum(0)
+        context, mixed, d_queries.sum(0) if alike else d_queries, None if mixing is None else d_mixing.sum(0)
     )
 
 
@@ -96,29 +90,28 @@ class _Arguments:
             scale = tokens.scale.float()
             self.scale, self.offset = scale.numpy(), (scale * tokens.zero.float()).numpy()
 
-    def part(self, start: int, stop: int) -> tuple[object, ...]:
-        """What a compiled loop is given of the frames from ``start`` to ``stop``."""
-        codes = self.tokens.codes[start:stop].contiguous()
-        if codes.is_floating_point():
-            codes = codes.float()
-            scale, offset = (np.broadcast_to(row, (stop - start, row.shape[1])) for row in (self.scale, self.offset))
-            scale, offset = np.ascontiguousarray(scale), np.ascontiguousarray(offset)
-        else:
-            scale, offset = self.scale[start:stop], self.offset[start:stop]
-        queries = self.queries if len(self.queries) == 1 else self.queries[start:stop]
-        return codes.numpy(), scale, offset, queries, self.mixing, self.eps
+    @property
+    def shared(self) -> tuple[object, ...]:
+        """What every call of a compiled loop is given alike."""
+        return self.scale, self.offset, self.queries, self.mixing, self.eps
 
-    def run(self, work: Callable[[int, int, int], None]) -> None:
-        """``work(part, start, stop)`` for every part, on as many threads as PyTorch uses."""
-        parts = [
-            (n, s, min(s + FRAMES_A_PART, self.frames)) for n, s in enumerate(range(0, self.frames, FRAMES_A_PART))
-        ]
-        threads = min(torch.get_num_threads(), len(parts))
+    def run(self, work: Callable[[int, NDArray[np.generic], int], None]) -> None:
+        """``work(part, codes, first)`` for every part, on as many threads as PyTorch uses.
+
+        Always of whole blocks of memory, whatever the part: each layout would be compiled for on its own.
+        """
+
+        def work_on(part: int) -> None:
+            first = part * FRAMES_A_PART
+            codes = self.tokens.codes[first : first + FRAMES_A_PART].contiguous()
+            work(part, (codes.float() if codes.is_floating_point() else codes).numpy(), first)
+
+        threads = min(torch.get_num_threads(), self.parts)
         if threads < 2:
-            for part in parts:
-                work(*part)
+            for part in range(self.parts):
+                work_on(part)
             return
-        for done in [_pool_of(threads).submit(work, *part) for part in parts]:
+        for done in [_pool_of(threads).submit(work_on, part) for part in range(self.parts)]:
             done.result()
 
 

@@ -41,8 +41,8 @@ def aligned_rows(rows: int, width: int) -> Array:
     return memory[start : start + rows * width].reshape(rows, width)
 
 
-def decode_block(codes: Array, f: int, n: int, scale: Array, offset: Array, x: Array) -> Sums:
-    """Four tokens of frame ``f`` from ``n`` on as floats ``x [4, D] = code * scale + offset``, and their sums.
+def decode_block(codes: Array, f: int, n: int, scale: Array, offset: Array, g: int, x: Array) -> Sums:
+    """Four tokens of ``codes[f]`` from ``n`` on as ``x [4, D] = code * scale[g] + offset[g]``, and their sums.
 
     Behind the last token, that one repeats.
     """
@@ -50,13 +50,13 @@ def decode_block(codes: Array, f: int, n: int, scale: Array, offset: Array, x: A
 
 
 @overload(decode_block, strict=False, jit_options={"fastmath": FAST})
-def _decode_block(codes: Any, f: Any, n: Any, scale: Any, offset: Any, x: Any) -> Any:
-    def plain(codes: Array, f: int, n: int, scale: Array, offset: Array, x: Array) -> Sums:
+def _decode_block(codes: Any, f: Any, n: Any, scale: Any, offset: Any, g: Any, x: Any) -> Any:
+    def plain(codes: Array, f: int, n: int, scale: Array, offset: Array, g: int, x: Array) -> Sums:
         last = codes.shape[1] - 1
         n1, n2, n3 = min(n + 1, last), min(n + 2, last), min(n + 3, last)
         s0 = s1 = s2 = s3 = float32(0)
         for d in range(codes.shape[2]):
-            s, o = scale[f, d], offset[f, d]
+            s, o = scale[g, d], offset[g, d]
             x0 = float32(codes[f, n, d]) * s + o
             x1 = float32(codes[f, n1, d]) * s + o
             x2 = float32(codes[f, n2, d]) * s + o
@@ -68,16 +68,16 @@ def _decode_block(codes: Any, f: Any, n: Any, scale: Any, offset: Any, x: Any) -
             s3 += x3
         return s0, s1, s2, s3
 
-    def packed(codes: Array, f: int, n: int, scale: Array, offset: Array, x: Array) -> Sums:
+    def packed(codes: Array, f: int, n: int, scale: Array, offset: Array, g: int, x: Array) -> Sums:
         last, half = codes.shape[1] - 1, codes.shape[2]
         n1, n2, n3 = min(n + 1, last), min(n + 2, last), min(n + 3, last)
         s0 = s1 = s2 = s3 = float32(0)
         for d in range(half):
             c0, c1, c2, c3 = codes[f, n, d], codes[f, n1, d], codes[f, n2, d], codes[f, n3, d]
-            s, o = scale[f, d], offset[f, d]
+            s, o = scale[g, d], offset[g, d]
             low0, low1 = float32(c0 & 15) * s + o, float32(c1 & 15) * s + o
             low2, low3 = float32(c2 & 15) * s + o, float32(c3 & 15) * s + o
-            s, o = scale[f, half + d], offset[f, half + d]
+            s, o = scale[g, half + d], offset[g, half + d]
             high0, high1 = float32(c0 >> 4) * s + o, float32(c1 >> 4) * s + o
             high2, high3 = float32(c2 >> 4) * s + o, float32(c3 >> 4) * s + o
             x[0, d], x[1, d], x[2, d], x[3, d] = low0, low1, low2, low3
@@ -246,11 +246,27 @@ def centre_row(gradient: Array, weights: Array) -> None:
 
 
 @njit(nogil=True, cache=True)
+def weigh_back(
+    products: Array, q: int, d: int, vectors: Array, mean: Array, rstd: Array, count: int, eps: float, lost: Array
+) -> None:
+    """Turn row ``q``, scores, into weights of tokens, and row ``d``, the weights' gradients, into the scores'."""
+    if eps >= 0:
+        normalise_row(products[q], mean, rstd, vectors[q])
+        normalise_row(products[d], mean, rstd, vectors[d])
+    softmax_row(products[q], count)
+    centre_row(products[d], products[q])
+    if eps >= 0:
+        lost[q] = rescale_row(products[q], mean, rstd)
+        lost[d] = rescale_row(products[d], mean, rstd)
+
+
+@njit(nogil=True, cache=True)
 def score_frame(
     codes: Array,
     f: int,
     scale: Array,
     offset: Array,
+    g: int,
     vectors: Array,
     eps: float,
     x: Array,
@@ -260,24 +276,25 @@ def score_frame(
 ) -> None:
     """``products [P, M]`` of vectors and tokens; with a norm also the tokens' ``mean`` and ``rstd``, ``[M]``."""
     for n in range(0, products.shape[1], BLOCK):
-        totals = decode_block(codes, f, n, scale, offset, x)
+        totals = decode_block(codes, f, n, scale, offset, g, x)
         if eps >= 0:
             measure_block(x, totals, eps, n, mean, rstd)
         multiply_block(x, vectors, products, n)
 
 
 @njit(nogil=True, cache=True)
-def sum_frame(codes: Array, f: int, scale: Array, offset: Array, weights: Array, x: Array, sums: Array) -> None:
+def sum_frame(codes: Array, f: int, scale: Array, offset: Array, g: int, weights: Array, x: Array, sums: Array) -> None:
     """``sums [P, D]`` of tokens under ``weights [P, M]``."""
     sums[:] = 0
     for n in range(0, weights.shape[1], BLOCK):
-        decode_block(codes, f, n, scale, offset, x)
+        decode_block(codes, f, n, scale, offset, g, x)
         add_block(x, weights, sums, n)
 
 
 @njit(nogil=True, cache=True)
 def forward_frames(
     codes: Array,
+    first: int,
     scale: Array,
     offset: Array,
     queries: Array,
@@ -286,7 +303,10 @@ def forward_frames(
     context: Array,
     mixed: Array,
 ) -> None:
-    """Some frames of :func:`mettle_cache.methods.fused.pool`; ``eps`` below 0 is no norm."""
+    """Frames of :func:`mettle_cache.methods.fused.pool`; ``eps`` below 0 is no norm.
+
+    ``codes`` are of some frames, the ``first`` of them on. Everything else is of all frames, or one row for all alike.
+    """
     count, width = codes.shape[1], scale.shape[1]
     rounded = (count + BLOCK - 1) // BLOCK * BLOCK
     asked, mixers = queries.shape[1], mixing.shape[0]
@@ -296,23 +316,27 @@ def forward_frames(
     mean, rstd = np.zeros(rounded, np.float32), np.ones(rounded, np.float32)
     sums, lost = aligned_rows(asked + mixers, width), np.zeros(asked, np.float32)
     for f in range(codes.shape[0]):
-        own[:] = queries[f % queries.shape[0]]
-        score_frame(codes, f, scale, offset, own, eps, x, mean, rstd, weights[:asked])
+        frame = first + f
+        g = frame % scale.shape[0]
+        own[:] = queries[frame % queries.shape[0]]
+        score_frame(codes, f, scale, offset, g, own, eps, x, mean, rstd, weights[:asked])
         for q in range(asked):
             if eps >= 0:
                 normalise_row(weights[q], mean, rstd, own[q])
             softmax_row(weights[q], count)
             if eps >= 0:
                 lost[q] = rescale_row(weights[q], mean, rstd)
-        sum_frame(codes, f, scale, offset, weights, x, sums)
+        sum_frame(codes, f, scale, offset, g, weights, x, sums)
         for q in range(asked):
-            context[q, f] = sums[q] - lost[q]
-        mixed[f] = sums[asked:]
+            context[q, frame] = sums[q] - lost[q]
+        mixed[frame] = sums[asked:]
 
 
 @njit(nogil=True, cache=True)
 def backward_frames(
     codes: Array,
+    first: int,
+    part: int,
     scale: Array,
     offset: Array,
     queries: Array,
@@ -325,7 +349,10 @@ def backward_frames(
     d_queries: Array,
     d_mixing: Array,
 ) -> None:
-    """The same frames of :func:`mettle_cache.methods.fused.pool_backward`; adds to ``d_queries`` and ``d_mixing``."""
+    """The same frames of :func:`mettle_cache.methods.fused.pool_backward`; arguments as of :func:`forward_frames`.
+
+    Gradients are added up in row ``part`` of ``d_mixing``, and of ``d_queries`` where all frames have the same queries.
+    """
     count, width = codes.shape[1], scale.shape[1]
     rounded = (count + BLOCK - 1) // BLOCK * BLOCK
     asked, mixers = queries.shape[1], mixing.shape[0]
@@ -334,24 +361,19 @@ def backward_frames(
     mean, rstd = np.zeros(rounded, np.float32), np.ones(rounded, np.float32)
     sums, lost = aligned_rows(2 * asked + mixers, width), np.zeros(2 * asked, np.float32)
     for f in range(codes.shape[0]):
-        vectors[:asked] = queries[f % queries.shape[0]]
-        vectors[asked : 2 * asked] = d_context[:, f]
-        vectors[2 * asked :] = d_mixed[f]
-        score_frame(codes, f, scale, offset, vectors, eps, x, mean, rstd, products)
-        d_mixing += products[2 * asked :, :count]
+        frame = first + f
+        g = frame % scale.shape[0]
+        vectors[:asked] = queries[frame % queries.shape[0]]
+        vectors[asked : 2 * asked] = d_context[:, frame]
+        vectors[2 * asked :] = d_mixed[frame]
+        score_frame(codes, f, scale, offset, g, vectors, eps, x, mean, rstd, products)
+        d_mixing[part] += products[2 * asked :, :count]
         products[2 * asked :, :count] = mixing
         products[2 * asked :, count:] = 0
         for q in range(asked):
-            if eps >= 0:
-                normalise_row(products[q], mean, rstd, vectors[q])
-                normalise_row(products[asked + q], mean, rstd, vectors[asked + q])
-            softmax_row(products[q], count)
-            centre_row(products[asked + q], products[q])
-            if eps >= 0:
-                lost[q] = rescale_row(products[q], mean, rstd)
-                lost[asked + q] = rescale_row(products[asked + q], mean, rstd)
-        sum_frame(codes, f, scale, offset, products, x, sums)
+            weigh_back(products, q, asked + q, vectors, mean, rstd, count, eps, lost)
+        sum_frame(codes, f, scale, offset, g, products, x, sums)
         for q in range(asked):
-            context[q, f] = sums[q] - lost[q]
-            d_queries[f % d_queries.shape[0], q] += sums[asked + q] - lost[asked + q]
-        mixed[f] = sums[2 * asked :]
+            context[q, frame] = sums[q] - lost[q]
+            d_queries[part if queries.shape[0] == 1 else frame, q] += sums[asked + q] - lost[asked + q]
+        mixed[frame] = sums[2 * asked :]
