@@ -15,6 +15,7 @@ from pipelines.export import export_run
 from pipelines.exported import load_exported
 from pipelines.feed import Feed, evaluation_inputs, read_split, training_inputs
 from pipelines.headplan import HeadPlan
+from pipelines.params import count_trainable, params_table
 from pipelines.recipe import default_recipe, load_recipe
 from pipelines.train import train_heads, train_run
 from pipelines.trainee import Trainee
@@ -135,3 +136,28 @@ def test_a_head_of_one_meta_token_is_exported_and_one_of_two_is_refused(store, r
     with pytest.raises(UsageError, match="an LCD with K = 2 cannot be folded for this head"):
         export_run(tmp_path / "two", store=store, repeats=1)
     assert not (tmp_path / "two" / "folded.safetensors").exists()
+
+
+def test_the_recipes_are_the_recommended_starting_point():
+    specific, shared = (load_recipe(f"music-avqa-swin-{audio}") for audio in ("htsat", "shared"))
+    for found in (specific, shared):
+        assert (found.task, found.method, found.layers, found.lcd.dim) == ("avqa", "lcd", "last:1", "none")
+        assert (found.lcd.k_visual, found.lcd.k_audio, found.lcd.steps_visual, found.lcd.steps_audio) == (1, 1, 1, 1)
+        assert (found.train.batch_size, found.train.epochs, found.train.step_size, found.train.gamma) == (
+            32,
+            30,
+            8,
+            0.1,
+        )
+        assert (found.head.aggregate, found.head.negatives, found.head.packed) == ("last_layer", "injected", False)
+    assert (specific.train.learning_rate, specific.head.dim) == (1e-4, "none")
+    assert (shared.train.learning_rate, shared.head.dim) == (8e-5, 512)
+
+
+def test_the_paper_s_head_has_the_expected_size_and_no_published_total(monkeypatch):
+    specific, shared = AvqaTask.published
+    # spec-avqa.md 8: 79.86 M for the recommended head, 9.03 M for LAVISH's width in place of 66.87 M
+    assert count_trainable(AvqaTask, specific) == pytest.approx(79.86e6, abs=0.02e6)
+    assert count_trainable(AvqaTask, shared) < 33e6
+    monkeypatch.setattr("pipelines.params.TASKS", {"avqa": AvqaTask})
+    assert params_table() == []
