@@ -21,7 +21,14 @@ from pipelines.train import train_heads, train_run
 from pipelines.trainee import Trainee
 from tests.pipelines.tiny_avqa import write_tiny_avqa
 
-SMALL = ["lcd.heads=4", "train.batch_size=8", "train.epochs=12", "train.learning_rate=0.003", "head.negative_videos=4"]
+SMALL = [
+    "lcd.heads=4",
+    "head.negative_videos=4",
+    "train.batch_size=8",
+    "train.epochs=10",
+    "train.learning_rate=0.01",
+    "train.step_size=10",
+]
 
 
 def recipe(*overrides):
