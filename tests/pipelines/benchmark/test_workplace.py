@@ -14,10 +14,12 @@ from pipelines.benchmark.options import BenchOptions
 from pipelines.benchmark.workplace import PREFIX, bench_folder, workplace
 
 SCRIPT = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from pipelines.benchmark.options import BenchOptions
 from pipelines.benchmark.workplace import workplace
+# a shell's background job starts with this signal ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)
 try:
     with workplace(BenchOptions(folder=Path(sys.argv[1])), 10) as place:
         (place / "file").touch()
