@@ -40,15 +40,20 @@ class TailWeights(NamedTuple):
 
 
 class TailGradient(NamedTuple):
-    """What the output's gradient alone gives: those of the meta-tokens and of the attended values ``[F, K, D]``."""
+    """What the output's gradient alone gives: those of the meta-tokens and of the attended values ``[F, K, D]``.
+
+    ``values [H, E, D]`` are the normed values on the way to them, which the weights' gradients need again.
+    """
 
     meta_tokens: Tensor
-    attended: Tensor | None
+    attended: Tensor | None = None
+    values: Tensor | None = None
 
 
 def finish(context: Tensor, mixed: Tensor, weights: TailWeights, heads: int) -> Tensor:
     """``[F, K, D]``, or ``[F, K, d]`` with a projection."""
-    meta_tokens = _meta_tokens(_attend(context, weights, heads), mixed, weights)
+    values = None if weights.values is None else _normed_values(weights, heads)
+    meta_tokens = _meta_tokens(_attend(context, weights, values), mixed, weights)
     if weights.projection is None:
         return meta_tokens
     return linear(meta_tokens, weights.projection, weights.projection_bias)
@@ -59,17 +64,18 @@ def pooled_gradients(d_output: Tensor, weights: TailWeights, heads: int) -> tupl
     d_meta_tokens = d_output if weights.projection is None else d_output @ weights.projection
     if weights.values is None or weights.out is None:
         frames, _, width = d_meta_tokens.shape
-        return TailGradient(d_meta_tokens, None), d_meta_tokens.new_empty(0, frames, width), d_meta_tokens
+        return TailGradient(d_meta_tokens), d_meta_tokens.new_empty(0, frames, width), d_meta_tokens
     d_attended = d_meta_tokens @ weights.out
-    d_context = _by_head(d_attended, heads) @ _normed_values(weights, heads)
-    return TailGradient(d_meta_tokens, d_attended), d_context.flatten(0, 1), d_meta_tokens
+    values = _normed_values(weights, heads)
+    d_context = _by_head(d_attended, heads) @ values
+    return TailGradient(d_meta_tokens, d_attended, values), d_context.flatten(0, 1), d_meta_tokens
 
 
 def weight_gradients(
     context: Tensor, mixed: Tensor, d_output: Tensor, back: TailGradient, weights: TailWeights, heads: int
 ) -> TailWeights:
     """Gradients of the weights, None where there is no weight."""
-    attended = _attend(context, weights, heads)
+    attended = _attend(context, weights, back.values)
     found = TailWeights()
     if attended is not None and back.attended is not None:
         d_out, d_out_bias = _linear_gradients(back.meta_tokens, attended)
@@ -83,11 +89,11 @@ def weight_gradients(
     )
 
 
-def _attend(context: Tensor, weights: TailWeights, heads: int) -> Tensor | None:
+def _attend(context: Tensor, weights: TailWeights, values: Tensor | None) -> Tensor | None:
     """Attended values before the output projection, ``[F, K, D]``; None without that branch."""
-    if weights.values is None or weights.values_bias is None:
+    if values is None or weights.values is None or weights.values_bias is None:
         return None
-    by_head = context.unflatten(0, (-1, heads)) @ _normed_values(weights, heads).mT
+    by_head = context.unflatten(0, (-1, values.shape[0])) @ values.mT
     shift = weights.values_bias
     if weights.norm_bias is not None:
         shift = shift + weights.values @ weights.norm_bias
