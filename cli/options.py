@@ -39,6 +39,9 @@ FromCache = Annotated[
     ),
 ]
 
+Recipe = Annotated[str | None, typer.Option(help="A recipe's name or a TOML file; by default what fits the store.")]
+SelectOn = Annotated[str, typer.Option(help="val, test (as the peers do; marks the result) or last.")]
+
 
 class OptionalStore(TyperCommand):
     """``--from-cache`` with or without a value: click's options always want one."""

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cli.group import emit_group
-from cli.options import Debug, Device, FromCache, Json, OptionalStore
+from cli.options import Debug, Device, FromCache, Json, OptionalStore, Recipe, SelectOn
 
 EPILOG = """Examples:
 
@@ -39,12 +39,10 @@ def sweep(
         typer.Option("--variant", metavar='"KEY=VALUE ..."', help="One set of changes to try; empty for none."),
     ] = None,
     seeds: Annotated[str, typer.Option(metavar="0,1,2|0-4", help="Seeds to train every variant with.")] = "0",
-    recipe: Annotated[
-        str | None, typer.Option(help="A recipe's name or a TOML file; by default what fits the store.")
-    ] = None,
+    recipe: Recipe = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the runs; by default under runs/.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the runs in --out, and begin new ones.")] = False,
-    select_on: Annotated[str, typer.Option(help="val, test (as the peers do; marks the result) or last.")] = "val",
+    select_on: SelectOn = "val",
     device: Device = None,
     json: Json = False,
     debug: Debug = False,

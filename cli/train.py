@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.group import emit_group
-from cli.options import Debug, Device, FromCache, Json, OptionalStore
+from cli.options import Debug, Device, FromCache, Json, OptionalStore, Recipe, SelectOn
 from cli.output import emit
 from pipelines.units import format_bytes
 
@@ -33,9 +33,7 @@ def register(app: typer.Typer) -> None:
 
 def train(
     from_cache: FromCache,
-    recipe: Annotated[
-        str | None, typer.Option(help="A recipe's name or a TOML file; by default what fits the store.")
-    ] = None,
+    recipe: Recipe = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the recipe.")
     ] = None,
@@ -47,7 +45,7 @@ def train(
         Path | None, typer.Option(help="Folder of the run, or of the runs with --seeds; by default under runs/.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what is in --out.")] = False,
-    select_on: Annotated[str, typer.Option(help="val, test (as the peers do; marks the result) or last.")] = "val",
+    select_on: SelectOn = "val",
     device: Device = None,
     json: Json = False,
     debug: Debug = False,
