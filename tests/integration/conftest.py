@@ -5,6 +5,7 @@ They lie outside the repository (licences). ``METTLE_REALDATA`` names their fold
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -45,3 +46,28 @@ def mettle(*arguments):
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert result.returncode == 0, f"{' '.join(command)}\n{result.stderr}"
     return json.loads(result.stdout)
+
+
+@pytest.fixture(scope="session")
+def backbone(realdata):
+    """A really pretrained ImageNet CNN, for pictures and log-mel images alike."""
+    return f"tf_efficientnet_lite0={realdata / 'weights' / 'tf_efficientnet_lite0.safetensors'}"
+
+
+def extract_set(dataset, root, backbone, codec, out):
+    """Extract with one backbone for both modalities and verify every byte; the report of the extraction."""
+    report = mettle(
+        *("extract", "--dataset", dataset, "--root", root),
+        *("--visual", backbone, "--audio", "shared", "--codec", codec, "--out", out),
+    )
+    assert report["failed"] == 0
+    mettle("verify", out, "--deep")
+    return report
+
+
+def evaluate_heads(store, out, seeds, *switches):
+    """Reports of one head a seed, on test."""
+    mettle("train", "--from-cache", store, "--seeds", seeds, "--out", out, *switches)
+    reports = mettle("evaluate", out)["runs"]
+    shutil.rmtree(out)
+    return reports

@@ -9,25 +9,11 @@ import statistics
 
 import pytest
 
-from tests.integration.conftest import mettle
+from tests.integration.conftest import extract_set, mettle
 
 LAYOUTS = {"frames": (), "mp4": ("--layout", "mp4")}
 CASES = (("frames", "float16"), ("frames", "int8"), ("frames", "int4"), ("mp4", "int8"))
 SEEDS = (0, 1, 2)
-
-
-@pytest.fixture(scope="module")
-def backbone(realdata):
-    """A really pretrained ImageNet CNN; its five stage maps serve pictures and log-mel images alike."""
-    return f"tf_efficientnet_lite0={realdata / 'weights' / 'tf_efficientnet_lite0.safetensors'}"
-
-
-def extract(root, backbone, codec, out):
-    visual = ("--visual", backbone, "--audio", "shared")
-    report = mettle("extract", "--dataset", "ave", "--root", root, *visual, "--codec", codec, "--out", out)
-    assert report["failed"] == 0
-    mettle("verify", out, "--deep")
-    return report
 
 
 def accuracies(store, folder, *switches):
@@ -48,7 +34,7 @@ def table(compose, backbone, tmp_path_factory):
     for layout, codec in CASES:
         root, folder = compose("ave", *LAYOUTS[layout]), tmp_path_factory.mktemp("work")
         store = folder / "store.zarr"
-        report = extract(root, backbone, codec, store)
+        report = extract_set("ave", root, backbone, codec, store)
         lcd, floor = accuracies(store, folder)
         probe, _ = accuracies(store, folder, "--set", 'method="linear"')
         rows[layout, codec] = {"bytes": report["nbytes"], "lcd": lcd, "probe": probe, "floor": floor}

@@ -10,7 +10,7 @@ import statistics
 
 import pytest
 
-from tests.integration.conftest import mettle
+from tests.integration.conftest import evaluate_heads, extract_set, mettle
 
 CODECS = ("float16", "int8", "int4")
 # 40 videos teach little more than the templates
@@ -20,39 +20,15 @@ FLOOR = "most frequent answer of the template"
 
 
 @pytest.fixture(scope="module")
-def backbone(realdata):
-    """A really pretrained ImageNet CNN; its last stage serves pictures and log-mel images alike."""
-    return f"tf_efficientnet_lite0={realdata / 'weights' / 'tf_efficientnet_lite0.safetensors'}"
-
-
-def extract(root, backbone, codec, out):
-    report = mettle(
-        *("extract", "--dataset", "music-avqa", "--root", root),
-        *("--visual", backbone, "--audio", "shared", "--codec", codec, "--out", out),
-    )
-    assert report["failed"] == 0
-    mettle("verify", out, "--deep")
-    return report
-
-
-def evaluate(store, out, *switches):
-    """Reports of one head a seed, on test."""
-    mettle("train", "--from-cache", store, "--seeds", SEEDS, "--out", out, *switches)
-    reports = mettle("evaluate", out)["runs"]
-    shutil.rmtree(out)
-    return reports
-
-
-@pytest.fixture(scope="module")
 def table(compose, backbone, tmp_path_factory):
     rows = {}
     for codec in CODECS:
         folder = tmp_path_factory.mktemp("work")
         store, grounding = folder / "store.zarr", folder / "grounding.safetensors"
-        report = extract(compose("avqa", *SIZES), backbone, codec, store)
+        report = extract_set("music-avqa", compose("avqa", *SIZES), backbone, codec, store)
         pretrained = mettle("pretrain-grounding", "--from-cache", store, "--out", grounding, "--epochs", "10")
         start = ("--set", f"head.init_grounding={grounding}")
-        lcd = evaluate(store, folder / "lcd", *start)
+        lcd = evaluate_heads(store, folder / "lcd", SEEDS, *start)
         rows[codec] = {
             "bytes": report["nbytes"],
             "LCD": [run["scores"]["accuracy"] for run in lcd],

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import mettle
+from tests.integration.conftest import extract_set, mettle
 
 CASES = tuple((dataset, codec) for dataset in ("avs-s4", "avs-ms3") for codec in ("float16", "int8", "int4"))
 # what the composing program is told
@@ -19,12 +19,6 @@ SIZES = {
     "avs-ms3": ("ms3", "--train", "40", "--val", "12", "--test", "12"),
 }
 SEEDS = {"int8": "0-2", "float16": "0,1", "int4": "0,1"}
-
-
-@pytest.fixture(scope="module")
-def backbone(realdata):
-    """A really pretrained ImageNet CNN for pictures and log-mel images alike; its last four stages are the pyramid."""
-    return f"tf_efficientnet_lite0={realdata / 'weights' / 'tf_efficientnet_lite0.safetensors'}"
 
 
 def evaluate(store, folder, root, codec, *, mti):
@@ -37,10 +31,7 @@ def evaluate(store, folder, root, codec, *, mti):
 
 def measure(root, folder, backbone, dataset, codec):
     store = folder / "store.zarr"
-    given = ("--visual", backbone, "--audio", "shared", "--codec", codec, "--out", store)
-    report = mettle("extract", "--dataset", dataset, "--root", root, *given)
-    assert report["failed"] == 0
-    mettle("verify", store, "--deep")
+    report = extract_set(dataset, root, backbone, codec, store)
     injected, plain = (evaluate(store, folder, root, codec, mti=mti) for mti in (True, False))
     pictures = Path(injected[0]["artefacts"])
     assert len(list((pictures / "masks").iterdir())) == injected[0]["details"]["frames"]

@@ -10,7 +10,7 @@ import statistics
 
 import pytest
 
-from tests.integration.conftest import mettle
+from tests.integration.conftest import evaluate_heads, extract_set
 
 SIZES = ("--train", "120", "--val", "40", "--test", "80")
 CODECS = ("float16", "int8", "int4")
@@ -19,37 +19,13 @@ METRIC = "segment_type_av"
 
 
 @pytest.fixture(scope="module")
-def backbone(realdata):
-    """A really pretrained ImageNet CNN; its five stage maps serve pictures and log-mel images alike."""
-    return f"tf_efficientnet_lite0={realdata / 'weights' / 'tf_efficientnet_lite0.safetensors'}"
-
-
-def extract(root, backbone, codec, out):
-    report = mettle(
-        *("extract", "--dataset", "llp", "--root", root),
-        *("--visual", backbone, "--audio", "shared", "--codec", codec, "--out", out),
-    )
-    assert report["failed"] == 0
-    mettle("verify", out, "--deep")
-    return report
-
-
-def evaluate(store, out, *switches):
-    """Reports of one head a seed, on test."""
-    mettle("train", "--from-cache", store, "--seeds", SEEDS, "--out", out, *switches)
-    reports = mettle("evaluate", out)["runs"]
-    shutil.rmtree(out)
-    return reports
-
-
-@pytest.fixture(scope="module")
 def table(compose, backbone, tmp_path_factory):
     rows = {}
     for codec in CODECS:
         folder = tmp_path_factory.mktemp("work")
-        report = extract(compose("llp", *SIZES), backbone, codec, folder / "store.zarr")
-        lcd = evaluate(folder / "store.zarr", folder / "lcd")
-        probe = evaluate(folder / "store.zarr", folder / "probe", "--set", 'method="linear"')
+        report = extract_set("llp", compose("llp", *SIZES), backbone, codec, folder / "store.zarr")
+        lcd = evaluate_heads(folder / "store.zarr", folder / "lcd", SEEDS)
+        probe = evaluate_heads(folder / "store.zarr", folder / "probe", SEEDS, "--set", 'method="linear"')
         rows[codec] = {
             "bytes": report["nbytes"],
             "LCD": [run["scores"][METRIC] for run in lcd],
