@@ -67,7 +67,7 @@ def pooled_gradients(d_output: Tensor, weights: TailWeights, heads: int) -> tupl
         return TailGradient(d_meta_tokens), d_meta_tokens.new_empty(0, frames, width), d_meta_tokens
     d_attended = d_meta_tokens @ weights.out
     values = _normed_values(weights, heads)
-    d_context = _by_head(d_attended, heads) @ values
+    d_context = _each(_by_head(d_attended, heads), values)
     return TailGradient(d_meta_tokens, d_attended, values), d_context.flatten(0, 1), d_meta_tokens
 
 
@@ -93,7 +93,7 @@ def _attend(context: Tensor, weights: TailWeights, values: Tensor | None) -> Ten
     """Attended values before the output projection, ``[F, K, D]``; None without that branch."""
     if values is None or weights.values is None or weights.values_bias is None:
         return None
-    by_head = context.unflatten(0, (-1, values.shape[0])) @ values.mT
+    by_head = _each(context.unflatten(0, (-1, values.shape[0])), values.mT)
     shift = weights.values_bias
     if weights.norm_bias is not None:
         shift = shift + weights.values @ weights.norm_bias
@@ -111,14 +111,18 @@ def _meta_tokens(attended: Tensor | None, mixed: Tensor, weights: TailWeights) -
 
 def _value_gradients(context: Tensor, d_attended: Tensor, weights: TailWeights, heads: int) -> TailWeights:
     values = _given(weights.values)
-    by_head = _by_head(d_attended, heads).mT @ context.unflatten(0, (-1, heads))
-    d_normed, d_shift = by_head.sum(0).flatten(0, 1), d_attended.sum((0, 1))
+    first, *others = zip(_by_head(d_attended, heads).mT, context.unflatten(0, (-1, heads)), strict=True)
+    by_head = torch.bmm(*first)
+    for gradient, given in others:
+        by_head.baddbmm_(gradient, given)
+    d_normed, d_shift = by_head.flatten(0, 1), d_attended.sum((0, 1))
     if weights.norm is None or weights.norm_bias is None:
         return TailWeights(values=d_normed, values_bias=d_shift)
+    d_norm = (d_normed * values).sum(0)
     return TailWeights(
-        values=torch.addr(d_normed * weights.norm, d_shift, weights.norm_bias),
+        values=d_normed.mul_(weights.norm).addr_(d_shift, weights.norm_bias),
         values_bias=d_shift,
-        norm=(d_normed * values).sum(0),
+        norm=d_norm,
         norm_bias=d_shift @ values,
     )
 
@@ -134,6 +138,14 @@ def _by_head(attended: Tensor, heads: int) -> Tensor:
     """``[F, K, D]`` to ``[K, H, F, E]``."""
     split: Tensor = attended.unflatten(-1, (heads, -1)).permute(1, 2, 0, 3)
     return split
+
+
+def _each(pooled: Tensor, matrices: Tensor) -> Tensor:
+    """``pooled [K, H, F, *] @ matrices [H, *, *]``, meta-token by meta-token: a broadcast would copy the matrices."""
+    products = pooled.new_empty(*pooled.shape[:3], matrices.shape[-1])
+    for own, out in zip(pooled, products, strict=True):
+        torch.bmm(own, matrices, out=out)
+    return products
 
 
 def _linear_gradients(d_output: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
