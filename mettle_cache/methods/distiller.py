@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec
 from mettle_cache.methods.absorbed import distil_tokens
+from mettle_cache.methods.inprojection import fold_inputs
 from mettle_cache.methods.tail import TailWeights
 from mettle_cache.tokens import LayerTokens
 
@@ -47,16 +47,6 @@ class DistillerOptions:
                 raise UsageError(f"LCD has no '{value}'; use one of {', '.join(legal)}")
         if not self.task_specific and self.pretrained_branch == "none":
             raise UsageError("LCD without the task-specific and without the pretrained branch distils nothing")
-
-
-class InProjection(NamedTuple):
-    """The parts of ``nn.MultiheadAttention``'s input projection, ``[D, D]`` and ``[D]``; a key's bias cancels."""
-
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    query_bias: Tensor
-    value_bias: Tensor
 
 
 class LayerDistiller(nn.Module):
@@ -100,23 +90,20 @@ class LayerDistiller(nn.Module):
             return (self.unit / self.layer.tokens).expand(self.count, self.layer.tokens)
         return None
 
-    def fold_queries(self, meta_tokens: Tensor, inputs: InProjection | None = None) -> Tensor:
+    def fold_queries(self, meta_tokens: Tensor) -> Tensor:
         """``W_Kᵀ q`` of each head, logit scale and norm weight included: ``[..., K, D]`` to ``[..., K H, D]``."""
-        width, heads = self.layer.width, self.options.heads
-        inputs = inputs or self._in_projection()
+        return self._fold(meta_tokens)[0]
+
+    def _fold(self, meta_tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries of :meth:`fold_queries`, and the values' projection and its bias."""
+        attention = self.attention
         asked = self.norm_meta_tokens(meta_tokens) if self.options.norm else meta_tokens
-        queries = nn.functional.linear(asked, inputs.query, inputs.query_bias).unflatten(-1, (heads, -1))
-        keys = inputs.key.unflatten(0, (heads, -1))
-        folded: Tensor = torch.einsum("...khe,hed->...khd", queries, keys) * (width // heads) ** -0.5
+        folded, values, values_bias = fold_inputs(
+            asked, attention.in_proj_weight, attention.in_proj_bias, self.options.heads
+        )
         if self.options.norm:
             folded = folded * self.norm_tokens.weight
-        return folded.flatten(-3, -2)
-
-    def _in_projection(self) -> InProjection:
-        # one split for all parts: its gradient is one copy, where slices would each fill a matrix of their own
-        query, key, value = self.attention.in_proj_weight.chunk(3)
-        query_bias, _, value_bias = self.attention.in_proj_bias.chunk(3)
-        return InProjection(query, key, value, query_bias, value_bias)
+        return folded.flatten(-3, -2), values, values_bias
 
     def _distil_absorbed(self, tokens: LayerTokens, projection: nn.Linear | None) -> Tensor:
         mixing, heads = self.mixing(), self.options.heads
@@ -125,11 +112,10 @@ class LayerDistiller(nn.Module):
             nobody = self.unit.new_empty(0, self.layer.width)
             return distil_tokens(tokens, nobody, mixing, _projected(outputs, projection), heads=heads)
         eps = self.norm_tokens.eps if self.options.norm else None
-        inputs = self._in_projection()
-        weights = self._attention_weights(inputs, outputs)
         meta_tokens: Tensor = self.meta_tokens
         for step in range(self.options.steps):
-            queries = self.fold_queries(meta_tokens, inputs)
+            queries, values, values_bias = self._fold(meta_tokens)
+            weights = self._attention_weights(outputs)._replace(values=values, values_bias=values_bias)
             if self.options.residual:
                 weights = weights._replace(residual=meta_tokens.expand(tokens.codes.shape[0], -1, -1))
             if step == self.options.steps - 1:
@@ -137,11 +123,9 @@ class LayerDistiller(nn.Module):
             meta_tokens = distil_tokens(tokens, queries, mixing, weights, heads=heads, eps=eps)
         return meta_tokens
 
-    def _attention_weights(self, inputs: InProjection, outputs: TailWeights) -> TailWeights:
+    def _attention_weights(self, outputs: TailWeights) -> TailWeights:
         out = self.attention.out_proj
-        weights = outputs._replace(
-            values=inputs.value, values_bias=inputs.value_bias, out=out.weight, out_bias=out.bias
-        )
+        weights = outputs._replace(out=out.weight, out_bias=out.bias)
         if self.options.norm:
             weights = weights._replace(norm=self.norm_tokens.weight, norm_bias=self.norm_tokens.bias)
         return weights
