@@ -1,9 +1,11 @@
-"""Absorbed attention on a CPU in one visit a frame: scores, softmax and sums while the frame is in the core's cache.
+"""Absorbed attention on a CPU, compiled: scores, softmax and sums of a few frames while they are in the core's cache.
 
-The compiled twin of tiles.py, three times faster; float32 only. Frames go to as many threads as PyTorch uses, in parts
-whose size does not depend on that number: the same sums in the same order give the same bits.
+The twin of tiles.py, several times faster; float32 only. The two products are those of integer_kernels.py where the
+codes are whole numbers and the processor multiplies tiles of bytes, else of float_kernels.py; row_kernels.py stands
+between them. Frames go to as many threads as PyTorch uses, in parts whose size does not depend on that number: the same
+sums in the same order give the same bits.
 
-Shapes: F frames, N tokens, D channels, Q queries, K mixing rows.
+Shapes: F frames, f those of a part, N tokens (M: rounded up), D channels, Q queries, K mixing rows.
 """
 
 from __future__ import annotations
@@ -11,37 +13,52 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mettle_cache.methods.amx import has_byte_tiles
 from mettle_cache.methods.tiles import PoolingGradient
 from mettle_cache.tokens import LayerTokens
 
-FRAMES_A_PART = 8
-_CODES = (torch.int8, torch.uint8, torch.float16, torch.float32)
+Array = NDArray[Any]
+
+# a part's codes, which are visited twice, and its scores fit a core's second cache
+PART_BYTES = 1 << 20
+MOST_FRAMES = 32
+_ROW_STEP = 16
+_FLOATS = (torch.float16, torch.float32)
+_INTEGERS = (torch.int8, torch.uint8)
 
 
 def fits(tokens: LayerTokens, queries: Tensor) -> bool:
     """Whether these tokens and queries are the kind that is compiled for."""
-    return queries.device.type == "cpu" and queries.dtype == torch.float32 and tokens.codes.dtype in _CODES
+    known = tokens.codes.dtype in (*_FLOATS, *_INTEGERS)
+    return known and queries.device.type == "cpu" and queries.dtype == torch.float32
 
 
 def pool(tokens: LayerTokens, queries: Tensor, mixing: Tensor | None, eps: float | None) -> tuple[Tensor, Tensor]:
     """As :func:`mettle_cache.methods.tiles.pool`."""
-    from mettle_cache.methods.fused_kernels import forward_frames
+    from mettle_cache.methods.row_kernels import weigh_frames
 
     given = _Arguments(tokens, queries, mixing, eps)
-    context = torch.empty(given.queries.shape[1], given.frames, tokens.width)
-    mixed = torch.empty(given.frames, given.mixing.shape[0], tokens.width)
+    asked, mixers = given.queries.shape[1], given.mixing.shape[0]
+    sums = torch.empty(given.frames, asked + mixers, tokens.width)
+    nothing = np.empty((0, given.frames, tokens.width), np.float32)
+    vectors = (given.queries, nothing, nothing.reshape(given.frames, 0, tokens.width))
+    written = sums.numpy()
 
-    def work(part: int, codes: NDArray[np.generic], first: int) -> None:
-        forward_frames(codes, first, *given.shared, context.numpy(), mixed.numpy())
+    def work(part: _Part) -> None:
+        part.score(vectors)
+        weigh_frames(part.products, part.totals, given.mixing, given.eps, part.mean, part.rstd, part.lost)
+        part.sum(written)
 
-    given.run(work)
-    return context, mixed
+    given.run(work, asked, asked + mixers)
+    return sums[:, :asked].transpose(0, 1), sums[:, asked:]
 
 
 def pool_backward(
@@ -53,22 +70,31 @@ def pool_backward(
     d_mixed: Tensor,
 ) -> PoolingGradient:
     """As :func:`mettle_cache.methods.tiles.pool_backward`."""
-    from mettle_cache.methods.fused_kernels import backward_frames
+    from mettle_cache.methods.row_kernels import weigh_frames_back
 
     given = _Arguments(tokens, queries, mixing, eps)
-    d_context, d_mixed = d_context.contiguous(), d_mixed.contiguous()
-    context, mixed = torch.empty_like(d_context), torch.empty_like(d_mixed)
+    asked, mixers = given.queries.shape[1], given.mixing.shape[0]
+    sums = torch.empty(given.frames, 2 * asked + mixers, tokens.width)
     alike = queries.ndim == 2
-    d_queries = torch.zeros(given.parts if alike else given.frames, *queries.shape[-2:])
-    d_mixing = torch.zeros(given.parts, *given.mixing.shape)
-    arrays = [tensor.numpy() for tensor in (d_context, d_mixed, context, mixed, d_queries, d_mixing)]
+    d_queries = np.empty((given.parts if alike else 0, asked, tokens.width), np.float32)
+    d_mixing = np.zeros((given.parts, *given.mixing.shape), np.float32)
+    vectors = (given.queries, d_context.contiguous().numpy(), d_mixed.contiguous().numpy())
+    written = sums.numpy()
 
-    def work(part: int, codes: NDArray[np.generic], first: int) -> None:
-        backward_frames(codes, first, part, *given.shared, *arrays)
+    def work(part: _Part) -> None:
+        part.score(vectors)
+        rows = d_mixing[part.number]
+        weigh_frames_back(part.products, part.totals, given.mixing, given.eps, part.mean, part.rstd, part.lost, rows)
+        own = part.sum(written)
+        if alike:
+            own[:, asked : 2 * asked].sum(0, out=d_queries[part.number])
 
-    given.run(work)
+    given.run(work, 2 * asked + mixers, 2 * asked + mixers)
     return PoolingGradient(
-        context, mixed, d_queries.sum(0) if alike else d_queries, None if mixing is None else d_mixing.sum(0)
+        sums[:, :asked].transpose(0, 1),
+        sums[:, 2 * asked :],
+        torch.from_numpy(d_queries.sum(0)) if alike else sums[:, asked : 2 * asked],
+        None if mixing is None else torch.from_numpy(d_mixing.sum(0)),
     )
 
 
@@ -77,42 +103,96 @@ class _Arguments:
 
     def __init__(self, tokens: LayerTokens, queries: Tensor, mixing: Tensor | None, eps: float | None) -> None:
         self.tokens = tokens
-        self.frames, count = tokens.codes.shape[:2]
-        self.parts = -(-self.frames // FRAMES_A_PART)
+        self.frames, self.count = tokens.codes.shape[:2]
+        self.step = min(max(PART_BYTES // max(self.count * tokens.width, 1), 1), MOST_FRAMES)
+        self.parts = -(-self.frames // self.step)
         asked = queries.detach().unsqueeze(0) if queries.ndim == 2 else queries.detach()
-        self.queries: NDArray[np.float32] = asked.contiguous().numpy()
-        rows = queries.new_empty(0, count) if mixing is None else mixing.detach()
-        self.mixing: NDArray[np.float32] = rows.contiguous().numpy()
+        self.queries: Array = asked.contiguous().numpy()
+        rows = queries.new_empty(0, self.count) if mixing is None else mixing.detach()
+        self.mixing: Array = rows.contiguous().numpy()
         self.eps = np.float32(-1 if eps is None else eps)
+        self.codes: Array = tokens.codes.numpy()
+        self.kernels = kernels_of(tokens)
         if tokens.scale is None or tokens.zero is None:
             self.scale, self.offset = np.ones((1, tokens.width), np.float32), np.zeros((1, tokens.width), np.float32)
         else:
             scale = tokens.scale.float()
             self.scale, self.offset = scale.numpy(), (scale * tokens.zero.float()).numpy()
 
-    @property
-    def shared(self) -> tuple[object, ...]:
-        """What every call of a compiled loop is given alike."""
-        return self.scale, self.offset, self.queries, self.mixing, self.eps
+    def run(self, work: Callable[[_Part], None], asked: int, rows: int) -> None:
+        """Every part, on as many threads as PyTorch uses; each takes the next one when it is done.
 
-    def run(self, work: Callable[[int, NDArray[np.generic], int], None]) -> None:
-        """``work(part, codes, first)`` for every part, on as many threads as PyTorch uses.
-
-        Always of whole blocks of memory, whatever the part: each layout would be compiled for on its own.
+        ``asked`` vectors have products with tokens, and ``rows`` of weights sum them.
         """
+        threads, numbers = min(torch.get_num_threads(), self.parts), iter(range(self.parts))
 
-        def work_on(part: int) -> None:
-            first = part * FRAMES_A_PART
-            codes = self.tokens.codes[first : first + FRAMES_A_PART].contiguous()
-            work(part, (codes.float() if codes.is_floating_point() else codes).numpy(), first)
+        def take_parts() -> None:
+            part = _Part(self, asked, rows)
+            for number in numbers:
+                part.move_to(number)
+                work(part)
 
-        threads = min(torch.get_num_threads(), self.parts)
         if threads < 2:
-            for part in range(self.parts):
-                work_on(part)
+            take_parts()
             return
-        for done in [_pool_of(threads).submit(work_on, part) for part in range(self.parts)]:
+        for done in [_pool_of(threads).submit(take_parts) for _ in range(threads)]:
             done.result()
+
+
+class _Part:
+    """Some frames of a layer, and a thread's memory, which serves one part after the other.
+
+    Attributes
+    ----------
+    products, totals, mean, rstd, lost
+        As of the compiled functions, ``[f, rows, M]``, ``[f, asked]``, ``[f, M]`` twice and ``[f, rows]``.
+    """
+
+    def __init__(self, given: _Arguments, asked: int, rows: int) -> None:
+        self._given = given
+        room, step = -(-given.count // _ROW_STEP) * _ROW_STEP, given.step
+        self._memory: tuple[Array, ...] = (
+            np.empty((step, rows, room), np.float32),
+            np.empty((step, asked), np.float32),
+            # finite behind the last token, and whatever nobody writes
+            np.zeros((step, room), np.float32),
+            np.ones((step, room), np.float32),
+            np.zeros((step, rows), np.float32),
+        )
+
+    def move_to(self, number: int) -> None:
+        """Become part ``number``."""
+        given, first = self._given, number * self._given.step
+        frames = slice(first, first + given.step)
+        self.number, self._first, self._frames = number, first, frames
+        # always one whole block of memory, and never half floats: each form would be compiled for on its own
+        form = np.float32 if given.codes.dtype == np.float16 else given.codes.dtype
+        self._codes = np.ascontiguousarray(given.codes[frames], form)
+        alike = given.scale.shape[0] == 1
+        self._scale = given.scale if alike else given.scale[frames]
+        self._offset = given.offset if alike else given.offset[frames]
+        self.products, self.totals, self.mean, self.rstd, self.lost = (own[: len(self._codes)] for own in self._memory)
+
+    def score(self, vectors: tuple[Array, Array, Array]) -> None:
+        """See :func:`mettle_cache.methods.float_kernels.score_frames`."""
+        given = self._given
+        given.kernels.score_frames(
+            *(self._codes, self._scale, self._offset, vectors, self._first, given.eps),
+            *(self.products, self.totals, self.mean, self.rstd),
+        )
+
+    def sum(self, sums: Array) -> Array:
+        """The part's rows of ``sums [F, rows, D]``; see :func:`mettle_cache.methods.float_kernels.sum_frames`."""
+        own = sums[self._frames]
+        self._given.kernels.sum_frames(self._codes, self._scale, self._offset, self.products, self.lost, own)
+        return own
+
+
+def kernels_of(tokens: LayerTokens) -> ModuleType:
+    """The module whose products these codes take on this machine."""
+    from mettle_cache.methods import float_kernels, integer_kernels
+
+    return integer_kernels if tokens.codes.dtype in _INTEGERS and has_byte_tiles() else float_kernels
 
 
 @functools.cache

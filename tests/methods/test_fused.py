@@ -1,15 +1,29 @@
-"""The compiled loops against plain attention in float64, on every form of tokens that they take."""
+"""The compiled loops against plain attention in float64, on every form of tokens and every kind of product."""
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mettle_cache.methods import fused, tiles
+from mettle_cache.methods import float_kernels, fused, integer_kernels, tiles
+from mettle_cache.methods.amx import has_byte_tiles
 from tests.methods.conftest import make_tokens
 from tests.methods.test_absorbed import EPS, pool_plainly
 
 FORMS = ("float16", "float32", "int8", "int4")
+PRODUCTS = ("of floats", "of bytes")
+
+
+@pytest.fixture(params=PRODUCTS)
+def products(request, monkeypatch):
+    """Both kinds of products where the processor has both: the other kind is that of every other machine."""
+    choose(request.param, monkeypatch)
+
+
+def choose(kind, monkeypatch):
+    if kind == "of bytes" and not has_byte_tiles():
+        pytest.skip("this processor multiplies no tiles of bytes")
+    monkeypatch.setattr(fused, "has_byte_tiles", lambda: kind == "of bytes")
 
 
 def draw(frames, count, width, asked, mixers, *, per_frame=False):
@@ -51,12 +65,14 @@ def check(tokens, queries, mixing, eps, d_context, d_mixed):
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("eps", [None, EPS])
 @pytest.mark.parametrize("per_frame", [False, True])
+@pytest.mark.usefixtures("products")
 def test_outputs_and_gradients_equal_plain_attention(form, eps, per_frame):
     tokens = make_tokens(form, 19, 33, 16)
     queries, mixing, *gradients = draw(19, 33, 16, 8, 2, per_frame=per_frame)
     check(tokens, queries, mixing, eps, *gradients)
 
 
+@pytest.mark.parametrize("kind", PRODUCTS)
 @settings(max_examples=60, deadline=None)
 @given(
     form=st.sampled_from(FORMS),
@@ -67,13 +83,20 @@ def test_outputs_and_gradients_equal_plain_attention(form, eps, per_frame):
     mixers=st.integers(0, 5),
     norm=st.booleans(),
 )
-def test_any_shape(form, frames, count, half_width, asked, mixers, norm):
+def test_any_shape(kind, form, frames, count, half_width, asked, mixers, norm):
+    with pytest.MonkeyPatch.context() as patch:
+        choose(kind, patch)
+        check_shape(form, frames, count, half_width, asked, mixers, norm=norm)
+
+
+def check_shape(form, frames, count, half_width, asked, mixers, *, norm):
     tokens = make_tokens(form, frames, count, 2 * half_width)
     queries, mixing, *gradients = draw(frames, count, 2 * half_width, asked, mixers)
     # one channel pair may have next to no variance, and its inverse deviation then magnifies every rounding
     check(tokens, queries, mixing, 1e-2 if norm else None, *gradients)
 
 
+@pytest.mark.usefixtures("products")
 def test_the_number_of_threads_changes_no_bit():
     tokens = make_tokens("int8", 50, 30, 24)
     arguments = draw(50, 30, 24, 8, 1)
@@ -89,12 +112,14 @@ def test_the_number_of_threads_changes_no_bit():
         assert all(torch.equal(ours, first) for ours, first in zip(result, results[0], strict=True))
 
 
+@pytest.mark.usefixtures("products")
 def test_logits_far_apart_do_not_overflow():
     tokens = make_tokens("int8", 3, 20, 16)
     queries = torch.randn(4, 16, generator=torch.Generator().manual_seed(1)) * 1000
     check(tokens, queries, None, None, torch.zeros(4, 3, 16), torch.zeros(3, 0, 16))
 
 
+@pytest.mark.usefixtures("products")
 def test_what_is_not_a_number_stays_so():
     tokens = make_tokens("int8", 1, 8, 16)
     queries = torch.randn(2, 16)
@@ -104,6 +129,7 @@ def test_what_is_not_a_number_stays_so():
     assert context[1].isfinite().all()
 
 
+@pytest.mark.usefixtures("products")
 def test_codes_that_are_no_whole_block_of_memory_are_read_rightly():
     tokens = make_tokens("int8", 6, 12, 16)
     queries, *_ = draw(6, 12, 16, 4, 0)
@@ -121,7 +147,35 @@ def test_it_is_for_single_precision_on_a_cpu():
     assert not fused.fits(make_tokens("float64", 1, 4, 16), torch.empty(1, 16))
 
 
+def test_which_products_are_taken(monkeypatch):
+    for has_tiles in (False, True):
+        monkeypatch.setattr(fused, "has_byte_tiles", lambda answer=has_tiles: answer)
+        taken = {form: fused.kernels_of(make_tokens(form, 1, 4, 16)) for form in FORMS}
+        assert taken["float16"] is taken["float32"] is float_kernels
+        assert taken["int8"] is taken["int4"] is (integer_kernels if has_tiles else float_kernels)
+
+
+def test_a_full_size_layer_is_as_exact_as_single_precision(products):
+    """Several parts, tiles that are cut off, and offsets that are large beside what varies, as backbones have them."""
+    tokens = make_tokens("int8", 30, 144, 192)
+    queries, mixing, *gradients = draw(30, 144, 192, 16, 2)
+    found = fused.pool_backward(tokens, queries, mixing, EPS, *gradients)
+    exact = tiles.pool_backward(
+        type(tokens)(tokens.codes, tokens.scale, tokens.zero),
+        *(part.double() for part in (queries, mixing)),
+        EPS,
+        *(part.double() for part in gradients),
+    )
+    single = tiles.pool_backward(tokens, queries, mixing, EPS, *gradients)
+    for name in ("context", "mixed", "queries", "mixing"):
+        ours, theirs = (
+            (getattr(result, name).double() - getattr(exact, name)).abs().max() for result in (found, single)
+        )
+        assert ours < 2 * theirs
+
+
 @pytest.mark.parametrize("form", FORMS)
+@pytest.mark.usefixtures("products")
 def test_tiles_agree_in_single_precision(form):
     """The path of a GPU, run here."""
     tokens = make_tokens(form, 9, 40, 32)

@@ -1,0 +1,155 @@
+"""What happens between the two products of a frame: scores become weights, and weights' gradients those of scores.
+
+Rows of M values, of which the first N are of tokens; those behind mean nothing, and become 0.
+
+Shapes: F frames, N tokens, Q queries, K mixing rows. All floats are float32.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from llvmlite.ir import Constant, FloatType, IntType
+from numba import float32, int32, njit
+from numba.core import types
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+# sums may be reordered into vectors; infinities and NaN keep their meaning
+FAST = {"contract", "reassoc", "nsz", "arcp"}
+# Taylor coefficients of 2^r: 1e-8 for |r| <= 1/2
+_LOG2E = np.float32(1 / math.log(2))
+_C1, _C2, _C3, _C4, _C5, _C6, _C7 = (np.float32(math.log(2) ** k / math.factorial(k)) for k in range(1, 8))
+
+
+@intrinsic
+def _power_of_two(typing: Any, exponent: Any) -> Any:
+    """2 to a whole number from -126 to 127, put together from its bits: a table would keep loops from vectors."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        bits = builder.shl(builder.add(arguments[0], Constant(IntType(32), 127)), Constant(IntType(32), 23))
+        return builder.bitcast(bits, FloatType())
+
+    return types.float32(types.int32), build
+
+
+@njit(nogil=True, cache=True)
+def highest_value(row: Array, count: int) -> Any:
+    """The largest of the first ``count`` values, or what is not a number.
+
+    By their bits, of which those of negative numbers are turned round: a loop over whole numbers becomes vectors.
+    """
+    bits = row.view(np.int32)
+    highest = int32(-(2**31))
+    for n in range(count):
+        highest = max(highest, int32(bits[n] ^ int32(int32(bits[n] >> 31) & 0x7FFFFFFF)))
+    found = np.empty(1, np.int32)
+    found[0] = highest ^ int32(int32(highest >> 31) & 0x7FFFFFFF)
+    return found.view(np.float32)[0]
+
+
+@njit(nogil=True, cache=True, fastmath=FAST)
+def softmax_row(row: Array, count: int) -> None:
+    """Softmax over the first ``count`` values in place; the others become 0."""
+    highest = highest_value(row, count)
+    total = float32(0)
+    for n in range(count):
+        # 2^t of t = k + r with |r| <= 1/2
+        t = max((row[n] - highest) * _LOG2E, float32(-126))
+        k = int32(t - float32(0.5))
+        r = t - float32(k)
+        power = float32(1) + r * (_C1 + r * (_C2 + r * (_C3 + r * (_C4 + r * (_C5 + r * (_C6 + r * _C7))))))
+        row[n] = power * _power_of_two(k)
+        total += row[n]
+    share = float32(1) / total
+    for n in range(count):
+        row[n] *= share
+    row[count:] = 0
+
+
+@njit(nogil=True, cache=True, fastmath=FAST)
+def normalise_row(row: Array, mean: Array, rstd: Array, total: float) -> None:
+    """Turn a vector's products with tokens into those with normalised tokens, in place; ``total`` is its sum."""
+    for n in range(row.shape[0]):
+        row[n] = (row[n] - mean[n] * total) * rstd[n]
+
+
+@njit(nogil=True, cache=True, fastmath=FAST)
+def rescale_row(row: Array, mean: Array, rstd: Array) -> Any:
+    """Turn weights of normalised tokens into weights of tokens, in place; what their sum then has too much."""
+    lost = float32(0)
+    for n in range(row.shape[0]):
+        row[n] *= rstd[n]
+        lost += row[n] * mean[n]
+    return lost
+
+
+@njit(nogil=True, cache=True, fastmath=FAST)
+def centre_row(gradient: Array, weights: Array) -> None:
+    """The softmax's backward, in place: ``weights * (gradient - weights · gradient)``."""
+    total = float32(0)
+    for n in range(weights.shape[0]):
+        total += weights[n] * gradient[n]
+    for n in range(weights.shape[0]):
+        gradient[n] = weights[n] * (gradient[n] - total)
+
+
+@njit(nogil=True, cache=True)
+def weigh_frames(
+    products: Array, totals: Array, mixing: Array, eps: float, mean: Array, rstd: Array, lost: Array
+) -> None:
+    """Turn scores, the first rows of ``products [F, Q + K, M]``, into weights of tokens, and add the mixing rows.
+
+    ``totals [F, Q]`` are the sums of what gave the scores; without a norm (``eps`` below 0) they, ``mean`` and ``rstd``
+    have no meaning. ``lost [F, Q + K]`` is what every channel of the sums under these weights then has too much.
+    """
+    asked, count = totals.shape[1], mixing.shape[1]
+    products[:, :, count:] = 0
+    for f in range(products.shape[0]):
+        rows = products[f]
+        for q in range(asked):
+            if eps >= 0:
+                normalise_row(rows[q], mean[f], rstd[f], totals[f, q])
+            softmax_row(rows[q], count)
+            if eps >= 0:
+                lost[f, q] = rescale_row(rows[q], mean[f], rstd[f])
+        rows[asked:, :count] = mixing
+
+
+@njit(nogil=True, cache=True)
+def weigh_frames_back(
+    products: Array,
+    totals: Array,
+    mixing: Array,
+    eps: float,
+    mean: Array,
+    rstd: Array,
+    lost: Array,
+    d_mixing: Array,
+) -> None:
+    """Turn scores, and the gradients of weights behind them, into weights of tokens and gradients of scores.
+
+    As :func:`weigh_frames`, of ``products [F, 2 Q + K, M]`` and as many ``totals`` and ``lost``. The last K rows come
+    as gradients of the mixing rows, which are added to ``d_mixing [K, N]``.
+    """
+    count = mixing.shape[1]
+    asked = (totals.shape[1] - mixing.shape[0]) // 2
+    products[:, :, count:] = 0
+    for f in range(products.shape[0]):
+        rows = products[f]
+        d_mixing += rows[2 * asked :, :count]
+        for q in range(asked):
+            weights, gradient = rows[q], rows[asked + q]
+            if eps >= 0:
+                normalise_row(weights, mean[f], rstd[f], totals[f, q])
+                normalise_row(gradient, mean[f], rstd[f], totals[f, asked + q])
+            softmax_row(weights, count)
+            centre_row(gradient, weights)
+            if eps >= 0:
+                lost[f, q] = rescale_row(weights, mean[f], rstd[f])
+                lost[f, asked + q] = rescale_row(gradient, mean[f], rstd[f])
+        rows[2 * asked :, :count] = mixing

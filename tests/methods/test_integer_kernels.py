@@ -1,0 +1,83 @@
+"""Whole numbers in bytes, and their products by tiles, against arithmetic in Python's integers and in float64."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from mettle_cache.methods import integer_kernels
+from mettle_cache.methods.amx import has_byte_tiles
+
+finite = st.floats(-(2.0**100), 2.0**100, width=32)
+
+
+def split(row):
+    planes = np.zeros((3, len(row)), np.int8)
+    return integer_kernels.split_row(row, planes, 0, 1), planes.astype(np.int64)
+
+
+@settings(deadline=None)
+@given(row=arrays.arrays(np.float32, st.integers(1, 70), elements=finite))
+def test_three_bytes_are_a_row_to_a_unit(row):
+    unit, (high, middle, low) = split(row)
+    whole = high * 65536 + middle * 256 + low
+    # half a unit, and what float32 rounds in the division
+    assert np.abs(whole * float(unit) - row.astype(np.float64)).max() <= max(1.1 * float(unit), 1e-31)
+    assert float(unit) == pytest.approx(np.abs(row).max() / 0x7F7F00, rel=1e-6, abs=1e-44)
+
+
+def test_the_largest_values_do_not_overflow_a_byte():
+    row = np.float32([1, -1, 0.999999, -0.999999, 0])
+    unit, (high, middle, low) = split(row)
+    assert np.allclose((high * 65536 + middle * 256 + low) * float(unit), row, atol=float(unit))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_a_number_makes_the_whole_row_so(value):
+    unit, _ = split(np.float32([1, value, 2]))
+    assert not np.isfinite(unit)
+
+
+def test_words_are_transposed():
+    tokens = np.arange(32 * 128, dtype=np.int32).astype(np.int8).reshape(32, 128)
+    columns = np.zeros((32, 32), np.int32)
+    integer_kernels.pack_tokens(tokens, columns)
+    assert np.array_equal(columns, tokens.view(np.int32).T)
+
+
+def test_channels_of_four_tokens_lie_together():
+    tokens = np.arange(8 * 64, dtype=np.int32).astype(np.int8).reshape(8, 64)
+    columns = np.zeros((2, 64), np.int32)
+    integer_kernels.interleave_tokens(tokens, columns)
+    assert np.array_equal(columns.view(np.int8).reshape(2, 64, 4), tokens.reshape(2, 4, 64).transpose(0, 2, 1))
+
+
+@pytest.mark.skipif(not has_byte_tiles(), reason="this processor multiplies no tiles of bytes")
+@pytest.mark.parametrize(("count", "width", "asked"), [(16, 64, 1), (100, 96, 11), (300, 40, 34), (5, 1100, 2)])
+def test_products_and_sums_are_exact_to_single_precision(count, width, asked):
+    rng = np.random.default_rng(count)
+    codes = rng.integers(-128, 128, (2, count, width), dtype=np.int8)
+    scale = rng.random((2, width), dtype=np.float32) * 0.05
+    offset = rng.standard_normal((2, width), dtype=np.float32)
+    tokens = codes * scale[:, None].astype(np.float64) + offset[:, None]
+    vectors = rng.standard_normal((2, asked, width), dtype=np.float32)
+    room = -(-count // 16) * 16
+    products, totals = np.empty((2, asked, room), np.float32), np.empty((2, asked), np.float32)
+    mean, rstd = np.zeros((2, room), np.float32), np.ones((2, room), np.float32)
+    nothing = np.empty((0, 2, width), np.float32)
+    given = (vectors, nothing, nothing.reshape(2, 0, width))
+    integer_kernels.score_frames(codes, scale, offset, given, 0, np.float32(1e-5), products, totals, mean, rstd)
+    assert relative_error(products[:, :, :count], vectors.astype(np.float64) @ tokens.transpose(0, 2, 1)) < 1e-6
+    assert relative_error(totals, vectors.sum(-1, dtype=np.float64)) < 1e-6
+    assert np.allclose(mean[:, :count], tokens.mean(-1), atol=1e-5)
+    assert np.allclose(rstd[:, :count], 1 / np.sqrt(tokens.var(-1) + 1e-5), rtol=1e-4)
+    weights = np.zeros((2, asked, room), np.float32)
+    weights[:, :, :count] = rng.random((2, asked, count), dtype=np.float32)
+    less, sums = rng.random((2, asked), dtype=np.float32), np.empty((2, asked, width), np.float32)
+    integer_kernels.sum_frames(codes, scale, offset, weights, less, sums)
+    assert relative_error(sums, weights[:, :, :count].astype(np.float64) @ tokens - less[..., None]) < 1e-6
+
+
+def relative_error(found, exact):
+    return np.abs(found - exact).max() / np.abs(exact).max()
