@@ -28,7 +28,7 @@ test-slow: install
 	$(TEST) -m slow --timeout 1800
 
 test-real: install
-	$(TEST) -m realdata --timeout 3600 -s
+	$(TEST) -m realdata --timeout 7200 -o faulthandler_timeout=0 -s
 
 check: install
 	$(BIN)/ruff format --check $(SOURCES)

@@ -7,8 +7,7 @@ import resource
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 _MOST = 512
@@ -18,6 +17,22 @@ _MOST = 512
 class _Open:
     descriptor: int
     users: int = 0
+
+
+class _Lease:
+    """A context manager as a class: a generator takes longer than the rest of a small read."""
+
+    __slots__ = ("_cache", "_entry")
+
+    def __init__(self, cache: DescriptorCache, entry: _Open) -> None:
+        self._cache = cache
+        self._entry = entry
+
+    def __enter__(self) -> int:
+        return self._entry.descriptor
+
+    def __exit__(self, *_: object) -> None:
+        self._cache.give_back(self._entry)
 
 
 class DescriptorCache:
@@ -36,15 +51,15 @@ class DescriptorCache:
         self._lock = threading.Lock()
         self._finalizer = weakref.finalize(self, _close_all, self._open)
 
-    @contextmanager
-    def lease(self, path: str) -> Iterator[int]:
+    def lease(self, path: str) -> _Lease:
         """A descriptor of ``path`` that stays open within the ``with`` block; raises what ``open_file`` raises."""
-        entry = self._take(path)
-        try:
-            yield entry.descriptor
-        finally:
-            with self._lock:
-                entry.users -= 1
+        return _Lease(self, self._take(path))
+
+    def give_back(self, entry: _Open) -> None:
+        """The end of a lease."""
+        with self._lock:
+            entry.users -= 1
+            if len(self._open) > self._capacity:
                 self._evict()
 
     def close(self) -> None:
