@@ -17,9 +17,10 @@ import math
 from typing import Any
 
 import numpy as np
+from llvmlite.ir import FloatType, IntType
 from numba import float32, int32, njit
 from numba.core import types
-from numba.extending import overload
+from numba.extending import intrinsic, overload
 from numpy.typing import NDArray
 
 from mettle_cache.methods.amx_instructions import (
@@ -33,7 +34,6 @@ from mettle_cache.methods.amx_instructions import (
 )
 
 Array = NDArray[Any]
-Sums = tuple[float, float]
 
 # sums may be reordered into vectors; infinities and NaN keep their meaning
 FAST = {"contract", "reassoc", "nsz", "arcp"}
@@ -93,21 +93,21 @@ def _unpack_frame(codes: Any, f: Any, tokens: Any) -> Any:
     return packed if codes.dtype == types.uint8 else plain
 
 
-def tokens_of(codes: Array, f: int, scratch: Array) -> Array:
-    """Bytes of a frame's tokens, ``[N, D]`` or more, a multiple of four: where they are, or in ``scratch``."""
+def tokens_of(codes: Array, f: int, rows: int, nbytes: int, scratch: Array) -> Array:
+    """A frame's tokens, a multiple of ``rows`` of a multiple of ``nbytes``: where they are, or in ``scratch``."""
     raise NotImplementedError("runs in compiled code only")
 
 
 @overload(tokens_of, strict=False)
-def _tokens_of(codes: Any, f: Any, scratch: Any) -> Any:
-    def plain(codes: Array, f: int, scratch: Array) -> Array:
-        if codes.shape[1] % 4 == 0:
+def _tokens_of(codes: Any, f: Any, rows: Any, nbytes: Any, scratch: Any) -> Any:
+    def plain(codes: Array, f: int, rows: int, nbytes: int, scratch: Array) -> Array:
+        if codes.shape[1] % rows == 0 and codes.shape[2] % nbytes == 0:
             own: Array = codes[f]
             return own
         unpack_frame(codes, f, scratch)
         return scratch
 
-    def packed(codes: Array, f: int, scratch: Array) -> Array:
+    def packed(codes: Array, f: int, rows: int, nbytes: int, scratch: Array) -> Array:
         unpack_frame(codes, f, scratch)
         return scratch
 
@@ -152,23 +152,56 @@ def measure_frame(
         rstd[n] = float32(1) / math.sqrt(max(rstd[n] * share - away * away, float32(0)) + eps)
 
 
-@njit(nogil=True, cache=True)
-def largest_size(row: Array) -> Any:
-    """The largest absolute value, by the values' bits: their order is the same, and what is no number is largest."""
-    bits = row.view(np.int32)
-    found = int32(0)
-    for d in range(bits.shape[0]):
-        found = max(found, int32(bits[d] & 0x7FFFFFFF))
-    largest = np.empty(1, np.int32)
-    largest[0] = found
-    return largest.view(np.float32)[0]
+@intrinsic
+def _bits_of(typing: Any, value: Any) -> Any:
+    """A float's bits: of absolute values they have the same order, and what is not a number comes last."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], IntType(32))
+
+    return types.int32(types.float32), build
+
+
+@intrinsic
+def _float_of(typing: Any, bits: Any) -> Any:
+    """The float that has these bits."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], FloatType())
+
+    return types.float32(types.int32), build
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
-def split_row(row: Array, planes: Array, p: int, step: int) -> Any:
+def fold_vector(vector: Array, scale: Array, offset: Array, folded: Array) -> tuple[float, float, float]:
+    """``folded = vector * scale`` and its largest size, what the offset adds to its products, and the vector's sum."""
+    shift = total = float32(0)
+    largest = int32(0)
+    for d in range(scale.shape[0]):
+        value = vector[d] * scale[d]
+        folded[d] = value
+        largest = max(largest, int32(_bits_of(value) & 0x7FFFFFFF))
+        shift += vector[d] * offset[d]
+        total += vector[d]
+    return _float_of(largest), shift, total
+
+
+@njit(nogil=True, cache=True, fastmath=FAST)
+def size_up(row: Array) -> tuple[float, float]:
+    """A row's largest size, and its sum."""
+    total = float32(0)
+    largest = int32(0)
+    for n in range(row.shape[0]):
+        largest = max(largest, int32(_bits_of(row[n]) & 0x7FFFFFFF))
+        total += row[n]
+    return _float_of(largest), total
+
+
+@njit(nogil=True, cache=True, fastmath=FAST)
+def split_row(row: Array, largest: float, planes: Array, p: int, step: int) -> Any:
     """Write the bytes of a row's whole numbers to rows ``p``, ``p + step`` and ``p + 2 step``; the numbers' unit."""
     high, middle, low = planes[p], planes[p + step], planes[p + 2 * step]
-    unit = largest_size(row) / _LARGEST
+    unit = largest / _LARGEST
     inverse = float32(1) / unit if unit > _SMALLEST else float32(0)
     for d in range(row.shape[0]):
         # 128 too many in each byte, and then not: no byte borrows from the next
@@ -246,26 +279,6 @@ def multiply_planes(
             join_planes(found, p, count, units[p], own, shifts[p], more, less[p], out[p, start:stop])
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
-def fold_vector(vector: Array, scale: Array, offset: Array, folded: Array) -> Sums:
-    """``folded = vector * scale``, what the offset adds to its products, and its sum."""
-    shift = total = float32(0)
-    for d in range(scale.shape[0]):
-        folded[d] = vector[d] * scale[d]
-        shift += vector[d] * offset[d]
-        total += vector[d]
-    return shift, total
-
-
-@njit(nogil=True, cache=True, fastmath=FAST)
-def add_up(row: Array) -> Any:
-    """The sum of a row."""
-    total = float32(0)
-    for n in range(row.shape[0]):
-        total += row[n]
-    return total
-
-
 @njit(nogil=True, cache=True)
 def vector_of(vectors: tuple[Array, Array, Array], frame: int, p: int) -> Any:
     """The ``p``-th vector of a frame: see :func:`mettle_cache.methods.float_kernels.score_frames`."""
@@ -310,8 +323,8 @@ def score_frames(
         if eps >= 0:
             measure_frame(tokens, s, o, eps, folded, mean[f], rstd[f])
         for p in range(asked):
-            shifts[p], totals[f, p] = fold_vector(vector_of(vectors, first + f, p), s, o, folded)
-            units[p] = split_row(folded, planes, p, asked)
+            largest, shifts[p], totals[f, p] = fold_vector(vector_of(vectors, first + f, p), s, o, folded)
+            units[p] = split_row(folded, largest, planes, p, asked)
         pack_tokens(tokens, columns)
         multiply_planes(planes, units, columns, ones, shifts, ones, nothing, found, products[f])
     exchange_shapes(former.ctypes.data, shapes.ctypes.data)
@@ -331,9 +344,10 @@ def sum_frames(codes: Array, scale: Array, offset: Array, weights: Array, less: 
     exchange_shapes(shapes.ctypes.data, former.ctypes.data)
     for f in range(codes.shape[0]):
         s, o = scale[f % scale.shape[0]], offset[f % scale.shape[0]]
-        tokens = tokens_of(codes, f, scratch)
+        tokens = tokens_of(codes, f, 4, 1, scratch)
         interleave_tokens(tokens, columns)
         for p in range(asked):
-            units[p], totals[p] = split_row(weights[f, p], planes, p, asked), add_up(weights[f, p])
+            largest, totals[p] = size_up(weights[f, p])
+            units[p] = split_row(weights[f, p], largest, planes, p, asked)
         multiply_planes(planes, units, columns, s, totals, o, less[f], found, sums[f])
     exchange_shapes(former.ctypes.data, shapes.ctypes.data)

@@ -11,7 +11,7 @@ import math
 from typing import Any
 
 import numpy as np
-from llvmlite.ir import Constant, FloatType, IntType
+from llvmlite.ir import FloatType, IntType
 from numba import float32, int32, njit
 from numba.core import types
 from numba.extending import intrinsic
@@ -27,29 +27,38 @@ _C1, _C2, _C3, _C4, _C5, _C6, _C7 = (np.float32(math.log(2) ** k / math.factoria
 
 
 @intrinsic
-def _power_of_two(typing: Any, exponent: Any) -> Any:
-    """2 to a whole number from -126 to 127, put together from its bits: a table would keep loops from vectors."""
+def _bits_of(typing: Any, value: Any) -> Any:
+    """A float's bits."""
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        bits = builder.shl(builder.add(arguments[0], Constant(IntType(32), 127)), Constant(IntType(32), 23))
-        return builder.bitcast(bits, FloatType())
+        return builder.bitcast(arguments[0], IntType(32))
+
+    return types.int32(types.float32), build
+
+
+@intrinsic
+def _float_of(typing: Any, bits: Any) -> Any:
+    """The float that has these bits."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], FloatType())
 
     return types.float32(types.int32), build
 
 
 @njit(nogil=True, cache=True)
-def highest_value(row: Array, count: int) -> Any:
-    """The largest of the first ``count`` values, or what is not a number.
+def ordered(bits: int) -> Any:
+    """Bits of floats as whole numbers in the floats' order, those of negative ones turned round; its own inverse."""
+    return int32(bits ^ int32(int32(bits >> 31) & 0x7FFFFFFF))
 
-    By their bits, of which those of negative numbers are turned round: a loop over whole numbers becomes vectors.
-    """
-    bits = row.view(np.int32)
+
+@njit(nogil=True, cache=True)
+def highest_value(row: Array, count: int) -> Any:
+    """The largest of the first ``count`` values, or what is not a number: a loop over bits becomes vectors."""
     highest = int32(-(2**31))
     for n in range(count):
-        highest = max(highest, int32(bits[n] ^ int32(int32(bits[n] >> 31) & 0x7FFFFFFF)))
-    found = np.empty(1, np.int32)
-    found[0] = highest ^ int32(int32(highest >> 31) & 0x7FFFFFFF)
-    return found.view(np.float32)[0]
+        highest = max(highest, ordered(_bits_of(row[n])))
+    return _float_of(ordered(highest))
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
@@ -63,7 +72,8 @@ def softmax_row(row: Array, count: int) -> None:
         k = int32(t - float32(0.5))
         r = t - float32(k)
         power = float32(1) + r * (_C1 + r * (_C2 + r * (_C3 + r * (_C4 + r * (_C5 + r * (_C6 + r * _C7))))))
-        row[n] = power * _power_of_two(k)
+        # 2^k from its bits: a table would keep the loop from vectors
+        row[n] = power * _float_of(int32(int32(k + 127) << 23))
         total += row[n]
     share = float32(1) / total
     for n in range(count):

@@ -14,7 +14,8 @@ finite = st.floats(-(2.0**100), 2.0**100, width=32)
 
 def split(row):
     planes = np.zeros((3, len(row)), np.int8)
-    return integer_kernels.split_row(row, planes, 0, 1), planes.astype(np.int64)
+    largest, _ = integer_kernels.size_up(row)
+    return integer_kernels.split_row(row, np.float32(largest), planes, 0, 1), planes.astype(np.int64)
 
 
 @settings(deadline=None)
