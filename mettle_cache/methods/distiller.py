@@ -112,10 +112,11 @@ class LayerDistiller(nn.Module):
             nobody = self.unit.new_empty(0, self.layer.width)
             return distil_tokens(tokens, nobody, mixing, _projected(outputs, projection), heads=heads)
         eps = self.norm_tokens.eps if self.options.norm else None
+        attention = self._attention_weights(outputs)
         meta_tokens: Tensor = self.meta_tokens
         for step in range(self.options.steps):
             queries, values, values_bias = self._fold(meta_tokens)
-            weights = self._attention_weights(outputs)._replace(values=values, values_bias=values_bias)
+            weights = attention._replace(values=values, values_bias=values_bias)
             if self.options.residual:
                 weights = weights._replace(residual=meta_tokens.expand(tokens.codes.shape[0], -1, -1))
             if step == self.options.steps - 1:

@@ -16,23 +16,12 @@ import numpy as np
 from numba import float32, njit
 from numba.core import types
 from numba.extending import overload
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from mettle_cache.methods.compiled import FAST, Array, aligned, vector_of
+
 Sums = tuple[float, float, float, float]
 
 BLOCK = 4
-# sums may be reordered into vectors; infinities and NaN keep their meaning
-FAST = {"contract", "reassoc", "nsz", "arcp"}
-_LINE = 64  # bytes
-
-
-@njit(nogil=True, cache=True)
-def aligned_rows(rows: int, width: int) -> Array:
-    """Zeros ``[rows, width]`` from a cache line's start on: vectors that straddle two lines load at half the speed."""
-    memory = np.zeros(rows * width + _LINE // 4, np.float32)
-    start = -(memory.ctypes.data // 4) % (_LINE // 4)
-    return memory[start : start + rows * width].reshape(rows, width)
 
 
 def decode_block(codes: Array, f: int, n: int, scale: Array, offset: Array, g: int, x: Array) -> Sums:
@@ -168,18 +157,6 @@ def add_block(x: Array, weights: Array, sums: Array, n: int) -> None:
 
 
 @njit(nogil=True, cache=True)
-def vector_of(vectors: tuple[Array, Array, Array], frame: int, p: int) -> Any:
-    """The ``p``-th vector of a frame: see :func:`score_frames`."""
-    queries, d_context, d_mixed = vectors
-    if p < queries.shape[1]:
-        return queries[frame % queries.shape[0], p]
-    p -= queries.shape[1]
-    if p < d_context.shape[0]:
-        return d_context[p, frame]
-    return d_mixed[frame, p - d_context.shape[0]]
-
-
-@njit(nogil=True, cache=True)
 def score_frames(
     codes: Array,
     scale: Array,
@@ -209,7 +186,8 @@ def score_frames(
         ``[F, P]``; tokens' means and inverse deviations ``[F, M]``.
     """
     asked, width = totals.shape[1], scale.shape[1]
-    x, own = aligned_rows(BLOCK, width), aligned_rows(asked, width)
+    x = aligned(BLOCK, 4 * width).view(np.float32)
+    own = aligned(asked, 4 * width).view(np.float32)
     for f in range(codes.shape[0]):
         for p in range(asked):
             own[p] = vector_of(vectors, first + f, p)
@@ -224,7 +202,8 @@ def score_frames(
 @njit(nogil=True, cache=True)
 def sum_frames(codes: Array, scale: Array, offset: Array, weights: Array, less: Array, sums: Array) -> None:
     """``sums [F, P, D]`` of tokens under ``weights [F, P, M]``, 0 behind the N-th token; less ``less [F, P]``."""
-    x, own = aligned_rows(BLOCK, scale.shape[1]), aligned_rows(weights.shape[1], scale.shape[1])
+    x = aligned(BLOCK, 4 * scale.shape[1]).view(np.float32)
+    own = aligned(weights.shape[1], 4 * scale.shape[1]).view(np.float32)
     for f in range(codes.shape[0]):
         for p in range(own.shape[0]):
             own[p] = -less[f, p]

@@ -102,7 +102,6 @@ class _Arguments:
     """Tokens and vectors as the compiled loops want them."""
 
     def __init__(self, tokens: LayerTokens, queries: Tensor, mixing: Tensor | None, eps: float | None) -> None:
-        self.tokens = tokens
         self.frames, self.count = tokens.codes.shape[:2]
         self.step = min(max(PART_BYTES // max(self.count * tokens.width, 1), 1), MOST_FRAMES)
         self.parts = -(-self.frames // self.step)

@@ -17,11 +17,9 @@ import math
 from typing import Any
 
 import numpy as np
-from llvmlite.ir import FloatType, IntType
 from numba import float32, int32, njit
 from numba.core import types
-from numba.extending import intrinsic, overload
-from numpy.typing import NDArray
+from numba.extending import overload
 
 from mettle_cache.methods.amx_instructions import (
     TILE_BYTES,
@@ -32,11 +30,8 @@ from mettle_cache.methods.amx_instructions import (
     keep_sums,
     transpose_words,
 )
+from mettle_cache.methods.compiled import FAST, Array, aligned, bits_of, float_of, vector_of
 
-Array = NDArray[Any]
-
-# sums may be reordered into vectors; infinities and NaN keep their meaning
-FAST = {"contract", "reassoc", "nsz", "arcp"}
 BLOCK = 2 * TILE_ROWS
 # whose sums in whole numbers are kept at a time, close to the core
 COLUMNS = 256
@@ -62,14 +57,6 @@ def _round_up(value: int, step: int) -> int:
     return (value + step - 1) // step * step
 
 
-@njit(nogil=True, cache=True)
-def _aligned(rows: int, nbytes: int) -> Any:
-    """Memory ``[rows, nbytes]`` from a cache line's start on; ``nbytes`` is a multiple of a line's 64."""
-    memory = np.empty((rows + 1) * nbytes, np.int8)
-    start = -memory.ctypes.data % 64
-    return memory[start : start + rows * nbytes].reshape(rows, nbytes)
-
-
 def unpack_frame(codes: Array, f: int, tokens: Array) -> None:
     """Codes of a frame as bytes in the first rows and columns of ``tokens``."""
     raise NotImplementedError("runs in compiled code only")
@@ -93,21 +80,21 @@ def _unpack_frame(codes: Any, f: Any, tokens: Any) -> Any:
     return packed if codes.dtype == types.uint8 else plain
 
 
-def tokens_of(codes: Array, f: int, rows: int, nbytes: int, scratch: Array) -> Array:
-    """A frame's tokens, a multiple of ``rows`` of a multiple of ``nbytes``: where they are, or in ``scratch``."""
+def tokens_of(codes: Array, f: int, scratch: Array) -> Array:
+    """A frame's tokens, a multiple of four: where they are, or unpacked in ``scratch``."""
     raise NotImplementedError("runs in compiled code only")
 
 
 @overload(tokens_of, strict=False)
-def _tokens_of(codes: Any, f: Any, rows: Any, nbytes: Any, scratch: Any) -> Any:
-    def plain(codes: Array, f: int, rows: int, nbytes: int, scratch: Array) -> Array:
-        if codes.shape[1] % rows == 0 and codes.shape[2] % nbytes == 0:
+def _tokens_of(codes: Any, f: Any, scratch: Any) -> Any:
+    def plain(codes: Array, f: int, scratch: Array) -> Array:
+        if codes.shape[1] % 4 == 0:
             own: Array = codes[f]
             return own
         unpack_frame(codes, f, scratch)
         return scratch
 
-    def packed(codes: Array, f: int, rows: int, nbytes: int, scratch: Array) -> Array:
+    def packed(codes: Array, f: int, scratch: Array) -> Array:
         unpack_frame(codes, f, scratch)
         return scratch
 
@@ -152,26 +139,6 @@ def measure_frame(
         rstd[n] = float32(1) / math.sqrt(max(rstd[n] * share - away * away, float32(0)) + eps)
 
 
-@intrinsic
-def _bits_of(typing: Any, value: Any) -> Any:
-    """A float's bits: of absolute values they have the same order, and what is not a number comes last."""
-
-    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], IntType(32))
-
-    return types.int32(types.float32), build
-
-
-@intrinsic
-def _float_of(typing: Any, bits: Any) -> Any:
-    """The float that has these bits."""
-
-    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], FloatType())
-
-    return types.float32(types.int32), build
-
-
 @njit(nogil=True, cache=True, fastmath=FAST)
 def fold_vector(vector: Array, scale: Array, offset: Array, folded: Array) -> tuple[float, float, float]:
     """``folded = vector * scale`` and its largest size, what the offset adds to its products, and the vector's sum."""
@@ -180,10 +147,10 @@ def fold_vector(vector: Array, scale: Array, offset: Array, folded: Array) -> tu
     for d in range(scale.shape[0]):
         value = vector[d] * scale[d]
         folded[d] = value
-        largest = max(largest, int32(_bits_of(value) & 0x7FFFFFFF))
+        largest = max(largest, int32(bits_of(value) & 0x7FFFFFFF))
         shift += vector[d] * offset[d]
         total += vector[d]
-    return _float_of(largest), shift, total
+    return float_of(largest), shift, total
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
@@ -192,9 +159,9 @@ def size_up(row: Array) -> tuple[float, float]:
     total = float32(0)
     largest = int32(0)
     for n in range(row.shape[0]):
-        largest = max(largest, int32(_bits_of(row[n]) & 0x7FFFFFFF))
+        largest = max(largest, int32(bits_of(row[n]) & 0x7FFFFFFF))
         total += row[n]
-    return _float_of(largest), total
+    return float_of(largest), total
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
@@ -280,18 +247,6 @@ def multiply_planes(
 
 
 @njit(nogil=True, cache=True)
-def vector_of(vectors: tuple[Array, Array, Array], frame: int, p: int) -> Any:
-    """The ``p``-th vector of a frame: see :func:`mettle_cache.methods.float_kernels.score_frames`."""
-    queries, d_context, d_mixed = vectors
-    if p < queries.shape[1]:
-        return queries[frame % queries.shape[0], p]
-    p -= queries.shape[1]
-    if p < d_context.shape[0]:
-        return d_context[p, frame]
-    return d_mixed[frame, p - d_context.shape[0]]
-
-
-@njit(nogil=True, cache=True)
 def score_frames(
     codes: Array,
     scale: Array,
@@ -307,11 +262,11 @@ def score_frames(
     """As :func:`mettle_cache.methods.float_kernels.score_frames`."""
     width, asked = scale.shape[1], totals.shape[1]
     room, padded = _round_up(products.shape[2], BLOCK), _round_up(width, TILE_BYTES)
-    tokens, planes = _aligned(room, padded), _aligned(_round_up(PLANES * asked, BLOCK), padded)
+    tokens, planes = aligned(room, padded), aligned(_round_up(PLANES * asked, BLOCK), padded)
     # where vectors end: whatever the columns hold there counts nothing
     tokens[:], planes[:] = 0, 0
-    columns = _aligned(padded // 4, 4 * room).view(np.int32)
-    found = _aligned(planes.shape[0], 4 * COLUMNS).view(np.int32)
+    columns = aligned(padded // 4, 4 * room).view(np.int32)
+    found = aligned(planes.shape[0], 4 * COLUMNS).view(np.int32)
     folded, units, shifts = np.empty(width, np.float32), np.empty(asked, np.float32), np.empty(asked, np.float32)
     ones, nothing = np.ones(products.shape[2], np.float32), np.zeros(asked, np.float32)
     shapes, former = _tile_shapes(), np.zeros(64, np.uint8)
@@ -335,16 +290,16 @@ def sum_frames(codes: Array, scale: Array, offset: Array, weights: Array, less: 
     """As :func:`mettle_cache.methods.float_kernels.sum_frames`."""
     asked = weights.shape[1]
     room, padded = _round_up(weights.shape[2], TILE_BYTES), _round_up(scale.shape[1], TILE_BYTES)
-    scratch, planes = _aligned(room, padded), _aligned(_round_up(PLANES * asked, BLOCK), room)
+    scratch, planes = aligned(room, padded), aligned(_round_up(PLANES * asked, BLOCK), room)
     scratch[:], planes[:] = 0, 0
-    columns = _aligned(room // 4, 4 * padded).view(np.int32)
-    found = _aligned(planes.shape[0], 4 * COLUMNS).view(np.int32)
+    columns = aligned(room // 4, 4 * padded).view(np.int32)
+    found = aligned(planes.shape[0], 4 * COLUMNS).view(np.int32)
     units, totals = np.empty(asked, np.float32), np.empty(asked, np.float32)
     shapes, former = _tile_shapes(), np.zeros(64, np.uint8)
     exchange_shapes(shapes.ctypes.data, former.ctypes.data)
     for f in range(codes.shape[0]):
         s, o = scale[f % scale.shape[0]], offset[f % scale.shape[0]]
-        tokens = tokens_of(codes, f, 4, 1, scratch)
+        tokens = tokens_of(codes, f, scratch)
         interleave_tokens(tokens, columns)
         for p in range(asked):
             largest, totals[p] = size_up(weights[f, p])

@@ -11,39 +11,13 @@ import math
 from typing import Any
 
 import numpy as np
-from llvmlite.ir import FloatType, IntType
 from numba import float32, int32, njit
-from numba.core import types
-from numba.extending import intrinsic
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from mettle_cache.methods.compiled import FAST, Array, bits_of, float_of
 
-# sums may be reordered into vectors; infinities and NaN keep their meaning
-FAST = {"contract", "reassoc", "nsz", "arcp"}
 # Taylor coefficients of 2^r: 1e-8 for |r| <= 1/2
 _LOG2E = np.float32(1 / math.log(2))
 _C1, _C2, _C3, _C4, _C5, _C6, _C7 = (np.float32(math.log(2) ** k / math.factorial(k)) for k in range(1, 8))
-
-
-@intrinsic
-def _bits_of(typing: Any, value: Any) -> Any:
-    """A float's bits."""
-
-    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], IntType(32))
-
-    return types.int32(types.float32), build
-
-
-@intrinsic
-def _float_of(typing: Any, bits: Any) -> Any:
-    """The float that has these bits."""
-
-    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], FloatType())
-
-    return types.float32(types.int32), build
 
 
 @njit(nogil=True, cache=True)
@@ -57,8 +31,8 @@ def highest_value(row: Array, count: int) -> Any:
     """The largest of the first ``count`` values, or what is not a number: a loop over bits becomes vectors."""
     highest = int32(-(2**31))
     for n in range(count):
-        highest = max(highest, ordered(_bits_of(row[n])))
-    return _float_of(ordered(highest))
+        highest = max(highest, ordered(bits_of(row[n])))
+    return float_of(ordered(highest))
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
@@ -73,7 +47,7 @@ def softmax_row(row: Array, count: int) -> None:
         r = t - float32(k)
         power = float32(1) + r * (_C1 + r * (_C2 + r * (_C3 + r * (_C4 + r * (_C5 + r * (_C6 + r * _C7))))))
         # 2^k from its bits: a table would keep the loop from vectors
-        row[n] = power * _float_of(int32(int32(k + 127) << 23))
+        row[n] = power * float_of(int32(int32(k + 127) << 23))
         total += row[n]
     share = float32(1) / total
     for n in range(count):

@@ -59,8 +59,7 @@ class DescriptorCache:
         """The end of a lease."""
         with self._lock:
             entry.users -= 1
-            if len(self._open) > self._capacity:
-                self._evict()
+            self._evict()
 
     def close(self) -> None:
         """Close every file; the cache can be used again."""

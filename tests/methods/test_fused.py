@@ -155,13 +155,14 @@ def test_which_products_are_taken(monkeypatch):
         assert taken["int8"] is taken["int4"] is (integer_kernels if has_tiles else float_kernels)
 
 
-def test_a_full_size_layer_is_as_exact_as_single_precision(products):
+@pytest.mark.usefixtures("products")
+def test_a_full_size_layer_is_as_exact_as_single_precision():
     """Several parts, tiles that are cut off, and offsets that are large beside what varies, as backbones have them."""
     tokens = make_tokens("int8", 30, 144, 192)
     queries, mixing, *gradients = draw(30, 144, 192, 16, 2)
     found = fused.pool_backward(tokens, queries, mixing, EPS, *gradients)
     exact = tiles.pool_backward(
-        type(tokens)(tokens.codes, tokens.scale, tokens.zero),
+        tokens,
         *(part.double() for part in (queries, mixing)),
         EPS,
         *(part.double() for part in gradients),
