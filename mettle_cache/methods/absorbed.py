@@ -9,7 +9,8 @@ rounding (tests/methods). Source: architecture.md, ideas 1 and 2.
 :func:`distil_tokens` goes on to the meta-tokens (tail.py) and recomputes even the pooled tokens, so that nothing at all
 of a layer is kept for the backward pass but its codes, which belong to the reader.
 
-Shapes: F frames (B clips times T segments), N tokens, D channels, Q queries (heads times meta-tokens), K mixing rows.
+Shapes: F frames (B clips times T segments), N tokens, D channels, Q queries (heads times meta-tokens), C contexts, K
+mixing rows.
 """
 
 from __future__ import annotations
@@ -27,7 +28,12 @@ from mettle_cache.tokens import LayerTokens
 
 
 def absorbed_pooling(
-    tokens: LayerTokens, queries: Tensor, mixing: Tensor | None = None, *, eps: float | None = None
+    tokens: LayerTokens,
+    queries: Tensor,
+    mixing: Tensor | None = None,
+    *,
+    eps: float | None = None,
+    contexts: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Attend ``queries`` over tokens and mix tokens, straight from the stored codes.
 
@@ -42,15 +48,18 @@ def absorbed_pooling(
     eps
         The LayerNorm's epsilon, or None for no norm on the attended tokens. The norm's weight and bias belong to the
         caller, who multiplies queries and context by the weight.
+    contexts
+        C, which divides Q: contexts of the queries q, q + C, q + 2 C, ... are added up. None for Q, all on their own.
 
     Returns
     -------
     context
-        ``[F, Q, D]``: sums of the (normalised) tokens under the softmax weights.
+        ``[F, C, D]``: sums of the (normalised) tokens under the softmax weights.
     mixed
         ``[F, K, D]``: ``mixing @ tokens``; K is 0 without ``mixing``.
     """
-    result: tuple[Tensor, Tensor] = _Pooling.apply(tokens.codes, tokens.scale, tokens.zero, queries, mixing, eps)
+    kept = queries.shape[-2] if contexts is None else contexts
+    result: tuple[Tensor, Tensor] = _Pooling.apply(tokens.codes, tokens.scale, tokens.zero, queries, mixing, eps, kept)
     return result
 
 
@@ -62,13 +71,17 @@ def distil_tokens(
     *,
     heads: int,
     eps: float | None = None,
+    contexts: int | None = None,
 ) -> Tensor:
     """Pool as :func:`absorbed_pooling` and :func:`mettle_cache.methods.tail.finish`: ``[F, K, D]``, or ``[F, K, d]``.
 
     What was pooled is recomputed in the backward pass instead of kept. ``queries`` are K H, those of a meta-token
-    together.
+    together; where their contexts are added up to H, the output is one, for ``weights`` of the sum.
     """
-    output: Tensor = _Distillation.apply(tokens.codes, tokens.scale, tokens.zero, queries, mixing, heads, eps, *weights)
+    kept = queries.shape[-2] if contexts is None else contexts
+    output: Tensor = _Distillation.apply(
+        *(tokens.codes, tokens.scale, tokens.zero, queries, mixing), heads, eps, kept, *weights
+    )
     return output
 
 
@@ -84,10 +97,11 @@ class _Pooling(torch.autograd.Function):
         queries: Tensor,
         mixing: Tensor | None,
         eps: float | None,
+        contexts: int,
     ) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(codes, scale, zero, queries, mixing)
         ctx.eps = eps
-        context, mixed = _pool(LayerTokens(codes, scale, zero), queries, mixing, eps)
+        context, mixed = _pool(LayerTokens(codes, scale, zero), queries, mixing, eps, contexts)
         return context.transpose(0, 1), mixed
 
     @staticmethod
@@ -96,7 +110,7 @@ class _Pooling(torch.autograd.Function):
         codes, scale, zero, queries, mixing = ctx.saved_tensors
         tokens = LayerTokens(codes, scale, zero)
         found = _pool_backward(tokens, queries, mixing, ctx.eps, d_context.transpose(0, 1), d_mixed)
-        return None, None, None, found.queries, found.mixing, None
+        return None, None, None, found.queries, found.mixing, None, None
 
 
 class _Distillation(torch.autograd.Function):
@@ -112,11 +126,12 @@ class _Distillation(torch.autograd.Function):
         mixing: Tensor | None,
         heads: int,
         eps: float | None,
+        contexts: int,
         *weights: Tensor | None,
     ) -> Tensor:
         ctx.save_for_backward(codes, scale, zero, queries, mixing, *weights)
         ctx.heads, ctx.eps = heads, eps
-        context, mixed = _pool(LayerTokens(codes, scale, zero), queries, mixing, eps)
+        context, mixed = _pool(LayerTokens(codes, scale, zero), queries, mixing, eps, contexts)
         return finish(context, mixed, TailWeights(*weights), heads)
 
     @staticmethod
@@ -128,13 +143,14 @@ class _Distillation(torch.autograd.Function):
         d_mixed = d_mixed[:, : 0 if mixing is None else mixing.shape[0]]
         found = _pool_backward(tokens, queries, mixing, ctx.eps, d_context, d_mixed)
         d_weights = weight_gradients(found.context, found.mixed, d_output, back, weights, ctx.heads)
-        return None, None, None, found.queries, found.mixing, None, None, *d_weights
+        return None, None, None, found.queries, found.mixing, None, None, None, *d_weights
 
 
-def _pool(tokens: LayerTokens, queries: Tensor, mixing: Tensor | None, eps: float | None) -> tuple[Tensor, Tensor]:
-    if fused.fits(tokens, queries):
-        return fused.pool(tokens, queries, mixing, eps)
-    return tiles.pool(tokens, queries, mixing, eps)
+def _pool(
+    tokens: LayerTokens, queries: Tensor, mixing: Tensor | None, eps: float | None, contexts: int
+) -> tuple[Tensor, Tensor]:
+    way = fused.pool if fused.fits(tokens, queries) else tiles.pool
+    return way(tokens, queries, mixing, eps, contexts)
 
 
 def _pool_backward(

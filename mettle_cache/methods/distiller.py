@@ -73,14 +73,20 @@ class LayerDistiller(nn.Module):
         self.unit: Tensor
         self.register_buffer("unit", torch.ones(()), persistent=False)
 
-    def forward(self, tokens: LayerTokens, projection: nn.Linear | None = None) -> Tensor:
-        """Meta-tokens ``[F, K, D]`` of a layer's tokens, ``codes [F, N, D]``; or, projected, ``[F, K, d]``."""
+    def forward(self, tokens: LayerTokens, projection: nn.Linear | None = None, *, summed: bool = False) -> Tensor:
+        """Meta-tokens ``[F, K, D]`` of a layer's tokens, ``codes [F, N, D]``; or, projected, ``[F, K, d]``.
+
+        Their sum, ``[F, D]`` or ``[F, d]``, costs less than they do: all that follows the softmax is affine, and serves
+        K meta-tokens at once.
+        """
         if self.options.attention == "stock":
             distilled = self._distil_stock(tokens.floats(self.unit.dtype))
-            return distilled if projection is None else projection(distilled)
+            distilled = distilled if projection is None else projection(distilled)
+            return distilled.sum(1) if summed else distilled
         # logits and statistics stay in full precision; the products that autocast would speed up are tiny
         with torch.autocast(tokens.codes.device.type, enabled=False):
-            return self._distil_absorbed(tokens, projection)
+            distilled = self._distil_absorbed(tokens, projection, summed=summed)
+        return distilled.squeeze(1) if summed else distilled
 
     def mixing(self) -> Tensor | None:
         """Weights ``[K, N]`` of the token-mixing branch."""
@@ -105,24 +111,31 @@ class LayerDistiller(nn.Module):
             folded = folded * self.norm_tokens.weight
         return folded.flatten(-3, -2), values, values_bias
 
-    def _distil_absorbed(self, tokens: LayerTokens, projection: nn.Linear | None) -> Tensor:
-        mixing, heads = self.mixing(), self.options.heads
-        outputs = TailWeights(mix_bias=self.mix.bias if self.options.pretrained_branch == "linear" else None)
-        if not self.options.task_specific:
-            nobody = self.unit.new_empty(0, self.layer.width)
-            return distil_tokens(tokens, nobody, mixing, _projected(outputs, projection), heads=heads)
-        eps = self.norm_tokens.eps if self.options.norm else None
-        attention = self._attention_weights(outputs)
-        meta_tokens: Tensor = self.meta_tokens
-        for step in range(self.options.steps):
-            queries, values, values_bias = self._fold(meta_tokens)
-            weights = attention._replace(values=values, values_bias=values_bias)
-            if self.options.residual:
-                weights = weights._replace(residual=meta_tokens.expand(tokens.codes.shape[0], -1, -1))
-            if step == self.options.steps - 1:
-                weights = _projected(weights, projection)
-            meta_tokens = distil_tokens(tokens, queries, mixing, weights, heads=heads, eps=eps)
-        return meta_tokens
+    def _distil_absorbed(self, tokens: LayerTokens, projection: nn.Linear | None, *, summed: bool) -> Tensor:
+        options, mixing = self.options, self.mixing()
+        weights = TailWeights(mix_bias=self.mix.bias if options.pretrained_branch == "linear" else None)
+        queries = self.unit.new_empty(0, self.layer.width)
+        eps = self.norm_tokens.eps if options.norm and options.task_specific else None
+        if options.task_specific:
+            attention = self._attention_weights(weights)
+            meta_tokens = self.meta_tokens.expand(len(tokens.codes), -1, -1)
+            queries, weights = self._ask(self.meta_tokens, meta_tokens, attention)
+            for _ in range(options.steps - 1):
+                meta_tokens = distil_tokens(tokens, queries, mixing, weights, heads=options.heads, eps=eps)
+                queries, weights = self._ask(meta_tokens, meta_tokens, attention)
+        if projection is not None:
+            weights = weights._replace(projection=projection.weight, projection_bias=projection.bias)
+        contexts = queries.shape[-2]
+        if summed and self.count > 1:
+            contexts, weights = min(contexts, options.heads), weights.of_sum(self.count)
+            mixing = None if mixing is None else mixing.sum(0, keepdim=True)
+        return distil_tokens(tokens, queries, mixing, weights, heads=options.heads, eps=eps, contexts=contexts)
+
+    def _ask(self, asked: Tensor, meta_tokens: Tensor, weights: TailWeights) -> tuple[Tensor, TailWeights]:
+        """A step's queries, and ``weights`` with what is this step's own."""
+        queries, values, values_bias = self._fold(asked)
+        residual = meta_tokens if self.options.residual else None
+        return queries, weights._replace(values=values, values_bias=values_bias, residual=residual)
 
     def _attention_weights(self, outputs: TailWeights) -> TailWeights:
         out = self.attention.out_proj
@@ -147,9 +160,3 @@ class LayerDistiller(nn.Module):
             attended = attended + meta_tokens if self.options.residual else attended
             meta_tokens = attended if pretrained is None else attended + pretrained
         return meta_tokens
-
-
-def _projected(weights: TailWeights, projection: nn.Linear | None) -> TailWeights:
-    if projection is None:
-        return weights
-    return weights._replace(projection=projection.weight, projection_bias=projection.bias)

@@ -200,14 +200,22 @@ def score_frames(
 
 
 @njit(nogil=True, cache=True)
-def sum_frames(codes: Array, scale: Array, offset: Array, weights: Array, less: Array, sums: Array) -> None:
-    """``sums [F, P, D]`` of tokens under ``weights [F, P, M]``, 0 behind the N-th token; less ``less [F, P]``."""
+def sum_frames(
+    codes: Array, scale: Array, offset: Array, weights: Array, less: Array, added: Array, sums: Array
+) -> None:
+    """Sums of tokens under ``weights [F, R, M]``, 0 behind the N-th token; less ``less [F, P]``.
+
+    Of the first A rows those of all frames are added to ``added [A, D]``, and of the P - A that follow each frame's are
+    written to ``sums [F, P - A, D]``.
+    """
+    total = added.shape[0]
     x = aligned(BLOCK, 4 * scale.shape[1]).view(np.float32)
-    own = aligned(weights.shape[1], 4 * scale.shape[1]).view(np.float32)
+    own = aligned(total + sums.shape[1], 4 * scale.shape[1]).view(np.float32)
     for f in range(codes.shape[0]):
         for p in range(own.shape[0]):
             own[p] = -less[f, p]
         for n in range(0, codes.shape[1], BLOCK):
             decode_block(codes, f, n, scale, offset, f % scale.shape[0], x)
             add_block(x, weights[f], own, n)
-        sums[f] = own
+        added += own[:total]
+        sums[f] = own[total:]

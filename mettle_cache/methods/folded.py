@@ -71,11 +71,11 @@ class FoldedLayer(nn.Module):
         """``[F, d]`` from one layer's tokens, ``codes [F, N, D]``."""
         shape = self.shape
         mixing = self.mixing if shape.mixing else None
-        context, mixed = absorbed_pooling(tokens, self.queries, mixing, eps=shape.eps if shape.queries else None)
+        eps, contexts = (shape.eps, shape.heads) if shape.queries else (None, 0)
+        context, mixed = absorbed_pooling(tokens, self.queries, mixing, eps=eps, contexts=contexts)
         total: Tensor | None = None
         if shape.queries:
-            summed = context.unflatten(1, (-1, shape.heads)).sum(1)
-            attended = torch.einsum("fhd,hed->fhe", summed, self.values).flatten(1)
+            attended = torch.einsum("fhd,hed->fhe", context, self.values).flatten(1)
             total = nn.functional.linear(attended, self.out)
         if shape.mixing:
             share = mixed.squeeze(1)

@@ -5,7 +5,7 @@ codes are whole numbers and the processor multiplies tiles of bytes, else of flo
 between them. Frames go to as many threads as PyTorch uses, in parts whose size does not depend on that number: the same
 sums in the same order give the same bits.
 
-Shapes: F frames, f those of a part, N tokens (M: rounded up), D channels, Q queries, K mixing rows.
+Shapes: F frames, f those of a part, N tokens (M: rounded up), D channels, Q queries, C contexts, K mixing rows.
 """
 
 from __future__ import annotations
@@ -41,24 +41,26 @@ def fits(tokens: LayerTokens, queries: Tensor) -> bool:
     return known and queries.device.type == "cpu" and queries.dtype == torch.float32
 
 
-def pool(tokens: LayerTokens, queries: Tensor, mixing: Tensor | None, eps: float | None) -> tuple[Tensor, Tensor]:
+def pool(
+    tokens: LayerTokens, queries: Tensor, mixing: Tensor | None, eps: float | None, contexts: int
+) -> tuple[Tensor, Tensor]:
     """As :func:`mettle_cache.methods.tiles.pool`."""
     from mettle_cache.methods.row_kernels import weigh_frames
 
     given = _Arguments(tokens, queries, mixing, eps)
     asked, mixers = given.queries.shape[1], given.mixing.shape[0]
-    sums = torch.empty(given.frames, asked + mixers, tokens.width)
+    sums = torch.empty(given.frames, contexts + mixers, tokens.width)
     nothing = np.empty((0, given.frames, tokens.width), np.float32)
     vectors = (given.queries, nothing, nothing.reshape(given.frames, 0, tokens.width))
-    written = sums.numpy()
+    written, nobody = sums.numpy(), np.empty((0, tokens.width), np.float32)
 
     def work(part: _Part) -> None:
         part.score(vectors)
-        weigh_frames(part.products, part.totals, given.mixing, given.eps, part.mean, part.rstd, part.lost)
-        part.sum(written)
+        weigh_frames(part.products, part.totals, given.mixing, contexts, given.eps, part.mean, part.rstd, part.lost)
+        part.sum(nobody, written)
 
-    given.run(work, asked, asked + mixers)
-    return sums[:, :asked].transpose(0, 1), sums[:, asked:]
+    given.run(work, asked, contexts + mixers)
+    return sums[:, :contexts].transpose(0, 1), sums[:, contexts:]
 
 
 def pool_backward(
@@ -73,27 +75,28 @@ def pool_backward(
     from mettle_cache.methods.row_kernels import weigh_frames_back
 
     given = _Arguments(tokens, queries, mixing, eps)
-    asked, mixers = given.queries.shape[1], given.mixing.shape[0]
-    sums = torch.empty(given.frames, 2 * asked + mixers, tokens.width)
-    alike = queries.ndim == 2
-    d_queries = np.empty((given.parts if alike else 0, asked, tokens.width), np.float32)
+    asked, contexts, mixers = given.queries.shape[1], d_context.shape[0], given.mixing.shape[0]
+    rows, total = asked + contexts + mixers, asked if queries.ndim == 2 else 0
+    sums = torch.empty(given.frames, rows - total, tokens.width)
+    d_queries = np.zeros((given.parts, total, tokens.width), np.float32)
     d_mixing = np.zeros((given.parts, *given.mixing.shape), np.float32)
     vectors = (given.queries, d_context.contiguous().numpy(), d_mixed.contiguous().numpy())
     written = sums.numpy()
 
     def work(part: _Part) -> None:
         part.score(vectors)
-        rows = d_mixing[part.number]
-        weigh_frames_back(part.products, part.totals, given.mixing, given.eps, part.mean, part.rstd, part.lost, rows)
-        own = part.sum(written)
-        if alike:
-            own[:, asked : 2 * asked].sum(0, out=d_queries[part.number])
+        weigh_frames_back(
+            *(part.products, part.totals, given.mixing, contexts, given.eps),
+            *(part.mean, part.rstd, part.lost, d_mixing[part.number]),
+        )
+        part.sum(d_queries[part.number], written)
 
-    given.run(work, 2 * asked + mixers, 2 * asked + mixers)
+    given.run(work, rows, rows)
+    own = asked - total
     return PoolingGradient(
-        sums[:, :asked].transpose(0, 1),
-        sums[:, 2 * asked :],
-        torch.from_numpy(d_queries.sum(0)) if alike else sums[:, asked : 2 * asked],
+        sums[:, own : own + contexts].transpose(0, 1),
+        sums[:, own + contexts :],
+        torch.from_numpy(d_queries.sum(0)) if total else sums[:, :asked],
         None if mixing is None else torch.from_numpy(d_mixing.sum(0)),
     )
 
@@ -121,7 +124,7 @@ class _Arguments:
     def run(self, work: Callable[[_Part], None], asked: int, rows: int) -> None:
         """Every part, on as many threads as PyTorch uses; each takes the next one when it is done.
 
-        ``asked`` vectors have products with tokens, and ``rows`` of weights sum them.
+        ``asked`` vectors have products with tokens, and ``rows`` of weights sum them up.
         """
         threads, numbers = min(torch.get_num_threads(), self.parts), iter(range(self.parts))
 
@@ -144,14 +147,15 @@ class _Part:
     Attributes
     ----------
     products, totals, mean, rstd, lost
-        As of the compiled functions, ``[f, rows, M]``, ``[f, asked]``, ``[f, M]`` twice and ``[f, rows]``.
+        As of the compiled functions, ``[f, R, M]`` with R the larger of ``asked`` and ``rows``, ``[f, asked]``,
+        ``[f, M]`` twice and ``[f, rows]``.
     """
 
     def __init__(self, given: _Arguments, asked: int, rows: int) -> None:
         self._given = given
         room, step = -(-given.count // _ROW_STEP) * _ROW_STEP, given.step
         self._memory: tuple[Array, ...] = (
-            np.empty((step, rows, room), np.float32),
+            np.empty((step, max(asked, rows), room), np.float32),
             np.empty((step, asked), np.float32),
             # finite behind the last token, and whatever nobody writes
             np.zeros((step, room), np.float32),
@@ -180,11 +184,11 @@ class _Part:
             *(self.products, self.totals, self.mean, self.rstd),
         )
 
-    def sum(self, sums: Array) -> Array:
-        """The part's rows of ``sums [F, rows, D]``; see :func:`mettle_cache.methods.float_kernels.sum_frames`."""
-        own = sums[self._frames]
-        self._given.kernels.sum_frames(self._codes, self._scale, self._offset, self.products, self.lost, own)
-        return own
+    def sum(self, added: Array, sums: Array) -> None:
+        """The part's share of ``sums [F, *, D]``; see :func:`mettle_cache.methods.float_kernels.sum_frames`."""
+        self._given.kernels.sum_frames(
+            *(self._codes, self._scale, self._offset, self.products, self.lost), added, sums[self._frames]
+        )
 
 
 def kernels_of(tokens: LayerTokens) -> ModuleType:

@@ -234,16 +234,24 @@ def multiply_planes(
     offset: Array,
     less: Array,
     found: Array,
+    added: Array,
     out: Array,
 ) -> None:
-    """``out[p, c] = scale[c] * (vector p · column c) + shifts[p] * offset[c] - less[p]``, some columns at a time."""
-    count = units.shape[0]
+    """``scale[c] * (vector p · column c) + shifts[p] * offset[c] - less[p]`` of each p and c, some columns at a time.
+
+    Those of the first vectors are added to ``added``, the others written to ``out``.
+    """
+    count, total = units.shape[0], added.shape[0]
+    joined = np.empty(found.shape[1], np.float32)
     for start in range(0, scale.shape[0], found.shape[1]):
         multiply_blocks(planes, columns, start, found)
         stop = min(start + found.shape[1], scale.shape[0])
         own, more = scale[start:stop], offset[start:stop]
-        for p in range(count):
-            join_planes(found, p, count, units[p], own, shifts[p], more, less[p], out[p, start:stop])
+        for p in range(total):
+            join_planes(found, p, count, units[p], own, shifts[p], more, less[p], joined[: stop - start])
+            added[p, start:stop] += joined[: stop - start]
+        for p in range(total, count):
+            join_planes(found, p, count, units[p], own, shifts[p], more, less[p], out[p - total, start:stop])
 
 
 @njit(nogil=True, cache=True)
@@ -269,6 +277,7 @@ def score_frames(
     found = aligned(planes.shape[0], 4 * COLUMNS).view(np.int32)
     folded, units, shifts = np.empty(width, np.float32), np.empty(asked, np.float32), np.empty(asked, np.float32)
     ones, nothing = np.ones(products.shape[2], np.float32), np.zeros(asked, np.float32)
+    nobody = np.empty((0, 0), np.float32)
     shapes, former = _tile_shapes(), np.zeros(64, np.uint8)
     exchange_shapes(shapes.ctypes.data, former.ctypes.data)
     for f in range(codes.shape[0]):
@@ -281,14 +290,16 @@ def score_frames(
             largest, shifts[p], totals[f, p] = fold_vector(vector_of(vectors, first + f, p), s, o, folded)
             units[p] = split_row(folded, largest, planes, p, asked)
         pack_tokens(tokens, columns)
-        multiply_planes(planes, units, columns, ones, shifts, ones, nothing, found, products[f])
+        multiply_planes(planes, units, columns, ones, shifts, ones, nothing, found, nobody, products[f])
     exchange_shapes(former.ctypes.data, shapes.ctypes.data)
 
 
 @njit(nogil=True, cache=True)
-def sum_frames(codes: Array, scale: Array, offset: Array, weights: Array, less: Array, sums: Array) -> None:
+def sum_frames(
+    codes: Array, scale: Array, offset: Array, weights: Array, less: Array, added: Array, sums: Array
+) -> None:
     """As :func:`mettle_cache.methods.float_kernels.sum_frames`."""
-    asked = weights.shape[1]
+    asked = added.shape[0] + sums.shape[1]
     room, padded = _round_up(weights.shape[2], TILE_BYTES), _round_up(scale.shape[1], TILE_BYTES)
     scratch, planes = aligned(room, padded), aligned(_round_up(PLANES * asked, BLOCK), room)
     scratch[:], planes[:] = 0, 0
@@ -304,5 +315,5 @@ def sum_frames(codes: Array, scale: Array, offset: Array, weights: Array, less: 
         for p in range(asked):
             largest, totals[p] = size_up(weights[f, p])
             units[p] = split_row(weights[f, p], largest, planes, p, asked)
-        multiply_planes(planes, units, columns, s, totals, o, less[f], found, sums[f])
+        multiply_planes(planes, units, columns, s, totals, o, less[f], found, added, sums[f])
     exchange_shapes(former.ctypes.data, shapes.ctypes.data)

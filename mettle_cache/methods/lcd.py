@@ -63,6 +63,7 @@ class LCD(nn.Module):
             raise UsageError("LCD needs at least one layer")
         self.layers = tuple(layers)
         counts = count_by_stage(self.layers, meta_tokens)
+        self.count = sum(counts[layer.stage] for layer in self.layers)
         self.distillers = nn.ModuleDict(
             {_key(layer): LayerDistiller(layer, counts[layer.stage], options) for layer in self.layers}
         )
@@ -77,16 +78,14 @@ class LCD(nn.Module):
         B clips, T segments, N tokens, D channels. Layers that this module does not read are ignored.
         """
         total: Tensor | None = None
-        count = 0
         for layer in self.layers:
             stored, key = tokens[layer.name], _key(layer)
             projection = self.projections[key] if self.projections else None
-            meta_tokens = self.distillers[key](stored.flatten_frames(), projection).unflatten(0, stored.codes.shape[:2])
-            summed = meta_tokens.sum(-2)
+            summed = self.distillers[key](stored.flatten_frames(), projection, summed=True)
+            summed = summed.unflatten(0, stored.codes.shape[:2])
             total = summed if total is None else total + summed
-            count += meta_tokens.shape[-2]
         assert total is not None
-        return total / count
+        return total / self.count
 
 
 def count_by_stage(layers: Sequence[LayerSpec], meta_tokens: int | Sequence[int]) -> dict[int, int]:

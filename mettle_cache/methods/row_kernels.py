@@ -2,7 +2,8 @@
 
 Rows of M values, of which the first N are of tokens; those behind mean nothing, and become 0.
 
-Shapes: F frames, N tokens, Q queries, K mixing rows. All floats are float32.
+Shapes: F frames, N tokens, Q queries, C contexts (the queries q, q + C, ... share one), K mixing rows. All floats are
+float32.
 """
 
 from __future__ import annotations
@@ -73,23 +74,24 @@ def rescale_row(row: Array, mean: Array, rstd: Array) -> Any:
 
 
 @njit(nogil=True, cache=True, fastmath=FAST)
-def centre_row(gradient: Array, weights: Array) -> None:
-    """The softmax's backward, in place: ``weights * (gradient - weights · gradient)``."""
+def centre_row(weights: Array, gradient: Array) -> None:
+    """The softmax's backward, in the place of its weights: ``weights * (gradient - weights · gradient)``."""
     total = float32(0)
     for n in range(weights.shape[0]):
         total += weights[n] * gradient[n]
     for n in range(weights.shape[0]):
-        gradient[n] = weights[n] * (gradient[n] - total)
+        weights[n] *= gradient[n] - total
 
 
 @njit(nogil=True, cache=True)
 def weigh_frames(
-    products: Array, totals: Array, mixing: Array, eps: float, mean: Array, rstd: Array, lost: Array
+    products: Array, totals: Array, mixing: Array, contexts: int, eps: float, mean: Array, rstd: Array, lost: Array
 ) -> None:
-    """Turn scores, the first rows of ``products [F, Q + K, M]``, into weights of tokens, and add the mixing rows.
+    """Turn scores, the first Q rows of ``products [F, R, M]``, into C rows of weights, and put mixing rows behind them.
 
-    ``totals [F, Q]`` are the sums of what gave the scores; without a norm (``eps`` below 0) they, ``mean`` and ``rstd``
-    have no meaning. ``lost [F, Q + K]`` is what every channel of the sums under these weights then has too much.
+    R is the larger of Q and C + K. ``totals [F, Q]`` are the sums of what gave the scores; without a norm (``eps``
+    below 0) they, ``mean`` and ``rstd`` have no meaning. ``lost [F, C + K]`` is what every channel of the sums under
+    these weights then has too much.
     """
     asked, count = totals.shape[1], mixing.shape[1]
     products[:, :, count:] = 0
@@ -99,9 +101,12 @@ def weigh_frames(
             if eps >= 0:
                 normalise_row(rows[q], mean[f], rstd[f], totals[f, q])
             softmax_row(rows[q], count)
-            if eps >= 0:
-                lost[f, q] = rescale_row(rows[q], mean[f], rstd[f])
-        rows[asked:, :count] = mixing
+            if q >= contexts:
+                rows[q % contexts] += rows[q]
+        if eps >= 0:
+            for c in range(contexts):
+                lost[f, c] = rescale_row(rows[c], mean[f], rstd[f])
+        rows[contexts : contexts + mixing.shape[0], :count] = mixing
 
 
 @njit(nogil=True, cache=True)
@@ -109,31 +114,39 @@ def weigh_frames_back(
     products: Array,
     totals: Array,
     mixing: Array,
+    contexts: int,
     eps: float,
     mean: Array,
     rstd: Array,
     lost: Array,
     d_mixing: Array,
 ) -> None:
-    """Turn scores, and the gradients of weights behind them, into weights of tokens and gradients of scores.
+    """Turn scores into their gradients, and the gradients of contexts' weights behind them into these weights.
 
-    As :func:`weigh_frames`, of ``products [F, 2 Q + K, M]`` and as many ``totals`` and ``lost``. The last K rows come
+    As :func:`weigh_frames`, of ``products [F, Q + C + K, M]`` and as many ``totals`` and ``lost``. The last K rows come
     as gradients of the mixing rows, which are added to ``d_mixing [K, N]``.
     """
     count = mixing.shape[1]
-    asked = (totals.shape[1] - mixing.shape[0]) // 2
+    asked = totals.shape[1] - contexts - mixing.shape[0]
+    summed = np.empty(products.shape[2], np.float32)
     products[:, :, count:] = 0
     for f in range(products.shape[0]):
         rows = products[f]
-        d_mixing += rows[2 * asked :, :count]
-        for q in range(asked):
-            weights, gradient = rows[q], rows[asked + q]
+        d_mixing += rows[asked + contexts :, :count]
+        for c in range(contexts):
+            gradient = rows[asked + c]
             if eps >= 0:
-                normalise_row(weights, mean[f], rstd[f], totals[f, q])
-                normalise_row(gradient, mean[f], rstd[f], totals[f, asked + q])
-            softmax_row(weights, count)
-            centre_row(gradient, weights)
+                normalise_row(gradient, mean[f], rstd[f], totals[f, asked + c])
+            summed[:] = 0
+            for q in range(c, asked, contexts):
+                if eps >= 0:
+                    normalise_row(rows[q], mean[f], rstd[f], totals[f, q])
+                softmax_row(rows[q], count)
+                summed += rows[q]
+                centre_row(rows[q], gradient)
+                if eps >= 0:
+                    lost[f, q] = rescale_row(rows[q], mean[f], rstd[f])
+            gradient[:] = summed
             if eps >= 0:
-                lost[f, q] = rescale_row(weights, mean[f], rstd[f])
-                lost[f, asked + q] = rescale_row(gradient, mean[f], rstd[f])
-        rows[2 * asked :, :count] = mixing
+                lost[f, asked + c] = rescale_row(gradient, mean[f], rstd[f])
+        rows[asked + contexts :, :count] = mixing

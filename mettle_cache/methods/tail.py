@@ -38,6 +38,17 @@ class TailWeights(NamedTuple):
     projection: Tensor | None = None
     projection_bias: Tensor | None = None
 
+    def of_sum(self, count: int) -> TailWeights:
+        """What makes the sum of ``count`` meta-tokens of the sums of their contexts and of their mixed tokens."""
+        return self._replace(
+            values_bias=_times(count, self.values_bias),
+            norm_bias=_times(count, self.norm_bias),
+            out_bias=_times(count, self.out_bias),
+            mix_bias=None if self.mix_bias is None else self.mix_bias.sum(0, keepdim=True),
+            residual=None if self.residual is None else self.residual.sum(1, keepdim=True),
+            projection_bias=_times(count, self.projection_bias),
+        )
+
 
 class TailGradient(NamedTuple):
     """What the output's gradient alone gives: those of the meta-tokens and of the attended values ``[F, K, D]``.
@@ -151,6 +162,10 @@ def _each(pooled: Tensor, matrices: Tensor) -> Tensor:
 def _linear_gradients(d_output: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
     """Of weight and bias of a projection of ``given [F, K, *]``."""
     return d_output.flatten(0, 1).mT @ given.flatten(0, 1), d_output.sum((0, 1))
+
+
+def _times(count: int, bias: Tensor | None) -> Tensor | None:
+    return None if bias is None else count * bias
 
 
 def _given(weight: Tensor | None) -> Tensor:

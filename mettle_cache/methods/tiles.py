@@ -8,7 +8,8 @@ An affine codec and a LayerNorm fold into the small side of the two products (ab
 
 Codes become floats in a tile that stays in a CPU's cache.
 
-Shapes: F frames (B clips times T segments), f those of a tile, N tokens, D channels, Q queries, K mixing rows.
+Shapes: F frames (B clips times T segments), f those of a tile, N tokens, D channels, Q queries, C contexts, K mixing
+rows.
 """
 
 from __future__ import annotations
@@ -123,6 +124,24 @@ def _with_mean(queries: Tensor, extra: Tensor | None = None) -> Tensor:
     return torch.cat([queries, mean] if extra is None else [queries, mean, extra], dim=1)
 
 
+def add_up(weights: Tensor, contexts: int) -> Tensor:
+    """Weights of each context ``[f, C, N]``: the sums of those of its queries, of ``weights [f, Q, N]``."""
+    if weights.shape[1] == contexts:
+        return weights
+    summed: Tensor = weights.unflatten(1, (-1, contexts)).sum(1)
+    return summed
+
+
+def softmax_gradient(weights: Tensor, d_weights: Tensor) -> Tensor:
+    """Gradient of the scores ``[f, Q, N]``, from that of the contexts' weights ``[f, C, N]``."""
+    if not weights.shape[1]:
+        return weights
+    by_context = weights.unflatten(1, (-1, d_weights.shape[1]))
+    d_own = d_weights.unsqueeze(1)
+    gradient: Tensor = by_context * (d_own - (by_context * d_own).sum(-1, keepdim=True))
+    return gradient.flatten(1, 2)
+
+
 def _tile_queries(queries: Tensor, window: slice, frames: int) -> Tensor:
     """The queries of a tile's frames; ``queries`` are ``[Q, D]`` for all frames alike, or ``[F, Q, D]``."""
     return queries.expand(frames, -1, -1) if queries.ndim == 2 else queries[window]
@@ -138,16 +157,18 @@ class PoolingGradient:
     mixing: Tensor | None
 
 
-def pool(tokens: LayerTokens, queries: Tensor, mixing: Tensor | None, eps: float | None) -> tuple[Tensor, Tensor]:
-    """``context [Q, F, D]`` and ``mixed [F, K, D]`` of :func:`mettle_cache.methods.absorbed.absorbed_pooling`."""
+def pool(
+    tokens: LayerTokens, queries: Tensor, mixing: Tensor | None, eps: float | None, contexts: int
+) -> tuple[Tensor, Tensor]:
+    """``context [C, F, D]`` and ``mixed [F, K, D]`` of :func:`mettle_cache.methods.absorbed.absorbed_pooling`."""
     frames = tokens.codes.shape[0]
-    context = queries.new_empty(queries.shape[-2], frames, tokens.width)
+    context = queries.new_empty(contexts, frames, tokens.width)
     mixed = queries.new_empty(frames, 0 if mixing is None else mixing.shape[0], tokens.width)
     for window, tile in frame_tiles(tokens, queries.dtype):
         asked = _tile_queries(queries, window, tile.codes.shape[0])
         products = tile.inner(asked if eps is None else _with_mean(asked))
         attention = attend(tile, asked, products, eps)
-        context[:, window] = attention.pool(tile, attention.weights).transpose(0, 1)
+        context[:, window] = attention.pool(tile, add_up(attention.weights, contexts)).transpose(0, 1)
         if mixing is not None:
             mixed[window] = tile.pool(mixing.expand(tile.codes.shape[0], -1, -1))
     return context, mixed
@@ -161,12 +182,12 @@ def pool_backward(
     d_context: Tensor,
     d_mixed: Tensor,
 ) -> PoolingGradient:
-    """Read the tokens again and go back from ``d_context [Q, F, D]`` and ``d_mixed [F, K, D]``."""
+    """Read the tokens again and go back from ``d_context [C, F, D]`` and ``d_mixed [F, K, D]``."""
     context, mixed = torch.empty_like(d_context), torch.empty_like(d_mixed)
     d_queries = torch.zeros_like(queries)
     d_mixing = None if mixing is None else torch.zeros_like(mixing)
-    count = queries.shape[-2]
-    head = count + (eps is not None)
+    contexts = d_context.shape[0]
+    head = queries.shape[-2] + (eps is not None)
     for window, tile in frame_tiles(tokens, queries.dtype):
         asked = _tile_queries(queries, window, tile.codes.shape[0])
         d_own = d_context[:, window].transpose(0, 1)
@@ -174,15 +195,14 @@ def pool_backward(
         # one product serves the logits again, the gradient of the weights, and the gradient of the mixing rows
         products = tile.inner(torch.cat([asked, d_out], dim=1) if eps is None else _with_mean(asked, d_out))
         attention = attend(tile, asked, products[:, :head], eps)
-        d_weights = attention.normalise(products[:, head : head + count], d_own)
-        centred = d_weights - (attention.weights * d_weights).sum(-1, keepdim=True)
-        d_asked = attention.pool(tile, attention.weights * centred)
-        context[:, window] = attention.pool(tile, attention.weights).transpose(0, 1)
+        d_weights = attention.normalise(products[:, head : head + contexts], d_own)
+        d_asked = attention.pool(tile, softmax_gradient(attention.weights, d_weights))
+        context[:, window] = attention.pool(tile, add_up(attention.weights, contexts)).transpose(0, 1)
         if queries.ndim == 2:
             d_queries += d_asked.sum(0)
         else:
             d_queries[window] = d_asked
         if mixing is not None and d_mixing is not None:
             mixed[window] = tile.pool(mixing.expand(tile.codes.shape[0], -1, -1))
-            d_mixing += products[:, head + count :].sum(0)
+            d_mixing += products[:, head + contexts :].sum(0)
     return PoolingGradient(context, mixed, d_queries, d_mixing)

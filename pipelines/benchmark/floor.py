@@ -32,10 +32,12 @@ class Floor:
 def necessary_products(layers: Sequence[LayerSpec], recipe: Recipe, *, segments: int) -> int:
     """Multiply-adds of LCD for one clip, forward and backward, however it is computed.
 
-    Per frame and layer, with Q = K H queries, N tokens of D channels, d outputs: scores and context ``2 Q N D``, their
-    gradients as many; the mixing rows ``K N D`` and their gradient; the tokens' variances ``N D``; value, output and
-    common projection ``K (2 D² + d D)``, and twice that for their gradients. What does not grow with the frames is left
-    out, and so is the decoder: both are small, and a lower floor is the harder one to come near.
+    Per frame and layer, with K meta-tokens and H heads, N tokens of D channels, d outputs: scores ``K H N D`` and the
+    queries' gradients; contexts ``H N D`` and their weights' gradients; the mixing row ``N D`` and its gradient; the
+    tokens' variances ``N D``; value, output and common projection ``2 D² + d D``, and twice that for their gradients.
+    Where K would stand with the others, one does: only the sum of the meta-tokens is asked for, and all that follows
+    the softmax is affine. What does not grow with the frames is left out, and so is the decoder: both are small, and a
+    lower floor is the harder one to come near.
     """
     lcd, total = recipe.lcd, 0
     stages = {m: sorted({layer.stage for layer in layers if layer.modality == m}) for m in ("visual", "audio")}
@@ -44,7 +46,7 @@ def necessary_products(layers: Sequence[LayerSpec], recipe: Recipe, *, segments:
         k = counts if isinstance(counts, int) else counts[stages[layer.modality].index(layer.stage)]
         tokens, width = layer.tokens, layer.width
         dim = lcd.dim if isinstance(lcd.dim, int) else 0
-        mixing = 2 * k if lcd.pretrained_branch == "linear" else 0
-        total += segments * tokens * width * (4 * k * lcd.heads + mixing + 1)
-        total += segments * 3 * k * (2 * width * width + dim * width)
+        mixing = 2 if lcd.pretrained_branch == "linear" else 0
+        total += segments * tokens * width * (2 * (k + 1) * lcd.heads + mixing + 1)
+        total += segments * 3 * (2 * width * width + dim * width)
     return total

@@ -12,20 +12,26 @@ from tests.methods.conftest import FORMS, make_tokens
 EPS = 1e-5
 
 
-def pool_plainly(tokens, queries, mixing, eps):
-    """The definition, with everything expanded."""
+def pool_plainly(tokens, queries, mixing, eps, contexts=None):
+    """The definition, with everything expanded; the contexts of queries that share one are added up at the end."""
     x = tokens.floats(torch.float64)
     attended = x if eps is None else torch.nn.functional.layer_norm(x, x.shape[-1:], eps=eps)
     queries = queries.expand(len(x), -1, -1)
     context = (queries @ attended.mT).softmax(-1) @ attended
+    if contexts:
+        context = context.unflatten(1, (-1, contexts)).sum(1)
     return context, x.new_empty(len(x), 0, x.shape[-1]) if mixing is None else mixing @ x
 
 
-def assert_same_function(tokens, queries, mixing, eps):
+def pool_absorbed(tokens, queries, mixing, eps, contexts):
+    return absorbed_pooling(tokens, queries, mixing, eps=eps, contexts=contexts)
+
+
+def assert_same_function(tokens, queries, mixing, eps, contexts=None):
     results = []
-    for pool in (lambda *a: absorbed_pooling(*a[:3], eps=a[3]), pool_plainly):
+    for pool in (pool_absorbed, pool_plainly):
         leaves = [part.detach().clone().requires_grad_() for part in (queries, mixing) if part is not None]
-        context, mixed = pool(tokens, leaves[0], leaves[1] if mixing is not None else None, eps)
+        context, mixed = pool(tokens, leaves[0], leaves[1] if mixing is not None else None, eps, contexts)
         weights = torch.linspace(-1, 1, context.numel(), dtype=torch.float64).view_as(context)
         ((context * weights).sum() + (mixed * mixed).sum()).backward()
         results.append((context.detach(), mixed.detach(), *(leaf.grad for leaf in leaves)))
@@ -37,12 +43,13 @@ def assert_same_function(tokens, queries, mixing, eps):
 
 @pytest.mark.parametrize("eps", [None, EPS])
 @pytest.mark.parametrize("per_frame", [False, True])
-def test_outputs_and_gradients_equal_plain_attention(form, eps, per_frame):
+@pytest.mark.parametrize("contexts", [None, 8, 4, 1])
+def test_outputs_and_gradients_equal_plain_attention(form, eps, per_frame, contexts):
     rng = torch.Generator().manual_seed(1)
     shape = (5, 8, 16) if per_frame else (8, 16)
     queries = torch.randn(shape, generator=rng, dtype=torch.float64) * 0.3
     mixing = torch.randn(2, 33, generator=rng, dtype=torch.float64)
-    assert_same_function(make_tokens(form, 5, 33, 16), queries, mixing, eps)
+    assert_same_function(make_tokens(form, 5, 33, 16), queries, mixing, eps, contexts)
 
 
 @settings(max_examples=40, deadline=None)
@@ -51,19 +58,20 @@ def test_outputs_and_gradients_equal_plain_attention(form, eps, per_frame):
     frames=st.integers(1, 7),
     count=st.integers(1, 40),
     half_width=st.integers(1, 12),
-    asked=st.integers(0, 5),
+    contexts=st.integers(0, 3),
+    shared=st.integers(1, 3),
     mixers=st.integers(0, 3),
     norm=st.booleans(),
     tile=st.integers(1, 4000),
 )
-def test_any_shape_in_any_tiling(form, frames, count, half_width, asked, mixers, norm, tile):
+def test_any_shape_in_any_tiling(form, frames, count, half_width, contexts, shared, mixers, norm, tile):
     rng = torch.Generator().manual_seed(frames)
     width = 2 * half_width
-    queries = torch.randn(asked, width, generator=rng, dtype=torch.float64)
+    queries = torch.randn(contexts * shared, width, generator=rng, dtype=torch.float64)
     mixing = torch.randn(mixers, count, generator=rng, dtype=torch.float64) if mixers else None
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(tiles.TILE_BYTES, "cpu", tile)
-        assert_same_function(make_tokens(form, frames, count, width), queries, mixing, EPS if norm else None)
+        assert_same_function(make_tokens(form, frames, count, width), queries, mixing, EPS if norm else None, contexts)
 
 
 def test_nothing_of_the_tokens_size_is_kept():

@@ -75,9 +75,12 @@ def test_products_and_sums_are_exact_to_single_precision(count, width, asked):
     assert np.allclose(rstd[:, :count], 1 / np.sqrt(tokens.var(-1) + 1e-5), rtol=1e-4)
     weights = np.zeros((2, asked, room), np.float32)
     weights[:, :, :count] = rng.random((2, asked, count), dtype=np.float32)
-    less, sums = rng.random((2, asked), dtype=np.float32), np.empty((2, asked, width), np.float32)
-    integer_kernels.sum_frames(codes, scale, offset, weights, less, sums)
-    assert relative_error(sums, weights[:, :, :count].astype(np.float64) @ tokens - less[..., None]) < 1e-6
+    less, total = rng.random((2, asked), dtype=np.float32), asked // 2
+    added, sums = np.ones((total, width), np.float32), np.empty((2, asked - total, width), np.float32)
+    integer_kernels.sum_frames(codes, scale, offset, weights, less, added, sums)
+    exact = weights[:, :, :count].astype(np.float64) @ tokens - less[..., None]
+    assert relative_error(sums, exact[:, total:]) < 1e-6
+    assert not total or relative_error(added, 1 + exact[:, :total].sum(0)) < 1e-6
 
 
 def relative_error(found, exact):

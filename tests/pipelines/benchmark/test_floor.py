@@ -15,7 +15,8 @@ def layer(modality, stage, tokens, width):
         # N = 10, D = 8, H = 2, d = 4, K = 1: Q = 2 scores and contexts and their gradients, 4 x 2 x 80; two mixing rows
         # 2 x 80, the variances 80; three times D^2 + D^2 + d D
         (["lcd.k_visual=1"], 640 + 160 + 80 + 3 * (64 + 64 + 32)),
-        (["lcd.k_visual=3"], 3 * 640 + 3 * 160 + 80 + 3 * 3 * (64 + 64 + 32)),
+        # Q = 6 scores and query gradients, 2 x 6 x 80; the rest is of their sum
+        (["lcd.k_visual=3"], 960 + 320 + 160 + 80 + 3 * (64 + 64 + 32)),
         (["lcd.pretrained_branch=avgpool"], 640 + 80 + 3 * (64 + 64 + 32)),
         (["lcd.dim=none"], 640 + 160 + 80 + 3 * (64 + 64)),
     ],
