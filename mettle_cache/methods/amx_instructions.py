@@ -6,9 +6,10 @@ one in integer_kernels.py.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from llvmlite.ir import Constant, Function, FunctionType, IntType, PointerType, VectorType, VoidType
+from llvmlite.ir import Constant, Function, FunctionType, IntType, PointerType, VoidType
 from numba.core import types
 from numba.extending import intrinsic
 
@@ -58,67 +59,55 @@ def add_products(typing: Any, left: Any, left_stride: Any, right: Any, right_str
 
     Four bytes that follow each other in a column do so in memory, one column after the other; strides are in bytes.
     """
+    return types.void(*[types.intp] * 4), _products_of(rows=2)
 
-    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        left, left_stride, right, right_stride = arguments
-        below = builder.add(left, builder.mul(left_stride, Constant(_WORD, TILE_ROWS)))
-        beside = builder.add(right, Constant(_WORD, TILE_BYTES))
-        for tile, address, stride in (
-            (4, left, left_stride),
-            (5, below, left_stride),
-            (6, right, right_stride),
-            (7, beside, right_stride),
-        ):
-            _instruct(builder, "tileloadd64", tile, builder.inttoptr(address, _MEMORY), stride)
-        for sums, row, column in ((0, 4, 6), (1, 4, 7), (2, 5, 6), (3, 5, 7)):
-            _instruct(builder, "tdpbssd", sums, row, column)
-        return context.get_dummy_value()
 
-    return types.void(types.intp, types.intp, types.intp, types.intp), build
+@intrinsic
+def add_upper_products(typing: Any, left: Any, left_stride: Any, right: Any, right_stride: Any) -> Any:
+    """As :func:`add_products`, of 16 rows."""
+    return types.void(*[types.intp] * 4), _products_of(rows=1)
 
 
 @intrinsic
 def keep_sums(typing: Any, address: Any, stride: Any) -> Any:
     """A block's sums ``[32, 32]`` into memory whose rows are ``stride`` bytes apart."""
-
-    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        address, stride = arguments
-        below = builder.add(address, builder.mul(stride, Constant(_WORD, TILE_ROWS)))
-        for tile, corner in ((0, address), (2, below)):
-            beside = builder.add(corner, Constant(_WORD, TILE_BYTES))
-            _instruct(builder, "tilestored64", tile, builder.inttoptr(corner, _MEMORY), stride)
-            _instruct(builder, "tilestored64", tile + 1, builder.inttoptr(beside, _MEMORY), stride)
-        return context.get_dummy_value()
-
-    return types.void(types.intp, types.intp), build
+    return types.void(types.intp, types.intp), _sums_of(rows=2)
 
 
 @intrinsic
-def transpose_words(typing: Any, rows: Any, stride: Any, columns: Any, column_stride: Any) -> Any:
-    """16 rows of 16 words of four bytes, at one address, as rows of their columns at another; strides are in bytes.
+def keep_upper_sums(typing: Any, address: Any, stride: Any) -> Any:
+    """As :func:`keep_sums`, of 16 rows."""
+    return types.void(types.intp, types.intp), _sums_of(rows=1)
 
-    Numba makes a loop over words of it, which takes three times as long.
-    """
-    lanes = VectorType(IntType(32), TILE_ROWS)
+
+def _products_of(*, rows: int) -> Callable[..., Any]:
+    """The code that multiplies so many rows of tiles: tiles 4 and 5 with 6 and 7, into 0 to 3."""
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        source, stride, target, target_stride = arguments
-
-        def place(start: Any, step: Any, number: int) -> Any:
-            address = builder.add(start, builder.mul(step, Constant(_WORD, number)))
-            return builder.inttoptr(address, lanes.as_pointer())
-
-        rows = [builder.load(place(source, stride, number), align=4) for number in range(TILE_ROWS)]
-        # exchange the halves of pairs of rows: of words, of pairs of words, and so on
-        for half in (1, 2, 4, 8):
-            for upper in (number for number in range(TILE_ROWS) if not number & half):
-                pair = rows[upper], rows[upper + half]
-                even = [w + TILE_ROWS - half if w & half else w for w in range(TILE_ROWS)]
-                odd = [w + TILE_ROWS if w & half else w + half for w in range(TILE_ROWS)]
-                for number, order in ((upper, even), (upper + half, odd)):
-                    rows[number] = builder.shuffle_vector(*pair, Constant(lanes, order))
-        for number, row in enumerate(rows):
-            builder.store(row, place(target, target_stride, number), align=4)
+        left, left_stride, right, right_stride = arguments
+        for row in range(rows):
+            address = builder.add(left, builder.mul(left_stride, Constant(_WORD, row * TILE_ROWS)))
+            _instruct(builder, "tileloadd64", 4 + row, builder.inttoptr(address, _MEMORY), left_stride)
+        for column in range(2):
+            address = builder.add(right, Constant(_WORD, column * TILE_BYTES))
+            _instruct(builder, "tileloadd64", 6 + column, builder.inttoptr(address, _MEMORY), right_stride)
+        for row in range(rows):
+            for column in range(2):
+                _instruct(builder, "tdpbssd", 2 * row + column, 4 + row, 6 + column)
         return context.get_dummy_value()
 
-    return types.void(types.intp, types.intp, types.intp, types.intp), build
+    return build
+
+
+def _sums_of(*, rows: int) -> Callable[..., Any]:
+    """The code that stores so many rows of tiles of sums."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        address, stride = arguments
+        for tile in range(2 * rows):
+            down = builder.mul(stride, Constant(_WORD, tile // 2 * TILE_ROWS))
+            corner = builder.add(builder.add(address, down), Constant(_WORD, tile % 2 * TILE_BYTES))
+            _instruct(builder, "tilestored64", tile, builder.inttoptr(corner, _MEMORY), stride)
+        return context.get_dummy_value()
+
+    return build

@@ -19,14 +19,14 @@ Array = NDArray[Any]
 
 # sums may be reordered into vectors; infinities and NaN keep their meaning
 FAST = {"contract", "reassoc", "nsz", "arcp"}
-_LINE = 64  # bytes
+LINE = 64  # bytes of a cache
 
 
 @njit(nogil=True, cache=True)
 def aligned(rows: int, nbytes: int) -> Any:
     """Memory ``[rows, nbytes]`` from a cache line's start on: a vector that straddles two loads at half the speed."""
-    memory = np.empty(rows * nbytes + _LINE, np.int8)
-    start = -memory.ctypes.data % _LINE
+    memory = np.empty(rows * nbytes + LINE, np.int8)
+    start = -memory.ctypes.data % LINE
     return memory[start : start + rows * nbytes].reshape(rows, nbytes)
 
 

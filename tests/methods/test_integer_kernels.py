@@ -8,14 +8,15 @@ from hypothesis.extra import numpy as arrays
 
 from mettle_cache.methods import integer_kernels
 from mettle_cache.methods.amx import has_byte_tiles
+from mettle_cache.methods.planes import size_up, split_row
 
 finite = st.floats(-(2.0**100), 2.0**100, width=32)
 
 
 def split(row):
     planes = np.zeros((3, len(row)), np.int8)
-    largest, _ = integer_kernels.size_up(row)
-    return integer_kernels.split_row(row, np.float32(largest), planes, 0, 1), planes.astype(np.int64)
+    largest, _ = size_up(row)
+    return split_row(row, np.float32(largest), planes, 0, 1), planes.astype(np.int64)
 
 
 @settings(deadline=None)
@@ -23,8 +24,8 @@ def split(row):
 def test_three_bytes_are_a_row_to_a_unit(row):
     unit, (high, middle, low) = split(row)
     whole = high * 65536 + middle * 256 + low
-    # half a unit, and what float32 rounds in the division
-    assert np.abs(whole * float(unit) - row.astype(np.float64)).max() <= max(1.1 * float(unit), 1e-31)
+    # half a unit, and float32 rounds unit, inverse and product: half a unit of the largest each
+    assert np.abs(whole * float(unit) - row.astype(np.float64)).max() <= max(2 * float(unit), 1e-31)
     assert float(unit) == pytest.approx(np.abs(row).max() / 0x7F7F00, rel=1e-6, abs=1e-44)
 
 
@@ -40,18 +41,20 @@ def test_what_is_not_a_number_makes_the_whole_row_so(value):
     assert not np.isfinite(unit)
 
 
-def test_words_are_transposed():
+def test_a_block_of_tokens_becomes_columns():
     tokens = np.arange(32 * 128, dtype=np.int32).astype(np.int8).reshape(32, 128)
-    columns = np.zeros((32, 32), np.int32)
+    columns = np.zeros((32, 48), np.int32)
     integer_kernels.pack_tokens(tokens, columns)
-    assert np.array_equal(columns, tokens.view(np.int32).T)
+    assert np.array_equal(columns[:, :32], tokens.view(np.int32).T)
 
 
 def test_channels_of_four_tokens_lie_together():
-    tokens = np.arange(8 * 64, dtype=np.int32).astype(np.int8).reshape(8, 64)
-    columns = np.zeros((2, 64), np.int32)
-    integer_kernels.interleave_tokens(tokens, columns)
-    assert np.array_equal(columns.view(np.int8).reshape(2, 64, 4), tokens.reshape(2, 4, 64).transpose(0, 2, 1))
+    tokens = np.arange(8 * 96, dtype=np.int32).astype(np.int8).reshape(8, 96)
+    wanted = tokens.reshape(2, 4, 96).transpose(0, 2, 1)
+    for start, stop in ((0, 64), (64, 96)):
+        columns = np.zeros((2, 64), np.int32)
+        integer_kernels.interleave_tokens(tokens, start, columns)
+        assert np.array_equal(columns.view(np.int8).reshape(2, 64, 4)[:, : stop - start], wanted[:, start:stop])
 
 
 @pytest.mark.skipif(not has_byte_tiles(), reason="this processor multiplies no tiles of bytes")
