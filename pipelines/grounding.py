@@ -19,6 +19,7 @@ from mettle_cache.errors import ConfigError, UsageError
 from mettle_cache.store import TokenStore
 from mettle_cache.tasks.avqa_grounding import GroundingTask
 from mettle_cache.tasks.protocol import Task
+from pipelines.allocation import keep_freed_memory
 from pipelines.binding import choose_device
 from pipelines.checkpoint import load_checkpoint, save_checkpoint
 from pipelines.feed import Feed, Split, read_split
@@ -114,6 +115,7 @@ def pretrain_grounding(job: GroundingJob, progress: Progress | None = None) -> G
     """
     progress = progress or Silent()
     fix_summation_order()
+    keep_freed_memory()
     store = TokenStore.open(job.store or newest_store(CACHE))
     out = job.out or WEIGHTS / f"{Path(store.path).stem}-grounding.safetensors"
     folder = _run_folder(out)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from mettle_cache.errors import UsageError
+from pipelines.allocation import keep_freed_memory
 from pipelines.binding import bind_task, choose_device, open_store
 from pipelines.feed import Feed, Split, read_split
 from pipelines.group_report import GroupReport
@@ -102,6 +103,7 @@ def train_heads(
     """
     progress = progress or Silent()
     fix_summation_order()
+    keep_freed_memory()
     check_shared(plans)
     opened, target = open_store(store), choose_device(device)
     train, selection, notes = _choose_splits(opened, select_on)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from mettle_cache.store.reader import TokenStore
+from pipelines.allocation import keep_freed_memory
 from pipelines.benchmark.childprocess import call_in_child, serve
 from pipelines.benchmark.heads import bench_recipe, store_trainee, training_batches
 from pipelines.benchmark.memorymeter import available_memory
@@ -45,6 +46,7 @@ def measure_heads(request: HeadsRequest) -> dict[int, list[float]]:
 
 def _work(request: dict[str, Any]) -> dict[str, object]:
     fix_summation_order()
+    keep_freed_memory()
     wanted = HeadsRequest(**request)
     device = torch.device(wanted.device)
     recipe = bench_recipe(tiny=wanted.tiny)

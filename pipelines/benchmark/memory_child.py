@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mettle_cache.store.reader import TokenStore
+from pipelines.allocation import keep_freed_memory
 from pipelines.benchmark.childprocess import call_in_child, serve
 from pipelines.benchmark.heads import bench_recipe, load_libraries, store_trainee, training_batches
 from pipelines.benchmark.memorymeter import MemoryMeter
@@ -59,6 +60,7 @@ def measure_memory(request: MemoryRequest) -> Breakdown:
 
 def _work(request: dict[str, Any]) -> dict[str, object]:
     fix_summation_order()
+    keep_freed_memory()
     wanted = MemoryRequest(**request)
     device = torch.device(wanted.device)
     before = MemoryMeter(device)

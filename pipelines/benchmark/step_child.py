@@ -14,6 +14,7 @@ from mettle_cache.backbones import Backbone
 from mettle_cache.store.reader import TokenStore
 from mettle_cache.tasks.protocol import StepInputs
 from mettle_cache.tokens import LayerTokens, TokenBatch
+from pipelines.allocation import keep_freed_memory
 from pipelines.benchmark.childprocess import call_in_child, serve
 from pipelines.benchmark.fullsize import SEGMENTS
 from pipelines.benchmark.heads import (
@@ -73,6 +74,7 @@ def measure_steps(request: StepRequest) -> StepResult:
 
 def _work(request: dict[str, Any]) -> dict[str, object]:
     fix_summation_order()
+    keep_freed_memory()
     wanted = StepRequest(**request)
     device = torch.device(wanted.device)
     load_libraries(device, wanted.attention)
