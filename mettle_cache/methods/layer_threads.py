@@ -130,4 +130,15 @@ def _side_by_side(run: Callable[[T], R], items: Sequence[T], works: Sequence[Lay
 @functools.cache
 def _pool_of(workers: int, threads: int) -> ThreadPoolExecutor:
     """Workers that use so many threads each for what PyTorch spreads."""
-    return ThreadPoolExecutor(workers, "mettle-layer", initializer=torch.set_num_threads, initargs=(threads,))
+    all_there, before = threading.Barrier(workers), torch.get_num_threads()
+
+    def start() -> None:
+        # a thread takes the number of the process when it first asks, also one that was set before in the thread
+        torch.get_num_threads()
+        torch.set_num_threads(threads)
+
+    pool = ThreadPoolExecutor(workers, "mettle-layer", initializer=start)
+    wait([pool.submit(all_there.wait) for _ in range(workers)])
+    # workers set the process's number too, which is for those that come later
+    torch.set_num_threads(before)
+    return pool

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ _SPARE = 0.25
 
 @dataclass(frozen=True, kw_only=True)
 class HeadsRequest:
-    """``counts`` are the numbers of heads to time, in turns, ``repeats`` times each."""
+    """``counts`` are the numbers of heads to time, in turns, ``repeats`` times each, after ``untimed`` steps of all."""
 
     store: str
     batch: int
@@ -33,6 +34,7 @@ class HeadsRequest:
     repeats: int
     device: str
     tiny: bool
+    untimed: int = 1
 
 
 def measure_heads(request: HeadsRequest) -> dict[int, list[float]]:
@@ -54,18 +56,18 @@ def _work(request: dict[str, Any]) -> dict[str, object]:
         trainees = [store_trainee(store, recipe, seed=0, device=device)]
         counts = _fitting(wanted.counts, _KEPT_A_PARAMETER * trainees[0].parameters, available_memory(device))
         trainees += [store_trainee(store, recipe, seed=seed, device=device) for seed in range(1, max(counts))]
-        steps = 1 + wanted.repeats * len(counts)
+        steps = wanted.untimed + wanted.repeats * len(counts)
         batches = training_batches(store, trainees[0].task.layers, wanted.batch, steps, device)
-        first = next(batches)
-        for trainee in trainees:
-            trainee.step(first, epoch=0, index=0)
+        for index, batch in enumerate(islice(batches, wanted.untimed)):
+            for trainee in trainees:
+                trainee.step(batch, epoch=0, index=index)
         seconds: dict[int, list[float]] = {count: [] for count in counts}
         for index in range(wanted.repeats):
             for count in counts:
                 started = now(device)
                 batch = next(batches)
                 for trainee in trainees[:count]:
-                    trainee.step(batch, epoch=0, index=index + 1)
+                    trainee.step(batch, epoch=1, index=index)
                 seconds[count].append(now(device) - started)
     return {"seconds": seconds}
 

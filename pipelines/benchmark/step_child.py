@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,8 @@ MODULE = "pipelines.benchmark.step_child"
 class StepRequest:
     """What to train on: a store, or (None) backbones that run in every step.
 
-    ``attention`` is ``absorbed`` or ``stock``; ``steps`` are timed after one that is not.
+    ``attention`` is ``absorbed`` or ``stock``; ``steps`` are timed after ``untimed`` ones. What is saved is counted in
+    the first of those.
     """
 
     store: str | None
@@ -47,6 +49,7 @@ class StepRequest:
     steps: int
     device: str
     tiny: bool
+    untimed: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +90,8 @@ def _work(request: dict[str, Any]) -> dict[str, object]:
     else:
         with TokenStore.open(Path(wanted.store)) as store:
             trainee = store_trainee(store, recipe, device=device)
-            batches = training_batches(store, trainee.task.layers, wanted.batch, wanted.steps + 1, device)
+            steps = wanted.untimed + wanted.steps
+            batches = training_batches(store, trainee.task.layers, wanted.batch, steps, device)
             result = _time_steps(trainee, batches, wanted, None)
     return {**result, "peak": meter.peak, "memory_of": meter.kind}
 
@@ -95,18 +99,20 @@ def _work(request: dict[str, Any]) -> dict[str, object]:
 def _time_steps(
     trainee: Trainee, batches: Iterator[FeedBatch], wanted: StepRequest, online: _OnlineSource | None
 ) -> dict[str, object]:
-    """One step that is counted for what it saves, then those that are timed."""
+    """Steps as ``wanted``; of the online source what its steps take, and not what they leave out."""
     first = next(batches)
     given = [*trainee.model.parameters(), *trainee.model.buffers(), *token_tensors(first.tokens)]
     with counting_saved(given) as saved:
         trainee.step(first, epoch=0, index=0)
     tokens = first.tokens.nbytes
     del given, first
+    for index, batch in enumerate(islice(batches, wanted.untimed - 1)):
+        trainee.step(batch, epoch=0, index=index + 1)
     if online is not None:
         online.seconds = online.copying = 0.0
     started = now(trainee.device)
     for index, batch in enumerate(batches):
-        trainee.step(batch, epoch=0, index=index + 1)
+        trainee.step(batch, epoch=1, index=index)
     seconds = now(trainee.device) - started - (online.copying if online else 0.0)
     backbone = online.seconds if online else 0.0
     return {
@@ -135,7 +141,7 @@ class _OnlineSource:
     def batches(self) -> Iterator[FeedBatch]:
         clips = self._wanted.batch
         rows = list(range(clips))
-        for _ in range(self._wanted.steps + 1):
+        for _ in range(self._wanted.untimed + self._wanted.steps):
             layers: dict[str, LayerTokens] = {}
             for backbone in self._backbones:
                 layers |= self._tokens(backbone, clips)

@@ -1,7 +1,9 @@
 """Layers side by side, against one after the other: the same bits, the same graph to the outside."""
 
 import gc
+import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -18,7 +20,6 @@ def several_threads():
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     yield
-    assert torch.get_num_threads() == 3, "a worker's number of threads is its own"
     torch.set_num_threads(before)
 
 
@@ -49,6 +50,24 @@ def test_not_a_bit_differs_from_one_layer_after_the_other(form, steps):
 
 def works_of(*modules):
     return [LayerWork(lambda m=module: m(torch.ones(2, 3)), tuple(module.parameters()), cost=1) for module in modules]
+
+
+def test_each_worker_keeps_its_number_of_threads_and_others_keep_theirs():
+    layer_threads._pool_of.cache_clear()
+    found, both = [], threading.Barrier(2)
+
+    def look():
+        both.wait()
+        found.append(torch.get_num_threads())
+        return torch.ones(1)
+
+    for threads in (2, 3, 2):
+        torch.set_num_threads(threads)
+        add_up_layers([LayerWork(look, (), 1)] * 2, side_by_side=True)
+        elsewhere = ThreadPoolExecutor(1).submit(torch.get_num_threads).result()
+        assert elsewhere == threads
+    assert found == [1] * 6
+    torch.set_num_threads(3)
 
 
 def test_layers_run_on_threads_of_their_own_and_the_most_expensive_first(monkeypatch):
