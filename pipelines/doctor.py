@@ -45,6 +45,7 @@ def examine(cache: Path = Path("cache"), *, measure: bool = True) -> Diagnosis:
         *examine_software(),
         examine_device(),
         examine_memory(),
+        examine_products(),
         examine_disk(cache, measure=measure),
         examine_decoders(),
         *examine_weights(),
@@ -86,6 +87,14 @@ def examine_memory() -> Finding:
     return Finding(
         "cores", f"{available_cores()}, {memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB memory free"
     )
+
+
+def examine_products() -> Finding:
+    """What a CPU multiplies codes with."""
+    from mettle_cache.methods.amx import has_byte_tiles
+
+    found = "tiles of bytes (AMX)" if has_byte_tiles() else "float32: no tiles of bytes (AMX) on this processor"
+    return Finding("products", found)
 
 
 def examine_disk(cache: Path, *, measure: bool) -> Finding:

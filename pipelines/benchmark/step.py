@@ -13,6 +13,7 @@ import torch
 
 from mettle_cache.errors import RunError
 from mettle_cache.layers import LayerSpec
+from mettle_cache.methods.amx import has_byte_tiles
 from pipelines.benchmark.floor import Floor, necessary_products
 from pipelines.benchmark.fullsize import SEGMENTS, bench_layers, store_bytes, write_bench_store
 from pipelines.benchmark.heads import bench_recipe
@@ -30,6 +31,8 @@ from pipelines.progress import Progress
 
 CODECS = ("int8", "float16")
 OURS, STOCK, ONLINE = "int8, absorbed attention", "float16, stock attention", "backbones in every step, stock attention"
+# ours, as it is on a processor without tiles of bytes
+FLOATS = "int8, absorbed attention, products in float32"
 HEAD_COUNTS = (1, 2, 4, 8)
 # a backbone's forward pass takes seconds a clip on a CPU, and one clip after the other as long as several at once
 ONLINE_CLIPS_ON_CPU = 1
@@ -94,12 +97,13 @@ def _requests(place: Path, batch: int, device: torch.device, tiny: bool) -> dict
     # these take a minute each, of which neither is a noticeable part
     stock = replace(ours, store=str(place / "float16"), attention="stock", steps=1, untimed=1)
     online = replace(stock, store=None, batch=batch if tiny else ONLINE_CLIPS_ON_CPU)
+    floats = {FLOATS: replace(ours, byte_tiles=False)} if device.type == "cpu" and has_byte_tiles() else {}
     if tiny:
-        return {OURS: ours, STOCK: stock, ONLINE: online}
+        return {OURS: ours, **floats, STOCK: stock, ONLINE: online}
     stock = replace(stock, batch=_largest_batch(stock, batch, device))
     if device.type != "cpu":
         online = replace(online, batch=_largest_batch(online, batch, device))
-    return {OURS: ours, STOCK: stock, ONLINE: online}
+    return {OURS: ours, **floats, STOCK: stock, ONLINE: online}
 
 
 def _largest_batch(request: StepRequest, most: int, device: torch.device) -> int:
@@ -180,7 +184,7 @@ def tabulate(findings: Findings, options: BenchOptions) -> BenchTable:
     """The table: seconds a clip beside the floor, rates, memory, what is saved, and heads that share a pass."""
     floor, denominators = _floor(findings)
     ours = measured(OURS, findings.seconds(OURS), "s/clip", of=floor, note=f"batch {findings.batch}")
-    others = [_other_row(findings, name, ours) for name in (STOCK, ONLINE)]
+    others = [_other_row(findings, name, ours) for name in (FLOATS, STOCK, ONLINE) if name in findings.requests]
     rows = [ours, *others, *_rate_rows(findings), *_memory_rows(findings), *_head_rows(findings.heads, findings.batch)]
     return BenchTable(
         bench="step",
@@ -263,7 +267,7 @@ def _goals(findings: Findings, ours: Row, others: Sequence[Row]) -> tuple[Goal, 
         # the other goals were set for a CPU
         return tuple(goals)
     for row in others:
-        if row.ratio is not None:
+        if row.ratio is not None and row.variant in WANTED:
             goals.append(Goal(what=f"{row.variant}, over ours", wanted=WANTED[row.variant], found=row.ratio))
     if ours.ratio is not None:
         goals.append(Goal(what="ours, over the floor", wanted=FLOORS, found=ours.ratio, least=False))

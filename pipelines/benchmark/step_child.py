@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 
 from mettle_cache.backbones import Backbone
+from mettle_cache.methods import amx
 from mettle_cache.store.reader import TokenStore
 from mettle_cache.tasks.protocol import StepInputs
 from mettle_cache.tokens import LayerTokens, TokenBatch
@@ -39,8 +41,8 @@ MODULE = "pipelines.benchmark.step_child"
 class StepRequest:
     """What to train on: a store, or (None) backbones that run in every step.
 
-    ``attention`` is ``absorbed`` or ``stock``; ``steps`` are timed after ``untimed`` ones. What is saved is counted in
-    the first of those.
+    ``attention`` is ``absorbed`` or ``stock``; without ``byte_tiles`` a processor that has some does as others do.
+    ``steps`` are timed after ``untimed`` ones; what is saved is counted in the first of those.
     """
 
     store: str | None
@@ -50,6 +52,7 @@ class StepRequest:
     device: str
     tiny: bool
     untimed: int = 1
+    byte_tiles: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +82,8 @@ def _work(request: dict[str, Any]) -> dict[str, object]:
     fix_summation_order()
     keep_freed_memory()
     wanted = StepRequest(**request)
+    if not wanted.byte_tiles:
+        os.environ[amx.SWITCH] = "0"
     device = torch.device(wanted.device)
     load_libraries(device, wanted.attention)
     meter = MemoryMeter(device)

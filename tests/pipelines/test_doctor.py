@@ -46,6 +46,12 @@ def test_the_disk_is_read_where_the_stores_will_be(empty_folder, monkeypatch):
     assert "GB/s" in by_topic(examine(empty_folder / "cache" / "deeper"))["disk"].found
 
 
+@pytest.mark.parametrize(("tiles", "found"), [(True, "tiles of bytes (AMX)"), (False, "float32: no tiles of bytes")])
+def test_it_says_what_codes_are_multiplied_with(empty_folder, monkeypatch, tiles, found):
+    monkeypatch.setattr("mettle_cache.methods.amx.has_byte_tiles", lambda: tiles)
+    assert by_topic(examine(measure=False))["products"].found.startswith(found)
+
+
 def test_a_missing_package_is_a_finding(empty_folder, monkeypatch):
     monkeypatch.setattr(doctor, "PACKAGES", ("torch", "no-such-package"))
     finding = by_topic(examine(measure=False))["no-such-package"]

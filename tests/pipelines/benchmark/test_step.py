@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from mettle_cache.errors import RunError
+from mettle_cache.methods.amx import has_byte_tiles
 from pipelines.benchmark.fullsize import bench_layers
 from pipelines.benchmark.options import BenchOptions
 from pipelines.benchmark.registry import run_bench
 from pipelines.benchmark.step import (
+    FLOATS,
     HEAD_COUNTS,
     ONLINE,
     OURS,
@@ -36,7 +38,8 @@ def table(tmp_path_factory):
 
 
 def test_every_way_to_train_has_seconds_a_rate_and_memory(table):
-    for name in (OURS, STOCK, ONLINE):
+    assert (FLOATS in {row.variant for row in table.rows}) == has_byte_tiles()
+    for name in (OURS, *([FLOATS] if has_byte_tiles() else []), STOCK, ONLINE):
         seconds, rate, memory = (table.row(f"{name}{what}") for what in ("", ": rate", ": memory"))
         assert (seconds.unit, rate.unit, memory.unit) == ("s/clip", "clips/s", "GB")
         assert rate.value == pytest.approx(1 / seconds.value)
