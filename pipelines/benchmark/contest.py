@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipelines.benchmark.limits import RawReader
 from pipelines.benchmark.pagecache import cached_fraction, evict
-from pipelines.benchmark.reading import BATCH, THREADS, Deliver, Reader, consume
+from pipelines.benchmark.reading import THREADS, Deliver, Reader, consume
 from pipelines.benchmark.table import Row, measured
 from pipelines.benchmark.timing import Variant, time_interleaved
 from pipelines.progress import Progress
@@ -23,16 +23,16 @@ FEW_PAGES = 0.02
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A store to be read: the clips in random order, its files in that order, and the bytes of its tokens."""
+    """A store to be read: the clips in random order, its files in that order, and the bytes of its tokens.
+
+    ``batch_bytes`` are those of the clips that are delivered at once.
+    """
 
     codec: str
     order: Sequence[int]
     files: Sequence[Path]
     nbytes: int
-
-    @property
-    def batch_bytes(self) -> int:
-        return BATCH * self.nbytes // len(self.order)
+    batch_bytes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +52,18 @@ class Contestant:
 
     def files(self) -> Sequence[Path]:
         return self.subject.files if self.reader is None else self.reader.files()
+
+
+@dataclass(frozen=True)
+class Standings:
+    """How a contest ended: the limits' rows, the others', and notes where the page cache was not as it should be."""
+
+    limits: tuple[Row, ...] = ()
+    rows: tuple[Row, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __add__(self, other: Standings) -> Standings:
+        return Standings(self.limits + other.limits, self.rows + other.rows, self.notes + other.notes)
 
 
 def raw_reads(subject: Subject) -> list[Contestant]:
@@ -75,10 +87,8 @@ def raw_reads(subject: Subject) -> list[Contestant]:
     ]
 
 
-def hold_contest(
-    contestants: Sequence[Contestant], *, cold: bool, repeats: int, progress: Progress
-) -> tuple[list[Row], list[Row], list[str]]:
-    """Time everybody in turns: the limits' rows, the others', and notes where the page cache was not as it should be.
+def hold_contest(contestants: Sequence[Contestant], *, cold: bool, repeats: int, progress: Progress) -> Standings:
+    """Time everybody in turns.
 
     Warm, everything is in the page cache because it has been read before. Cold, a contestant's files are closed,
     dropped from the page cache and opened again before each turn, and read once.
@@ -100,7 +110,7 @@ def hold_contest(
             limits[who.subject.codec] = row
         else:
             rows.append(row)
-    return list(limits.values()), rows, [note for turn in turns for note in turn.notes(state)]
+    return Standings(tuple(limits.values()), tuple(rows), tuple(note for turn in turns for note in turn.notes(state)))
 
 
 class Turn:

@@ -18,7 +18,7 @@ from pipelines.benchmark.fullsize import bench_layers, store_bytes, write_bench_
 from pipelines.benchmark.media import CLIP_BYTES, write_media
 from pipelines.benchmark.options import BenchOptions
 from pipelines.benchmark.precision import precision_rows
-from pipelines.benchmark.reading import our_reader, random_order
+from pipelines.benchmark.reading import COLD_BATCH, our_reader, random_order
 from pipelines.benchmark.table import BenchTable, Goal, Row, measured
 from pipelines.benchmark.timing import Samples, Variant, time_interleaved
 from pipelines.benchmark.workplace import workplace
@@ -94,7 +94,7 @@ def _variants(extraction: Extraction, store: Path, probe: int) -> Iterator[Varia
     yield Variant(
         PLAN_COMPUTES, partial(seconds_a_clip, rig.backbones, rig.device, rig.dataset.segments), own_clock=True
     )
-    reader = our_reader(READ, store, check="first")
+    reader = our_reader(READ, store, check="first", batch=COLD_BATCH)
     subject = Subject(codec=CODEC, order=random_order(READ_CLIPS), files=reader.files(), nbytes=0)
     turn = Turn(Contestant(name=READ, subject=subject, reader=reader), cold=True)
     yield Variant(READ, turn.read, before=turn.prepare, after=turn.rest)

@@ -23,7 +23,8 @@ from pipelines.benchmark.rivals.protocol import ClipArrays, Rival, Session, Sour
 
 # what TokenStore.batches does when it is not told otherwise
 THREADS = READS_AHEAD
-BATCH = 4
+# what the published recipes train on at once; and where a reader starts with new memory, which must not weigh
+BATCH, COLD_BATCH = 16, 4
 
 
 class Delivery(Protocol):
@@ -48,17 +49,17 @@ class Reader:
     open: Callable[[], AbstractContextManager[Deliver]]
 
 
-def our_reader(name: str, path: Path, *, check: str, device: str = "cpu") -> Reader:
-    """``TokenStore.batches`` as training uses it, onto ``device``."""
+def our_reader(name: str, path: Path, *, check: str, batch: int = BATCH, device: str = "cpu") -> Reader:
+    """``TokenStore.batches`` as training uses it, onto ``device``; ``batch`` clips at once."""
 
     @contextmanager
     def open_reader() -> Iterator[Deliver]:
         with TokenStore.open(path, check=check) as store:
 
             def deliver(order: Sequence[int]) -> Iterator[Delivery]:
-                batches = [list(order[start : start + BATCH]) for start in range(0, len(order), BATCH)]
-                for batch in store.batches(batches, threads=THREADS, device=device):
-                    yield _Batch(batch.layers, batch.clips)
+                batches = [list(order[start : start + batch]) for start in range(0, len(order), batch)]
+                for found in store.batches(batches, threads=THREADS, device=device):
+                    yield _Batch(found.layers, found.clips)
                 if device != "cpu":
                     torch.cuda.synchronize(device)
 
@@ -74,10 +75,10 @@ def our_reader(name: str, path: Path, *, check: str, device: str = "cpu") -> Rea
 
 
 def clip_slots(arrays: Sequence[ArrayLayout]) -> list[ClipArrays]:
-    """Memory for the clips that are under way, two a thread; touched, so that no page of it is new when it counts."""
+    """Memory for as many clips as our ring holds; touched, so that no page of it is new when it counts."""
     return [
         {array.name: np.ones((array.blocks, *array.chunk_shape), array.dtype) for array in arrays}
-        for _ in range(2 * THREADS)
+        for _ in range(2 * BATCH)
     ]
 
 

@@ -120,15 +120,15 @@ def test_ratios_are_to_the_limit_of_the_same_bytes_in_the_same_state(store, cold
     reader = our_reader("ours", store, check="never")
     subject = Subject(codec="int8", order=order, files=files, nbytes=check_delivery(reader, order))
     contestants = [*raw_reads(subject), Contestant(name="ours", subject=subject, reader=reader, passes=2)]
-    limits, rows, notes = hold_contest(contestants, cold=cold, repeats=2, progress=Silent())
+    found = hold_contest(contestants, cold=cold, repeats=2, progress=Silent())
     state = "cold" if cold else "warm"
-    assert [row.variant for row in limits] == [f"{state}: raw reads, int8"]
-    assert [row.variant for row in rows] == [f"{state}: raw reads into a small buffer, int8", f"{state}: ours"]
-    for row in rows:
-        assert row.ratio == row.value / limits[0].value
+    assert [row.variant for row in found.limits] == [f"{state}: raw reads, int8"]
+    assert [row.variant for row in found.rows] == [f"{state}: raw reads into a small buffer, int8", f"{state}: ours"]
+    for row in found.rows:
+        assert row.ratio == row.value / found.limits[0].value
         assert row.low <= row.value <= row.high
     if not cold:
-        assert notes == []
+        assert found.notes == ()
 
 
 def test_a_rate_is_all_the_bytes_of_all_the_passes_over_the_time(store, monkeypatch):
@@ -139,9 +139,9 @@ def test_a_rate_is_all_the_bytes_of_all_the_passes_over_the_time(store, monkeypa
         "pipelines.benchmark.timing.time.perf_counter", lambda: now.__setitem__(0, now[0] + 1) or now[0]
     )
     contestant = Contestant(name="ours", subject=subject, reader=reader, passes=4)
-    _, (row,), _ = hold_contest([contestant], cold=False, repeats=1, progress=Silent())
+    (row,) = hold_contest([contestant], cold=False, repeats=1, progress=Silent()).rows
     assert row.value == pytest.approx(4 * 3.0)
-    _, (row,), _ = hold_contest([contestant], cold=True, repeats=1, progress=Silent())
+    (row,) = hold_contest([contestant], cold=True, repeats=1, progress=Silent()).rows
     assert row.value == pytest.approx(3.0)
 
 
@@ -150,9 +150,9 @@ def test_a_page_cache_that_is_not_as_it_should_be_is_said(store, monkeypatch, co
     monkeypatch.setattr("pipelines.benchmark.contest.cached_fraction", lambda files: cached)
     subject = Subject(codec="int8", order=[0], files=(), nbytes=1)
     contestant = Contestant(name="ours", subject=subject, reader=our_reader("ours", store, check="never"))
-    _, _, notes = hold_contest([contestant], cold=cold, repeats=1, progress=Silent())
+    notes = hold_contest([contestant], cold=cold, repeats=1, progress=Silent()).notes
     state = "cold" if cold else "warm"
-    assert notes == ([] if said is None else [f"{state}: {said} of the files of ours were in the page cache"])
+    assert notes == (() if said is None else (f"{state}: {said} of the files of ours were in the page cache",))
 
 
 def test_a_cold_turn_opens_its_files_anew_and_closes_them(store):
