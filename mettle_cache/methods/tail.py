@@ -129,13 +129,24 @@ def _value_gradients(context: Tensor, d_attended: Tensor, weights: TailWeights, 
     d_normed, d_shift = by_head.flatten(0, 1), d_attended.sum((0, 1))
     if weights.norm is None or weights.norm_bias is None:
         return TailWeights(values=d_normed, values_bias=d_shift)
+    d_norm, d_norm_bias = _leave_norm(d_normed, d_shift, values, weights.norm, weights.norm_bias)
+    return TailWeights(values=d_normed, values_bias=d_shift, norm=d_norm, norm_bias=d_norm_bias)
+
+
+def _leave_norm(
+    d_normed: Tensor, d_shift: Tensor, values: Tensor, norm: Tensor, norm_bias: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Gradients of the norm's weight and bias; that of the normed values becomes, in its place, that of the values."""
+    if values.device.type == "cpu" and values.dtype == torch.float32:
+        from mettle_cache.methods.weight_kernels import leave_norm
+
+        found = torch.empty_like(norm), torch.empty_like(norm_bias)
+        given = (d_normed, d_shift, values, norm, norm_bias, *found)
+        leave_norm(*(tensor.detach().numpy() for tensor in given))
+        return found
     d_norm = (d_normed * values).sum(0)
-    return TailWeights(
-        values=d_normed.mul_(weights.norm).addr_(d_shift, weights.norm_bias),
-        values_bias=d_shift,
-        norm=d_norm,
-        norm_bias=d_shift @ values,
-    )
+    d_normed.mul_(norm).addr_(d_shift, norm_bias)
+    return d_norm, d_shift @ values
 
 
 def _normed_values(weights: TailWeights, heads: int) -> Tensor:
