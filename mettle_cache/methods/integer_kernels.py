@@ -78,7 +78,7 @@ def centre_offset(offset: Array, centred: Array) -> Any:
     return middle
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, fastmath=FAST)
 def measure_tokens(
     tokens: Array, scale: Array, centred: Array, middle: float, share: float, eps: float, mean: Array, rstd: Array
 ) -> None:
@@ -86,14 +86,16 @@ def measure_tokens(
 
     One pass: squares are those of the distance from the frame's middle, from which a token's mean is not far.
     """
-    start, stride, sums = tokens.ctypes.data, tokens.shape[1], np.empty(8, np.float32)
+    start, stride, sums, squares = tokens.ctypes.data, tokens.shape[1], mean.ctypes.data, rstd.ctypes.data
     for n in range(0, mean.shape[0], 4):
         place = start + n * stride
-        add_moments(place, stride, scale.shape[0], scale.ctypes.data, centred.ctypes.data, sums.ctypes.data)
-        for i in range(4):
-            away = sums[i] * share
-            mean[n + i] = away + middle
-            rstd[n + i] = float32(1) / math.sqrt(max(sums[4 + i] * share - away * away, float32(0)) + eps)
+        add_moments(
+            place, stride, scale.shape[0], scale.ctypes.data, centred.ctypes.data, sums + 4 * n, squares + 4 * n
+        )
+    for n in range(mean.shape[0]):
+        away = mean[n] * share
+        mean[n] = away + middle
+        rstd[n] = float32(1) / math.sqrt(max(rstd[n] * share - away * away, float32(0)) + eps)
 
 
 @njit(nogil=True, cache=True)

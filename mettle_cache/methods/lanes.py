@@ -31,10 +31,10 @@ def _place(builder: Any, start: Any, step: Any, number: int) -> Any:
     return builder.add(start, builder.mul(step, Constant(_WORD, number)))
 
 
-def _call(builder: Any, name: str, result: Any, *operands: Any, **options: Any) -> Any:
+def _call(builder: Any, name: str, result: Any, *operands: Any) -> Any:
     """One of LLVM's functions."""
     kind = FunctionType(result, [operand.type for operand in operands])
-    return builder.call(builder.module.globals.get(name) or Function(builder.module, kind, name), operands, **options)
+    return builder.call(builder.module.globals.get(name) or Function(builder.module, kind, name), operands)
 
 
 def _fma(builder: Any, *operands: Any) -> Any:
@@ -151,12 +151,33 @@ def join_lanes(
     return types.void(place, place, floats, place, floats, place, floats, types.boolean, place), build
 
 
+def _add_up_each(builder: Any, vectors: list[Any]) -> Any:
+    """The sum of each of eight vectors, in their order: halves are added up of two at a time, then of what they give.
+
+    Fewer instructions than one sum after the other.
+    """
+    half = LANES // 2
+    while half:
+        pairs = zip(vectors[::2], vectors[1::2], strict=True) if len(vectors) > 1 else [(vectors[0], vectors[0])]
+        first, second = (
+            [start + n for start in range(skip, 2 * LANES, 2 * half) for n in range(half)] for skip in (0, half)
+        )
+        vectors = [
+            builder.fadd(*(builder.shuffle_vector(*pair, Constant(_INTS, order)) for order in (first, second)))
+            for pair in pairs
+        ]
+        half //= 2
+    return vectors[0]
+
+
 @intrinsic
-def add_moments(typing: Any, tokens: Any, stride: Any, width: Any, scale: Any, offset: Any, sums: Any) -> Any:
-    """Of four rows of bytes, as ``x = byte * scale + offset``: four sums of x, and four of x², to ``sums``."""
+def add_moments(
+    typing: Any, tokens: Any, stride: Any, width: Any, scale: Any, offset: Any, sums: Any, squares: Any
+) -> Any:
+    """Of four rows of bytes, as ``x = byte * scale + offset``: four sums of x to ``sums``, of x² to ``squares``."""
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        tokens, stride, width, scale, offset, sums = arguments
+        tokens, stride, width, scale, offset, sums, squares = arguments
         totals = [cgutils.alloca_once_value(builder, Constant(_FLOATS, None)) for _ in range(8)]
         with cgutils.for_range_slice(builder, Constant(_WORD, 0), width, Constant(_WORD, LANES)) as (start, _):
             own, more = (
@@ -169,10 +190,10 @@ def add_moments(typing: Any, tokens: Any, stride: Any, width: Any, scale: Any, o
                 plain, squared = totals[number], totals[4 + number]
                 builder.store(builder.fadd(builder.load(plain), x), plain)
                 builder.store(_fma(builder, x, x, builder.load(squared)), squared)
-        for number, total in enumerate(totals):
-            given = Constant(_FLOAT, 0.0), builder.load(total)
-            found = _call(builder, "llvm.vector.reduce.fadd.v16f32", _FLOAT, *given, fastmath=("reassoc",))
-            _store(builder, found, builder.add(sums, Constant(_WORD, 4 * number)))
+        found = _add_up_each(builder, [builder.load(total) for total in totals])
+        for start, place in ((0, sums), (4, squares)):
+            four = Constant(VectorType(_INT, 4), list(range(start, start + 4)))
+            _store(builder, builder.shuffle_vector(found, found, four), place)
         return context.get_dummy_value()
 
-    return types.void(*[types.intp] * 6), build
+    return types.void(*[types.intp] * 7), build

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -87,12 +87,12 @@ class _LayerGraph:
         with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(_keeping(self.kept), self.kept.__getitem__):
             self.output = work.run()
 
-    def gradients(self, d_output: Tensor) -> Iterator[Tensor | None]:
+    def gradients(self, d_output: Tensor) -> list[Tensor | None]:
         """Those of the parameters, None for one that needs none."""
         wanted = [parameter for parameter in self.parameters if parameter.requires_grad]
         found = iter(torch.autograd.grad(self.output, wanted, d_output, allow_unused=True) if wanted else ())
         self.kept.clear()
-        return iter([next(found) if parameter.requires_grad else None for parameter in self.parameters])
+        return [next(found) if parameter.requires_grad else None for parameter in self.parameters]
 
 
 def _keeping(kept: list[Tensor]) -> Callable[[Tensor], int]:

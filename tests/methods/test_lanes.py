@@ -27,7 +27,8 @@ def join(found, unit, scale, shift, offset, less, adding, out):
 
 @njit
 def moments(rows, width, scale, offset, out):
-    add_moments(rows.ctypes.data, rows.shape[1], width, scale.ctypes.data, offset.ctypes.data, out.ctypes.data)
+    sums, squares = out.ctypes.data, out[4:].ctypes.data
+    add_moments(rows.ctypes.data, rows.shape[1], width, scale.ctypes.data, offset.ctypes.data, sums, squares)
 
 
 def draw_bytes(*shape):
