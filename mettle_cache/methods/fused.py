@@ -23,6 +23,7 @@ from torch import Tensor
 
 from mettle_cache.methods.amx import has_byte_tiles
 from mettle_cache.methods.tiles import PoolingGradient
+from mettle_cache.methods.workers import share_out
 from mettle_cache.tokens import LayerTokens
 
 Array = NDArray[Any]
@@ -137,8 +138,7 @@ class _Arguments:
         if threads < 2:
             take_parts()
             return
-        for done in [_pool_of(threads).submit(take_parts) for _ in range(threads)]:
-            done.result()
+        share_out(take_parts, _pool_of(threads), threads)
 
 
 class _Part:

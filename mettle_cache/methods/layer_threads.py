@@ -22,7 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-T = TypeVar("T")
+from mettle_cache.methods.workers import share_out
+
+T = TypeVar("T", "LayerWork", "_LayerGraph")
 R = TypeVar("R")
 
 
@@ -52,7 +54,7 @@ def add_up_layers(works: Sequence[LayerWork], *, side_by_side: bool) -> Tensor:
         with torch.inference_mode(inference), torch.no_grad():
             return work.run()
 
-    return functools.reduce(torch.add, _side_by_side(run, works, works))
+    return functools.reduce(torch.add, _side_by_side(run, works))
 
 
 class _LayerSum(torch.autograd.Function):
@@ -60,8 +62,8 @@ class _LayerSum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, works: Sequence[LayerWork], *parameters: nn.Parameter) -> Tensor:
-        graphs = _side_by_side(_LayerGraph, works, works)
-        ctx.works, ctx.graphs, ctx.counts = works, graphs, [len(graph.kept) for graph in graphs]
+        graphs = _side_by_side(_LayerGraph, works)
+        ctx.graphs, ctx.counts = graphs, [len(graph.kept) for graph in graphs]
         ctx.save_for_backward(*(tensor for graph in graphs for tensor in graph.kept))
         for graph in graphs:
             graph.kept.clear()
@@ -73,7 +75,7 @@ class _LayerSum(torch.autograd.Function):
         saved = iter(ctx.saved_tensors)
         for graph, count in zip(ctx.graphs, ctx.counts, strict=True):
             graph.kept.extend(next(saved) for _ in range(count))
-        found = _side_by_side(lambda graph: graph.gradients(d_output), ctx.graphs, ctx.works)
+        found = _side_by_side(lambda graph: graph.gradients(d_output), ctx.graphs)
         return None, *(gradient for own in found for gradient in own)
 
 
@@ -81,7 +83,7 @@ class _LayerGraph:
     """A layer's output with its own graph, whose saved tensors are ``kept`` by whoever asks for them."""
 
     def __init__(self, work: LayerWork) -> None:
-        self.parameters = work.parameters
+        self.parameters, self.cost = work.parameters, work.cost
         # the graph holds this list and not this object, which holds the graph
         self.kept: list[Tensor] = []
         with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(_keeping(self.kept), self.kept.__getitem__):
@@ -103,27 +105,18 @@ def _keeping(kept: list[Tensor]) -> Callable[[Tensor], int]:
     return keep
 
 
-def _side_by_side(run: Callable[[T], R], items: Sequence[T], works: Sequence[LayerWork]) -> list[R]:
+def _side_by_side(run: Callable[[T], R], items: Sequence[T]) -> list[R]:
     """``run`` of each item, in their order; the most expensive first, so that the last ones to end are small."""
     found: dict[int, R] = {}
-    queue = iter(sorted(range(len(items)), key=lambda number: -works[number].cost))
-    taking = threading.Lock()
+    queue = iter(sorted(range(len(items)), key=lambda number: -items[number].cost))
 
     def take_layers() -> None:
-        while True:
-            with taking:
-                number = next(queue, None)
-            if number is None:
-                return
+        for number in queue:
             found[number] = run(items[number])
 
     threads = torch.get_num_threads()
     workers = min(threads, len(items))
-    taken = [_pool_of(workers, threads // workers).submit(take_layers) for _ in range(workers)]
-    # all of them, also where one failed: they read memory that the caller may then use again
-    wait(taken)
-    for done in taken:
-        done.result()
+    share_out(take_layers, _pool_of(workers, threads // workers), workers)
     return [found[number] for number in range(len(items))]
 
 
