@@ -16,31 +16,11 @@ from numba.extending import overload
 from mettle_cache.methods.compiled import Array
 
 
-def unpack_tokens(codes: Array, f: int, start: int, scratch: Array) -> None:
-    """Tokens of a frame from ``start`` on in the first rows and columns of ``scratch``, as many as there are rows."""
-    raise NotImplementedError("runs in compiled code only")
-
-
-@overload(unpack_tokens, strict=False)
-def _unpack_tokens(codes: Any, f: Any, start: Any, scratch: Any) -> Any:
-    def plain(codes: Array, f: int, start: int, scratch: Array) -> None:
-        for n in range(min(codes.shape[1] - start, scratch.shape[0])):
-            row, own = codes[f, start + n], scratch[n]
-            for d in range(row.shape[0]):
-                own[d] = row[d]
-
-    def packed(codes: Array, f: int, start: int, scratch: Array) -> None:
-        half = codes.shape[2]
-        for n in range(min(codes.shape[1] - start, scratch.shape[0])):
-            row, low, high = codes[f, start + n], scratch[n, :half], scratch[n, half : 2 * half]
-            for d in range(half):
-                low[d], high[d] = row[d] & 15, row[d] >> 4
-
-    return packed if codes.dtype == types.uint8 else plain
-
-
 def some_tokens(codes: Array, f: int, start: int, step: int, scratch: Array) -> Array:
-    """As many tokens of a frame as ``scratch`` has rows, their number and channels in whole steps, or else copied."""
+    """As many tokens of a frame as ``scratch`` has rows, their number and channels in whole steps, or else copied.
+
+    A copy has the tokens that there are in its first rows and columns; what else is there stays.
+    """
     raise NotImplementedError("runs in compiled code only")
 
 
@@ -49,13 +29,20 @@ def _some_tokens(codes: Any, f: Any, start: Any, step: Any, scratch: Any) -> Any
     def plain(codes: Array, f: int, start: int, step: int, scratch: Array) -> Array:
         stop = start + scratch.shape[0]
         if stop <= codes.shape[1] and codes.shape[2] % step == 0:
-            own: Array = codes[f, start:stop]
-            return own
-        unpack_tokens(codes, f, start, scratch)
+            whole: Array = codes[f, start:stop]
+            return whole
+        for n in range(min(codes.shape[1] - start, scratch.shape[0])):
+            row, own = codes[f, start + n], scratch[n]
+            for d in range(row.shape[0]):
+                own[d] = row[d]
         return scratch
 
     def packed(codes: Array, f: int, start: int, step: int, scratch: Array) -> Array:
-        unpack_tokens(codes, f, start, scratch)
+        half = codes.shape[2]
+        for n in range(min(codes.shape[1] - start, scratch.shape[0])):
+            row, low, high = codes[f, start + n], scratch[n, :half], scratch[n, half : 2 * half]
+            for d in range(half):
+                low[d], high[d] = row[d] & 15, row[d] >> 4
         return scratch
 
     return packed if codes.dtype == types.uint8 else plain
