@@ -58,8 +58,9 @@ def absorbed_pooling(
     mixed
         ``[F, K, D]``: ``mixing @ tokens``; K is 0 without ``mixing``.
     """
-    kept = queries.shape[-2] if contexts is None else contexts
-    result: tuple[Tensor, Tensor] = _Pooling.apply(tokens.codes, tokens.scale, tokens.zero, queries, mixing, eps, kept)
+    result: tuple[Tensor, Tensor] = _Pooling.apply(
+        *(tokens.codes, tokens.scale, tokens.zero, queries, mixing), eps, contexts
+    )
     return result
 
 
@@ -78,9 +79,8 @@ def distil_tokens(
     What was pooled is recomputed in the backward pass instead of kept. ``queries`` are K H, those of a meta-token
     together; where their contexts are added up to H, the output is one, for ``weights`` of the sum.
     """
-    kept = queries.shape[-2] if contexts is None else contexts
     output: Tensor = _Distillation.apply(
-        *(tokens.codes, tokens.scale, tokens.zero, queries, mixing), heads, eps, kept, *weights
+        *(tokens.codes, tokens.scale, tokens.zero, queries, mixing), heads, eps, contexts, *weights
     )
     return output
 
@@ -97,7 +97,7 @@ class _Pooling(torch.autograd.Function):
         queries: Tensor,
         mixing: Tensor | None,
         eps: float | None,
-        contexts: int,
+        contexts: int | None,
     ) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(codes, scale, zero, queries, mixing)
         ctx.eps = eps
@@ -126,7 +126,7 @@ class _Distillation(torch.autograd.Function):
         mixing: Tensor | None,
         heads: int,
         eps: float | None,
-        contexts: int,
+        contexts: int | None,
         *weights: Tensor | None,
     ) -> Tensor:
         ctx.save_for_backward(codes, scale, zero, queries, mixing, *weights)
@@ -147,10 +147,10 @@ class _Distillation(torch.autograd.Function):
 
 
 def _pool(
-    tokens: LayerTokens, queries: Tensor, mixing: Tensor | None, eps: float | None, contexts: int
+    tokens: LayerTokens, queries: Tensor, mixing: Tensor | None, eps: float | None, contexts: int | None
 ) -> tuple[Tensor, Tensor]:
     way = fused.pool if fused.fits(tokens, queries) else tiles.pool
-    return way(tokens, queries, mixing, eps, contexts)
+    return way(tokens, queries, mixing, eps, queries.shape[-2] if contexts is None else contexts)
 
 
 def _pool_backward(
