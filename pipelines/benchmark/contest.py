@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipelines.benchmark.limits import RawReader
 from pipelines.benchmark.pagecache import cached_fraction, evict
-from pipelines.benchmark.reading import THREADS, Deliver, Reader, consume
+from pipelines.benchmark.reading import BATCH, THREADS, Deliver, Reader, consume
 from pipelines.benchmark.table import Row, measured
 from pipelines.benchmark.timing import Variant, time_interleaved
 from pipelines.progress import Progress
@@ -25,14 +25,18 @@ FEW_PAGES = 0.02
 class Subject:
     """A store to be read: the clips in random order, its files in that order, and the bytes of its tokens.
 
-    ``batch_bytes`` are those of the clips that are delivered at once.
+    ``batch`` clips are delivered at once.
     """
 
     codec: str
     order: Sequence[int]
     files: Sequence[Path]
     nbytes: int
-    batch_bytes: int = 0
+    batch: int = BATCH
+
+    @property
+    def batch_bytes(self) -> int:
+        return self.batch * self.nbytes // len(self.order)
 
 
 @dataclass(frozen=True, kw_only=True)

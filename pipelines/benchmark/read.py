@@ -56,13 +56,11 @@ def run(options: BenchOptions, progress: Progress) -> BenchTable:
         warm, cold = Standings(), Standings()
         # one codec after the other: what every reader keeps for its batches would not fit side by side
         for codec in CODECS:
-            ours = _ours(place / codec, codec, clips, device, BATCH)
-            everybody = [*ours, *rivals] if codec == RIVALS_CODEC else ours
+            others = rivals if codec == RIVALS_CODEC else []
+            everybody = [*_ours(place / codec, codec, clips, device, BATCH), *others]
             warm += hold_contest(everybody, cold=False, repeats=options.repeats, progress=progress)
-        for codec in CODECS:
-            ours = _ours(place / codec, codec, clips, device, COLD_BATCH)
-            everybody = [who for who in ours if who.reader is not None or who.is_limit]
-            everybody += rivals if codec == RIVALS_CODEC else []
+            everybody = [*_ours(place / codec, codec, clips, device, COLD_BATCH), *others]
+            everybody = [who for who in everybody if who.reader is not None or who.is_limit]
             cold += hold_contest(everybody, cold=True, repeats=options.repeats, progress=progress)
     return BenchTable(
         bench="read",
@@ -91,8 +89,7 @@ def _ours(path: Path, codec: str, clips: int, device: str, batch: int) -> list[C
     if device != "cpu":
         readers.append(our_reader(f"{our_name(codec)}, onto {device}", path, check="never", batch=batch, device=device))
     delivered = [check_delivery(reader, order) for reader in readers]
-    nbytes = delivered[0]
-    subject = Subject(codec=codec, order=order, files=files, nbytes=nbytes, batch_bytes=batch * nbytes // clips)
+    subject = Subject(codec=codec, order=order, files=files, nbytes=delivered[0], batch=batch)
     own = [
         Contestant(name=reader.name, subject=subject, reader=reader, passes=PASSES, note=reader.note)
         for reader in readers
