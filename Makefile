@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 SOURCES := mettle_cache pipelines cli tests
 
 # two test processes share the cores: more threads in each would only make them wait for one another
-TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+TEST := OMP_NUM_THREADS=1 $(BIN)/pytest
 
 .PHONY: install demo test test-slow test-real check format constraints clean
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import typer
 
-from cli.options import Debug, Json
-from cli.output import emit
-from cli.table import table_lines
+from mettle_cache.cli.options import Debug, Json
+from mettle_cache.cli.output import emit
+from mettle_cache.cli.table import table_lines
 
 EPILOG = """Examples:
 

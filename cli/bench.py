@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.options import Debug, Device, Json
-from cli.output import emit
-from cli.table import table_lines
-from pipelines.benchmark.registry import BENCHES
-from pipelines.units import format_rate
+from mettle_cache.cli.options import Debug, Device, Json
+from mettle_cache.cli.output import emit
+from mettle_cache.cli.table import table_lines
+from mettle_cache.pipelines.benchmark.registry import BENCHES
+from mettle_cache.pipelines.report.units import format_rate
 
 if TYPE_CHECKING:
-    from pipelines.benchmark.table import BenchTable, Goal
+    from mettle_cache.pipelines.benchmark.table import BenchTable, Goal
 
 EPILOG = """Examples:
 
@@ -66,9 +66,9 @@ def bench(
             "name a bench, or ask for all of them",
             hint=f"mettle bench {next(iter(BENCHES))}, or mettle bench --report",
         )
-    from pipelines.benchmark.options import BenchOptions
-    from pipelines.benchmark.report import REPORT, load_tables, run_all, write_report
-    from pipelines.progress import terminal_progress
+    from mettle_cache.pipelines.benchmark.options import BenchOptions
+    from mettle_cache.pipelines.benchmark.report import REPORT, load_tables, run_all, write_report
+    from mettle_cache.pipelines.progress import terminal_progress
 
     path = out or REPORT
     options = BenchOptions(repeats=repeats, folder=folder, device=device)
@@ -90,9 +90,9 @@ def _command(name: str) -> Callable[..., None]:
         json: Json = False,
         debug: Debug = False,
     ) -> None:
-        from pipelines.benchmark.options import BenchOptions
-        from pipelines.benchmark.registry import run_bench
-        from pipelines.progress import terminal_progress
+        from mettle_cache.pipelines.benchmark.options import BenchOptions
+        from mettle_cache.pipelines.benchmark.registry import run_bench
+        from mettle_cache.pipelines.progress import terminal_progress
 
         options = BenchOptions(repeats=repeats, clips=clips, tiny=tiny, folder=folder, device=device)
         table = run_bench(name, options, terminal_progress())

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from cli.options import Debug, Json, Seed
-from cli.output import emit
-from cli.table import table_lines
+from mettle_cache.cli.options import Debug, Json, Seed
+from mettle_cache.cli.output import emit
+from mettle_cache.cli.table import table_lines
 
 EPILOG = """Examples:
 
@@ -30,9 +30,9 @@ def demo(
     debug: Debug = False,
 ) -> None:
     """Do the whole job on a small data set that is written here: under 3 minutes on a CPU."""
-    from pipelines.demo import FOLDER, run_demo
-    from pipelines.progress import terminal_progress
-    from pipelines.units import format_bytes, format_seconds
+    from mettle_cache.pipelines.demo import FOLDER, run_demo
+    from mettle_cache.pipelines.progress import terminal_progress
+    from mettle_cache.pipelines.report.units import format_bytes, format_seconds
 
     report = run_demo(terminal_progress(), folder=out or FOLDER, seed=seed)
     rows = [

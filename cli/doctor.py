@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from cli.options import Debug, Json
-from cli.output import emit
+from mettle_cache.cli.options import Debug, Json
+from mettle_cache.cli.output import emit
 
 EPILOG = """Examples:
 
@@ -30,7 +30,7 @@ def doctor(
 
     Missing weights or data are findings, not errors: the exit code is 0 all the same.
     """
-    from pipelines.doctor import examine
+    from mettle_cache.pipelines.doctor import examine
 
     diagnosis = examine(measure=measure)
     lines = []

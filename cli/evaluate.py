@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.group import spread_lines
-from cli.options import Debug, Device, Json
-from cli.output import emit
-from cli.table import table_lines
+from mettle_cache.cli.group import spread_lines
+from mettle_cache.cli.options import Debug, Device, Json
+from mettle_cache.cli.output import emit
+from mettle_cache.cli.table import table_lines
 
 if TYPE_CHECKING:
-    from pipelines.evaluate_report import EvaluateReport, EvaluationGroup
+    from mettle_cache.pipelines.report.evaluate_report import EvaluateReport, EvaluationGroup
 
 EPILOG = """Examples:
 
@@ -45,8 +45,8 @@ def evaluate(
 
     Several runs of one store are scored in one pass over it, and their mean and standard deviation given.
     """
-    from pipelines.evaluate import evaluate_run, evaluate_runs, find_runs
-    from pipelines.progress import terminal_progress
+    from mettle_cache.pipelines.evaluate.evaluation import evaluate_run, evaluate_runs, find_runs
+    from mettle_cache.pipelines.progress import terminal_progress
 
     found = [run for folder in runs for run in find_runs(folder)]
     progress = terminal_progress()

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.options import Debug, Device, Json
-from cli.output import emit
-from pipelines.units import format_bytes
+from mettle_cache.cli.options import Debug, Device, Json
+from mettle_cache.cli.output import emit
+from mettle_cache.pipelines.report.units import format_bytes
 
 if TYPE_CHECKING:
-    from pipelines.export import ExportReport, Timing
+    from mettle_cache.pipelines.evaluate.export import ExportReport, Timing
 
 EPILOG = """Examples:
 
@@ -22,7 +22,7 @@ mettle export runs/ave-swin-htsat-0 --out heads/ave.safetensors --json
 
 Then, from Python:
 
-from pipelines.export import load_exported
+from mettle_cache.pipelines.evaluate.export import load_exported
 
 outputs = load_exported(Path("heads/ave.safetensors"))(store.read([0]).layers)
 """
@@ -45,7 +45,7 @@ def export(
     With one distillation step (R = 1) the queries do not depend on the tokens, so most of the attention's weights
     multiply out. Heads with more steps cannot be folded.
     """
-    from pipelines.export import export_run
+    from mettle_cache.pipelines.evaluate.export import export_run
 
     report = export_run(run, out=out, store=store, device=device)
     emit(report.to_json(), report_lines(report))

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.options import Debug, Device, Json, Seed
-from cli.output import emit
-from pipelines.units import format_bytes, format_seconds
+from mettle_cache.cli.options import Debug, Device, Json, Seed
+from mettle_cache.cli.output import emit
+from mettle_cache.pipelines.report.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
-    from pipelines.extract_types import ExtractReport
+    from mettle_cache.pipelines.extract.config import ExtractReport
 
 EPILOG = """Examples:
 
@@ -73,9 +73,9 @@ def extract(
     debug: Debug = False,
 ) -> None:
     """Run the frozen backbones once and store every layer's tokens. Run again to resume."""
-    from pipelines.extract import run_extraction
-    from pipelines.extract_types import ExtractConfig, parse_part
-    from pipelines.progress import terminal_progress
+    from mettle_cache.pipelines.extract.config import ExtractConfig, parse_part
+    from mettle_cache.pipelines.extract.run import run_extraction
+    from mettle_cache.pipelines.progress import terminal_progress
 
     config = ExtractConfig(
         dataset=dataset,

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from cli.output import emit
-from cli.table import table_lines
-from pipelines.units import format_bytes
+from mettle_cache.cli.output import emit
+from mettle_cache.cli.table import table_lines
+from mettle_cache.pipelines.report.units import format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pipelines.group_report import GroupReport, Spread
+    from mettle_cache.pipelines.report.group_report import GroupReport, Spread
 
 
 def emit_group(report: GroupReport) -> None:

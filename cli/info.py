@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import typer
 
-from cli.options import Debug, Json, StoreArgument
-from cli.output import emit
-from cli.table import table_lines
-from pipelines.units import format_bytes
+from mettle_cache.cli.options import Debug, Json, StoreArgument
+from mettle_cache.cli.output import emit
+from mettle_cache.cli.table import table_lines
+from mettle_cache.pipelines.report.units import format_bytes
 
 EPILOG = """Examples:
 

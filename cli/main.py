@@ -13,7 +13,7 @@ from importlib import import_module
 import typer
 from typer.exceptions import TyperException
 
-from cli.output import MODE, fail, fail_with, silence_broken_pipe
+from mettle_cache.cli.output import MODE, fail, fail_with, silence_broken_pipe
 from mettle_cache.errors import MettleError
 
 # in the order of a newcomer's day; each module registers itself on import through `register(app)`
@@ -54,7 +54,7 @@ def build_app() -> typer.Typer:
     )
     app.callback(invoke_without_command=True)(_root)
     for name in COMMANDS:
-        import_module(f"cli.{name.replace('-', '_')}").register(app)
+        import_module(f"mettle_cache.cli.{name.replace('-', '_')}").register(app)
     return app
 
 

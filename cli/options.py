@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperCommand
 
-from cli.output import MODE
+from mettle_cache.cli.output import MODE
 
 NEWEST = ""
 

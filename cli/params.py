@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import typer
 
-from cli.options import Debug, Json
-from cli.output import emit
-from cli.table import table_lines
+from mettle_cache.cli.options import Debug, Json
+from mettle_cache.cli.output import emit
+from mettle_cache.cli.table import table_lines
 
 EPILOG = """Examples:
 
@@ -34,7 +34,7 @@ def register(app: typer.Typer) -> None:
 
 def params(json: Json = False, debug: Debug = False) -> None:
     """Count the parameters of the published settings, beside what the paper prints (millions)."""
-    from pipelines.params import params_table
+    from mettle_cache.pipelines.report.params import params_table
 
     rows = params_table()
     lines = table_lines(COLUMNS, [[row[name] for name in COLUMNS] for row in rows])

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.extract import AUDIO, CODEC, DATASET, LAYERS, OPTION, ROOT, VISUAL
-from cli.options import Debug, Device, Json
-from cli.output import emit
-from cli.table import table_lines
-from pipelines.units import format_bytes, format_rate, format_seconds
+from mettle_cache.cli.extract import AUDIO, CODEC, DATASET, LAYERS, OPTION, ROOT, VISUAL
+from mettle_cache.cli.options import Debug, Device, Json
+from mettle_cache.cli.output import emit
+from mettle_cache.cli.table import table_lines
+from mettle_cache.pipelines.report.units import format_bytes, format_rate, format_seconds
 
 if TYPE_CHECKING:
-    from pipelines.plan import PlanReport
+    from mettle_cache.pipelines.extract.plan import PlanReport
 
 EPILOG = """Examples:
 
@@ -43,9 +43,9 @@ def plan(
     debug: Debug = False,
 ) -> None:
     """Print what an extraction would cost, before anything runs. Exit code 1 if it could not start."""
-    from pipelines.extract_types import ExtractConfig
-    from pipelines.plan import make_plan
-    from pipelines.progress import terminal_progress
+    from mettle_cache.pipelines.extract.config import ExtractConfig
+    from mettle_cache.pipelines.extract.plan import make_plan
+    from mettle_cache.pipelines.progress import terminal_progress
 
     config = ExtractConfig(
         dataset=dataset,

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.options import Debug, Device, FromCache, Json, OptionalStore, Seed
-from cli.output import emit
-from pipelines.units import format_bytes
+from mettle_cache.cli.options import Debug, Device, FromCache, Json, OptionalStore, Seed
+from mettle_cache.cli.output import emit
+from mettle_cache.pipelines.report.units import format_bytes
 
 if TYPE_CHECKING:
-    from pipelines.grounding import GroundingReport
+    from mettle_cache.pipelines.train.grounding import GroundingReport
 
 EPILOG = """Examples:
 
@@ -47,8 +47,8 @@ def pretrain(
 
     The file, or a published one of the same seven layers, is given to train with --set head.init_grounding=FILE.
     """
-    from pipelines.grounding import GroundingJob, pretrain_grounding
-    from pipelines.progress import terminal_progress
+    from mettle_cache.pipelines.progress import terminal_progress
+    from mettle_cache.pipelines.train.grounding import GroundingJob, pretrain_grounding
 
     job = GroundingJob(
         store=Path(from_cache) if from_cache else None,

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from cli.group import emit_group
-from cli.options import Debug, Device, FromCache, Json, OptionalStore, Recipe, SelectOn
+from mettle_cache.cli.group import emit_group
+from mettle_cache.cli.options import Debug, Device, FromCache, Json, OptionalStore, Recipe, SelectOn
 
 EPILOG = """Examples:
 
@@ -53,9 +53,9 @@ def sweep(
     OUT/VARIANT/seed-N. Each gets the numbers that mettle train would give it alone. They must have one batch size and
     one order of samples, and all of them are in memory at once.
     """
-    from pipelines.progress import terminal_progress
-    from pipelines.sweep import combine_variants, parse_seeds
-    from pipelines.trainjob import TrainJob, start_sweep
+    from mettle_cache.pipelines.progress import terminal_progress
+    from mettle_cache.pipelines.train.job import TrainJob, start_sweep
+    from mettle_cache.pipelines.train.sweep import combine_variants, parse_seeds
 
     job = TrainJob(
         store=Path(from_cache) if from_cache else None,

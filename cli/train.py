@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.group import emit_group
-from cli.options import Debug, Device, FromCache, Json, OptionalStore, Recipe, SelectOn
-from cli.output import emit
-from pipelines.units import format_bytes
+from mettle_cache.cli.group import emit_group
+from mettle_cache.cli.options import Debug, Device, FromCache, Json, OptionalStore, Recipe, SelectOn
+from mettle_cache.cli.output import emit
+from mettle_cache.pipelines.report.units import format_bytes
 
 if TYPE_CHECKING:
-    from pipelines.train_report import TrainReport
+    from mettle_cache.pipelines.report.train_report import TrainReport
 
 EPILOG = """Examples:
 
@@ -56,9 +56,9 @@ def train(
     read once. Their runs are OUT/seed-0, OUT/seed-1 and so on.
     """
     from mettle_cache.errors import UsageError
-    from pipelines.progress import terminal_progress
-    from pipelines.sweep import parse_seeds
-    from pipelines.trainjob import TrainJob, start_seeds, start_training
+    from mettle_cache.pipelines.progress import terminal_progress
+    from mettle_cache.pipelines.train.job import TrainJob, start_seeds, start_training
+    from mettle_cache.pipelines.train.sweep import parse_seeds
 
     if seed is not None and seeds is not None:
         raise UsageError("--seed and --seeds exclude each other", hint="name all of them in --seeds")

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.options import Debug, Json, StoreArgument
-from cli.output import emit
-from pipelines.units import format_bytes
+from mettle_cache.cli.options import Debug, Json, StoreArgument
+from mettle_cache.cli.output import emit
+from mettle_cache.pipelines.report.units import format_bytes
 
 if TYPE_CHECKING:
     from mettle_cache.store import VerifyReport
@@ -38,8 +38,8 @@ def verify(
     debug: Debug = False,
 ) -> None:
     """Check a store: every byte accounted for. Exit code 1 if it is damaged or unfinished."""
+    from mettle_cache.pipelines.verify import verify_with_progress
     from mettle_cache.store import repair_store
-    from pipelines.verify import verify_with_progress
 
     report = verify_with_progress(store, deep=deep)
     forgotten = repair_store(report) if repair else 0

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from mettle_cache.store.durable import PARTIAL, disk_errors, sync_folder
+from mettle_cache.store.writing.durable import PARTIAL, disk_errors, sync_folder
 
 
 def write_atomically(path: Path, write: Callable[[Path], None], *, needed: int = 0) -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from mettle_cache.errors import RunError, UsageError
-from pipelines.progress import Progress
-from pipelines.stream import peak_memory
+from mettle_cache.pipelines.extract.stream import peak_memory
+from mettle_cache.pipelines.progress import Progress
 
 FOLDER = Path("runs") / "demo"
 MARKER = "demo-of-mettle-cache"
@@ -108,10 +108,10 @@ def _write_data(root: Path, seed: int) -> int:
 
 
 def _extract(report: DemoReport, data: Path, store: Path, seed: int, progress: Progress) -> None:
+    from mettle_cache.pipelines.extract.config import ExtractConfig
+    from mettle_cache.pipelines.extract.run import run_extraction
+    from mettle_cache.pipelines.report.units import format_bytes
     from mettle_cache.store import verify_store
-    from pipelines.extract import run_extraction
-    from pipelines.extract_types import ExtractConfig
-    from pipelines.units import format_bytes
 
     config = ExtractConfig(
         dataset="ave", root=data, visual=BACKBONE, audio="shared", layers="stages", out=store, seed=seed
@@ -129,8 +129,8 @@ def _extract(report: DemoReport, data: Path, store: Path, seed: int, progress: P
 
 
 def _train(report: DemoReport, store: Path, run: Path, seed: int, progress: Progress) -> None:
-    from pipelines.evaluate import evaluate_run
-    from pipelines.trainjob import TrainJob, start_training
+    from mettle_cache.pipelines.evaluate.evaluation import evaluate_run
+    from mettle_cache.pipelines.train.job import TrainJob, start_training
 
     report.run(
         "train",

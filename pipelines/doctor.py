@@ -81,7 +81,7 @@ def examine_memory() -> Finding:
     """Cores and memory."""
     import psutil
 
-    from pipelines.rig import available_cores
+    from mettle_cache.pipelines.extract.extractor import available_cores
 
     memory = psutil.virtual_memory()
     return Finding(
@@ -91,7 +91,7 @@ def examine_memory() -> Finding:
 
 def examine_products() -> Finding:
     """What a CPU multiplies codes with."""
-    from mettle_cache.methods.amx import has_byte_tiles
+    from mettle_cache.methods.kernels.cpu.amx import has_byte_tiles
 
     found = "tiles of bytes (AMX)" if has_byte_tiles() else "float32: no tiles of bytes (AMX) on this processor"
     return Finding("products", found)
@@ -99,8 +99,8 @@ def examine_products() -> Finding:
 
 def examine_disk(cache: Path, *, measure: bool) -> Finding:
     """Room and read speed of the disk that will hold the stores."""
-    from mettle_cache.store.diskspeed import measure_read_speed
-    from pipelines.preflight import disk_folder, free_bytes
+    from mettle_cache.pipelines.extract.preflight import disk_folder, free_bytes
+    from mettle_cache.store.reading.disk_speed import measure_read_speed
 
     free = free_bytes(cache)
     found = f"{free / 1e9:.0f} GB free"

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, TextIO
 
-from pipelines.units import format_bytes, format_rate, format_seconds
+from mettle_cache.pipelines.report.units import format_bytes, format_rate, format_seconds
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichBar

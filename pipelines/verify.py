@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mettle_cache.pipelines.progress import Progress, terminal_progress
 from mettle_cache.store import VerifyReport, verify_store
-from mettle_cache.store.head import load_head
-from pipelines.progress import Progress, terminal_progress
+from mettle_cache.store.format.metadata import load_head
 
 
 def verify_with_progress(path: Path, *, deep: bool, progress: Progress | None = None) -> VerifyReport:

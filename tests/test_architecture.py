@@ -39,7 +39,7 @@ def imported_modules(path):
 
 
 def part_of(module):
-    """The second name of a module of the library: ``mettle_cache.store.reader`` is of ``store``."""
+    """The second name of a module of the library: ``mettle_cache.store.reading.token_store`` is of ``store``."""
     return module.split(".")[1] if module.startswith("mettle_cache.") else None
 
 
@@ -81,7 +81,8 @@ def test_nothing_on_disk_is_unpickled(path):
 
 def test_the_command_starts_without_the_heavy_libraries():
     """``mettle --help`` answers at once: torch, timm, zarr and dask are imported by the commands that need them."""
-    code = "import sys, cli.main; print(sorted({'torch', 'timm', 'zarr', 'dask', 'pyarrow'} & set(sys.modules)))"
+    heavy = "{'torch', 'timm', 'zarr', 'dask', 'pyarrow'}"
+    code = f"import sys, mettle_cache.cli.main; print(sorted({heavy} & set(sys.modules)))"
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT, env={**os.environ}
     )

@@ -10,7 +10,7 @@ from mettle_cache.backbones.protocol import PRECISIONS, Backbone, BackboneInfo, 
 from mettle_cache.backbones.registry import find_family, registered
 from mettle_cache.errors import UsageError
 from mettle_cache.layers import MODALITIES, LayerSpec
-from mettle_cache.profile import DEFAULT_PROFILE, BackboneProfile
+from mettle_cache.preprocessing import DEFAULT_PROFILE, BackboneProfile
 
 LARGEST_SEED = 2**63 - 1
 

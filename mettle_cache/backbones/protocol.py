@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from mettle_cache.layers import LayerSpec
-from mettle_cache.profile import DEFAULT_PROFILE, BackboneProfile
+from mettle_cache.preprocessing import DEFAULT_PROFILE, BackboneProfile
 
 if TYPE_CHECKING:
     import numpy as np

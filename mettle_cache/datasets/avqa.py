@@ -17,7 +17,7 @@ from mettle_cache.datasets.media_dataset import MediaDataset, media_dataset
 from mettle_cache.datasets.protocol import SAMPLE_COLUMNS, DatasetInfo
 from mettle_cache.datasets.textfile import Problems, quoted
 from mettle_cache.errors import DatasetError
-from mettle_cache.profile import BackboneProfile, FbankProfile
+from mettle_cache.preprocessing import BackboneProfile, FbankProfile
 
 SEGMENTS = 10
 SPLITS = ("train", "val", "test")

@@ -20,7 +20,7 @@ from mettle_cache.datasets.avsbench_tables import VideoRow, read_videos
 from mettle_cache.datasets.protocol import SAMPLE_COLUMNS, Clip, DatasetInfo, DatasetOption
 from mettle_cache.datasets.textfile import Problems
 from mettle_cache.errors import DatasetError
-from mettle_cache.profile import BackboneProfile, FbankProfile
+from mettle_cache.preprocessing import BackboneProfile, FbankProfile
 
 FRAMES = 5
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec
-from mettle_cache.methods.absorbed import distil_tokens
-from mettle_cache.methods.inprojection import fold_inputs
-from mettle_cache.methods.tail import TailWeights
+from mettle_cache.methods.kernels.input_projection import fold_inputs
+from mettle_cache.methods.kernels.ops import distil_tokens
+from mettle_cache.methods.kernels.projections import TailWeights
 from mettle_cache.tokens import LayerTokens
 
 ATTENTION_PATHS = ("absorbed", "stock")

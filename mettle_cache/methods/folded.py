@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from mettle_cache.errors import RunError
 from mettle_cache.layers import LayerSpec
-from mettle_cache.methods.absorbed import absorbed_pooling
+from mettle_cache.methods.kernels.ops import absorbed_pooling
 from mettle_cache.tokens import LayerTokens
 
 FORMAT = "mettle-folded-1"

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec
 from mettle_cache.methods.distiller import DistillerOptions, LayerDistiller
-from mettle_cache.methods.layer_threads import LayerWork, add_up_layers
+from mettle_cache.methods.kernels.layer_threads import LayerWork, add_up_layers
 from mettle_cache.tokens import LayerTokens
 
 

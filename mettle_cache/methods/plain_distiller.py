@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec
-from mettle_cache.methods.absorbed import absorbed_pooling
+from mettle_cache.methods.kernels.ops import absorbed_pooling
 from mettle_cache.tokens import LayerTokens
 
 BRANCHES = ("linear", "avgpool", "none")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from mettle_cache.errors import MettleError
 from mettle_cache.layers import group_by_array
-from mettle_cache.store.head import READY, load_head
-from mettle_cache.store.reader import TokenStore
-from mettle_cache.store.ready import read_ready
-from mettle_cache.store.spec import FORMAT_VERSION
+from mettle_cache.store.format.metadata import READY, load_head
+from mettle_cache.store.format.ready import read_ready
+from mettle_cache.store.format.spec import FORMAT_VERSION
+from mettle_cache.store.reading.token_store import TokenStore
 
 
 def find_stores(folder: Path | str) -> list[Path]:

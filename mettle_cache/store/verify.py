@@ -13,21 +13,21 @@ from typing import Protocol
 import numpy as np
 
 from mettle_cache.errors import StoreCorruptError
-from mettle_cache.store.checksum import CRC_BYTES, crc32c, crc_bytes
-from mettle_cache.store.clipids import read_clip_ids
-from mettle_cache.store.clipreader import read_fully
-from mettle_cache.store.commits import misfit_shards, read_commit
-from mettle_cache.store.durable import remove_files
-from mettle_cache.store.files import open_regular
-from mettle_cache.store.finishing import commits_digest, unready
-from mettle_cache.store.head import READY, StoreHead, load_head
-from mettle_cache.store.layout import ArrayLayout
-from mettle_cache.store.manifest import read_manifest
-from mettle_cache.store.ready import damaged_files, read_ready, static_digests
-from mettle_cache.store.records import CommitRecord, ReadyRecord
-from mettle_cache.store.spec import digest
-from mettle_cache.store.strays import stray_files
-from mettle_cache.store.tables import MANIFEST
+from mettle_cache.store.format.checksum import CRC_BYTES, crc32c, crc_bytes
+from mettle_cache.store.format.clip_ids import read_clip_ids
+from mettle_cache.store.format.commits import misfit_shards, read_commit
+from mettle_cache.store.format.files import open_regular
+from mettle_cache.store.format.layout import ArrayLayout
+from mettle_cache.store.format.manifest import read_manifest
+from mettle_cache.store.format.metadata import READY, StoreHead, load_head
+from mettle_cache.store.format.ready import damaged_files, read_ready, static_digests
+from mettle_cache.store.format.records import CommitRecord, ReadyRecord
+from mettle_cache.store.format.spec import digest
+from mettle_cache.store.format.tables import MANIFEST
+from mettle_cache.store.format.unexpected_files import stray_files
+from mettle_cache.store.reading.clip_reader import read_fully
+from mettle_cache.store.writing.durable import remove_files
+from mettle_cache.store.writing.finishing import commits_digest, unready
 
 THREADS = 4
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from mettle_cache.errors import UsageError
-from mettle_cache.tasks.avel import AvelTask
-from mettle_cache.tasks.avqa import AvqaTask
-from mettle_cache.tasks.avs import AvsTask
-from mettle_cache.tasks.avvp import AvvpTask
+from mettle_cache.tasks.avel.task import AvelTask
+from mettle_cache.tasks.avqa.task import AvqaTask
+from mettle_cache.tasks.avs.task import AvsTask
+from mettle_cache.tasks.avvp.task import AvvpTask
 from mettle_cache.tasks.protocol import Task
 
 TASKS: dict[str, type[Task]] = {"avel": AvelTask, "avqa": AvqaTask, "avvp": AvvpTask, "avs": AvsTask}

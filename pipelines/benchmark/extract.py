@@ -9,22 +9,22 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
-from mettle_cache.store.codecs import get_codec
-from mettle_cache.store.diskspeed import PROBE_BYTES, measure_read_speed
-from mettle_cache.store.plan import RECORDS, bytes_per_clip
-from pipelines.benchmark.contest import Contestant, Subject, Turn
-from pipelines.benchmark.extraction import Extraction
-from pipelines.benchmark.fullsize import bench_layers, store_bytes, write_bench_store
-from pipelines.benchmark.media import CLIP_BYTES, write_media
-from pipelines.benchmark.options import BenchOptions
-from pipelines.benchmark.precision import precision_rows
-from pipelines.benchmark.reading import COLD_BATCH, our_reader, random_order
-from pipelines.benchmark.table import BenchTable, Goal, Row, measured
-from pipelines.benchmark.timing import Samples, Variant, time_interleaved
-from pipelines.benchmark.workplace import workplace
-from pipelines.extract_types import ExtractConfig
-from pipelines.progress import Progress
-from pipelines.rates import seconds_a_clip
+from mettle_cache.pipelines.benchmark.extraction import Extraction
+from mettle_cache.pipelines.benchmark.fullsize import bench_layers, store_bytes, write_bench_store
+from mettle_cache.pipelines.benchmark.media import CLIP_BYTES, write_media
+from mettle_cache.pipelines.benchmark.options import BenchOptions
+from mettle_cache.pipelines.benchmark.precision import precision_rows
+from mettle_cache.pipelines.benchmark.read_timing import Contestant, Subject, Turn
+from mettle_cache.pipelines.benchmark.reading import COLD_BATCH, our_reader, random_order
+from mettle_cache.pipelines.benchmark.table import BenchTable, Goal, Row, measured
+from mettle_cache.pipelines.benchmark.timing import Samples, Variant, time_interleaved
+from mettle_cache.pipelines.benchmark.workplace import workplace
+from mettle_cache.pipelines.extract.config import ExtractConfig
+from mettle_cache.pipelines.extract.rates import seconds_a_clip
+from mettle_cache.pipelines.progress import Progress
+from mettle_cache.store.format.codecs import get_codec
+from mettle_cache.store.format.sizes import RECORDS, bytes_per_clip
+from mettle_cache.store.reading.disk_speed import PROBE_BYTES, measure_read_speed
 
 CODEC = "int8"
 BACKBONES = ("swinv2_l=random", "htsat=random")

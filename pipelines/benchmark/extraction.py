@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 
 from mettle_cache.errors import RunError
-from mettle_cache.store.codecs import encode_layers
-from mettle_cache.store.reader import TokenStore
-from mettle_cache.store.writer import StoreWriter
+from mettle_cache.pipelines.benchmark.reading import same_tokens
+from mettle_cache.pipelines.extract.config import ExtractConfig
+from mettle_cache.pipelines.extract.extractor import PreparedClip, Rig, build_rig, open_config_dataset
+from mettle_cache.pipelines.extract.rates import run_passes
+from mettle_cache.pipelines.extract.store_key import store_spec
+from mettle_cache.pipelines.extract.stream import reproducible_passes, stream_clips
+from mettle_cache.store.format.codecs import encode_layers
+from mettle_cache.store.reading.token_store import TokenStore
+from mettle_cache.store.writing.writer import StoreWriter
 from mettle_cache.tokens import LayerTokens
-from pipelines.benchmark.reading import same_tokens
-from pipelines.extract_types import ExtractConfig
-from pipelines.identity import store_spec
-from pipelines.rates import run_passes
-from pipelines.rig import PreparedClip, Rig, build_rig, open_config_dataset
-from pipelines.stream import reproducible_passes, stream_clips
 
 
 @dataclass(frozen=True, kw_only=True)

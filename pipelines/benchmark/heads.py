@@ -9,16 +9,16 @@ import torch
 
 from mettle_cache.backbones import Backbone, create_backbone, shared_audio
 from mettle_cache.layers import LayerSpec
-from mettle_cache.store.reader import TokenStore
-from mettle_cache.tasks.avel import AvelTask
+from mettle_cache.pipelines.benchmark.fullsize import CATEGORIES, SEGMENTS, bench_clip, bench_layers, bench_samples
+from mettle_cache.pipelines.train.binding import bind_task
+from mettle_cache.pipelines.train.recipe import load_recipe
+from mettle_cache.pipelines.train.recipe_types import Recipe
+from mettle_cache.pipelines.train.sample_loader import Feed, FeedBatch, read_split
+from mettle_cache.pipelines.train.trainee import Trainee
+from mettle_cache.store.reading.token_store import TokenStore
+from mettle_cache.tasks.avel.task import AvelTask
 from mettle_cache.tasks.protocol import StepInputs
 from mettle_cache.tokens import LayerTokens, TokenBatch
-from pipelines.benchmark.fullsize import CATEGORIES, SEGMENTS, bench_clip, bench_layers, bench_samples
-from pipelines.binding import bind_task
-from pipelines.feed import Feed, FeedBatch, read_split
-from pipelines.recipe import load_recipe
-from pipelines.recipe_types import Recipe
-from pipelines.trainee import Trainee
 
 RECIPE = "ave-swin-htsat"
 TINY_BATCH = 4

@@ -10,15 +10,15 @@ from typing import Any
 
 import torch
 
-from mettle_cache.store.reader import TokenStore
-from pipelines.allocation import keep_freed_memory
-from pipelines.benchmark.childprocess import call_in_child, serve
-from pipelines.benchmark.heads import bench_recipe, store_trainee, training_batches
-from pipelines.benchmark.memorymeter import available_memory
-from pipelines.benchmark.step_child import now
-from pipelines.reproducible import fix_summation_order
+from mettle_cache.pipelines.benchmark.childprocess import call_in_child, serve
+from mettle_cache.pipelines.benchmark.heads import bench_recipe, store_trainee, training_batches
+from mettle_cache.pipelines.benchmark.memorymeter import available_memory
+from mettle_cache.pipelines.benchmark.step_child import now
+from mettle_cache.pipelines.train.allocation import keep_freed_memory
+from mettle_cache.pipelines.train.reproducible import fix_summation_order
+from mettle_cache.store.reading.token_store import TokenStore
 
-MODULE = "pipelines.benchmark.heads_child"
+MODULE = "mettle_cache.pipelines.benchmark.heads_child"
 # weights and two Adam moments stay; the gradients are there once, whatever the number of heads
 _KEPT_A_PARAMETER = 3 * 4
 _SPARE = 0.25

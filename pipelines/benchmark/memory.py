@@ -7,15 +7,15 @@ from pathlib import Path
 
 import torch
 
-from pipelines.benchmark.fullsize import bench_layers, store_bytes, write_bench_store
-from pipelines.benchmark.heads import bench_recipe
-from pipelines.benchmark.memory_child import Breakdown, MemoryRequest, measure_memory
-from pipelines.benchmark.options import BenchOptions
-from pipelines.benchmark.table import BenchTable, Goal, Row, measured
-from pipelines.benchmark.timing import Samples
-from pipelines.benchmark.workplace import workplace
-from pipelines.binding import choose_device
-from pipelines.progress import Progress
+from mettle_cache.pipelines.benchmark.fullsize import bench_layers, store_bytes, write_bench_store
+from mettle_cache.pipelines.benchmark.heads import bench_recipe
+from mettle_cache.pipelines.benchmark.memory_child import Breakdown, MemoryRequest, measure_memory
+from mettle_cache.pipelines.benchmark.options import BenchOptions
+from mettle_cache.pipelines.benchmark.table import BenchTable, Goal, Row, measured
+from mettle_cache.pipelines.benchmark.timing import Samples
+from mettle_cache.pipelines.benchmark.workplace import workplace
+from mettle_cache.pipelines.progress import Progress
+from mettle_cache.pipelines.train.binding import choose_device
 
 CODEC = "int8"
 # bytes on the device by clips a batch; the first is the recipe's

@@ -10,17 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mettle_cache.store.reader import TokenStore
-from pipelines.allocation import keep_freed_memory
-from pipelines.benchmark.childprocess import call_in_child, serve
-from pipelines.benchmark.heads import bench_recipe, load_libraries, store_trainee, training_batches
-from pipelines.benchmark.memorymeter import MemoryMeter
-from pipelines.benchmark.saved import counting_saved
-from pipelines.benchmark.step_child import token_tensors
-from pipelines.reproducible import fix_summation_order
-from pipelines.trainee import Trainee
+from mettle_cache.pipelines.benchmark.childprocess import call_in_child, serve
+from mettle_cache.pipelines.benchmark.heads import bench_recipe, load_libraries, store_trainee, training_batches
+from mettle_cache.pipelines.benchmark.memorymeter import MemoryMeter
+from mettle_cache.pipelines.benchmark.saved import counting_saved
+from mettle_cache.pipelines.benchmark.step_child import token_tensors
+from mettle_cache.pipelines.train.allocation import keep_freed_memory
+from mettle_cache.pipelines.train.reproducible import fix_summation_order
+from mettle_cache.pipelines.train.trainee import Trainee
+from mettle_cache.store.reading.token_store import TokenStore
 
-MODULE = "pipelines.benchmark.memory_child"
+MODULE = "mettle_cache.pipelines.benchmark.memory_child"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,11 +8,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from mettle_cache.pipelines.benchmark.extraction import Extraction
+from mettle_cache.pipelines.benchmark.table import Row, measured
+from mettle_cache.pipelines.benchmark.timing import Samples, Variant, time_interleaved
+from mettle_cache.pipelines.progress import Progress
 from mettle_cache.tokens import LayerTokens
-from pipelines.benchmark.extraction import Extraction
-from pipelines.benchmark.table import Row, measured
-from pipelines.benchmark.timing import Samples, Variant, time_interleaved
-from pipelines.progress import Progress
 
 HALF = ("bfloat16", "float16")
 

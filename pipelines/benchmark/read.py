@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mettle_cache.store.head import load_head
-from pipelines.benchmark.contest import PASSES, Contestant, Standings, Subject, hold_contest, raw_reads
-from pipelines.benchmark.fullsize import bench_layers, store_bytes, write_bench_store
-from pipelines.benchmark.options import BenchOptions
-from pipelines.benchmark.reading import (
+from mettle_cache.pipelines.benchmark.baselines.protocol import ClipArrays, Rival, Source
+from mettle_cache.pipelines.benchmark.baselines.registry import RIVALS, is_installed
+from mettle_cache.pipelines.benchmark.fullsize import bench_layers, store_bytes, write_bench_store
+from mettle_cache.pipelines.benchmark.options import BenchOptions
+from mettle_cache.pipelines.benchmark.read_timing import PASSES, Contestant, Standings, Subject, hold_contest, raw_reads
+from mettle_cache.pipelines.benchmark.reading import (
     BATCH,
     COLD_BATCH,
     THREADS,
@@ -21,12 +22,11 @@ from pipelines.benchmark.reading import (
     rival_reader,
     token_files,
 )
-from pipelines.benchmark.rivals.protocol import ClipArrays, Rival, Source
-from pipelines.benchmark.rivals.registry import RIVALS, is_installed
-from pipelines.benchmark.table import BenchTable, Goal, Row, unmeasured
-from pipelines.benchmark.workplace import workplace
-from pipelines.binding import choose_device
-from pipelines.progress import Progress
+from mettle_cache.pipelines.benchmark.table import BenchTable, Goal, Row, unmeasured
+from mettle_cache.pipelines.benchmark.workplace import workplace
+from mettle_cache.pipelines.progress import Progress
+from mettle_cache.pipelines.train.binding import choose_device
+from mettle_cache.store.format.metadata import load_head
 
 CODECS = ("float16", "int8", "int4")
 RIVALS_CODEC = "int8"

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from mettle_cache.errors import RunError
-from mettle_cache.store.layout import ArrayLayout
-from mettle_cache.store.prefetch import READS_AHEAD
-from mettle_cache.store.reader import TokenStore
+from mettle_cache.pipelines.benchmark.baselines.protocol import ClipArrays, Rival, Session, Source
+from mettle_cache.store.format.layout import ArrayLayout
+from mettle_cache.store.reading.prefetch import READS_AHEAD
+from mettle_cache.store.reading.token_store import TokenStore
 from mettle_cache.tokens import LayerTokens
-from pipelines.benchmark.rivals.protocol import ClipArrays, Rival, Session, Source
 
 # what TokenStore.batches does when it is not told otherwise
 THREADS = READS_AHEAD

@@ -8,11 +8,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from mettle_cache.errors import UsageError
-from pipelines.benchmark.options import BenchOptions
-from pipelines.progress import Progress, Silent
+from mettle_cache.pipelines.benchmark.options import BenchOptions
+from mettle_cache.pipelines.progress import Progress, Silent
 
 if TYPE_CHECKING:
-    from pipelines.benchmark.table import BenchTable
+    from mettle_cache.pipelines.benchmark.table import BenchTable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,28 +30,28 @@ _KNOWN = (
     Bench(
         name="read",
         what="Reading tokens, beside the machine's raw-read limit and other libraries.",
-        module="pipelines.benchmark.read",
+        module="mettle_cache.pipelines.benchmark.read",
         clips=24,
         tiny_clips=6,
     ),
     Bench(
         name="extract",
         what="A whole extraction, beside the bare backbones; and whether plan expects the right rates.",
-        module="pipelines.benchmark.extract",
+        module="mettle_cache.pipelines.benchmark.extract",
         clips=4,
         tiny_clips=4,
     ),
     Bench(
         name="step",
         what="A training step from codes, beside stock attention, backbones in every step, and the floor.",
-        module="pipelines.benchmark.step",
+        module="mettle_cache.pipelines.benchmark.step",
         clips=33,
         tiny_clips=6,
     ),
     Bench(
         name="memory",
         what="What training holds in memory, and that it does not grow with the store.",
-        module="pipelines.benchmark.memory",
+        module="mettle_cache.pipelines.benchmark.memory",
         clips=33,
         tiny_clips=9,
     ),
@@ -69,8 +69,8 @@ def run_bench(name: str, options: BenchOptions, progress: Progress | None = None
     NoRoomError
         Its temporary files have no room.
     """
-    from pipelines.benchmark.machine import describe_machine
-    from pipelines.benchmark.workplace import bench_folder
+    from mettle_cache.pipelines.benchmark.machine import describe_machine
+    from mettle_cache.pipelines.benchmark.workplace import bench_folder
 
     if name not in BENCHES:
         raise UsageError(f"there is no bench '{name}'", hint=f"one of: {', '.join(BENCHES)}")

@@ -13,21 +13,21 @@ import torch
 
 from mettle_cache.errors import RunError
 from mettle_cache.layers import LayerSpec
-from mettle_cache.methods.amx import has_byte_tiles
-from pipelines.benchmark.floor import Floor, necessary_products
-from pipelines.benchmark.fullsize import SEGMENTS, bench_layers, store_bytes, write_bench_store
-from pipelines.benchmark.heads import bench_recipe
-from pipelines.benchmark.heads_child import HeadsRequest, measure_heads
-from pipelines.benchmark.limits import RawReader, matmul_rate
-from pipelines.benchmark.memorymeter import available_memory
-from pipelines.benchmark.options import BenchOptions
-from pipelines.benchmark.reading import THREADS, token_files
-from pipelines.benchmark.step_child import StepRequest, StepResult, measure_steps, timed
-from pipelines.benchmark.table import BenchTable, Goal, Row, measured, unmeasured
-from pipelines.benchmark.timing import Samples
-from pipelines.benchmark.workplace import workplace
-from pipelines.binding import choose_device
-from pipelines.progress import Progress
+from mettle_cache.methods.kernels.cpu.amx import has_byte_tiles
+from mettle_cache.pipelines.benchmark.floor import Floor, necessary_products
+from mettle_cache.pipelines.benchmark.fullsize import SEGMENTS, bench_layers, store_bytes, write_bench_store
+from mettle_cache.pipelines.benchmark.heads import bench_recipe
+from mettle_cache.pipelines.benchmark.heads_child import HeadsRequest, measure_heads
+from mettle_cache.pipelines.benchmark.limits import RawReader, matmul_rate
+from mettle_cache.pipelines.benchmark.memorymeter import available_memory
+from mettle_cache.pipelines.benchmark.options import BenchOptions
+from mettle_cache.pipelines.benchmark.reading import THREADS, token_files
+from mettle_cache.pipelines.benchmark.step_child import StepRequest, StepResult, measure_steps, timed
+from mettle_cache.pipelines.benchmark.table import BenchTable, Goal, Row, measured, unmeasured
+from mettle_cache.pipelines.benchmark.timing import Samples
+from mettle_cache.pipelines.benchmark.workplace import workplace
+from mettle_cache.pipelines.progress import Progress
+from mettle_cache.pipelines.train.binding import choose_device
 
 CODECS = ("int8", "float16")
 OURS, STOCK, ONLINE = "int8, absorbed attention", "float16, stock attention", "backbones in every step, stock attention"

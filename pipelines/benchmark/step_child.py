@@ -13,14 +13,10 @@ from typing import Any
 import torch
 
 from mettle_cache.backbones import Backbone
-from mettle_cache.methods import amx
-from mettle_cache.store.reader import TokenStore
-from mettle_cache.tasks.protocol import StepInputs
-from mettle_cache.tokens import LayerTokens, TokenBatch
-from pipelines.allocation import keep_freed_memory
-from pipelines.benchmark.childprocess import call_in_child, serve
-from pipelines.benchmark.fullsize import SEGMENTS
-from pipelines.benchmark.heads import (
+from mettle_cache.methods.kernels.cpu import amx
+from mettle_cache.pipelines.benchmark.childprocess import call_in_child, serve
+from mettle_cache.pipelines.benchmark.fullsize import SEGMENTS
+from mettle_cache.pipelines.benchmark.heads import (
     bench_backbones,
     bench_recipe,
     layer_trainee,
@@ -28,13 +24,17 @@ from pipelines.benchmark.heads import (
     store_trainee,
     training_batches,
 )
-from pipelines.benchmark.memorymeter import MemoryMeter
-from pipelines.benchmark.saved import counting_saved
-from pipelines.feed import FeedBatch
-from pipelines.reproducible import fix_summation_order
-from pipelines.trainee import Trainee
+from mettle_cache.pipelines.benchmark.memorymeter import MemoryMeter
+from mettle_cache.pipelines.benchmark.saved import counting_saved
+from mettle_cache.pipelines.train.allocation import keep_freed_memory
+from mettle_cache.pipelines.train.reproducible import fix_summation_order
+from mettle_cache.pipelines.train.sample_loader import FeedBatch
+from mettle_cache.pipelines.train.trainee import Trainee
+from mettle_cache.store.reading.token_store import TokenStore
+from mettle_cache.tasks.protocol import StepInputs
+from mettle_cache.tokens import LayerTokens, TokenBatch
 
-MODULE = "pipelines.benchmark.step_child"
+MODULE = "mettle_cache.pipelines.benchmark.step_child"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pipelines.progress import Progress
+from mettle_cache.pipelines.progress import Progress
 
 # the least that a figure may stand on; see report.py
 LEAST_REPEATS = 5

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from pipelines.benchmark.options import BenchOptions
-from pipelines.extract_types import STORES
-from pipelines.preflight import check_room, disk_folder
+from mettle_cache.pipelines.benchmark.options import BenchOptions
+from mettle_cache.pipelines.extract.config import STORES
+from mettle_cache.pipelines.extract.preflight import check_room, disk_folder
 
 PREFIX = ".mettle-bench-"
 

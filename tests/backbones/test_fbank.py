@@ -14,7 +14,7 @@ from torchaudio.compliance import kaldi
 from mettle_cache.backbones import create_backbone, shared_audio
 from mettle_cache.backbones.fbank import SWIN_FBANK, VIT_FBANK, cut_windows
 from mettle_cache.errors import MediaError
-from mettle_cache.profile import BackboneProfile, FbankProfile
+from mettle_cache.preprocessing import BackboneProfile, FbankProfile
 
 # the starts that spec-avel.md section 2.2 gives for a clip of 160,000 samples
 STARTS = [0, 15822, 31644, 47466, 63288, 79111, 94933, 110755, 126577, 142400]

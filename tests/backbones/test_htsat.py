@@ -11,7 +11,7 @@ import torch
 from mettle_cache.backbones import create_backbone, layer_table
 from mettle_cache.backbones.htsat_trunk import Htsat, HtsatSizes
 from mettle_cache.errors import MediaError, UsageError, WeightsError
-from mettle_cache.profile import BackboneProfile
+from mettle_cache.preprocessing import BackboneProfile
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from torch import nn
 from mettle_cache.backbones import create_backbone, layer_table
 from mettle_cache.backbones.timm_taps import find_taps, patch_size
 from mettle_cache.errors import UsageError
-from mettle_cache.profile import BackboneProfile
+from mettle_cache.preprocessing import BackboneProfile
 
 
 def picture(backbone, count=1):

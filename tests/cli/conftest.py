@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.main import run
+from mettle_cache.cli.main import run
 from mettle_cache.datasets.synthetic import write_demo_ave
 
 BACKBONES = ("--visual", "test_vit@64=random", "--audio", "test_efficientnet@64=random")
@@ -60,7 +60,7 @@ def process():
     started = []
 
     def start(*arguments, **options):
-        command = [sys.executable, "-m", "cli.main", *map(str, arguments)]
+        command = [sys.executable, "-m", "mettle_cache.cli.main", *map(str, arguments)]
         child = subprocess.Popen(
             command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
         )

@@ -5,10 +5,10 @@ from collections import namedtuple
 
 import pytest
 
-from cli.main import run
-from pipelines.benchmark.registry import BENCHES
-from pipelines.benchmark.table import BenchTable, Goal, measured, unmeasured
-from pipelines.benchmark.timing import Samples
+from mettle_cache.cli.main import run
+from mettle_cache.pipelines.benchmark.registry import BENCHES
+from mettle_cache.pipelines.benchmark.table import BenchTable, Goal, measured, unmeasured
+from mettle_cache.pipelines.benchmark.timing import Samples
 
 LIMIT = measured("limit", Samples((2.0,)), "GB/s")
 TABLE = BenchTable(
@@ -34,7 +34,7 @@ def test_every_bench_has_help_with_examples(capsys, name):
 
 def test_a_bench_prints_one_document(mettle, tmp_path, monkeypatch):
     """The smallest real one: two clips, nobody to compare with."""
-    monkeypatch.setattr("pipelines.benchmark.read.RIVALS", ())
+    monkeypatch.setattr("mettle_cache.pipelines.benchmark.read.RIVALS", ())
     code, document, _ = mettle("bench", "read", "--tiny", "--repeats", "1", "--clips", "2", "--folder", tmp_path)
     assert code == 0
     assert (document["bench"], document["repeats"], document["tiny"]) == ("read", 1, True)
@@ -44,7 +44,7 @@ def test_a_bench_prints_one_document(mettle, tmp_path, monkeypatch):
 
 
 def test_a_bench_prints_a_table_with_its_goals_and_notes(capsys, monkeypatch):
-    monkeypatch.setattr("pipelines.benchmark.registry.run_bench", lambda *_: TABLE)
+    monkeypatch.setattr("mettle_cache.pipelines.benchmark.registry.run_bench", lambda *_: TABLE)
     assert run(["bench", "read"]) == 0
     out = capsys.readouterr().out
     assert "read: reading" in out
@@ -74,7 +74,9 @@ def test_wrong_usage_is_refused(mettle, tmp_path, monkeypatch, arguments, messag
 
 def test_a_disk_without_room_is_refused_before_anything_is_written(mettle, tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr("pipelines.preflight.shutil.disk_usage", lambda _: usage(10**9, 10**9, 1000))
+    monkeypatch.setattr(
+        "mettle_cache.pipelines.extract.preflight.shutil.disk_usage", lambda _: usage(10**9, 10**9, 1000)
+    )
     code, document, _ = mettle("bench", "read", "--tiny", "--folder", tmp_path)
     assert code == 1
     assert document["error"]["kind"] == "NoRoomError"
@@ -94,7 +96,9 @@ def test_the_report_is_written_from_saved_results(mettle, tmp_path, monkeypatch)
 
 def test_the_report_runs_every_bench_where_no_results_are_given(mettle, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr("pipelines.benchmark.report.run_bench", lambda name, *_: asked.append(name) or TABLE)
+    monkeypatch.setattr(
+        "mettle_cache.pipelines.benchmark.report.run_bench", lambda name, *_: asked.append(name) or TABLE
+    )
     code, _, _ = mettle("bench", "--report", "--out", tmp_path / "here.md", "--repeats", "6")
     assert code == 0
     assert asked == list(BENCHES)

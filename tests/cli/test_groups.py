@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from cli.main import run
+from mettle_cache.cli.main import run
 
 FAST = ("--set", "train.epochs=1", "--set", "lcd.heads=1", "--set", "lcd.dim=8")
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from cli.main import run
-from cli.table import table_lines
+from mettle_cache.cli.main import run
+from mettle_cache.cli.table import table_lines
 
 
 @pytest.fixture

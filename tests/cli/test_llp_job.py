@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.main import run
+from mettle_cache.cli.main import run
 from mettle_cache.datasets.synthetic.llp import write_demo_llp
 from tests.cli.conftest import BACKBONES
 

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from cli import main
-from cli.main import COMMANDS, run
+from mettle_cache.cli import main
+from mettle_cache.cli.main import COMMANDS, run
 from mettle_cache.errors import ConfigError, StoreCorruptError, UsageError
 
 
@@ -74,7 +74,7 @@ def failing_params(monkeypatch):
         def params_table():
             raise error
 
-        monkeypatch.setattr("pipelines.params.params_table", params_table)
+        monkeypatch.setattr("mettle_cache.pipelines.report.params.params_table", params_table)
 
     return fail_with
 
@@ -120,7 +120,7 @@ def test_ctrl_c_is_130(capsys, failing_params):
 
 
 def test_a_closed_pipe_is_quiet():
-    command = f"{sys.executable} -m cli.main backbones --json | head -c 10"
+    command = f"{sys.executable} -m mettle_cache.cli.main backbones --json | head -c 10"
     result = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
     assert result.stdout == '{\n  "backb'
     assert result.stderr == ""

@@ -2,7 +2,7 @@
 
 import json
 
-from cli.main import run
+from mettle_cache.cli.main import run
 from tests.pipelines.tiny_avqa import write_tiny_avqa
 
 

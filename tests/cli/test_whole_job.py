@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.main import run
+from mettle_cache.cli.main import run
 from mettle_cache.store import TokenStore
 from tests.cli.conftest import BACKBONES, EXTRACT
 from tests.pipelines.extraction import tree

@@ -42,7 +42,7 @@ def compose(realdata, tmp_path_factory):
 
 def mettle(*arguments):
     """Run the real command and return its JSON document."""
-    command = [sys.executable, "-m", "cli.main", *map(str, arguments), "--json"]
+    command = [sys.executable, "-m", "mettle_cache.cli.main", *map(str, arguments), "--json"]
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert result.returncode == 0, f"{' '.join(command)}\n{result.stderr}"
     return json.loads(result.stdout)

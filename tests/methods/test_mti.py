@@ -8,7 +8,7 @@ import torch
 from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec
 from mettle_cache.methods.mti import MTI, decode_stages, inject
-from mettle_cache.store.codecs import encode_layers, get_codec
+from mettle_cache.store.format.codecs import encode_layers, get_codec
 from mettle_cache.tokens import LayerTokens
 
 DIM = 6

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mettle_cache.datasets.synthetic import write_demo_ave
-from pipelines.extract_types import ExtractConfig
+from mettle_cache.pipelines.extract.config import ExtractConfig
 
 VISUAL, AUDIO = "test_vit@64=random", "test_efficientnet@64=random"
 

@@ -4,7 +4,7 @@ import threading
 import pytest
 
 from mettle_cache.errors import StoreError
-from pipelines.atomic import write_atomically
+from mettle_cache.pipelines.atomic import write_atomically
 
 
 def test_a_reader_never_sees_a_part_of_a_file(tmp_path):

@@ -7,18 +7,18 @@ import torch
 
 from mettle_cache.datasets.avqa import SAMPLE_SCHEMA
 from mettle_cache.errors import UsageError
-from mettle_cache.tasks.avqa import AvqaTask
-from pipelines.binding import bind_task
-from pipelines.checkpoint import load_checkpoint
-from pipelines.evaluate import evaluate_run
-from pipelines.export import export_run
-from pipelines.exported import load_exported
-from pipelines.feed import Feed, evaluation_inputs, read_split, training_inputs
-from pipelines.headplan import HeadPlan
-from pipelines.params import count_trainable, params_table
-from pipelines.recipe import default_recipe, load_recipe
-from pipelines.train import train_heads, train_run
-from pipelines.trainee import Trainee
+from mettle_cache.pipelines.evaluate.evaluation import evaluate_run
+from mettle_cache.pipelines.evaluate.export import export_run
+from mettle_cache.pipelines.evaluate.exported import load_exported
+from mettle_cache.pipelines.report.params import count_trainable, params_table
+from mettle_cache.pipelines.train.binding import bind_task
+from mettle_cache.pipelines.train.checkpoint import load_checkpoint
+from mettle_cache.pipelines.train.recipe import default_recipe, load_recipe
+from mettle_cache.pipelines.train.sample_loader import Feed, evaluation_inputs, read_split, training_inputs
+from mettle_cache.pipelines.train.spec import HeadPlan
+from mettle_cache.pipelines.train.trainee import Trainee
+from mettle_cache.pipelines.train.training import train_heads, train_run
+from mettle_cache.tasks.avqa.task import AvqaTask
 from tests.pipelines.tiny_avqa import write_tiny_avqa
 
 SMALL = [
@@ -77,7 +77,9 @@ def test_a_resumed_run_gives_the_same_bits(store, tmp_path, monkeypatch):
     short = recipe("train.epochs=3")
     whole = train_run(store, recipe=short, out=tmp_path / "whole")
     with monkeypatch.context() as patched:
-        patched.setattr("pipelines.onepass.Member.epochs", property(lambda self: range(self.run.history.epochs, 2)))
+        patched.setattr(
+            "mettle_cache.pipelines.train.loop.Member.epochs", property(lambda self: range(self.run.history.epochs, 2))
+        )
         train_run(store, recipe=short, out=tmp_path / "cut")
     resumed = train_run(store, recipe=short, out=tmp_path / "cut", resume=True, threads=1)
     assert [row["loss"] for row in resumed.history] == [row["loss"] for row in whole.history]
@@ -166,5 +168,5 @@ def test_the_paper_s_head_has_the_expected_size_and_no_published_total(monkeypat
     # spec-avqa.md 8: 79.86 M for the recommended head, 9.03 M for LAVISH's width in place of 66.87 M
     assert count_trainable(AvqaTask, specific) == pytest.approx(79.86e6, abs=0.02e6)
     assert count_trainable(AvqaTask, shared) < 33e6
-    monkeypatch.setattr("pipelines.params.TASKS", {"avqa": AvqaTask})
+    monkeypatch.setattr("mettle_cache.pipelines.report.params.TASKS", {"avqa": AvqaTask})
     assert params_table() == []

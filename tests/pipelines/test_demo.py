@@ -3,7 +3,7 @@
 import pytest
 
 from mettle_cache.errors import UsageError
-from pipelines.demo import CLEARLY, DemoReport, prepare_folder, run_demo
+from mettle_cache.pipelines.demo import CLEARLY, DemoReport, prepare_folder, run_demo
 from tests.pipelines.listener import Listener
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipelines import doctor
-from pipelines.doctor import examine
+from mettle_cache.pipelines import doctor
+from mettle_cache.pipelines.doctor import examine
 
 
 @pytest.fixture
@@ -42,13 +42,13 @@ def test_weights_in_their_place_are_found(empty_folder):
 
 
 def test_the_disk_is_read_where_the_stores_will_be(empty_folder, monkeypatch):
-    monkeypatch.setattr("mettle_cache.store.diskspeed.PROBE_BYTES", 1 << 20)
+    monkeypatch.setattr("mettle_cache.store.reading.disk_speed.PROBE_BYTES", 1 << 20)
     assert "GB/s" in by_topic(examine(empty_folder / "cache" / "deeper"))["disk"].found
 
 
 @pytest.mark.parametrize(("tiles", "found"), [(True, "tiles of bytes (AMX)"), (False, "float32: no tiles of bytes")])
 def test_it_says_what_codes_are_multiplied_with(empty_folder, monkeypatch, tiles, found):
-    monkeypatch.setattr("mettle_cache.methods.amx.has_byte_tiles", lambda: tiles)
+    monkeypatch.setattr("mettle_cache.methods.kernels.cpu.amx.has_byte_tiles", lambda: tiles)
     assert by_topic(examine(measure=False))["products"].found.startswith(found)
 
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from mettle_cache.errors import RunError, UsageError
-from pipelines.checkpoint import load_checkpoint, save_checkpoint
-from pipelines.evaluate import evaluate_run, evaluate_runs, find_runs
-from pipelines.headplan import HeadPlan
-from pipelines.recipe import load_recipe
-from pipelines.train import train_heads
+from mettle_cache.pipelines.evaluate.evaluation import evaluate_run, evaluate_runs, find_runs
+from mettle_cache.pipelines.train.checkpoint import load_checkpoint, save_checkpoint
+from mettle_cache.pipelines.train.recipe import load_recipe
+from mettle_cache.pipelines.train.spec import HeadPlan
+from mettle_cache.pipelines.train.training import train_heads
 from tests.pipelines.test_train_heads import Counting
 
 FAST = ["lcd.dim=16", "train.learning_rate=3e-3", "train.epochs=2"]

@@ -10,16 +10,16 @@ import torch
 
 from mettle_cache.decoders.mmpyr import MMPyramid
 from mettle_cache.errors import UsageError
+from mettle_cache.pipelines.evaluate.evaluation import evaluate_run
+from mettle_cache.pipelines.evaluate.export import export_run
+from mettle_cache.pipelines.evaluate.exported import load_exported
+from mettle_cache.pipelines.report.params import count_trainable, params_table
+from mettle_cache.pipelines.train.binding import bind_task
+from mettle_cache.pipelines.train.recipe import default_recipe, load_recipe
+from mettle_cache.pipelines.train.training import train_run
 from mettle_cache.store import StoreSpec, StoreWriter, TokenStore, get_codec
-from mettle_cache.store.codecs import encode_layers
-from mettle_cache.tasks.avvp import AvvpTask
-from pipelines.binding import bind_task
-from pipelines.evaluate import evaluate_run
-from pipelines.export import export_run
-from pipelines.exported import load_exported
-from pipelines.params import count_trainable, params_table
-from pipelines.recipe import default_recipe, load_recipe
-from pipelines.train import train_run
+from mettle_cache.store.format.codecs import encode_layers
+from mettle_cache.tasks.avvp.task import AvvpTask
 from tests.pipelines.tiny_store import LAYERS, SEGMENTS
 
 CATEGORIES = ["Speech", "Dog", "Cello"]

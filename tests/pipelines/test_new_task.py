@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-import pipelines
+import mettle_cache.pipelines
 from mettle_cache.methods.linear import mean_token
+from mettle_cache.pipelines.evaluate.evaluation import evaluate_run
+from mettle_cache.pipelines.train.recipe import load_recipe
+from mettle_cache.pipelines.train.training import train_run
 from mettle_cache.tasks.options import LinearOptions
 from mettle_cache.tasks.protocol import PublishedRow, Task
 from mettle_cache.tasks.registry import TASKS
-from pipelines.evaluate import evaluate_run
-from pipelines.recipe import load_recipe
-from pipelines.train import train_run
 from tests.pipelines.tiny_store import CATEGORIES
 
 
@@ -104,7 +104,7 @@ def test_a_class_and_a_line_train_and_evaluate(tmp_path, tiny_store):
 
 
 def test_the_loop_and_what_it_stands_on_name_no_task():
-    folder = Path(pipelines.__file__).parent
+    folder = Path(mettle_cache.pipelines.__file__).parent
     for name in ("train", "evaluate", "trainee", "headrun", "feed", "binding", "checkpoint", "runfolder", "params"):
         tree = ast.parse((folder / f"{name}.py").read_text())
         imported = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]

@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from pipelines.progress import Meter, PlainProgress, RichProgress, Silent, terminal_progress
+from mettle_cache.pipelines.progress import Meter, PlainProgress, RichProgress, Silent, terminal_progress
 
 
 class Clock:

@@ -9,13 +9,13 @@ import pytest
 from PIL import Image
 
 from mettle_cache.errors import DatasetError, UsageError
+from mettle_cache.pipelines.evaluate.evaluation import evaluate_run
+from mettle_cache.pipelines.extract.plan import make_plan
+from mettle_cache.pipelines.extract.run import run_extraction
+from mettle_cache.pipelines.train.recipe import default_recipe, load_recipe
+from mettle_cache.pipelines.train.sample_loader import read_split
+from mettle_cache.pipelines.train.training import train_run
 from mettle_cache.store import TokenStore
-from pipelines.evaluate import evaluate_run
-from pipelines.extract import run_extraction
-from pipelines.feed import read_split
-from pipelines.plan import make_plan
-from pipelines.recipe import default_recipe, load_recipe
-from pipelines.train import train_run
 from tests.datasets.avsbench_files import rectangle, write_ms3, write_s4
 from tests.pipelines.extraction import tiny, tree
 

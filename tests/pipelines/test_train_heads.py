@@ -14,13 +14,13 @@ import pytest
 import torch
 
 from mettle_cache.errors import RunError, StoreCorruptError, UsageError
-from pipelines.checkpoint import load_checkpoint
-from pipelines.headplan import HeadPlan
-from pipelines.recipe import load_recipe
-from pipelines.train import train_heads, train_run
-from pipelines.units import format_bytes
+from mettle_cache.pipelines.report.units import format_bytes
+from mettle_cache.pipelines.train.checkpoint import load_checkpoint
+from mettle_cache.pipelines.train.recipe import load_recipe
+from mettle_cache.pipelines.train.spec import HeadPlan
+from mettle_cache.pipelines.train.training import train_heads, train_run
 from tests.pipelines.listener import Listener
-from tests.pipelines.test_train import StopAfter, curve
+from tests.pipelines.train.test_training import StopAfter, curve
 
 FAST = ["lcd.dim=16", "train.learning_rate=3e-3", "train.epochs=3"]
 HEADS = {

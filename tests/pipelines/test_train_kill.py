@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines.checkpoint import load_checkpoint
+from mettle_cache.pipelines.train.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).parents[2]
 

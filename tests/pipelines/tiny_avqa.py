@@ -8,7 +8,7 @@ import pyarrow as pa
 import torch
 
 from mettle_cache.store import StoreSpec, StoreWriter, TokenStore, get_codec
-from mettle_cache.store.codecs import encode_layers
+from mettle_cache.store.format.codecs import encode_layers
 from tests.pipelines.tiny_store import SEGMENTS, layer
 
 INSTRUMENTS = ("tuba", "erhu", "drum", "bell")

@@ -5,7 +5,7 @@ import torch
 
 from mettle_cache.layers import LayerSpec
 from mettle_cache.store import StoreSpec, StoreWriter, TokenStore, get_codec
-from mettle_cache.store.codecs import encode_layers
+from mettle_cache.store.format.codecs import encode_layers
 
 CATEGORIES = ["Bark", "Flute", "Clock"]
 SEGMENTS = 10

@@ -3,10 +3,10 @@
 import sys
 from pathlib import Path
 
-from pipelines.headplan import HeadPlan
-from pipelines.recipe import load_recipe
-from pipelines.sweep import parse_seeds
-from pipelines.train import train_heads, train_run
+from mettle_cache.pipelines.train.recipe import load_recipe
+from mettle_cache.pipelines.train.spec import HeadPlan
+from mettle_cache.pipelines.train.sweep import parse_seeds
+from mettle_cache.pipelines.train.training import train_heads, train_run
 
 RECIPE = load_recipe("ave-small", ["lcd.dim=16", "train.learning_rate=3e-3", "train.epochs=30", "train.step_size=7"])
 

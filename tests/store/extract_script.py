@@ -4,7 +4,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from mettle_cache.store.writer import StoreWriter
+from mettle_cache.store.writing.writer import StoreWriter
 from tests.store.tiny import clip_tokens, make_spec, source
 
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from mettle_cache.layers import LayerSpec
-from mettle_cache.store.codecs import CODECS
-from mettle_cache.store.reader import TokenStore
-from mettle_cache.store.spec import StoreSpec
+from mettle_cache.store.format.codecs import CODECS
+from mettle_cache.store.format.spec import StoreSpec
+from mettle_cache.store.reading.token_store import TokenStore
 from mettle_cache.store.verify import verify_store
-from mettle_cache.store.writer import StoreWriter
+from mettle_cache.store.writing.writer import StoreWriter
 from mettle_cache.tokens import LayerTokens
 from tests.store.tiny import contents
 

@@ -8,12 +8,12 @@ import zarr
 
 from mettle_cache.errors import MettleError, StoreCorruptError, StoreError
 from mettle_cache.store.catalog import describe_store, find_stores
-from mettle_cache.store.head import load_head
-from mettle_cache.store.layout import group_json
-from mettle_cache.store.reader import TokenStore
-from mettle_cache.store.spec import digest_of
+from mettle_cache.store.format.layout import group_json
+from mettle_cache.store.format.metadata import load_head
+from mettle_cache.store.format.spec import digest_of
+from mettle_cache.store.reading.token_store import TokenStore
 from mettle_cache.store.verify import verify_store
-from mettle_cache.store.writer import StoreWriter
+from mettle_cache.store.writing.writer import StoreWriter
 from tests.store.tiny import make_spec, write_store
 
 
@@ -98,7 +98,7 @@ def test_metadata_that_are_not_metadata_are_refused(path, text):
 
 
 def test_metadata_without_end_are_not_read(path, monkeypatch):
-    monkeypatch.setattr("mettle_cache.store.head.LARGEST_JSON", 1000)
+    monkeypatch.setattr("mettle_cache.store.format.metadata.LARGEST_JSON", 1000)
     with pytest.raises(StoreCorruptError, match="more than the 1,000 such a file may have"):
         TokenStore.open(path)
 

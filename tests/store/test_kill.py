@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mettle_cache.errors import MettleError
-from mettle_cache.store.reader import TokenStore
+from mettle_cache.store.reading.token_store import TokenStore
 from mettle_cache.store.verify import verify_store
 from tests.store.tiny import clip_tokens, contents, make_spec, write_store
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import zarr
 
-from mettle_cache.store.codecs import CODECS
+from mettle_cache.store.format.codecs import CODECS
 from tests.store.tiny import LAYERS, clip_tokens, make_spec, write_store
 
 

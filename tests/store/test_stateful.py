@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from mettle_cache.errors import MettleError
-from mettle_cache.store.reader import TokenStore
+from mettle_cache.store.reading.token_store import TokenStore
 from mettle_cache.store.verify import repair_store, verify_store
-from mettle_cache.store.writer import StoreWriter
+from mettle_cache.store.writing.writer import StoreWriter
 from tests.store.tiny import LAYERS, clip_tokens, contents, make_spec, source, write_store
 
 CLIPS = 3

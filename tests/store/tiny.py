@@ -10,9 +10,9 @@ import pyarrow as pa
 import torch
 
 from mettle_cache.layers import LayerSpec
-from mettle_cache.store.codecs import encode_layers, get_codec
-from mettle_cache.store.spec import StoreSpec
-from mettle_cache.store.writer import StoreReport, StoreWriter
+from mettle_cache.store.format.codecs import encode_layers, get_codec
+from mettle_cache.store.format.spec import StoreSpec
+from mettle_cache.store.writing.writer import StoreReport, StoreWriter
 from mettle_cache.tokens import LayerTokens
 
 SEGMENTS = 2

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mettle_cache.datasets import open_dataset
-from mettle_cache.tasks.avvp import AvvpTask
-from mettle_cache.tasks.avvp_options import ParsingHeadOptions
+from mettle_cache.tasks.avvp.options import ParsingHeadOptions
+from mettle_cache.tasks.avvp.task import AvvpTask
 from mettle_cache.tasks.options import MethodOptions
 
 _REPOSITORY = Path(__file__).parents[2]

@@ -1,8 +1,8 @@
 import pytest
 
 from mettle_cache.errors import UsageError
-from mettle_cache.tasks.avel import AvelTask
-from mettle_cache.tasks.avvp import AvvpTask
+from mettle_cache.tasks.avel.task import AvelTask
+from mettle_cache.tasks.avvp.task import AvvpTask
 from mettle_cache.tasks.registry import TASKS, get_task, task_of_dataset
 
 

@@ -6,8 +6,8 @@ import signal
 import torch
 
 from mettle_cache.errors import UsageError
-from pipelines.benchmark.childprocess import serve
-from pipelines.benchmark.memorymeter import MemoryMeter
+from mettle_cache.pipelines.benchmark.childprocess import serve
+from mettle_cache.pipelines.benchmark.memorymeter import MemoryMeter
 
 
 def work(request):

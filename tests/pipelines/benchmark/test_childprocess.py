@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from mettle_cache.errors import RunError
-from pipelines.benchmark.childprocess import call_in_child
-from pipelines.benchmark.memorymeter import available_memory, peak_resident
+from mettle_cache.pipelines.benchmark.childprocess import call_in_child
+from mettle_cache.pipelines.benchmark.memorymeter import available_memory, peak_resident
 
 SCRIPT = "tests.pipelines.benchmark.child_script"
 

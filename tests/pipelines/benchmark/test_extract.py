@@ -4,16 +4,16 @@ import pytest
 import torch
 
 from mettle_cache.errors import RunError
-from mettle_cache.store.codecs import encode_layers, get_codec
-from pipelines.benchmark import extract
-from pipelines.benchmark.extraction import Extraction
-from pipelines.benchmark.media import PICTURE, write_media
-from pipelines.benchmark.options import BenchOptions
-from pipelines.benchmark.precision import error_row, precision_rows, relative_errors
-from pipelines.benchmark.registry import run_bench
-from pipelines.benchmark.table import Row
-from pipelines.extract_types import ExtractConfig
-from pipelines.progress import Silent
+from mettle_cache.pipelines.benchmark import extract
+from mettle_cache.pipelines.benchmark.extraction import Extraction
+from mettle_cache.pipelines.benchmark.media import PICTURE, write_media
+from mettle_cache.pipelines.benchmark.options import BenchOptions
+from mettle_cache.pipelines.benchmark.precision import error_row, precision_rows, relative_errors
+from mettle_cache.pipelines.benchmark.registry import run_bench
+from mettle_cache.pipelines.benchmark.table import Row
+from mettle_cache.pipelines.extract.config import ExtractConfig
+from mettle_cache.pipelines.progress import Silent
+from mettle_cache.store.format.codecs import encode_layers, get_codec
 
 
 @pytest.fixture(scope="module")
@@ -138,11 +138,11 @@ def test_plan_is_held_to_its_word(table):
 
 def test_plan_and_bench_measure_with_the_same_functions(config, tmp_path, monkeypatch):
     """What bench compares with is what plan prints."""
-    from pipelines import plan
+    from mettle_cache.pipelines.extract import plan
 
     monkeypatch.setattr(plan, "seconds_a_clip", lambda backbones, device, segments: 0.5)
     monkeypatch.setattr(plan, "measure_read_speed", lambda folder: 1e9)
     report = plan.make_plan(config)
     assert report.recomputes_per_second == 2.0
     assert report.chosen.reads_per_second == 1e9 / report.chosen.clip_bytes
-    assert extract.seconds_a_clip.__module__ == "pipelines.rates"
+    assert extract.seconds_a_clip.__module__ == "mettle_cache.pipelines.extract.rates"

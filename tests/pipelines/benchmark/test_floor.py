@@ -1,8 +1,8 @@
 import pytest
 
 from mettle_cache.layers import LayerSpec
-from pipelines.benchmark.floor import Floor, necessary_products
-from pipelines.recipe import load_recipe
+from mettle_cache.pipelines.benchmark.floor import Floor, necessary_products
+from mettle_cache.pipelines.train.recipe import load_recipe
 
 
 def layer(modality, stage, tokens, width):

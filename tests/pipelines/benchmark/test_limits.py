@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipelines.benchmark.limits import RawReader, matmul_rate
+from mettle_cache.pipelines.benchmark.limits import RawReader, matmul_rate
 
 
 @pytest.fixture
@@ -33,7 +33,9 @@ def test_raw_reads_fill_the_memory_in_turn_and_begin_again_where_a_file_no_longe
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_rate_of_products_counts_multiply_adds(dtype, monkeypatch):
     """A product that takes a second of 2 x 3 x 5 multiply-adds runs at 30 a second."""
-    monkeypatch.setattr("pipelines.benchmark.limits._multiply", lambda left, right, out, count: float(count))
+    monkeypatch.setattr(
+        "mettle_cache.pipelines.benchmark.limits._multiply", lambda left, right, out, count: float(count)
+    )
     assert matmul_rate(2, 3, 5, dtype=dtype) == 30
 
 

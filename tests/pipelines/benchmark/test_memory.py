@@ -2,14 +2,14 @@
 
 import pytest
 
+from mettle_cache.pipelines.benchmark.fullsize import bench_layers, write_bench_store
+from mettle_cache.pipelines.benchmark.heads import bench_recipe
+from mettle_cache.pipelines.benchmark.memory import size_goals
+from mettle_cache.pipelines.benchmark.memory_child import Breakdown, MemoryRequest, measure_memory
+from mettle_cache.pipelines.benchmark.options import BenchOptions
+from mettle_cache.pipelines.benchmark.registry import run_bench
+from mettle_cache.pipelines.train.binding import bind_task
 from mettle_cache.store import TokenStore
-from pipelines.benchmark.fullsize import bench_layers, write_bench_store
-from pipelines.benchmark.heads import bench_recipe
-from pipelines.benchmark.memory import size_goals
-from pipelines.benchmark.memory_child import Breakdown, MemoryRequest, measure_memory
-from pipelines.benchmark.options import BenchOptions
-from pipelines.benchmark.registry import run_bench
-from pipelines.binding import bind_task
 
 PARTS = ("heads", "gradients", "Adam", "codes", "saved for backward", "the rest")
 

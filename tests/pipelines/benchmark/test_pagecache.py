@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from pipelines.benchmark.pagecache import cached_fraction, evict
+from mettle_cache.pipelines.benchmark.pagecache import cached_fraction, evict
 
 
 @pytest.fixture

@@ -9,19 +9,26 @@ import numpy as np
 import pytest
 
 from mettle_cache.errors import RunError
+from mettle_cache.pipelines.benchmark import reading
+from mettle_cache.pipelines.benchmark.baselines.numpy_memmap import NumpyMemmap
+from mettle_cache.pipelines.benchmark.baselines.protocol import Source
+from mettle_cache.pipelines.benchmark.baselines.registry import RIVALS, is_installed
+from mettle_cache.pipelines.benchmark.fullsize import bench_layers, write_bench_store
+from mettle_cache.pipelines.benchmark.options import BenchOptions
+from mettle_cache.pipelines.benchmark.read import CODECS, our_name, run
+from mettle_cache.pipelines.benchmark.read_timing import Contestant, Subject, Turn, hold_contest, raw_reads
+from mettle_cache.pipelines.benchmark.reading import (
+    check_delivery,
+    clip_slots,
+    our_reader,
+    random_order,
+    rival_reader,
+    token_files,
+)
+from mettle_cache.pipelines.benchmark.registry import run_bench
+from mettle_cache.pipelines.progress import Silent
 from mettle_cache.store import TokenStore
-from mettle_cache.store.head import load_head
-from pipelines.benchmark import reading
-from pipelines.benchmark.contest import Contestant, Subject, Turn, hold_contest, raw_reads
-from pipelines.benchmark.fullsize import bench_layers, write_bench_store
-from pipelines.benchmark.options import BenchOptions
-from pipelines.benchmark.read import CODECS, our_name, run
-from pipelines.benchmark.reading import check_delivery, clip_slots, our_reader, random_order, rival_reader, token_files
-from pipelines.benchmark.registry import run_bench
-from pipelines.benchmark.rivals.numpy_memmap import NumpyMemmap
-from pipelines.benchmark.rivals.protocol import Source
-from pipelines.benchmark.rivals.registry import RIVALS, is_installed
-from pipelines.progress import Silent
+from mettle_cache.store.format.metadata import load_head
 
 CLIPS = 6
 INSTALLED = [rival for rival in RIVALS if is_installed(rival)]
@@ -136,7 +143,7 @@ def test_a_rate_is_all_the_bytes_of_all_the_passes_over_the_time(store, monkeypa
     reader = our_reader("ours", store, check="never")
     subject = Subject(codec="int8", order=[0, 1], files=(), nbytes=3 * 10**9)
     monkeypatch.setattr(
-        "pipelines.benchmark.timing.time.perf_counter", lambda: now.__setitem__(0, now[0] + 1) or now[0]
+        "mettle_cache.pipelines.benchmark.timing.time.perf_counter", lambda: now.__setitem__(0, now[0] + 1) or now[0]
     )
     contestant = Contestant(name="ours", subject=subject, reader=reader, passes=4)
     (row,) = hold_contest([contestant], cold=False, repeats=1, progress=Silent()).rows
@@ -147,7 +154,7 @@ def test_a_rate_is_all_the_bytes_of_all_the_passes_over_the_time(store, monkeypa
 
 @pytest.mark.parametrize(("cold", "cached", "said"), [(True, 0.3, "30%"), (False, 0.6, "60%"), (True, 0.01, None)])
 def test_a_page_cache_that_is_not_as_it_should_be_is_said(store, monkeypatch, cold, cached, said):
-    monkeypatch.setattr("pipelines.benchmark.contest.cached_fraction", lambda files: cached)
+    monkeypatch.setattr("mettle_cache.pipelines.benchmark.read_timing.cached_fraction", lambda files: cached)
     subject = Subject(codec="int8", order=[0], files=(), nbytes=1)
     contestant = Contestant(name="ours", subject=subject, reader=our_reader("ours", store, check="never"))
     notes = hold_contest([contestant], cold=cold, repeats=1, progress=Silent()).notes
@@ -199,7 +206,7 @@ def test_the_whole_bench_has_every_reader_warm_and_cold(table):
 
 
 def test_a_library_that_is_missing_is_a_line(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipelines.benchmark.read.is_installed", lambda rival: rival.name == "np.memmap")
+    monkeypatch.setattr("mettle_cache.pipelines.benchmark.read.is_installed", lambda rival: rival.name == "np.memmap")
     table = run(BenchOptions(tiny=True, repeats=1, clips=2, folder=tmp_path), Silent())
     row = table.row("MosaicML Streaming")
     assert (row.value, row.note) == (None, "not installed: pip install mosaicml-streaming")
@@ -212,7 +219,7 @@ def test_a_library_that_cannot_be_imported_is_a_line_too(tmp_path, monkeypatch):
         def open(self, source):
             raise ImportError("no module named 'half'")
 
-    monkeypatch.setattr("pipelines.benchmark.read.RIVALS", (Broken(),))
+    monkeypatch.setattr("mettle_cache.pipelines.benchmark.read.RIVALS", (Broken(),))
     table = run(BenchOptions(tiny=True, repeats=1, clips=2, folder=tmp_path), Silent())
     row = table.row("np.memmap")
     assert (row.value, row.note) == (None, "cannot be imported: no module named 'half'")

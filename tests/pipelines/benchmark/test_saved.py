@@ -1,6 +1,6 @@
 import torch
 
-from pipelines.benchmark.saved import counting_saved
+from mettle_cache.pipelines.benchmark.saved import counting_saved
 
 
 def test_what_is_kept_is_counted_once_and_what_was_given_is_not():

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from mettle_cache.errors import RunError
-from mettle_cache.methods.amx import has_byte_tiles
-from pipelines.benchmark.fullsize import bench_layers
-from pipelines.benchmark.options import BenchOptions
-from pipelines.benchmark.registry import run_bench
-from pipelines.benchmark.step import (
+from mettle_cache.methods.kernels.cpu.amx import has_byte_tiles
+from mettle_cache.pipelines.benchmark.fullsize import bench_layers
+from mettle_cache.pipelines.benchmark.options import BenchOptions
+from mettle_cache.pipelines.benchmark.registry import run_bench
+from mettle_cache.pipelines.benchmark.step import (
     FLOATS,
     HEAD_COUNTS,
     ONLINE,
@@ -24,8 +24,8 @@ from pipelines.benchmark.step import (
     tabulate,
     take_turns,
 )
-from pipelines.benchmark.step_child import StepRequest, StepResult
-from pipelines.benchmark.table import parse_table
+from mettle_cache.pipelines.benchmark.step_child import StepRequest, StepResult
+from mettle_cache.pipelines.benchmark.table import parse_table
 from tests.pipelines.listener import Listener
 
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from mettle_cache.errors import ConfigError, NoRoomError
-from pipelines.benchmark.options import BenchOptions
-from pipelines.benchmark.workplace import PREFIX, bench_folder, workplace
+from mettle_cache.pipelines.benchmark.options import BenchOptions
+from mettle_cache.pipelines.benchmark.workplace import PREFIX, bench_folder, workplace
 
 SCRIPT = """
 import signal, sys, time
 from pathlib import Path
-from pipelines.benchmark.options import BenchOptions
-from pipelines.benchmark.workplace import workplace
+from mettle_cache.pipelines.benchmark.options import BenchOptions
+from mettle_cache.pipelines.benchmark.workplace import workplace
 # a shell's background job starts with this signal ignored
 signal.signal(signal.SIGINT, signal.default_int_handler)
 try:
@@ -51,7 +51,9 @@ def test_an_interrupted_bench_leaves_nothing(tmp_path, number):
 
 def test_a_disk_without_room_is_refused(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr("pipelines.preflight.shutil.disk_usage", lambda _: usage(10**9, 10**9, 1000))
+    monkeypatch.setattr(
+        "mettle_cache.pipelines.extract.preflight.shutil.disk_usage", lambda _: usage(10**9, 10**9, 1000)
+    )
     with (
         pytest.raises(NoRoomError, match="still needs"),
         workplace(BenchOptions(folder=tmp_path), 10**6),

@@ -1,0 +1,262 @@
+"""Products of int8 and int4 codes with float32 vectors by a processor's integer tiles (AMX), as exact as in float32.
+
+A vector with the channels' scales in it, or a row of weights, becomes whole numbers of 24 bits, and each of them three
+signed bytes (planes.py); codes meet every byte in 32-bit sums, without any rounding. A thousand multiply-adds a cycle
+instead of thirty-two make up for three products in the place of one, and codes become floats for the norm's statistics
+only. A block of tokens, or some channels of all of them, goes through every step while the core has it at hand.
+
+The same functions as of float_kernels.py, on processors that amx.py admits.
+
+Shapes: F frames, N tokens (M: those that a row of products has room for), D channels, P vectors, R rows of planes. A
+tile is 16 rows of 64 bytes; what is multiplied comes in blocks of 2 by 2 tiles, and memory goes on to whole ones.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import float32, njit
+
+from mettle_cache.methods.kernels.cpu.amx_instructions import (
+    TILE_BYTES,
+    TILE_ROWS,
+    add_products,
+    add_upper_products,
+    clear_sums,
+    exchange_shapes,
+    keep_sums,
+    keep_upper_sums,
+)
+from mettle_cache.methods.kernels.cpu.byte_split import PLANES, fold_vector, size_up, split_row
+from mettle_cache.methods.kernels.cpu.code_bytes import some_tokens
+from mettle_cache.methods.kernels.cpu.compiled import FAST, LINE, Array, aligned, vector_of
+from mettle_cache.methods.kernels.cpu.simd import (
+    LANES,
+    add_moments,
+    fetch_ahead,
+    interleave_bytes,
+    join_lanes,
+    transpose_words,
+)
+
+BLOCK = 2 * TILE_ROWS
+# channels whose bytes are interleaved at a time: a cache line of every token
+CHANNELS = 64
+
+
+@njit(nogil=True, cache=True)
+def _tile_shapes() -> Array:
+    """Eight tiles, all of the largest shape."""
+    shapes = np.zeros(64, np.uint8)
+    shapes[0] = 1
+    for tile in range(8):
+        shapes[16 + 2 * tile], shapes[48 + tile] = TILE_BYTES, TILE_ROWS
+    return shapes
+
+
+@njit(nogil=True, cache=True)
+def _round_up(value: int, step: int) -> int:
+    return (value + step - 1) // step * step
+
+
+@njit(nogil=True, cache=True)
+def _apart(nbytes: int) -> Any:
+    """An odd number of cache lines for a row: rows whose starts share a place in the cache drive each other out."""
+    return (_round_up(nbytes, LINE) // LINE | 1) * LINE
+
+
+@njit(nogil=True, cache=True)
+def _lanes(width: int) -> Array:
+    """Memory for a row of floats, with zeros behind it up to whole lanes."""
+    return np.zeros(_round_up(width, LANES), np.float32)
+
+
+@njit(nogil=True, cache=True, fastmath=FAST)
+def centre_offset(offset: Array, centred: Array) -> Any:
+    """The middle of a frame's offsets, and each one's distance from it."""
+    middle = float32(0)
+    for d in range(offset.shape[0]):
+        middle += offset[d]
+    middle /= float32(offset.shape[0])
+    for d in range(offset.shape[0]):
+        centred[d] = offset[d] - middle
+    return middle
+
+
+@njit(nogil=True, cache=True, fastmath=FAST)
+def measure_tokens(
+    tokens: Array, scale: Array, centred: Array, middle: float, share: float, eps: float, mean: Array, rstd: Array
+) -> None:
+    """Mean and inverse deviation of tokens, as a LayerNorm has them; ``share`` is that of a channel.
+
+    One pass: squares are those of the distance from the frame's middle, from which a token's mean is not far.
+    """
+    start, stride, sums, squares = tokens.ctypes.data, tokens.shape[1], mean.ctypes.data, rstd.ctypes.data
+    for n in range(0, mean.shape[0], 4):
+        place = start + n * stride
+        add_moments(
+            place, stride, scale.shape[0], scale.ctypes.data, centred.ctypes.data, sums + 4 * n, squares + 4 * n
+        )
+    for n in range(mean.shape[0]):
+        away = mean[n] * share
+        mean[n] = away + middle
+        rstd[n] = float32(1) / math.sqrt(max(rstd[n] * share - away * away, float32(0)) + eps)
+
+
+@njit(nogil=True, cache=True)
+def pack_tokens(tokens: Array, columns: Array) -> None:
+    """A block of tokens as columns for the tiles: words of four channels' bytes ``[D / 4, BLOCK]``."""
+    stride, column_stride = tokens.shape[1], 4 * columns.shape[1]
+    for d in range(0, stride, TILE_BYTES):
+        source, target = tokens.ctypes.data + d, columns.ctypes.data + (d // 4) * column_stride
+        transpose_words(source, stride, target, column_stride)
+        transpose_words(source + TILE_ROWS * stride, stride, target + TILE_BYTES, column_stride)
+
+
+@njit(nogil=True, cache=True)
+def interleave_tokens(tokens: Array, start: int, columns: Array) -> None:
+    """Some channels from ``start`` on as columns for the tiles: words of four tokens' bytes ``[N / 4, CHANNELS]``."""
+    stride, column_stride = tokens.shape[1], 4 * columns.shape[1]
+    for w in range(tokens.shape[0] // 4):
+        source, target = tokens.ctypes.data + 4 * w * stride + start, columns.ctypes.data + w * column_stride
+        for d in range(0, min(CHANNELS, stride - start), BLOCK):
+            interleave_bytes(source + d, stride, target + 4 * d)
+
+
+@njit(nogil=True, cache=True)
+def fetch_lines(ahead: int, lines: int) -> int:
+    """Ask for so many cache lines from an address on; the address behind them."""
+    for _ in range(lines):
+        fetch_ahead(ahead)
+        ahead += LINE
+    return ahead
+
+
+@njit(nogil=True, cache=True)
+def multiply_block(planes: Array, depth: int, columns: Array, start: int, found: Array, ahead: int, lines: int) -> None:
+    """``found [R, BLOCK]``, products of all rows and a block of columns from ``start`` on.
+
+    Meanwhile memory from the address ``ahead`` on is fetched, ``lines`` of the cache in each step.
+    """
+    row, column, out = planes.ctypes.data, columns.ctypes.data + 4 * start, found.ctypes.data
+    row_stride, stride, step = planes.shape[1], 4 * columns.shape[1], 4 * found.shape[1]
+    whole = planes.shape[0] // BLOCK * BLOCK
+    for p in range(0, whole, BLOCK):
+        clear_sums()
+        for k in range(0, depth, TILE_BYTES):
+            ahead = fetch_lines(ahead, lines)
+            add_products(row + p * row_stride + k, row_stride, column + (k // 4) * stride, stride)
+        keep_sums(out + p * step, step)
+    if whole < planes.shape[0]:
+        clear_sums()
+        for k in range(0, depth, TILE_BYTES):
+            ahead = fetch_lines(ahead, lines)
+            add_upper_products(row + whole * row_stride + k, row_stride, column + (k // 4) * stride, stride)
+        keep_upper_sums(out + whole * step, step)
+
+
+@njit(nogil=True, cache=True)
+def join_block(
+    found: Array,
+    units: Array,
+    scale: Array,
+    shifts: Array,
+    offset: Array,
+    less: Array,
+    total: int,
+    start: int,
+    out: Array,
+) -> None:
+    """``out[p, c] = scale[c] * (vector p · column c) + shifts[p] * offset[c] - less[p]`` of a block of columns.
+
+    Those of the first ``total`` vectors are added to what is there.
+    """
+    count, step, out_step = units.shape[0], 4 * found.shape[1], 4 * out.shape[1]
+    found_start, scale_start, offset_start = found.ctypes.data, scale.ctypes.data, offset.ctypes.data
+    out_start = out.ctypes.data
+    for p in range(count):
+        for c in range(start, min(start + BLOCK, scale.shape[0]), LANES):
+            whole, row = found_start + p * step + 4 * (c - start), out_start + p * out_step + 4 * c
+            s, o = scale_start + 4 * c, offset_start + 4 * c
+            join_lanes(whole, count * step, units[p], s, shifts[p], o, less[p], p < total, row)
+
+
+@njit(nogil=True, cache=True)
+def score_frames(
+    codes: Array,
+    scale: Array,
+    offset: Array,
+    vectors: tuple[Array, Array, Array],
+    first: int,
+    eps: float,
+    products: Array,
+    totals: Array,
+    mean: Array,
+    rstd: Array,
+) -> None:
+    """As :func:`mettle_cache.methods.kernels.cpu.float_products.score_frames`."""
+    width, asked, room = scale.shape[1], totals.shape[1], products.shape[2]
+    padded, share = _round_up(width, TILE_BYTES), float32(1) / float32(width)
+    scratch, planes = aligned(BLOCK, padded), aligned(_round_up(PLANES * asked, TILE_ROWS), _apart(padded))
+    # where vectors end: whatever the columns hold there counts nothing
+    scratch[:], planes[:] = 0, 0
+    columns = aligned(padded // 4, _apart(4 * BLOCK)).view(np.int32)
+    found = aligned(planes.shape[0], _apart(4 * BLOCK)).view(np.int32)
+    s, o, centred, folded = _lanes(width), _lanes(width), _lanes(width), _lanes(width)
+    units, shifts = np.empty(asked, np.float32), np.empty(asked, np.float32)
+    steps = max(_round_up(planes.shape[0], BLOCK) // BLOCK * (padded // TILE_BYTES), 1)
+    lines = _round_up(BLOCK * codes.shape[2] // LINE, steps) // steps
+    ones, nothing = np.ones(room, np.float32), np.zeros(asked, np.float32)
+    shapes, former = _tile_shapes(), np.zeros(64, np.uint8)
+    exchange_shapes(shapes.ctypes.data, former.ctypes.data)
+    for f in range(codes.shape[0]):
+        s[:width], o[:width] = scale[f % scale.shape[0]], offset[f % scale.shape[0]]
+        middle = centre_offset(o[:width], centred)
+        for p in range(asked):
+            largest, shifts[p], totals[f, p] = fold_vector(vector_of(vectors, first + f, p), s, o, folded)
+            units[p] = split_row(folded, largest, planes, p, asked)
+        for n in range(0, room, BLOCK):
+            tokens = some_tokens(codes, f, n, TILE_BYTES, scratch)
+            if eps >= 0:
+                own, others = mean[f, n : n + BLOCK], rstd[f, n : n + BLOCK]
+                measure_tokens(tokens, s, centred, middle, share, eps, own, others)
+            pack_tokens(tokens, columns)
+            # the next block's codes come from far memory; what lies behind the last one does no harm
+            ahead = codes.ctypes.data + (f * codes.shape[1] + n + BLOCK) * codes.shape[2]
+            multiply_block(planes, padded, columns, 0, found, ahead, lines)
+            join_block(found, units, ones, shifts, ones, nothing, 0, n, products[f])
+    exchange_shapes(former.ctypes.data, shapes.ctypes.data)
+
+
+@njit(nogil=True, cache=True)
+def sum_frames(
+    codes: Array, scale: Array, offset: Array, weights: Array, less: Array, added: Array, sums: Array
+) -> None:
+    """As :func:`mettle_cache.methods.kernels.cpu.float_products.sum_frames`."""
+    total, width = added.shape[0], scale.shape[1]
+    asked, room = total + sums.shape[1], _round_up(weights.shape[2], TILE_BYTES)
+    scratch = aligned(_round_up(codes.shape[1], 4), _round_up(width, TILE_BYTES))
+    planes = aligned(_round_up(PLANES * asked, TILE_ROWS), _apart(room))
+    columns = aligned(room // 4, _apart(4 * CHANNELS)).view(np.int32)
+    scratch[:], planes[:], columns[:] = 0, 0, 0
+    found = aligned(planes.shape[0], _apart(4 * BLOCK)).view(np.int32)
+    s, o = _lanes(width), _lanes(width)
+    units, totals, own = np.empty(asked, np.float32), np.empty(asked, np.float32), np.zeros((asked, len(s)), np.float32)
+    shapes, former = _tile_shapes(), np.zeros(64, np.uint8)
+    exchange_shapes(shapes.ctypes.data, former.ctypes.data)
+    for f in range(codes.shape[0]):
+        s[:width], o[:width] = scale[f % scale.shape[0]], offset[f % scale.shape[0]]
+        tokens = some_tokens(codes, f, 0, BLOCK, scratch)
+        for p in range(asked):
+            largest, totals[p] = size_up(weights[f, p])
+            units[p] = split_row(weights[f, p], largest, planes, p, asked)
+        for start in range(0, len(s), CHANNELS):
+            interleave_tokens(tokens, start, columns)
+            for c in range(0, min(CHANNELS, len(s) - start), BLOCK):
+                multiply_block(planes, room, columns, c, found, 0, 0)
+                join_block(found, units, s, totals, o, less[f], total, start + c, own)
+        sums[f] = own[total:, :width]
+    added += own[:total, :width]
+    exchange_shapes(former.ctypes.data, shapes.ctypes.data)

@@ -1,0 +1,137 @@
+"""Layers side by side on a CPU's cores: nothing that is done to one depends on another.
+
+A layer whose every step is spread over the cores leaves them waiting at the end of each; with a layer to itself a core
+waits only for the last ones. The numbers do not depend on how many cores there are, unless there are two for each
+layer: what is done to one is done on one, and outputs are added in the layers' order.
+
+Autograd would run the backward pass on one thread. So each layer has a graph of its own, which one function stands for
+in the caller's: it has all the parameters as inputs, keeps what the layers' graphs want to keep, and runs them side by
+side when its own turn comes.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from mettle_cache.methods.kernels.workers import share_out
+
+T = TypeVar("T", "LayerWork", "_LayerGraph")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class LayerWork:
+    """What is to be done to a layer, the parameters that it takes, and what it costs beside others."""
+
+    run: Callable[[], Tensor]
+    parameters: tuple[nn.Parameter, ...]
+    cost: float
+
+
+def add_up_layers(works: Sequence[LayerWork], *, side_by_side: bool) -> Tensor:
+    """The sum of what all layers give, on as many threads as PyTorch uses, or one layer after the other.
+
+    Gradients go to ``parameters`` alone, and can be taken once.
+    """
+    if not side_by_side or len(works) < 2 or torch.get_num_threads() < 2:
+        return functools.reduce(torch.add, (work.run() for work in works))
+    parameters = [parameter for work in works for parameter in work.parameters]
+    if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters):
+        summed: Tensor = _LayerSum.apply(works, *parameters)
+        return summed
+    inference = torch.is_inference_mode_enabled()
+
+    def run(work: LayerWork) -> Tensor:
+        with torch.inference_mode(inference), torch.no_grad():
+            return work.run()
+
+    return functools.reduce(torch.add, _side_by_side(run, works))
+
+
+class _LayerSum(torch.autograd.Function):
+    """See :func:`add_up_layers`."""
+
+    @staticmethod
+    def forward(ctx: Any, works: Sequence[LayerWork], *parameters: nn.Parameter) -> Tensor:
+        graphs = _side_by_side(_LayerGraph, works)
+        ctx.graphs, ctx.counts = graphs, [len(graph.kept) for graph in graphs]
+        ctx.save_for_backward(*(tensor for graph in graphs for tensor in graph.kept))
+        for graph in graphs:
+            graph.kept.clear()
+        return functools.reduce(torch.add, (graph.output.detach() for graph in graphs))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_output: Tensor) -> tuple[Tensor | None, ...]:
+        saved = iter(ctx.saved_tensors)
+        for graph, count in zip(ctx.graphs, ctx.counts, strict=True):
+            graph.kept.extend(next(saved) for _ in range(count))
+        found = _side_by_side(lambda graph: graph.gradients(d_output), ctx.graphs)
+        return None, *(gradient for own in found for gradient in own)
+
+
+class _LayerGraph:
+    """A layer's output with its own graph, whose saved tensors are ``kept`` by whoever asks for them."""
+
+    def __init__(self, work: LayerWork) -> None:
+        self.parameters, self.cost = work.parameters, work.cost
+        # the graph holds this list and not this object, which holds the graph
+        self.kept: list[Tensor] = []
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(_keeping(self.kept), self.kept.__getitem__):
+            self.output = work.run()
+
+    def gradients(self, d_output: Tensor) -> list[Tensor | None]:
+        """Those of the parameters, None for one that needs none."""
+        wanted = [parameter for parameter in self.parameters if parameter.requires_grad]
+        found = iter(torch.autograd.grad(self.output, wanted, d_output, allow_unused=True) if wanted else ())
+        self.kept.clear()
+        return [next(found) if parameter.requires_grad else None for parameter in self.parameters]
+
+
+def _keeping(kept: list[Tensor]) -> Callable[[Tensor], int]:
+    def keep(tensor: Tensor) -> int:
+        kept.append(tensor)
+        return len(kept) - 1
+
+    return keep
+
+
+def _side_by_side(run: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """``run`` of each item, in their order; the most expensive first, so that the last ones to end are small."""
+    found: dict[int, R] = {}
+    queue = iter(sorted(range(len(items)), key=lambda number: -items[number].cost))
+
+    def take_layers() -> None:
+        for number in queue:
+            found[number] = run(items[number])
+
+    threads = torch.get_num_threads()
+    workers = min(threads, len(items))
+    share_out(take_layers, _pool_of(workers, threads // workers), workers)
+    return [found[number] for number in range(len(items))]
+
+
+@functools.cache
+def _pool_of(workers: int, threads: int) -> ThreadPoolExecutor:
+    """Workers that use so many threads each for what PyTorch spreads."""
+    all_there, before = threading.Barrier(workers), torch.get_num_threads()
+
+    def start() -> None:
+        # a thread takes the number of the process when it first asks, also one that was set before in the thread
+        torch.get_num_threads()
+        torch.set_num_threads(threads)
+
+    pool = ThreadPoolExecutor(workers, "mettle-layer", initializer=start)
+    wait([pool.submit(all_there.wait) for _ in range(workers)])
+    # workers set the process's number too, which is for those that come later
+    torch.set_num_threads(before)
+    return pool

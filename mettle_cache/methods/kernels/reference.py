@@ -1,0 +1,208 @@
+"""Absorbed attention in PyTorch, a few frames at a time: any device, any precision.
+
+An affine codec and a LayerNorm fold into the small side of the two products (absorbed.py says which these are):
+
+- ``x = s (c + z)``: ``X u = C (s u) + u·(s z)`` and ``αᵀ X = s (αᵀ C) + s z``;
+- ``x̃ = r (x - μ)``: μ is one more column of the first product, and ``r = 1/σ`` needs the tokens' second moments, which
+  expand the same way.
+
+Codes become floats in a tile that stays in a CPU's cache.
+
+Shapes: F frames (B clips times T segments), f those of a tile, N tokens, D channels, Q queries, C contexts, K mixing
+rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mettle_cache.tokens import LayerTokens, unpack_int4
+
+TILE_BYTES = {"cpu": 8 << 20, "cuda": 256 << 20}
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Some frames of one layer in the working precision: ``codes [f, N, D]``; ``scale`` and ``offset = scale * zero``
+    are ``[f, 1, D]``, or None for tokens that are stored as floats."""
+
+    codes: Tensor
+    scale: Tensor | None
+    offset: Tensor | None
+
+    def inner(self, vectors: Tensor) -> Tensor:
+        """Inner products of every token with ``vectors [f, P, D]``: ``[f, P, N]``."""
+        if self.scale is None or self.offset is None:
+            products: Tensor = vectors @ self.codes.mT
+            return products
+        shift = (vectors * self.offset).sum(-1, keepdim=True)
+        return torch.baddbmm(shift, vectors * self.scale, self.codes.mT)
+
+    def pool(self, weights: Tensor) -> Tensor:
+        """Sums of tokens under ``weights [f, P, N]``: ``[f, P, D]``."""
+        pooled: Tensor = weights @ self.codes
+        if self.scale is None or self.offset is None:
+            return pooled
+        return pooled.mul_(self.scale).addcmul_(weights.sum(-1, keepdim=True), self.offset)
+
+    def second_moment(self) -> Tensor:
+        """Mean square over the channels of every token: ``[f, N]``."""
+        width = self.codes.shape[-1]
+        if self.scale is None or self.offset is None:
+            squares: Tensor = torch.linalg.vector_norm(self.codes, dim=-1).square_()
+            return squares / width
+        # (s c + o)² = s² c² + 2 o (s c + o) - o², and the middle term is an inner product with 2 o
+        squares = torch.linalg.vector_norm(self.codes * self.scale, dim=-1).square_()
+        return (squares + self.inner(2 * self.offset).squeeze(1) - self.offset.square().sum(-1)) / width
+
+
+def frame_tiles(tokens: LayerTokens, dtype: torch.dtype) -> Iterator[tuple[slice, Tile]]:
+    """Frames of ``tokens`` (``[F, N, D]`` codes, ``[F, D]`` scale and zero), as many at a time as fit the cache.
+
+    A tile's memory is used again by the next one.
+    """
+    frames, count, _ = tokens.codes.shape
+    budget = TILE_BYTES.get(tokens.codes.device.type, TILE_BYTES["cpu"])
+    step = max(1, budget // (count * tokens.width * dtype.itemsize))
+    workspace = torch.empty(min(step, frames), count, tokens.width, dtype=dtype, device=tokens.codes.device)
+    scale = offset = None
+    if tokens.scale is not None and tokens.zero is not None:
+        scale = tokens.scale.to(dtype).unsqueeze(1)
+        offset = scale * tokens.zero.to(dtype).unsqueeze(1)
+    for start in range(0, frames, step):
+        window = slice(start, min(start + step, frames))
+        part = tokens.codes[window]
+        codes = workspace[: part.shape[0]].copy_(unpack_int4(part) if tokens.packed else part)
+        if scale is None or offset is None:
+            yield window, Tile(codes, None, None)
+        else:
+            yield window, Tile(codes, scale[window], offset[window])
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Softmax weights of one tile, ``[f, Q, N]``, and the token statistics that they used (None without a norm)."""
+
+    weights: Tensor
+    mean: Tensor | None
+    rstd: Tensor | None
+
+    def normalise(self, products: Tensor, vectors: Tensor) -> Tensor:
+        """Turn ``x·v`` (``[f, P, N]``) into ``x̃·v`` for ``vectors [f, P, D]``."""
+        if self.mean is None or self.rstd is None:
+            return products
+        return (products - vectors.sum(-1, keepdim=True) * self.mean.unsqueeze(1)) * self.rstd.unsqueeze(1)
+
+    def pool(self, tile: Tile, weights: Tensor) -> Tensor:
+        """Sums of normalised tokens under ``weights [f, P, N]``: ``[f, P, D]``."""
+        if self.mean is None or self.rstd is None:
+            return tile.pool(weights)
+        scaled = weights * self.rstd.unsqueeze(1)
+        return tile.pool(scaled) - scaled @ self.mean.unsqueeze(-1)
+
+
+def attend(tile: Tile, queries: Tensor, products: Tensor, eps: float | None) -> Attention:
+    """Softmax over tokens of ``queries [f, Q, D]``, given their raw ``products [f, Q (+1), N]``.
+
+    With a norm (``eps`` is given) the last row of ``products`` is the tokens' mean.
+    """
+    if eps is None:
+        return Attention(products.softmax(-1), None, None)
+    mean = products[:, -1]
+    rstd = (tile.second_moment() - mean.square()).clamp_min_(0).add_(eps).rsqrt_()
+    statistics = Attention(products, mean, rstd)
+    return Attention(statistics.normalise(products[:, :-1], queries).softmax(-1), mean, rstd)
+
+
+def _with_mean(queries: Tensor, extra: Tensor | None = None) -> Tensor:
+    """Append the row 1/D, whose inner product with a token is the token's mean."""
+    mean = queries.new_full((queries.shape[0], 1, queries.shape[-1]), 1 / queries.shape[-1])
+    return torch.cat([queries, mean] if extra is None else [queries, mean, extra], dim=1)
+
+
+def add_up(weights: Tensor, contexts: int) -> Tensor:
+    """Weights of each context ``[f, C, N]``: the sums of those of its queries, of ``weights [f, Q, N]``."""
+    if weights.shape[1] == contexts:
+        return weights
+    summed: Tensor = weights.unflatten(1, (-1, contexts)).sum(1)
+    return summed
+
+
+def softmax_gradient(weights: Tensor, d_weights: Tensor) -> Tensor:
+    """Gradient of the scores ``[f, Q, N]``, from that of the contexts' weights ``[f, C, N]``."""
+    if not weights.shape[1]:
+        return weights
+    by_context = weights.unflatten(1, (-1, d_weights.shape[1]))
+    d_own = d_weights.unsqueeze(1)
+    gradient: Tensor = by_context * (d_own - (by_context * d_own).sum(-1, keepdim=True))
+    return gradient.flatten(1, 2)
+
+
+def _tile_queries(queries: Tensor, window: slice, frames: int) -> Tensor:
+    """The queries of a tile's frames; ``queries`` are ``[Q, D]`` for all frames alike, or ``[F, Q, D]``."""
+    return queries.expand(frames, -1, -1) if queries.ndim == 2 else queries[window]
+
+
+@dataclass(frozen=True)
+class PoolingGradient:
+    """What a backward pass gives: the pooled tokens again, and the gradients of queries and mixing rows."""
+
+    context: Tensor
+    mixed: Tensor
+    queries: Tensor
+    mixing: Tensor | None
+
+
+def pool(
+    tokens: LayerTokens, queries: Tensor, mixing: Tensor | None, eps: float | None, contexts: int
+) -> tuple[Tensor, Tensor]:
+    """``context [C, F, D]`` and ``mixed [F, K, D]`` of :func:`mettle_cache.methods.kernels.ops.absorbed_pooling`."""
+    frames = tokens.codes.shape[0]
+    context = queries.new_empty(contexts, frames, tokens.width)
+    mixed = queries.new_empty(frames, 0 if mixing is None else mixing.shape[0], tokens.width)
+    for window, tile in frame_tiles(tokens, queries.dtype):
+        asked = _tile_queries(queries, window, tile.codes.shape[0])
+        products = tile.inner(asked if eps is None else _with_mean(asked))
+        attention = attend(tile, asked, products, eps)
+        context[:, window] = attention.pool(tile, add_up(attention.weights, contexts)).transpose(0, 1)
+        if mixing is not None:
+            mixed[window] = tile.pool(mixing.expand(tile.codes.shape[0], -1, -1))
+    return context, mixed
+
+
+def pool_backward(
+    tokens: LayerTokens,
+    queries: Tensor,
+    mixing: Tensor | None,
+    eps: float | None,
+    d_context: Tensor,
+    d_mixed: Tensor,
+) -> PoolingGradient:
+    """Read the tokens again and go back from ``d_context [C, F, D]`` and ``d_mixed [F, K, D]``."""
+    context, mixed = torch.empty_like(d_context), torch.empty_like(d_mixed)
+    d_queries = torch.zeros_like(queries)
+    d_mixing = None if mixing is None else torch.zeros_like(mixing)
+    contexts = d_context.shape[0]
+    head = queries.shape[-2] + (eps is not None)
+    for window, tile in frame_tiles(tokens, queries.dtype):
+        asked = _tile_queries(queries, window, tile.codes.shape[0])
+        d_own = d_context[:, window].transpose(0, 1)
+        d_out = torch.cat([d_own, d_mixed[window]], dim=1)
+        # one product serves the logits again, the gradient of the weights, and the gradient of the mixing rows
+        products = tile.inner(torch.cat([asked, d_out], dim=1) if eps is None else _with_mean(asked, d_out))
+        attention = attend(tile, asked, products[:, :head], eps)
+        d_weights = attention.normalise(products[:, head : head + contexts], d_own)
+        d_asked = attention.pool(tile, softmax_gradient(attention.weights, d_weights))
+        context[:, window] = attention.pool(tile, add_up(attention.weights, contexts)).transpose(0, 1)
+        if queries.ndim == 2:
+            d_queries += d_asked.sum(0)
+        else:
+            d_queries[window] = d_asked
+        if mixing is not None and d_mixing is not None:
+            mixed[window] = tile.pool(mixing.expand(tile.codes.shape[0], -1, -1))
+            d_mixing += products[:, head + contexts :].sum(0)
+    return PoolingGradient(context, mixed, d_queries, d_mixing)

@@ -1,0 +1,157 @@
+"""The JSON records of a store: strict models that are valid only in their one canonical rendering.
+
+A record carries the digest of its own content and is compared byte for byte with its rendering after parsing, so a
+flipped bit anywhere in it, white space included, is found without another file. FORMAT.md sections 4, 6 and 7.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from mettle_cache.layers import LayerSpec
+from mettle_cache.store.format.spec import canonical_json, digest_of
+
+Count = Annotated[int, Field(ge=0, lt=1 << 31)]
+Positive = Annotated[int, Field(ge=1, lt=1 << 31)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+Checksum = Annotated[str, Field(pattern=r"^[0-9a-f]{8}$")]
+
+
+class Strict(BaseModel):
+    """No coercion, no unknown fields, no changes."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class LayerModel(Strict):
+    """A row of the layer table."""
+
+    modality: Literal["visual", "audio"]
+    stage: Annotated[int, Field(ge=1, lt=1000)]
+    block: Annotated[int, Field(ge=1, lt=1000)]
+    grid: Annotated[list[Positive], Field(min_length=2, max_length=2)]
+    tokens: Positive
+    width: Positive
+    name: str
+
+    def to_layer(self) -> LayerSpec:
+        rows, columns = self.grid
+        layer = LayerSpec(
+            modality=self.modality,
+            stage=self.stage,
+            block=self.block,
+            grid=(rows, columns),
+            tokens=self.tokens,
+            width=self.width,
+        )
+        if layer.name != self.name:
+            raise ValueError(f"layer {layer.name} is called {self.name!a}")
+        return layer
+
+
+class ClipsModel(Strict):
+    count: Positive
+    digest: Digest
+
+
+class SamplesModel(Strict):
+    rows: Count
+    digest: Digest
+
+
+class KeyModel(Strict):
+    """The key: everything that changes bytes (:meth:`mettle_cache.store.format.spec.StoreSpec.key_document`)."""
+
+    format: Literal[1]
+    dataset: str
+    segments: Positive
+    codec: str
+    layers: Annotated[list[LayerModel], Field(min_length=1, max_length=10_000)]
+    clips: ClipsModel
+    samples: SamplesModel
+    vocabulary: dict[str, list[str]]
+    extraction: dict[str, JsonValue]
+
+
+class Sealed(Strict):
+    """A record with its own digest."""
+
+    format: Literal[1] = 1
+
+    def sealed(self) -> dict[str, object]:
+        """The record's JSON with the digest of all the rest."""
+        body = self.model_dump(mode="json")
+        return {**body, "digest": digest_of(body)}
+
+    def to_bytes(self) -> bytes:
+        """The one valid rendering."""
+        return canonical_json(self.sealed()) + b"\n"
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Parse a rendering.
+
+        Raises
+        ------
+        ValueError
+            It is not JSON, does not fit the model, or is not byte for byte what :meth:`to_bytes` gives.
+        """
+        # the digest is the last thing that rendering adds, so the model itself does not hold it
+        sealed = _SealedDocument.model_validate_json(data).root_without_digest()
+        try:
+            record = cls.model_validate_json(canonical_json(sealed))
+        except ValidationError as error:
+            raise ValueError(f"not a valid record: {error.errors()[0]['loc']}: {error.errors()[0]['msg']}") from error
+        if record.to_bytes() != data:
+            raise ValueError("its digest does not fit its content")
+        return record
+
+
+class _SealedDocument(BaseModel):
+    """Any JSON object with a digest."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    digest: str
+
+    def root_without_digest(self) -> dict[str, object]:
+        return dict(self.model_extra or {})
+
+
+class HeadRecord(Sealed):
+    """Attribute ``mettle`` of the root group; ``samples`` is the digest of the file samples.parquet."""
+
+    key: KeyModel
+    key_digest: Digest
+    samples: Digest
+    provenance: dict[str, JsonValue]
+
+
+class CommitRecord(Sealed):
+    """What one clip has on disk: written after the data, so its presence says that the data is complete.
+
+    ``crc32c`` holds the checksums of an array's chunks in block order, ``max_abs`` the largest decoded |x| of a layer.
+    """
+
+    index: Count
+    clip: str
+    key: Digest
+    status: Literal["ok", "failed"]
+    error: str | None
+    source: str | None
+    nbytes: Annotated[int, Field(ge=0)]
+    crc32c: dict[str, list[Checksum]]
+    max_abs: dict[str, float]
+
+
+class ReadyRecord(Sealed):
+    """The last file of a store; ``commits`` is the digest of all commits, ``files`` the digests of all other files."""
+
+    key: Digest
+    clips: Count
+    failed: Count
+    nbytes: Annotated[int, Field(ge=0)]
+    commits: Digest
+    files: dict[str, Digest]

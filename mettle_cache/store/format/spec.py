@@ -1,0 +1,161 @@
+"""What a store is asked to hold, and the key that tells two requests apart."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from mettle_cache.errors import ConfigError
+from mettle_cache.layers import LayerSpec, group_by_array
+from mettle_cache.samples import CLIP, clips_of_samples
+from mettle_cache.store.format.codecs import get_codec
+
+FORMAT_VERSION = 1
+_LONGEST_ID = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreSpec:
+    """Everything that decides a store's bytes, and what is written beside them.
+
+    Attributes
+    ----------
+    clips
+        Unique ids, in the order of the clip axis.
+    samples
+        Annotation rows; column ``clip`` holds ids, or ``clips`` lists of them (:mod:`mettle_cache.samples`). Stored as
+        they are, in this order.
+    key
+        JSON that names everything outside this class that changes bytes: weights, preprocessing, decode policy.
+    provenance
+        JSON for people: not compared, but it must not change from run to run either (no times, no hosts).
+
+    Raises
+    ------
+    ConfigError
+        All that is wrong with the above.
+    """
+
+    dataset: str
+    segments: int
+    layers: tuple[LayerSpec, ...]
+    codec: str
+    clips: tuple[str, ...]
+    samples: pa.Table
+    vocabulary: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    key: Mapping[str, object] = field(default_factory=dict)
+    provenance: Mapping[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        get_codec(self.codec)
+        problems = [*self._shape_problems(), *id_problems(self.clips), *self._sample_problems()]
+        if problems:
+            raise ConfigError(problems[:20], where=f"store of {self.dataset or 'a data set'}")
+
+    def _shape_problems(self) -> Iterator[str]:
+        if self.segments < 1:
+            yield f"segments must be at least 1, not {self.segments}"
+        yield from layer_problems(self.layers)
+
+    def _sample_problems(self) -> Iterator[str]:
+        if CLIP not in self.samples.column_names:
+            yield "samples have no column 'clip'"
+            return
+        unknown = sorted({str(clip) for clips in clips_of_samples(self.samples) for clip in clips} - set(self.clips))
+        if unknown:
+            yield f"samples name clips that are not stored: {', '.join(unknown[:5])}"
+
+    def key_document(self) -> dict[str, object]:
+        """The whole key: :attr:`key` and everything of this class that changes bytes."""
+        return {
+            "format": FORMAT_VERSION,
+            "dataset": self.dataset,
+            "segments": self.segments,
+            "codec": self.codec,
+            "layers": [layer.to_json() for layer in self.layers],
+            "clips": {"count": len(self.clips), "digest": digest_of(list(self.clips))},
+            "samples": {"rows": self.samples.num_rows, "digest": _table_digest(self.samples)},
+            "vocabulary": {name: list(words) for name, words in self.vocabulary.items()},
+            "extraction": json.loads(canonical_json(self.key)),
+        }
+
+
+def layer_problems(layers: Sequence[LayerSpec]) -> Iterator[str]:
+    """What keeps a layer table from being stored."""
+    if not layers:
+        yield "no layers"
+    if len({layer.name for layer in layers}) != len(layers):
+        yield "two layers have the same name"
+    for array, members in group_by_array(layers).items():
+        if len({(layer.tokens, layer.width) for layer in members}) > 1:
+            yield f"the layers of {array} differ in tokens or width and cannot share an array"
+
+
+def id_problems(clips: Sequence[str]) -> Iterator[str]:
+    """What is wrong with a list of clip ids: ids end up in messages, tables and the paths of media."""
+    if not clips:
+        yield "no clips"
+    seen: dict[str, str] = {}
+    for clip in clips:
+        shown = ascii(clip[:40])
+        if not 0 < len(clip) <= _LONGEST_ID:
+            yield f"clip id {shown} must have 1 to {_LONGEST_ID} characters, not {len(clip)}"
+        elif not clip.isprintable() or "\\" in clip or clip.startswith("/") or ".." in clip.split("/"):
+            yield f"clip id {shown} holds a control character, a backslash, or leads out of its folder"
+        looks = unicodedata.normalize("NFKC", clip)
+        if looks in seen:
+            yield f"clip ids {seen[looks][:40]!a} and {shown} are the same or look the same"
+        seen[looks] = clip
+
+
+def canonical_json(document: object) -> bytes:
+    """The one rendering that digests are taken of: sorted keys, no spaces, ASCII, no NaN."""
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
+
+
+def digest(data: bytes) -> str:
+    """blake2b with 16 bytes, in hex."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def digest_of(document: object) -> str:
+    """The digest of a JSON document."""
+    return digest(canonical_json(document))
+
+
+def key_differences(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
+    """Lines ``field: old -> new`` for every leaf that differs."""
+    before, after = dict(_leaves(old, "")), dict(_leaves(new, ""))
+    names = [*before, *(name for name in after if name not in before)]
+    return [
+        f"{name}: {before.get(name, '(absent)')} -> {after.get(name, '(absent)')}"
+        for name in names
+        if before.get(name) != after.get(name)
+    ]
+
+
+def _leaves(value: object, name: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping) and value:
+        for key in value:
+            yield from _leaves(value[key], f"{name}.{key}" if name else str(key))
+        return
+    text = canonical_json(value).decode()
+    # a list of layers or of words is compared whole, but only its digest is worth a line in a message
+    yield name, text if len(text) <= 80 else f"{text[:40]}... ({digest(text.encode())[:8]})"
+
+
+def _table_digest(table: pa.Table) -> str:
+    names = [[name, str(table.schema.field(name).type)] for name in table.column_names]
+    return digest_of([names, [{name: _plain(value) for name, value in row.items()} for row in table.to_pylist()]])
+
+
+def _plain(value: object) -> object:
+    """A table's value as JSON: binary ones, such as masks, by their digest."""
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
+    return digest(value) if isinstance(value, bytes) else value

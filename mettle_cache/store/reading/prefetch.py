@@ -1,0 +1,77 @@
+"""Batches ahead of the consumer: threads fill a ring of reused buffers, in order, while the last batch is in use."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+
+from mettle_cache.store.reading.buffers import Allocate, BatchBuffer, BlockRun, new_memory, pinned_memory
+from mettle_cache.store.reading.transfer import Transfer
+from mettle_cache.tokens import TokenBatch
+
+# reads in flight: enough for a disk, few enough for two cores
+READS_AHEAD = 3
+
+ReadClip = Callable[[int, BatchBuffer, int], None]
+
+
+@dataclass(frozen=True)
+class _Filling:
+    """A batch on its way: one future a clip."""
+
+    clips: Sequence[int]
+    buffer: BatchBuffer
+    reads: list[Future[None]]
+
+
+def prefetch_batches(
+    read_clip: ReadClip,
+    order: Iterable[Sequence[int]],
+    runs: Sequence[BlockRun],
+    names: Sequence[str],
+    *,
+    threads: int,
+    depth: int,
+    device: torch.device,
+    allocate: Allocate = new_memory,
+) -> Iterator[TokenBatch]:
+    """Batches of ``order`` one by one; each is valid until the next one is asked for.
+
+    ``depth`` buffers make up the ring, the one in use included; they are all the memory that this takes, whatever the
+    size of the store; ``allocate`` gives it, unless a GPU wants it page-locked. ``order`` may be endless: no more of it
+    is asked for than there are buffers. An error of ``read_clip`` is raised in place of the batch that it belongs to,
+    after the batches before it.
+    """
+    waiting = iter(order)
+    transfer = Transfer(device)
+    free: list[BatchBuffer | None] = [None] * depth
+    filling: deque[_Filling] = deque()
+    pool = ThreadPoolExecutor(threads, "mettle-read")
+
+    def start(clips: Sequence[int]) -> None:
+        buffer = free.pop()
+        if buffer is None or buffer.size < len(clips):
+            buffer = BatchBuffer(runs, len(clips), allocate=pinned_memory if transfer.pinned else allocate)
+        filling.append(
+            _Filling(clips, buffer, [pool.submit(read_clip, clip, buffer, i) for i, clip in enumerate(clips)])
+        )
+
+    try:
+        while True:
+            while free and (clips := next(waiting, None)) is not None:
+                start(tuple(clips))
+            if not filling:
+                return
+            ready = filling.popleft()
+            for read in ready.reads:
+                read.result()
+            yield transfer.deliver(ready.buffer, ready.clips, names)
+            transfer.wait()
+            free.append(ready.buffer)
+    finally:
+        # waits for the reads under way (a clip each): they write into buffers that are about to be freed
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,121 @@
+"""One writer a part: which clips a part is, and the lock that keeps a second process out of them.
+
+Locks are the kernel's (flock), so a process that dies leaves nothing that has to be cleared by hand.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from mettle_cache.errors import StoreBusyError, UsageError
+from mettle_cache.store.writing.durable import disk_errors
+
+LOCKS = ".locks"
+FINISHING = ".finish.lock"
+_NAME = re.compile(r"part-(\d{1,9})-of-(\d{1,9})\.lock")
+
+
+def part_range(part: tuple[int, int], clips: int) -> range:
+    """The clips of part ``(i, n)``: the i-th (from 0) of n consecutive, nearly equal runs.
+
+    Raises
+    ------
+    UsageError
+        There is no such part.
+    """
+    number, of = part
+    if not 0 <= number < of:
+        raise UsageError(f"part {number}/{of}: with {of} parts they are 0/{of} to {of - 1}/{of}")
+    return range(number * clips // of, (number + 1) * clips // of)
+
+
+class PartLock:
+    """The claim of this process on the clips of one part, until :meth:`release` or the process ends.
+
+    Raises
+    ------
+    StoreBusyError
+        Another process has claimed some of these clips, as this part or as one of another division.
+    """
+
+    def __init__(self, store: Path, part: tuple[int, int], clips: int) -> None:
+        self._folder = store / LOCKS
+        self._folder.mkdir(exist_ok=True)
+        number, of = part
+        self._path = self._folder / f"part-{number}-of-{of}.lock"
+        self._lock = self._acquire(self._path, store)
+        self._path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
+        try:
+            # claimed first, looked around second: of two processes that come at once at least one sees the other
+            for other, theirs in _others(self._folder, self._path):
+                mine, taken = part_range(part, clips), part_range(theirs, clips)
+                if max(mine.start, taken.start) < min(mine.stop, taken.stop):
+                    _remove_unheld(self._acquire(other, store), other)
+        except BaseException:
+            self.release()
+            raise
+
+    @staticmethod
+    def _acquire(path: Path, store: Path) -> FileLock:
+        lock = FileLock(path, thread_local=False)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            owner = ""
+            with suppress(OSError):
+                owner = path.read_text(errors="replace").strip()[:200]
+            raise StoreBusyError(
+                f"{store}: {path.stem} is being written by {owner or 'another process'}",
+                hint="wait for it to end, or give each process its own --part i/n of the same n",
+            ) from error
+        return lock
+
+    def release(self) -> None:
+        """Give the claim up and leave no file behind."""
+        _remove_unheld(self._lock, self._path)
+        with suppress(OSError):
+            self._folder.rmdir()
+
+
+@contextmanager
+def finish_lock(store: Path) -> Iterator[None]:
+    """Held while a store is finished, so that two parts that end together do it one after the other."""
+    path = store / FINISHING
+    lock = FileLock(path, thread_local=False)
+    with disk_errors(path, needed=0):
+        lock.acquire()
+    try:
+        yield
+    finally:
+        _remove_unheld(lock, path)
+
+
+def sweep_locks(store: Path) -> None:
+    """Remove the lock files of processes that died."""
+    for path, _ in _others(store / LOCKS, None):
+        lock = FileLock(path, thread_local=False)
+        with suppress(Timeout):
+            lock.acquire(timeout=0)
+            _remove_unheld(lock, path)
+    with suppress(OSError):
+        (store / LOCKS).rmdir()
+
+
+def _others(folder: Path, own: Path | None) -> Iterator[tuple[Path, tuple[int, int]]]:
+    for path in sorted(folder.glob("*.lock")):
+        match = _NAME.fullmatch(path.name)
+        if match and path != own and int(match[1]) < int(match[2]):
+            yield path, (int(match[1]), int(match[2]))
+
+
+def _remove_unheld(lock: FileLock, path: Path) -> None:
+    # while it is held: filelock checks after locking that the path still names the file it has locked
+    path.unlink(missing_ok=True)
+    lock.release()

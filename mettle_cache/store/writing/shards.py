@@ -1,0 +1,98 @@
+"""One clip's tokens as shard files: the buffers to write, their checksums, the largest value of each layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mettle_cache.errors import StoreError
+from mettle_cache.layers import LayerSpec
+from mettle_cache.store.format.checksum import crc32c, crc_bytes
+from mettle_cache.store.format.layout import ArrayLayout
+from mettle_cache.store.writing.durable import Buffer
+from mettle_cache.tokens import LayerTokens, unpack_int4
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What goes into one file, without a copy of the tokens: chunk, checksum, chunk, checksum, ..., index."""
+
+    array: ArrayLayout
+    buffers: tuple[Buffer, ...]
+    checksums: tuple[str, ...]
+
+
+def build_shard(array: ArrayLayout, tokens: Mapping[str, LayerTokens]) -> Shard:
+    """The shard of one array from a clip's tokens by layer name (checked by :func:`check_tokens`)."""
+    buffers: list[Buffer] = []
+    checksums: list[str] = []
+    for layer in array.layers:
+        chunk = tensor_bytes(getattr(tokens[layer.name], array.part))
+        checksum = crc32c(chunk)
+        buffers += [chunk, crc_bytes(checksum)]
+        checksums.append(f"{checksum:08x}")
+    return Shard(array, (*buffers, array.index), tuple(checksums))
+
+
+def tensor_bytes(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor in C order; a view where it lies so on the CPU."""
+    flat = tensor.detach().to("cpu").contiguous().view(-1)
+    return flat.view(torch.uint8).numpy().data
+
+
+def check_tokens(tokens: Mapping[str, LayerTokens], layout: Sequence[ArrayLayout], clip: str) -> None:
+    """Refuse tokens that are not those of the layer table, stored as the codec says.
+
+    Raises
+    ------
+    StoreError
+        A layer is missing or surplus, or a tensor has another shape or type; names the clip and the layer.
+    """
+    wanted = {layer.name for array in layout for layer in array.layers}
+    if set(tokens) != wanted:
+        missing, surplus = sorted(wanted - set(tokens)), sorted(set(tokens) - wanted)
+        raise StoreError(
+            f"clip {clip}: layers {missing or 'none'} are missing, {surplus or 'none'} are not of this store"
+        )
+    for array in layout:
+        for layer in array.layers:
+            part = getattr(tokens[layer.name], array.part)
+            have = (None, None) if part is None else (str(part.dtype).removeprefix("torch."), tuple(part.shape))
+            if have != (array.dtype, array.chunk_shape):
+                raise StoreError(
+                    f"clip {clip}, layer {layer.name}: {array.part} are {have[0]} {have[1]}, "
+                    f"the store holds {array.dtype} {array.chunk_shape}"
+                )
+
+
+def largest_values(tokens: Mapping[str, LayerTokens], layers: Sequence[LayerSpec], clip: str) -> dict[str, float]:
+    """The largest decoded |x| of each layer, to six digits.
+
+    Raises
+    ------
+    StoreError
+        It is not finite; names the clip and the layer.
+    """
+    found: dict[str, float] = {}
+    for layer in layers:
+        largest = float(_largest(tokens[layer.name]))
+        if not largest < float("inf"):
+            raise StoreError(
+                f"clip {clip}, layer {layer.name}: tokens decode to values that are not finite",
+                hint="encode with a codec of mettle_cache.store.format.codecs; it refuses what it cannot hold",
+            )
+        found[layer.name] = float(f"{largest:.6g}")
+    return found
+
+
+def _largest(tokens: LayerTokens) -> Tensor:
+    """The largest |x|, from the extreme codes of each channel: decoding is monotone."""
+    codes = unpack_int4(tokens.codes) if tokens.packed else tokens.codes
+    low, high = codes.amin(-2).float(), codes.amax(-2).float()
+    if tokens.scale is not None and tokens.zero is not None:
+        scale, zero = tokens.scale.float(), tokens.zero.float()
+        low, high = (low + zero) * scale, (high + zero) * scale
+    return torch.maximum(low.abs(), high.abs()).amax()

@@ -1,0 +1,120 @@
+"""Grounding generation, the training that precedes that of the AVQA head: does this picture belong to this sound?
+
+Its seven layers (spec-avqa.md 4.4) see the backbones' own last layers, no meta-tokens. A sample is a video, all of
+whose T seconds are pairs. Shapes: B videos, T seconds, N positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mettle_cache.decoders.avqa_grounding import GroundingNet, match_targets
+from mettle_cache.decoders.avqa_pictures import Pictures
+from mettle_cache.errors import UsageError, WeightsError
+from mettle_cache.layers import LayerSpec
+from mettle_cache.methods.linear import mean_token
+from mettle_cache.statedict import explain_mismatch, read_state_dict
+from mettle_cache.tasks.avqa.model import last_layers, take_seconds
+from mettle_cache.tasks.avqa.negatives import negative_inputs
+from mettle_cache.tasks.protocol import Predictions, StepInputs
+from mettle_cache.tokens import LayerTokens
+
+
+def load_grounding(net: GroundingNet, path: Path) -> None:
+    """Take the seven layers from a file: one that ``mettle pretrain-grounding`` wrote, or a peer's.
+
+    Peers' files have ``module.`` before every name and more layers than the seven; what else they hold is left alone.
+
+    Raises
+    ------
+    WeightsError
+        No such file, a pickle with more in it than tensors, a layer that is missing or of another shape.
+    """
+    wanted = net.state_dict()
+    found = {name: tensor for name, tensor in read_state_dict(path).items() if name in wanted}
+    if {name: tensor.shape for name, tensor in found.items()} != {name: own.shape for name, own in wanted.items()}:
+        raise WeightsError(
+            explain_mismatch(wanted, found, f"grounding file {path}"),
+            hint="take one that was trained on this store's backbones, with head.dim = none and lcd.dim = none",
+        )
+    net.load_state_dict(found)
+
+
+class GroundingModel(nn.Module):
+    """The seven layers on the mean token of the last audio layer and on all tokens of the last visual one."""
+
+    def __init__(self, visual: LayerSpec, audio: LayerSpec) -> None:
+        super().__init__()
+        self.seen, self.heard = visual.name, audio.name
+        self.grounding = GroundingNet(audio.width, visual.width)
+
+    def forward(
+        self, tokens: Mapping[str, LayerTokens], negative_clip: Tensor, negative_second: Tensor
+    ) -> dict[str, Tensor]:
+        """Tokens ``[B + R, T, N, D]`` of B videos and R others to ``match [2 B T, 2]``, each pair's positive first."""
+        precision = self.grounding.fc_gl.weight.dtype
+        own = slice(0, len(negative_clip))
+        with torch.autocast(negative_clip.device.type, enabled=False):
+            audio = mean_token(tokens[self.heard][own], precision)
+            other = take_seconds(tokens[self.seen], negative_clip, negative_second)
+            pictures = [Pictures.of(layer.floats(precision)) for layer in (tokens[self.seen][own], other)]
+            match = self.grounding(audio, *pictures).match
+        return {"match": match}
+
+
+class GroundingTask:
+    """What the training loop asks of a :class:`mettle_cache.tasks.protocol.Task`, on the videos of one store.
+
+    No recipe names it and no run of it is evaluated. ``samples`` are questions, of which it wants one a video.
+    """
+
+    datasets: ClassVar[tuple[str, ...]] = ("music-avqa",)
+    metric: ClassVar[str] = "accuracy"
+
+    def __init__(self, layers: Sequence[LayerSpec], *, samples: pa.Table, segments: int) -> None:
+        self.layers = last_layers(layers)
+        if len(self.layers) < 2:
+            raise UsageError(
+                "grounding needs a visual and an audio layer, and the store has one of them only",
+                hint="extract the store again with both",
+            )
+        self.segments = segments
+        _, self.video_of = np.unique(np.array(samples["clip"].to_pylist(), dtype=str), return_inverse=True)
+
+    def build_model(self) -> nn.Module:
+        return GroundingModel(*self.layers)
+
+    def inputs(self, rows: Sequence[int], *, pool: Sequence[int], rng: np.random.Generator | None) -> StepInputs:
+        """A negative for every second, from the step's other videos, so that nothing more is read.
+
+        Rows are videos in random order: each other one is as likely to be in the step, so a negative is uniform over
+        all of them. Where nothing is to be drawn, in scoring, the same rows get the same negatives.
+        """
+        drawn = rng or np.random.Generator(np.random.PCG64([len(rows), *rows]))
+        videos = rows if len(set(self.video_of[list(rows)])) > 1 else pool
+        return negative_inputs(self.video_of, rows, videos, segments=self.segments, at_most=None, rng=drawn)
+
+    def targets(self, rows: Sequence[int]) -> Tensor:
+        """``[2 B T]``: 1, 0, 1, 0."""
+        return match_targets(torch.empty(2 * len(rows) * self.segments, 0))
+
+    def loss(self, model: nn.Module, outputs: dict[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
+        return {"match": functional.cross_entropy(outputs["match"], targets)}
+
+    def predict(self, outputs: dict[str, Tensor], rows: Sequence[int]) -> Predictions:
+        """``right [B, 2 T]``: whether each positive and each negative was told."""
+        logits = outputs["match"].float().cpu()
+        right = logits.argmax(dim=-1) == match_targets(logits)
+        return {"right": right.unflatten(0, (len(rows), -1)).numpy()}
+
+    def score(self, predictions: Predictions, rows: Sequence[int]) -> dict[str, float]:
+        """Percentage of pairs told rightly; half of them are positive."""
+        return {"accuracy": 100.0 * float(np.mean(predictions["right"]))}

@@ -1,0 +1,259 @@
+"""Audio-visual question answering on MUSIC-AVQA: one of C answers to each question about a video.
+
+Shapes: B or R questions, T seconds, L words. Sources: spec-avqa sections 4 to 6. The paper has no such experiment: the
+published rows are those of its peers (section 9.4), on the first release of the questions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, cast
+
+import numpy as np
+import pyarrow as pa
+import torch
+from pydantic import ConfigDict, Field
+from torch import Tensor, nn
+
+from mettle_cache.decoders.avqa import AVQADecoder
+from mettle_cache.errors import DatasetError
+from mettle_cache.layers import LayerSpec
+from mettle_cache.metrics.avqa import (
+    TYPES,
+    answer_accuracies,
+    blind_answers,
+    most_common_answers,
+    predict_answers,
+)
+from mettle_cache.tasks.avqa.grounding import load_grounding
+from mettle_cache.tasks.avqa.model import AvqaModel, last_layers
+from mettle_cache.tasks.avqa.negatives import negative_inputs
+from mettle_cache.tasks.model import build_method
+from mettle_cache.tasks.options import STRICT, Count, MethodOptions
+from mettle_cache.tasks.protocol import Predictions, PublishedRow, StepInputs, Task
+
+LENGTH = 14
+"""Words of the longest published question; shorter ones are padded to it, and the LSTM runs through the padding."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AvqaOptions:
+    """The head, and what spec-avqa.md section 9.2 leaves open.
+
+    ``dim`` is the head's width, ``none`` for that of the pictures, which grounding files want. ``init_grounding`` is
+    such a file, or ``none``. ``aggregate`` takes meta-tokens from the last layers, or their mean over all layers.
+    ``softmax_over`` is MTI's. ``negatives`` get the same injection or stay as the backbone gives them;
+    ``negative_videos`` is how many other videos a step draws them from, ``all`` for no bound.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    dim: Count | Literal["none"] = "none"
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    aggregate: Literal["last_layer", "all_layers"] = "last_layer"
+    softmax_over: Literal["meta_tokens", "positions"] = "meta_tokens"
+    negatives: Literal["injected", "raw"] = "injected"
+    negative_videos: Annotated[int, Field(ge=2)] | Literal["all"] = 16
+    packed: bool = False
+    init_grounding: str = "none"
+
+
+_SWIN = "swinv2_large_window12_192.ms_in22k"
+
+
+def _row(setting: str, audio: str, scores: tuple[float, float, float, float], method: str) -> PublishedRow:
+    return PublishedRow(
+        setting=setting,
+        dataset="music-avqa",
+        visual="swinv2_l",
+        audio=audio,
+        architectures=(_SWIN, audio),
+        scores=dict(zip(("accuracy", "audio", "visual", "audio_visual"), scores, strict=True)),
+        total_m=None,
+        trainable_percent=None,
+        source=f"{method}, a peer: Mettle publishes no number; first-release questions (json)",
+        test_samples=9185,
+        counting="",
+        selected_on="val",
+    )
+
+
+class AvqaTask(Task):
+    """AVQA on the questions of one store; see :class:`mettle_cache.tasks.protocol.Task`."""
+
+    datasets: ClassVar[tuple[str, ...]] = ("music-avqa",)
+    sample_schema: ClassVar[pa.Schema] = pa.schema(
+        [
+            ("row", pa.int64()),
+            ("clip", pa.string()),
+            ("split", pa.string()),
+            ("modality", pa.string()),
+            ("kind", pa.string()),
+            ("template", pa.string()),
+            ("question", pa.string()),
+            ("answer", pa.string()),
+        ]
+    )
+    options_type: ClassVar[type] = AvqaOptions
+    metric: ClassVar[str] = "accuracy"
+    published: ClassVar[tuple[PublishedRow, ...]] = (
+        _row("music-avqa-swin-htsat", "htsat", (74.8, 77.4, 81.9, 70.7), "DG-SCT"),
+        _row("music-avqa-swin-shared", "shared", (74.0, 75.7, 80.4, 70.4), "LAVISH"),
+    )
+    published_vocabulary: ClassVar[Mapping[str, Sequence[str]]] = {
+        "words": tuple(str(word) for word in range(93)),
+        "answers": tuple(str(answer) for answer in range(42)),
+    }
+    published_segments: ClassVar[int] = 10
+
+    def __init__(
+        self,
+        layers: Sequence[LayerSpec],
+        *,
+        samples: pa.Table,
+        vocabulary: Mapping[str, Sequence[str]],
+        segments: int,
+        method: MethodOptions,
+        options: AvqaOptions,
+    ) -> None:
+        for name in ("words", "answers"):
+            if not vocabulary.get(name):
+                raise DatasetError(f"the store's vocabulary has no {name}, so no question can be asked or answered")
+        self.layers = tuple(layers) if options.aggregate == "all_layers" else last_layers(layers)
+        self.answers = tuple(vocabulary["answers"])
+        self.words = tuple(vocabulary["words"])
+        self.release = next(iter(vocabulary.get("release", ())), "unknown")
+        self.samples = samples
+        self.segments = segments
+        self.method = method
+        self.options = options
+        self.questions = word_indexes(samples["question"].to_pylist(), self.words)
+        index = {answer: number for number, answer in enumerate(self.answers)}
+        answered: list[str] = samples["answer"].to_pylist()
+        self.answer_of = np.array([index.get(answer, -1) for answer in answered], dtype=np.int64)
+        self.types = list(zip(samples["modality"].to_pylist(), samples["kind"].to_pylist(), strict=True))
+        _, self.video_of = np.unique(np.array(samples["clip"].to_pylist(), dtype=str), return_inverse=True)
+
+    def build_model(self) -> nn.Module:
+        visual = build_method(self.layers, "visual", self._method_of("visual"))
+        audio = build_method(self.layers, "audio", self._method_of("audio"))
+        layer = last_layers(self.layers)[0]
+        decoder = AVQADecoder(
+            audio.output_dim,
+            layer.width,
+            words=len(self.words),
+            answers=len(self.answers),
+            dim=None if isinstance(self.options.dim, str) else self.options.dim,
+            dropout=self.options.dropout,
+            packed=self.options.packed,
+        )
+        return AvqaModel(
+            visual,
+            audio,
+            decoder,
+            layer,
+            widths=(visual.output_dim, audio.output_dim),
+            softmax_over=self.options.softmax_over,
+            raw_negatives=self.options.negatives == "raw",
+        )
+
+    def initialise(self, model: nn.Module) -> None:
+        """Take the grounding layers from ``init_grounding``."""
+        if self.options.init_grounding != "none":
+            load_grounding(cast(AvqaModel, model).decoder.grounding, Path(self.options.init_grounding))
+
+    def inputs(self, rows: Sequence[int], *, pool: Sequence[int], rng: np.random.Generator | None) -> StepInputs:
+        """The questions ``[B, L]`` and, in training, where to find pictures of other videos."""
+        question = {"question": torch.from_numpy(self.questions[_indexes(rows)])}
+        if rng is None:
+            return StepInputs(tensors=question)
+        bound = self.options.negative_videos
+        at_most = None if isinstance(bound, str) else bound
+        found = negative_inputs(self.video_of, rows, pool, segments=self.segments, at_most=at_most, rng=rng)
+        return StepInputs(rows=found.rows, tensors={**question, **found.tensors})
+
+    def targets(self, rows: Sequence[int]) -> Tensor:
+        """Answers ``[B]``; -1 for one that no train question has, which only val and test can have."""
+        return torch.from_numpy(self.answer_of[_indexes(rows)])
+
+    def loss(self, model: nn.Module, outputs: dict[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
+        return cast(AvqaModel, model).decoder.loss(outputs, targets)
+
+    def predict(self, outputs: dict[str, Tensor], rows: Sequence[int]) -> Predictions:
+        """``answers [B]``."""
+        return {"answers": predict_answers(outputs["answer"].float().cpu().numpy())}
+
+    def score(self, predictions: Predictions, rows: Sequence[int]) -> dict[str, float]:
+        """Overall and by modality, pooled over questions."""
+        scores = self._accuracies(predictions["answers"], rows)
+        names = {"accuracy": "accuracy", **{name: name.lower().replace("-", "_") for name in TYPES}}
+        return {short: scores[name] for name, short in names.items() if name in scores}
+
+    def details(self, predictions: Predictions, rows: Sequence[int]) -> dict[str, object]:
+        """Accuracy by type, and which release the questions are of: the two are not comparable."""
+        scores = self._accuracies(predictions["answers"], rows)
+        by_type = {name: score for name, score in scores.items() if " " in name}
+        return {"accuracy_by_type": by_type, "questions_of": self.release}
+
+    def floors(self, rows: Sequence[int]) -> dict[str, float]:
+        """What the train split's most frequent answers score: to each template, and to everything."""
+        chosen = {split: self._templates_and_answers(own) for split, own in (("train", self._train()), ("own", rows))}
+        templates, answers = chosen["train"]
+        (always,) = most_common_answers([""] * len(answers), answers).values()
+        blind = blind_answers(chosen["own"][0], most_common_answers(templates, answers), otherwise=always)
+        return {
+            "most frequent answer of the template": self._accuracies(self._numbers(blind), rows)["accuracy"],
+            f"always {always}": self._accuracies(self._numbers([always] * len(rows)), rows)["accuracy"],
+        }
+
+    def prediction_table(self, predictions: Predictions, rows: Sequence[int]) -> pa.Table:
+        """One row a question: its row in the split's file, video, type, words, answer and prediction."""
+        samples = self.samples.take(pa.array(rows, pa.int64()))
+        columns = {name: samples[name] for name in ("row", "clip", "modality", "kind", "question", "answer")}
+        columns["prediction"] = pa.array([self.answers[number] for number in predictions["answers"]], pa.string())
+        return pa.table(columns)
+
+    def _method_of(self, modality: str) -> MethodOptions:
+        """The method's options, with the width of the modality's last layer where layers differ in width."""
+        if self.options.aggregate == "last_layer" or self.method.lcd.dim != "none":
+            return self.method
+        width = next(layer.width for layer in reversed(self.layers) if layer.modality == modality)
+        return replace(self.method, lcd=replace(self.method.lcd, dim=width))
+
+    def _train(self) -> list[int]:
+        return [row for row, split in enumerate(self.samples["split"].to_pylist()) if split == "train"]
+
+    def _templates_and_answers(self, rows: Sequence[int]) -> tuple[list[str], list[str]]:
+        chosen = self.samples.take(pa.array(rows, pa.int64()))
+        return chosen["template"].to_pylist(), chosen["answer"].to_pylist()
+
+    def _numbers(self, answers: Sequence[str]) -> np.ndarray:
+        return np.array([self.answers.index(answer) for answer in answers], dtype=np.int64)
+
+    def _accuracies(self, answers: np.ndarray, rows: Sequence[int]) -> dict[str, float]:
+        return answer_accuracies(answers, self.answer_of[_indexes(rows)], [self.types[row] for row in rows])
+
+
+def word_indexes(questions: Sequence[str], words: Sequence[str]) -> np.ndarray:
+    """Indexes ``[R, L]`` of the words, padded on the right with 0; L is 14, or more where a question is longer.
+
+    Raises
+    ------
+    DatasetError
+        A word that the vocabulary lacks; the question is named.
+    """
+    index = {word: number for number, word in enumerate(words)}
+    split = [question.split(" ") for question in questions]
+    indexes = np.zeros((len(questions), max([LENGTH, *map(len, split)])), dtype=np.int64)
+    for row, own in enumerate(split):
+        unknown = next((word for word in own if word not in index), None)
+        if unknown is not None:
+            raise DatasetError(f"sample {row}: the word '{unknown}' is not one of the {len(words)} of the vocabulary")
+        indexes[row, : len(own)] = [index[word] for word in own]
+    return indexes
+
+
+def _indexes(rows: Sequence[int]) -> np.ndarray:
+    return np.asarray(rows, dtype=np.int64)

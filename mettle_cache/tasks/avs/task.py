@@ -1,0 +1,228 @@
+"""Audio-visual segmentation on AVSBench: which pixels of each frame belong to what sounds (spec-avs.md).
+
+Shapes: B or R videos, F frames, M frames with a mask, the first of them. Published rows from Mettle's Tables 3 and 15.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import ClassVar
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mettle_cache.decoders.fpn import SIDE
+from mettle_cache.errors import DatasetError, UsageError
+from mettle_cache.layers import MODALITIES, LayerSpec, select_layers
+from mettle_cache.metrics.avs import (
+    frame_f_curve,
+    frame_iou,
+    global_f_measure,
+    grouped_f_measure,
+    mean_iou,
+    predict_masks,
+    probabilities,
+)
+from mettle_cache.tasks.avs.model import SegmentationModel
+from mettle_cache.tasks.avs.options import AvsHeadOptions
+from mettle_cache.tasks.avs.pictures import SheetVideo, contact_sheet, mask_png
+from mettle_cache.tasks.avs.published import PUBLISHED
+from mettle_cache.tasks.options import MethodOptions
+from mettle_cache.tasks.protocol import Frames, Predictions, PublishedRow, Task
+
+MASK_BYTES = SIDE * SIDE // 8
+LEVELS = 4
+SHEET_VIDEOS = 8
+
+
+class AvsTask(Task):
+    """Segmentation on the samples of one store; see :class:`mettle_cache.tasks.protocol.Task`."""
+
+    datasets: ClassVar[tuple[str, ...]] = ("avs-s4", "avs-ms3")
+    sample_schema: ClassVar[pa.Schema] = pa.schema(
+        [
+            ("row", pa.int64()),
+            ("clip", pa.string()),
+            ("split", pa.string()),
+            ("clips", pa.list_(pa.string())),
+            ("masks", pa.list_(pa.binary())),
+        ]
+    )
+    options_type: ClassVar[type] = AvsHeadOptions
+    metric: ClassVar[str] = "miou"
+    published: ClassVar[tuple[PublishedRow, ...]] = PUBLISHED
+    published_vocabulary: ClassVar[Mapping[str, Sequence[str]]] = {}
+    published_segments: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        layers: Sequence[LayerSpec],
+        *,
+        samples: pa.Table,
+        vocabulary: Mapping[str, Sequence[str]],
+        segments: int,
+        method: MethodOptions,
+        options: AvsHeadOptions,
+    ) -> None:
+        self.visual, self.audio = (_levels(layers, modality) for modality in MODALITIES)
+        # a layer that nothing reads need not leave the disk
+        self.layers = (*self.visual, *_heard(self.audio, options))
+        self.samples = samples
+        self.method = method
+        self.options = options
+        self.masks: list[list[bytes]] = samples["masks"].to_pylist()
+        _check_samples(samples, self.masks, options)
+
+    def build_model(self) -> nn.Module:
+        return SegmentationModel(self.visual, self.audio, self.method, self.options)
+
+    def targets(self, rows: Sequence[int]) -> Tensor:
+        """Masks ``[B, M, 224, 224]``, booleans."""
+        return torch.from_numpy(self._masks(rows))
+
+    def loss(self, model: nn.Module, outputs: dict[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
+        """Binary cross-entropy of the frames that have masks (in S4's training the first), mean over their pixels."""
+        logits = outputs["logits"][:, : targets.shape[1]]
+        terms = {"mask": functional.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype))}
+        if "matching" in outputs:
+            terms["matching"] = self.options.matching_weight * outputs["matching"].sum()
+        return terms
+
+    def predict(self, outputs: dict[str, Tensor], rows: Sequence[int]) -> Predictions:
+        """Packed masks ``[B, F, 6272]``, IoU ``[B, F]``, sums ``[B, 255]`` of F-curves over ``counted [B]`` frames."""
+        probability = probabilities(outputs["logits"].float().cpu().numpy())
+        wanted = self._masks(rows)
+        probability = probability[:, : wanted.shape[1]]
+        masks = predict_masks(probability)
+        return {
+            "masks": np.packbits(masks.reshape(*masks.shape[:2], -1), axis=-1),
+            "iou": frame_iou(masks, wanted),
+            "curves": frame_f_curve(probability, wanted).sum(1),
+            "counted": wanted.any((-2, -1)).sum(1),
+        }
+
+    def score(self, predictions: Predictions, rows: Sequence[int]) -> dict[str, float]:
+        """Per cent; ``f_measure`` has one threshold for every ``group`` videos, ``f_measure_global`` one for all."""
+        curves, counted = predictions["curves"], predictions["counted"]
+        return {
+            "miou": mean_iou(predictions["iou"]),
+            "f_measure": grouped_f_measure(curves, counted, group=self.options.group),
+            "f_measure_global": global_f_measure(curves, counted),
+        }
+
+    def details(self, predictions: Predictions, rows: Sequence[int]) -> dict[str, object]:
+        """The size of the F-measure's groups, and mIoU of the frames with and without foreground."""
+        empty = ~self._packed(rows).any(-1)
+        parts = {"miou_with_foreground": ~empty, "miou_without_foreground": empty}
+        return {
+            "f_measure_group": self.options.group,
+            "frames": int(empty.size),
+            "frames_without_foreground": int(empty.sum()),
+            **{name: mean_iou(predictions["iou"][chosen]) for name, chosen in parts.items() if chosen.any()},
+        }
+
+    def floors(self, rows: Sequence[int]) -> dict[str, float]:
+        """What calling every pixel foreground, or every pixel background, scores."""
+        # video by video: a whole split of unpacked masks would take a gigabyte
+        masks = (self._masks([row]) for row in rows)
+        pairs = [
+            (frame_iou(np.ones_like(wanted), wanted), frame_iou(np.zeros_like(wanted), wanted)) for wanted in masks
+        ]
+        foreground, background = zip(*pairs, strict=True)
+        return {
+            "all foreground": mean_iou(np.concatenate(foreground)),
+            "all background": mean_iou(np.concatenate(background)),
+        }
+
+    def prediction_table(self, predictions: Predictions, rows: Sequence[int]) -> pa.Table:
+        """One row a frame: annotation row, video, frame from 1, IoU, and foreground pixels of truth and prediction."""
+        wanted = self._packed(rows)
+        count, frames = wanted.shape[:2]
+        samples = self.samples.take(pa.array(rows, pa.int64()))
+        spread = pa.array(np.repeat(np.arange(count), frames))
+        return pa.table(
+            {
+                "row": samples["row"].take(spread),
+                "clip": samples["clip"].take(spread),
+                "frame": pa.array(np.tile(np.arange(1, frames + 1, dtype=np.int32), count)),
+                "iou": pa.array(np.asarray(predictions["iou"]).reshape(-1)),
+                "target_pixels": pa.array(_pixels(wanted).reshape(-1).astype(np.int32)),
+                "predicted_pixels": pa.array(_pixels(predictions["masks"]).reshape(-1).astype(np.int32)),
+            }
+        )
+
+    def artefacts(self, predictions: Predictions, rows: Sequence[int], frames: Frames) -> Iterator[tuple[str, bytes]]:
+        """``masks/CLIP.png`` of every predicted frame, and ``overlay.png`` with truth and prediction of some videos."""
+        clips, packed = self.samples["clips"].to_pylist(), predictions["masks"]
+        for number, row in enumerate(rows):
+            # frames beyond those with a mask are not predicted
+            for clip, mask in zip(clips[row], _unpack(packed[number]), strict=False):
+                # an id may hold a slash, and then it is still one file
+                yield f"masks/{clip.replace('/', '_')}.png", mask_png(mask)
+        chosen = sorted({int(place) for place in np.linspace(0, len(rows) - 1, SHEET_VIDEOS)})
+        videos = [
+            SheetVideo([frames(clip) for clip in clips[rows[n]][: len(truth)]], truth, _unpack(packed[n]))
+            for n in chosen
+            for truth in self._masks([rows[n]])
+        ]
+        yield "overlay.png", contact_sheet(videos)
+
+    def _masks(self, rows: Sequence[int]) -> NDArray[np.bool_]:
+        """Masks ``[B, M, 224, 224]``; the samples of a split have the same number each."""
+        return _unpack(self._packed(rows))
+
+    def _packed(self, rows: Sequence[int]) -> NDArray[np.uint8]:
+        """Masks ``[B, M, 6272]`` as they are stored."""
+        return np.array([[np.frombuffer(mask, np.uint8) for mask in self.masks[row]] for row in rows], np.uint8)
+
+
+def _levels(layers: Sequence[LayerSpec], modality: str) -> tuple[LayerSpec, ...]:
+    """The pyramid of one modality's layers, fine to coarse, as much of it as there is."""
+    own = [layer for layer in layers if layer.modality == modality]
+    return select_layers(own, "pyramid") if own else ()
+
+
+def _heard(audio: Sequence[LayerSpec], options: AvsHeadOptions) -> tuple[LayerSpec, ...]:
+    """The audio layers that the model reads, counted from the last, which is level 4.
+
+    Raises
+    ------
+    UsageError
+        The store has not all of them.
+    """
+    levels = set(options.lcd_levels if options.mti and options.cross else ()) | ({LEVELS} if options.tpavi else set())
+    missing = [level for level in sorted(levels) if LEVELS - level >= len(audio)]
+    if missing:
+        raise UsageError(
+            f"the head reads the sound of level {missing[0]}, and {len(audio)} audio layers are selected",
+            hint="extract with --layers visual/pyramid,audio/pyramid, and set layers to the same in the recipe",
+        )
+    return tuple(audio[level - LEVELS - 1] for level in sorted(levels))
+
+
+def _check_samples(samples: pa.Table, masks: Sequence[Sequence[bytes]], options: AvsHeadOptions) -> None:
+    """Raise for masks that are no masks, and for videos that TPAVI cannot serve alike."""
+    for row, own in zip(samples["row"].to_pylist(), masks, strict=True):
+        if any(len(mask) not in (0, MASK_BYTES) for mask in own):
+            raise DatasetError(f"sample {row}: a mask is not {SIDE} x {SIDE} packed bits ({MASK_BYTES} bytes)")
+    frames = sorted({len(clips) for clips in samples["clips"].to_pylist()})
+    if options.tpavi and len(frames) > 1:
+        raise UsageError(
+            f"TPAVI relates the frames of a video, and videos of this store hold {frames[0]} or {frames[-1]} of them",
+            hint="extract with --option train_frames=5",
+        )
+
+
+def _unpack(packed: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """``[..., 6272]`` to ``[..., 224, 224]``."""
+    return np.unpackbits(packed, axis=-1).reshape(*packed.shape[:-1], SIDE, SIDE).astype(np.bool_)
+
+
+def _pixels(packed: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Foreground pixels of packed masks ``[..., 6272]``."""
+    counts: NDArray[np.int64] = np.bitwise_count(packed).sum(-1, dtype=np.int64)
+    return counts

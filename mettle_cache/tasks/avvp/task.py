@@ -1,0 +1,215 @@
+"""Audio-visual video parsing on LLP: what is heard and what is seen, second by second, learned from weak labels.
+
+Shapes: B or R samples, T segments, C categories. Sources: spec-avvp sections 4 to 8; published row from Mettle's
+Table 2.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import ClassVar, cast
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+
+from mettle_cache.decoders.han import HAN
+from mettle_cache.decoders.mgn import MGN
+from mettle_cache.decoders.mmil import Smoothing
+from mettle_cache.decoders.mmpyr import MMPyramid
+from mettle_cache.decoders.registry import create_decoder
+from mettle_cache.errors import DatasetError, UsageError
+from mettle_cache.layers import LayerSpec
+from mettle_cache.metrics.avvp import Parsing, category_scores, paint_events, parse, parsing_scores
+from mettle_cache.tasks.avvp.motion import MotionFeatures
+from mettle_cache.tasks.avvp.options import ParsingHeadOptions
+from mettle_cache.tasks.model import AudioVisualModel, build_method, common_width
+from mettle_cache.tasks.options import MethodOptions
+from mettle_cache.tasks.protocol import Predictions, PublishedRow, StepInputs, Task
+
+MODALITIES = ("audio", "visual")
+
+_PUBLISHED = PublishedRow(
+    setting="llp-swin-htsat",
+    dataset="llp",
+    visual="swinv2_l",
+    audio="htsat",
+    architectures=("swinv2_large_window12_192.ms_in22k", "htsat"),
+    scores={
+        "segment_a": 64.3,
+        "segment_v": 55.9,
+        "segment_av": 50.9,
+        "segment_type_av": 57.0,
+        "segment_event_av": 61.2,
+        "event_a": 56.1,
+        "event_v": 52.2,
+        "event_av": 45.1,
+        "event_type_av": 51.1,
+        "event_event_av": 53.1,
+        "average": 54.7,
+    },
+    total_m=283.5,
+    trainable_percent=8.3,
+    source="Mettle, Table 2",
+    test_samples=1200,
+    counting=(
+        "whole checkpoints with their classifiers; LCD on the four stage outputs of each backbone; MM-Pyramid of one "
+        "level, with the 1.58 M parameters that its published code registers and never uses (93 combinations of "
+        "decoder and width come within 0.05 M, so the total does not tell the decoder)"
+    ),
+    unused=1_581_056,
+    selected_on="val",
+)
+
+
+class AvvpTask(Task):
+    """AVVP on the samples of one store; see :class:`mettle_cache.tasks.protocol.Task`."""
+
+    datasets: ClassVar[tuple[str, ...]] = ("llp",)
+    sample_schema: ClassVar[pa.Schema] = pa.schema(
+        [
+            ("row", pa.int64()),
+            ("clip", pa.string()),
+            ("split", pa.string()),
+            ("filename", pa.string()),
+            ("labels", pa.list_(pa.string())),
+            *((f"{modality}_labels", pa.list_(pa.string())) for modality in MODALITIES),
+            *((f"{modality}_{end}", pa.list_(pa.int64())) for modality in MODALITIES for end in ("starts", "ends")),
+        ]
+    )
+    options_type: ClassVar[type] = ParsingHeadOptions
+    metric: ClassVar[str] = "segment_type_av"
+    published: ClassVar[tuple[PublishedRow, ...]] = (_PUBLISHED,)
+    published_vocabulary: ClassVar[Mapping[str, Sequence[str]]] = {"categories": tuple(str(c) for c in range(25))}
+    published_segments: ClassVar[int] = 10
+
+    def __init__(
+        self,
+        layers: Sequence[LayerSpec],
+        *,
+        samples: pa.Table,
+        vocabulary: Mapping[str, Sequence[str]],
+        segments: int,
+        method: MethodOptions,
+        options: ParsingHeadOptions,
+    ) -> None:
+        if not vocabulary.get("categories"):
+            raise DatasetError("the store's vocabulary names no categories, so there is nothing to tell apart")
+        self.layers = tuple(layers)
+        self.categories = tuple(vocabulary["categories"])
+        self.sources = tuple(vocabulary.get("dense_annotations", ()))
+        self.samples = samples
+        self.segments = segments
+        self.method = method
+        self.options = options
+        self.labels = self._paint(samples["labels"].to_pylist(), segments=1)[:, :, 0]
+        self.annotated = samples["audio_labels"].is_valid().to_numpy() & samples["visual_labels"].is_valid().to_numpy()
+        self.annotation = Parsing(*(self._events(modality) for modality in MODALITIES))
+        self.motion = MotionFeatures(samples, segments) if options.reads_motion else None
+
+    def build_model(self) -> nn.Module:
+        visual = build_method(self.layers, "visual", self.method)
+        audio = build_method(self.layers, "audio", self.method)
+        name = self.options.decoder
+        sizes: dict[str, object] = asdict(getattr(self.options, name))
+        if name == "mgn":
+            sizes["segments"] = self.segments
+        decoder = create_decoder(
+            name,
+            common_width(visual, audio),
+            len(self.categories),
+            motion=self.options.reads_motion,
+            smoothing=Smoothing(self.options.smoothing_audio, self.options.smoothing_visual),
+            **sizes,
+        )
+        return AudioVisualModel(visual, audio, decoder)
+
+    def inputs(self, rows: Sequence[int], *, pool: Sequence[int], rng: np.random.Generator | None) -> StepInputs:
+        """``motion`` ``[B, T, 512]`` where the options ask for it."""
+        return StepInputs() if self.motion is None else StepInputs(tensors={"motion": self.motion.read(rows)})
+
+    def targets(self, rows: Sequence[int]) -> Tensor:
+        """Weak labels ``[B, C]``, 0 or 1."""
+        return torch.from_numpy(self.labels[_index(rows)].astype(np.float32))
+
+    def loss(self, model: nn.Module, outputs: dict[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
+        return cast(MMPyramid | HAN | MGN, model.decoder).loss(outputs, targets)
+
+    def predict(self, outputs: dict[str, Tensor], rows: Sequence[int]) -> Predictions:
+        """``audio`` and ``visual``, booleans ``[B, C, T]``. Raises UsageError for samples that cannot be scored."""
+        self._annotation(rows)
+        video, audio, visual = (outputs[name].float().cpu().numpy() for name in ("video", "audio", "visual"))
+        parsing = parse(video, audio, visual, mask=self.options.video_mask)
+        return {"audio": parsing.audio, "visual": parsing.visual}
+
+    def score(self, predictions: Predictions, rows: Sequence[int]) -> dict[str, float]:
+        return parsing_scores(_parsing(predictions), self._annotation(rows))
+
+    def details(self, predictions: Predictions, rows: Sequence[int]) -> dict[str, object]:
+        """F by category over all segments, and the dense files that the scores are against."""
+        by_category = category_scores(_parsing(predictions), self._annotation(rows), vocabulary=self.categories)
+        return {"segment_f_by_category": by_category, "dense_annotations": list(self.sources)}
+
+    def floors(self, rows: Sequence[int]) -> dict[str, float]:
+        """What predicting nothing scores: the share of videos that have no annotation."""
+        truth = self._annotation(rows)
+        nothing = Parsing(np.zeros_like(truth.audio), np.zeros_like(truth.visual))
+        return {"nothing predicted": parsing_scores(nothing, truth)[self.metric]}
+
+    def prediction_table(self, predictions: Predictions, rows: Sequence[int]) -> pa.Table:
+        """One row a video, modality and segment: category numbers, annotated and predicted; names in the metadata."""
+        truth, count = self._annotation(rows), len(rows) * len(MODALITIES) * self.segments
+        samples = self.samples.take(pa.array(rows, pa.int64()))
+        sample, modality, segment = np.unravel_index(np.arange(count), (len(rows), len(MODALITIES), self.segments))
+        table = pa.table(
+            {
+                "row": samples["row"].take(pa.array(sample)),
+                "filename": samples["filename"].take(pa.array(sample)),
+                "modality": pa.array(MODALITIES).take(pa.array(modality)),
+                "segment": pa.array(segment.astype(np.int32)),
+                "target": _category_lists(truth.audio, truth.visual),
+                "prediction": _category_lists(predictions["audio"], predictions["visual"]),
+            }
+        )
+        return table.replace_schema_metadata({"categories": json.dumps(self.categories)})
+
+    def _paint(self, labels: Sequence[Sequence[str]], *, segments: int) -> np.ndarray:
+        """Weak labels as events that fill all segments, ``[R, C, T]``."""
+        starts, ends = ([[edge] * len(names) for names in labels] for edge in (0, segments))
+        return paint_events(labels, starts, ends, vocabulary=self.categories, segments=segments)
+
+    def _events(self, modality: str) -> np.ndarray:
+        labels, starts, ends = (
+            [values or [] for values in self.samples[f"{modality}_{part}"].to_pylist()]
+            for part in ("labels", "starts", "ends")
+        )
+        return paint_events(labels, starts, ends, vocabulary=self.categories, segments=self.segments)
+
+    def _annotation(self, rows: Sequence[int]) -> Parsing:
+        chosen = _index(rows)
+        if not self.annotated[chosen].all():
+            first = rows[int(np.argmin(self.annotated[chosen]))]
+            name, split = (self.samples[column][first].as_py() for column in ("filename", "split"))
+            raise UsageError(
+                f"sample {first} ({name}, {split}) has weak labels only, so its segments cannot be scored",
+                hint="val and test have dense annotations",
+            )
+        return Parsing(self.annotation.audio[chosen], self.annotation.visual[chosen])
+
+
+def _index(rows: Sequence[int]) -> np.ndarray:
+    return np.asarray(rows, dtype=np.int64)
+
+
+def _parsing(predictions: Predictions) -> Parsing:
+    return Parsing(predictions["audio"], predictions["visual"])
+
+
+def _category_lists(audio: np.ndarray, visual: np.ndarray) -> pa.Array:
+    """``[R, C, T]`` each as the category numbers of each video, modality and segment."""
+    active = np.stack((audio, visual), axis=1).transpose(0, 1, 3, 2).reshape(-1, audio.shape[1])
+    offsets = np.concatenate(([0], np.cumsum(active.sum(axis=1)))).astype(np.int32)
+    return pa.ListArray.from_arrays(offsets, np.nonzero(active)[1].astype(np.int32))

@@ -1,0 +1,93 @@
+"""What the bench needs of a library: a way to make its files, and a way to read one clip."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mettle_cache.store.format.layout import ArrayLayout
+
+# a clip: array name (`visual/s3_scale`) to `[blocks, *chunk_shape]`
+ClipArrays = Mapping[str, NDArray[np.generic]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """The tokens to read, and the terms.
+
+    Attributes
+    ----------
+    store, arrays, clips
+        A finished store, its arrays, and its number of clips.
+    folder
+        Empty; for files of the library's own.
+    threads
+        Reads in flight.
+    """
+
+    store: Path
+    arrays: Sequence[ArrayLayout]
+    clips: int
+    folder: Path
+    threads: int
+
+    def shard(self, array: ArrayLayout, clip: int) -> Path:
+        return self.store / array.shard_path(clip)
+
+    def shards(self) -> list[Path]:
+        """Every file of the store that holds tokens."""
+        return [self.shard(array, clip) for clip in range(self.clips) for array in self.arrays]
+
+    def stored_clip(self, clip: int) -> dict[str, NDArray[np.generic]]:
+        """One clip as it is stored, without the checksums; for files of the library's own."""
+        found: dict[str, NDArray[np.generic]] = {}
+        for array in self.arrays:
+            raw = np.fromfile(self.shard(array, clip), np.uint8, count=array.index_offset)
+            codes = np.ascontiguousarray(raw.reshape(array.blocks, -1)[:, : array.chunk_bytes])
+            found[array.name] = codes.view(array.dtype).reshape(array.blocks, *array.chunk_shape)
+        return found
+
+
+class Session(Protocol):
+    """An open reader; ``read_clip`` is called from several threads at once."""
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """The files with the tokens, to be dropped from the page cache."""
+        ...
+
+    def read_clip(self, clip: int, memory: ClipArrays) -> ClipArrays:
+        """One clip in ordinary memory: ``memory`` filled, where the library can, else arrays of its own."""
+        ...
+
+
+class Rival(Protocol):
+    """A library. ``module`` is what must be importable, ``package`` what pip installs, ``how`` the way it is used.
+
+    ``own_files`` says whether it needs files of its own, as large as the store.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def module(self) -> str: ...
+    @property
+    def package(self) -> str: ...
+    @property
+    def how(self) -> str: ...
+    @property
+    def own_files(self) -> bool: ...
+
+    def write(self, source: Source) -> None:
+        """Write the clips as the library's own files into ``source.folder``, if it needs them."""
+        ...
+
+    def open(self, source: Source) -> AbstractContextManager[Session]:
+        """Open what :meth:`write` wrote, or the store."""
+        ...

@@ -1,0 +1,88 @@
+"""Files that show a task's predictions, and the frames to draw them on, which no store holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mettle_cache.datasets import Clip, Dataset, default_root, open_dataset
+from mettle_cache.errors import MediaError, MettleError, UsageError
+from mettle_cache.pipelines.progress import Progress
+from mettle_cache.store.writing.durable import disk_errors
+from mettle_cache.tasks.protocol import Predictions, Task
+
+if TYPE_CHECKING:
+    from mettle_cache.store.reading.token_store import TokenStore
+
+
+class StoredFrames:
+    """Pictures of a store's clips, from the data set that it was made of, which is opened when the first is wanted.
+
+    Without ``root`` the data set's default one serves, if it is there; where there are no media, there is no picture.
+    """
+
+    def __init__(self, store: TokenStore, root: Path | None, progress: Progress) -> None:
+        self._store, self._root, self._progress = store, root, progress
+        self._opened: tuple[Dataset, dict[str, Clip]] | None = None
+        self._tried = False
+
+    def __call__(self, clip: str) -> NDArray[np.uint8] | None:
+        """The clip's first picture, RGB ``[H, W, 3]``, or None.
+
+        Raises
+        ------
+        UsageError, DatasetError
+            The root that the user has named is no such data set.
+        """
+        if not self._tried:
+            self._tried = True
+            self._opened = self._open()
+        if self._opened is None or clip not in self._opened[1]:
+            return None
+        dataset, clips = self._opened
+        try:
+            return dataset.load_frames(clips[clip])[0]
+        except MediaError as error:
+            self._progress.note(f"no picture of {clip}: {error.message}")
+            return None
+
+    def _open(self) -> tuple[Dataset, dict[str, Clip]] | None:
+        name, options = self._store.dataset, self._store.key["extraction"].get("options", {})
+        try:
+            dataset = open_dataset(name, self._root or default_root(name), options)
+        except MettleError as error:
+            if self._root is not None:
+                raise
+            self._progress.note(
+                f"predictions are drawn without their frames ({error.message}); --root names the data set"
+            )
+            return None
+        return dataset, {clip.id: clip for clip in dataset.clips}
+
+
+def write_artefacts(
+    task: Task, predictions: Predictions, rows: Sequence[int], folder: Path, frames: StoredFrames
+) -> Path | None:
+    """Write what the task has to show under ``folder``, over what an earlier evaluation wrote; None if it has nothing.
+
+    Raises
+    ------
+    UsageError
+        The task names a file outside the folder.
+    NoRoomError
+        The disk is full.
+    """
+    written = False
+    for name, content in task.artefacts(predictions, rows, frames):
+        path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise UsageError(f"{name!a} would lie outside {folder}")
+        with disk_errors(path, len(content)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        written = True
+    return folder if written else None

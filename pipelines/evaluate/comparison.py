@@ -1,0 +1,68 @@
+"""The published row that belongs beside a result, and all that separates the two."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from mettle_cache.pipelines.report.store_facts import find_published, store_facts
+from mettle_cache.pipelines.train.recipe import load_recipe
+from mettle_cache.pipelines.train.recipe_types import Recipe, recipe_differences
+from mettle_cache.pipelines.train.sample_loader import Split, read_split
+from mettle_cache.tasks.protocol import PublishedRow, Task
+
+if TYPE_CHECKING:
+    from mettle_cache.store.reading.token_store import TokenStore
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """``paper`` is the row of the same backbones, or else the task's first; ``differs`` are sentences."""
+
+    paper: PublishedRow
+    differs: list[str]
+
+    def paper_json(self) -> dict[str, object]:
+        row = asdict(self.paper)
+        return {**row, **{name: list(value) for name, value in row.items() if isinstance(value, tuple)}}
+
+
+def compare_with_paper(task: Task, recipe: Recipe, store: TokenStore, split: Split, *, selected_on: str) -> Comparison:
+    """Find the row and list the differences; random weights, other data and selection on test among them."""
+    facts = store_facts(store)
+    same = find_published(task.published, facts)
+    row = same or next((row for row in task.published if row.dataset == store.dataset), task.published[0])
+    differs = []
+    if same is None:
+        ours = f"{facts.visual or 'unknown'} + {facts.audio or 'unknown'}"
+        differs.append(f"backbones: {ours} instead of {' + '.join(row.architectures)}")
+    differs += [f"weights: the {modality} backbone's are random, not pretrained" for modality in facts.random]
+    differs.append(f"tokens: stored as {store.codec}, where the paper feeds the backbones' floats to the head")
+    differs += _data_differences(row, store, split)
+    differs += _protocol_differences(row, split.name, selected_on)
+    differs += [f"recipe: {line}" for line in recipe_differences(recipe, load_recipe(row.setting))]
+    return Comparison(row, differs)
+
+
+def _data_differences(row: PublishedRow, store: TokenStore, split: Split) -> list[str]:
+    differs = []
+    count = len(split.rows) + len(split.dropped)
+    if split.name == "test" and count != row.test_samples:
+        differs.append(f"data: {count} test samples instead of {row.test_samples}")
+    for part in dict.fromkeys(("train", split.name)):
+        dropped = len(read_split(store, part).dropped)
+        if dropped:
+            differs.append(f"data: {part} samples left out because their clips have no tokens: {dropped}")
+    return differs
+
+
+def _protocol_differences(row: PublishedRow, split: str, selected_on: str) -> list[str]:
+    differs = [] if split == "test" else [f"protocol: scored on {split} instead of test"]
+    theirs = f"as the paper's peers {'do' if selected_on == row.selected_on else 'do not'}"
+    if selected_on == "test":
+        differs.append(f"protocol: the epoch was selected on test, {theirs}; the score is optimistic")
+    elif selected_on != row.selected_on:
+        differs.append(
+            f"protocol: the epoch was selected on {selected_on}, where the paper's peers select on {row.selected_on}"
+        )
+    return differs

@@ -1,0 +1,189 @@
+"""From a run to a head for inference: fold its LCDs, check that nothing changed, measure what it saves, write it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from mettle_cache.errors import RunError, UsageError
+from mettle_cache.methods.folding import fold_lcd
+from mettle_cache.methods.lcd import LCD
+from mettle_cache.pipelines.benchmark.timing import Samples, Variant, time_interleaved
+from mettle_cache.pipelines.evaluate.exported import describe_head, folded_modules, write_exported
+from mettle_cache.pipelines.evaluate.run_store import open_run_store
+from mettle_cache.pipelines.progress import Silent
+from mettle_cache.pipelines.train.binding import bind_task, choose_device
+from mettle_cache.pipelines.train.checkpoint import file_digest, load_checkpoint, load_model
+from mettle_cache.pipelines.train.run_folder import RunFolder, hold_run
+from mettle_cache.pipelines.train.sample_loader import Feed, FeedBatch, evaluation_inputs, read_split
+from mettle_cache.tasks.protocol import Task
+from mettle_cache.tokens import LayerTokens
+
+if TYPE_CHECKING:
+    from mettle_cache.store.reading.token_store import TokenStore
+
+# single precision: what is allowed between the features of the folded and of the trained LCD, against their peak
+TOLERANCE = 1e-5
+REPEATS = 9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """Seconds of the whole head for one sample: median, least and most."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, samples: Samples) -> Timing:
+        return cls(median=samples.median, low=samples.low, high=samples.high)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportReport:
+    """What folding changed. Parameters and seconds are those of the whole head.
+
+    ``difference`` is the largest one between the features of the folded and of the trained LCDs on a sample of the
+    store, against their peak. ``device`` and ``threads`` are where the seconds were measured.
+    """
+
+    run: Path
+    out: Path
+    nbytes: int
+    folded: dict[str, int]
+    parameters_before: int
+    parameters_after: int
+    before: Timing
+    after: Timing
+    repeats: int
+    device: str
+    threads: int
+    difference: float
+
+    def to_json(self) -> dict[str, object]:
+        return {**asdict(self), "run": str(self.run), "out": str(self.out)}
+
+
+def export_run(
+    run: Path,
+    *,
+    out: Path | None = None,
+    store: Path | TokenStore | None = None,
+    device: str | None = None,
+    repeats: int = REPEATS,
+) -> ExportReport:
+    """Fold the best epoch of ``run`` and write it to ``out``, by default ``RUN/folded.safetensors``.
+
+    Raises
+    ------
+    UsageError
+        The head cannot be folded: more than one distillation step, or no LCD. ``out`` is a folder.
+    RunError
+        The run is missing, damaged or of another store, or rounding makes the folded head another one.
+    """
+    config = RunFolder(run).read_config()
+    recipe, target = config.load_recipe(), choose_device(device)
+    out = out or run / "folded.safetensors"
+    if out.is_dir():
+        raise UsageError(f"{out}: the exported head's place is a folder", hint="name a file with --out")
+    with hold_run(run) as folder:
+        tensors, _ = load_checkpoint(folder.best)
+        opened = open_run_store(config, store, run)
+        task = bind_task(recipe, opened)
+        trained, folded = task.build_model(), task.build_model()
+        for model in (trained, folded):
+            load_model(model, tensors, where=folder.best)
+            model.to(target).eval()
+        names = fold_model(folded)
+        batch = _one_sample(task, opened, target)
+        difference = _compare(trained, folded, names, batch)
+        times = _time_models(trained, folded, batch, target, repeats)
+        origin = {"checkpoint": file_digest(folder.best), "store": opened.key_digest}
+        write_exported(out, folded, {**describe_head(task, recipe, opened), **origin})
+    return ExportReport(
+        run=run,
+        out=out,
+        nbytes=out.stat().st_size,
+        folded={name: len(module.layers) for name, module in folded_modules(folded).items()},
+        parameters_before=_count(trained),
+        parameters_after=_count(folded),
+        before=Timing.of(times["before"]),
+        after=Timing.of(times["after"]),
+        repeats=repeats,
+        device=str(target),
+        threads=torch.get_num_threads(),
+        difference=difference,
+    )
+
+
+def fold_model(model: nn.Module) -> list[str]:
+    """Put a :class:`FoldedLCD` in the place of every LCD in ``model``; their places.
+
+    Raises
+    ------
+    UsageError
+        There is no LCD, or one that cannot be folded.
+    """
+    names = [name for name, module in model.named_modules() if isinstance(module, LCD)]
+    if not names:
+        raise UsageError(
+            "the head has no LCD, so there is nothing to fold", hint="use the run's best.safetensors as it is"
+        )
+    for name in names:
+        module = model.get_submodule(name)
+        assert isinstance(module, LCD)
+        model.set_submodule(name, fold_lcd(module))
+    return names
+
+
+def _one_sample(task: Task, store: TokenStore, device: torch.device) -> FeedBatch:
+    """The first sample that has tokens, on the device."""
+    for split in dict.fromkeys(store.samples["split"].to_pylist()):
+        rows = read_split(store, split).rows[:1]
+        if rows:
+            feed = Feed(store, task.layers, device=device, threads=1)
+            return next(feed.batches(rows, 1, evaluation_inputs(task, rows)))
+    raise UsageError(f"{store.path}: no sample has tokens", hint="see: mettle info STORE")
+
+
+@torch.no_grad()
+def _compare(trained: nn.Module, folded: nn.Module, names: list[str], batch: FeedBatch) -> float:
+    """The largest difference between the features of the LCDs before and after, against their peak."""
+    worst = 0.0
+    for name in names:
+        expected, found = (model.get_submodule(name)(batch.tokens.layers) for model in (trained, folded))
+        worst = max(worst, ((found - expected).abs().max() / expected.abs().max()).item())
+    if not worst <= TOLERANCE:
+        raise RunError(
+            f"the folded head's features differ from the trained one's by {worst:.1e} of their peak, more than "
+            f"{TOLERANCE:.0e}: its weights are too extreme for single precision",
+            hint="use the run's best.safetensors as it is",
+        )
+    return worst
+
+
+def _time_models(
+    trained: nn.Module, folded: nn.Module, batch: FeedBatch, device: torch.device, repeats: int
+) -> dict[str, Samples]:
+    inputs = {name: tensor.to(device) for name, tensor in batch.inputs.tensors.items()}
+    layers: Mapping[str, LayerTokens] = batch.tokens.layers
+
+    def run(model: nn.Module) -> dict[str, Tensor]:
+        with torch.inference_mode():
+            outputs: dict[str, Tensor] = model(layers, **inputs)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return outputs
+
+    variants = [Variant("before", lambda: run(trained)), Variant("after", lambda: run(folded))]
+    return time_interleaved(variants, repeats=repeats, progress=Silent())
+
+
+def _count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -1,0 +1,175 @@
+"""A data set and its frozen backbones, set up on one device: clips in, codes of the chosen layers out.
+
+Bytes must depend on the clip alone, not on the clips around it, on the number of cores, nor on who computes it. So the
+backbones only ever see batches of one shape; a clip's place in the batch is fixed by its index; and on a CPU every
+forward pass runs on one thread (oneDNN's convolutions round differently with the number of threads), several at once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import psutil
+import torch
+from torch import Tensor
+
+from mettle_cache.backbones import Backbone, create_backbone, parse_backbone, shared_audio
+from mettle_cache.datasets import Dataset, dataset_info, open_dataset
+from mettle_cache.errors import MediaError, UsageError
+from mettle_cache.layers import LayerSpec, select_layers
+from mettle_cache.pipelines.extract.config import SHARED, ExtractConfig
+from mettle_cache.pipelines.train.binding import choose_device
+from mettle_cache.store.format.codecs import Codec, encode_layers, get_codec
+from mettle_cache.tokens import LayerTokens
+
+SEGMENTS_A_BATCH_ON_GPU = 40
+# one pass computes while the other's codes travel to the host
+LANES_ON_GPU = 2
+
+
+@dataclass(frozen=True)
+class PreparedClip:
+    """A clip's input to each backbone, ``[T, *segment_shape]`` on the CPU, and the digest of its files."""
+
+    index: int
+    inputs: tuple[Tensor, ...]
+    source: str
+
+
+@dataclass(frozen=True, eq=False)
+class Rig:
+    """Everything that turns clip indexes into codes; safe to use from several threads.
+
+    ``cores`` is how many of this machine's may be used.
+    """
+
+    dataset: Dataset
+    backbones: tuple[Backbone, ...]
+    layers: tuple[LayerSpec, ...]
+    codec: Codec
+    device: torch.device
+    precision: str
+    cores: int
+
+    @property
+    def clips_a_batch(self) -> int:
+        """Clips that share one forward pass."""
+        return 1 if self.device.type == "cpu" else clips_a_batch_on_gpu(self.dataset.segments)
+
+    @property
+    def lanes(self) -> int:
+        """Forward passes at once: as many as there are cores, and memory for their tokens and activations."""
+        if self.device.type != "cpu":
+            return LANES_ON_GPU
+        tokens = sum(layer.tokens * layer.width for backbone in self.backbones for layer in backbone.layers)
+        # a pass of Swin-V2-L or HTS-AT was measured to hold 3.5 times its float tokens
+        needed = 4 * 4 * self.dataset.segments * tokens
+        fitting = int(psutil.virtual_memory().available) // 2 // needed
+        return max(1, min(self.cores, fitting))
+
+    def groups(self, indexes: Sequence[int]) -> list[list[int]]:
+        """The indexes by the forward pass that they belong to."""
+        groups: dict[int, list[int]] = {}
+        for index in indexes:
+            groups.setdefault(index // self.clips_a_batch, []).append(index)
+        return list(groups.values())
+
+    def prepare(self, index: int) -> PreparedClip:
+        """Decode and preprocess one clip. Raises MediaError."""
+        clip = self.dataset.clips[index]
+        inputs = tuple(self._read(backbone, index) for backbone in self.backbones)
+        return PreparedClip(index, inputs, self.dataset.source_digest(clip))
+
+    def encode(self, clips: Sequence[PreparedClip]) -> dict[int, dict[str, LayerTokens]]:
+        """Tokens of one group's clips: clip index to layer name to codes ``[T, N, *]`` on the CPU."""
+        segments, size = self.dataset.segments, self.clips_a_batch
+        codes: dict[int, dict[str, LayerTokens]] = {clip.index: {} for clip in clips}
+        wanted = {layer.name for layer in self.layers}
+        with torch.inference_mode():
+            for number, backbone in enumerate(self.backbones):
+                batch = torch.zeros(size, segments, *backbone.segment_shape)
+                for clip in clips:
+                    batch[clip.index % size] = clip.inputs[number]
+                tokens = backbone.forward_tokens(batch.flatten(0, 1).to(self.device))
+                for clip in clips:
+                    first = clip.index % size * segments
+                    own = {name: x[first : first + segments] for name, x in tokens.items() if name in wanted}
+                    codes[clip.index] |= {n: t.to("cpu") for n, t in encode_layers(own, self.codec).items()}
+        return codes
+
+    def describe(self, error: MediaError) -> str:
+        """The reason that the store records: without the data set's own place, which must not change bytes."""
+        return error.message.replace(f"{self.dataset.root}{os.sep}", "")
+
+    def _read(self, backbone: Backbone, index: int) -> Tensor:
+        clip = self.dataset.clips[index]
+        if backbone.sample_rate is None:
+            return backbone.preprocess(self.dataset.load_frames(clip), self.dataset.segments)
+        heard = backbone.preprocess(self.dataset.load_waveform(clip, backbone.sample_rate), self.dataset.media_segments)
+        # where its window lies depends on the backbone and on the whole recording
+        return heard if clip.segment is None else heard[clip.segment : clip.segment + 1]
+
+
+def clips_a_batch_on_gpu(segments: int) -> int:
+    """Clips of that many segments that share one forward pass on a GPU."""
+    return max(1, SEGMENTS_A_BATCH_ON_GPU // segments)
+
+
+def build_rig(
+    config: ExtractConfig, dataset: Dataset, *, device: torch.device | None = None, cores: int | None = None
+) -> Rig:
+    """Load the backbones that the configuration names and choose their layers.
+
+    ``device`` and ``cores`` are given where the configuration's device and all of this machine's cores are not meant.
+
+    Raises
+    ------
+    UsageError
+        An unknown backbone, codec, layer or device.
+    WeightsError
+        Weights that are missing or damaged.
+    """
+    codec = get_codec(config.codec)
+    device = device or choose_device(config.device)
+    visual = _create(config.visual, config, "visual")
+    audio = shared_audio(visual) if config.audio == SHARED else _create(config.audio, config, "audio")
+    backbones = (visual.to(device), audio.to(device))
+    layers = select_layers([layer for backbone in backbones for layer in backbone.layers], config.layer_selection)
+    read = {layer.modality for layer in layers}
+    return Rig(
+        dataset=dataset,
+        # a backbone that no chosen layer comes from need not run
+        backbones=tuple(backbone for backbone in backbones if backbone.modality in read),
+        layers=layers,
+        codec=codec,
+        device=device,
+        precision=config.precision,
+        cores=cores or available_cores(),
+    )
+
+
+def open_config_dataset(config: ExtractConfig) -> Dataset:
+    """The data set of a configuration. Raises UsageError and DatasetError."""
+    return open_dataset(config.dataset, config.root, config.dataset_options)
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _create(text: str, config: ExtractConfig, modality: str) -> Backbone:
+    choice = parse_backbone(text)
+    backbone = create_backbone(
+        choice.name,
+        weights=choice.weights,
+        seed=config.seed,
+        modality=modality,
+        precision=config.precision,
+        profile=dataset_info(config.dataset).profile,
+    )
+    if backbone.modality != modality:
+        raise UsageError(f"--{modality} {choice.name}: that backbone is for {backbone.modality}")
+    return backbone

@@ -1,0 +1,213 @@
+"""The bill before anything runs: bytes, files and hours, and whether reading a store beats computing it again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from mettle_cache.backbones import Backbone, create_backbone, layer_table, parse_backbone, shared_audio
+from mettle_cache.datasets import Dataset, dataset_info
+from mettle_cache.layers import LayerSpec, group_by_array, select_layers
+from mettle_cache.pipelines.extract.config import SHARED, ExtractConfig, default_out
+from mettle_cache.pipelines.extract.extractor import open_config_dataset
+from mettle_cache.pipelines.extract.preflight import ROOM_MARGIN, disk_folder, free_bytes
+from mettle_cache.pipelines.extract.rates import seconds_a_clip
+from mettle_cache.pipelines.progress import Progress, Silent
+from mettle_cache.pipelines.train.binding import choose_device
+from mettle_cache.store.format.codecs import CODECS, get_codec
+from mettle_cache.store.format.sizes import RECORDS, bytes_per_clip, files_per_clip
+from mettle_cache.store.reading.disk_speed import measure_read_speed
+
+LAYER_SETS = ("all", "stages")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bill:
+    """What one layer set costs at one codec. ``reads_per_second`` is clips/s from this disk, None if not measured."""
+
+    layers: str
+    codec: str
+    clip_bytes: int
+    nbytes: int
+    files: int
+    fits: bool
+    reads_per_second: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageBill:
+    """Bytes of one stage of one clip, by codec."""
+
+    array: str
+    layers: int
+    tokens: int
+    width: int
+    clip_bytes: dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanReport:
+    """The plan of an extraction; rates are None where nothing was measured.
+
+    ``recomputes_per_second`` is clips/s of the frozen backbones alone; ``hours`` what the extraction takes at it.
+    """
+
+    dataset: str
+    root: Path
+    out: Path
+    clips: int
+    rows: int
+    segments: int
+    missing: int
+    stages: tuple[StageBill, ...]
+    bills: tuple[Bill, ...]
+    chosen: Bill
+    free: int
+    device: str
+    disk_bytes_per_second: float | None
+    recomputes_per_second: float | None
+    hours: float | None
+    verdict: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether the extraction could start: nothing is missing and there is room."""
+        return self.missing == 0 and self.chosen.fits
+
+    def to_json(self) -> dict[str, object]:
+        return {**asdict(self), "root": str(self.root), "out": str(self.out), "ok": self.ok}
+
+
+def make_plan(config: ExtractConfig, *, measure: bool = True, progress: Progress | None = None) -> PlanReport:
+    """Reckon what ``config`` would cost. Writes nothing but a temporary file, for the speed of the disk.
+
+    Raises
+    ------
+    UsageError
+        An unknown data set, backbone, codec or layer.
+    DatasetError
+        Annotations that are missing or malformed.
+    """
+    progress = progress or Silent()
+    get_codec(config.codec)
+    dataset, out = open_config_dataset(config), config.out or default_out(config)
+    free = free_bytes(out)
+    speed = recompute = None
+    if measure:
+        progress.note("timing a short forward pass and a cold read; --no-measure skips both")
+        device = choose_device(config.device)
+        backbones = _timed_backbones(config, device)
+        recompute = 1 / seconds_a_clip(backbones, device, dataset.segments)
+        speed = measure_read_speed(disk_folder(out))
+        layers = tuple(layer for backbone in backbones for layer in backbone.layers)
+    else:
+        layers = _tabled_layers(config)
+    return _report(config, dataset, out, layers, free=free, speed=speed, recompute=recompute)
+
+
+def _report(
+    config: ExtractConfig,
+    dataset: Dataset,
+    out: Path,
+    layers: Sequence[LayerSpec],
+    *,
+    free: int,
+    speed: float | None,
+    recompute: float | None,
+) -> PlanReport:
+    sets = dict.fromkeys((*LAYER_SETS, config.layer_selection))
+    bills = tuple(
+        _bill(select_layers(layers, chosen), chosen, codec, dataset, free=free, speed=speed)
+        for chosen in sets
+        for codec in CODECS
+    )
+    chosen = next(bill for bill in bills if (bill.layers, bill.codec) == (config.layer_selection, config.codec))
+    clips = len(dataset.clips)
+    return PlanReport(
+        dataset=dataset.name,
+        root=dataset.root,
+        out=out,
+        clips=clips,
+        rows=dataset.samples.num_rows,
+        segments=dataset.segments,
+        missing=len({problem.clip for problem in dataset.problems()}),
+        stages=_stages(select_layers(layers, config.layer_selection), dataset.segments),
+        bills=bills,
+        chosen=chosen,
+        free=free,
+        device=str(choose_device(config.device)),
+        disk_bytes_per_second=speed,
+        recomputes_per_second=recompute,
+        hours=clips / recompute / 3600 if recompute else None,
+        verdict=verdict(chosen.reads_per_second, recompute),
+    )
+
+
+def verdict(reads: float | None, recomputes: float | None) -> str:
+    """The crossover in words; rates in clips/s."""
+    if reads is None or recomputes is None:
+        return "not measured: whether reading beats computing again is unknown"
+    rates = f"reading gives {reads:.1f} clips/s from this disk, computing again {recomputes:.2f} clips/s here"
+    if reads >= recomputes:
+        return f"{rates}: every epoch from the store is {reads / recomputes:.1f} times faster than the backbone alone"
+    return (
+        f"{rates}: an epoch from this disk is SLOWER than the backbone; the store still saves memory, and time over "
+        "several heads that share a read. int4 or fewer layers help"
+    )
+
+
+def _bill(
+    layers: Sequence[LayerSpec], chosen: str, codec: str, dataset: Dataset, *, free: int, speed: float | None
+) -> Bill:
+    sizes = bytes_per_clip(layers, dataset.segments, get_codec(codec))
+    clips, records = len(dataset.clips), sizes.pop(RECORDS)
+    clip_bytes = sum(sizes.values())
+    return Bill(
+        layers=chosen,
+        codec=codec,
+        clip_bytes=clip_bytes,
+        nbytes=clips * clip_bytes,
+        files=clips * files_per_clip(layers, dataset.segments, get_codec(codec)),
+        fits=clips * (clip_bytes + records) * ROOM_MARGIN <= free,
+        reads_per_second=speed / clip_bytes if speed else None,
+    )
+
+
+def _stages(layers: Sequence[LayerSpec], segments: int) -> tuple[StageBill, ...]:
+    stages = []
+    for array, members in group_by_array(layers).items():
+        sizes = {codec: bytes_per_clip(members, segments, CODECS[codec]) for codec in CODECS}
+        clip_bytes = {codec: sum(parts.values()) - parts[RECORDS] for codec, parts in sizes.items()}
+        first = members[0]
+        stages.append(
+            StageBill(array=array, layers=len(members), tokens=first.tokens, width=first.width, clip_bytes=clip_bytes)
+        )
+    return tuple(stages)
+
+
+def _timed_backbones(config: ExtractConfig, device: torch.device) -> tuple[Backbone, ...]:
+    """The backbones as they would run. Time does not depend on weights: random ones do unless a file is named."""
+    visual = _create(config.visual, config, "visual")
+    audio = shared_audio(visual) if config.audio == SHARED else _create(config.audio, config, "audio")
+    return visual.to(device), audio.to(device)
+
+
+def _create(text: str, config: ExtractConfig, modality: str) -> Backbone:
+    choice = parse_backbone(text)
+    weights = "random" if choice.weights == "pretrained" else choice.weights
+    return create_backbone(
+        choice.name,
+        weights=weights,
+        modality=modality,
+        precision=config.precision,
+        profile=dataset_info(config.dataset).profile,
+    )
+
+
+def _tabled_layers(config: ExtractConfig) -> tuple[LayerSpec, ...]:
+    heard = config.visual if config.audio == SHARED else config.audio
+    visual, audio = parse_backbone(config.visual).name, parse_backbone(heard).name
+    return (*layer_table(visual, "visual"), *layer_table(audio, "audio"))

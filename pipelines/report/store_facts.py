@@ -1,0 +1,46 @@
+"""What a store's key says about the backbones that made it, and which published row that is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mettle_cache.layers import MODALITIES
+from mettle_cache.tasks.protocol import SHARED, PublishedRow
+
+if TYPE_CHECKING:
+    from mettle_cache.store.reading.token_store import TokenStore
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreFacts:
+    """``visual`` and ``audio`` are architectures, audio ``shared`` where the visual one does both; empty if unknown.
+
+    ``random`` names the modalities whose weights were drawn at random.
+    """
+
+    dataset: str
+    visual: str
+    audio: str
+    random: tuple[str, ...]
+
+
+def store_facts(store: TokenStore) -> StoreFacts:
+    """Read the facts from the fingerprints of the backbones, which extraction puts into the key."""
+    prints = store.key["extraction"].get("backbones", {})
+    names = {modality: str(found["architecture"]) for modality, found in prints.items()}
+    visual, audio = names.get("visual", ""), names.get("audio", "")
+    return StoreFacts(
+        dataset=store.dataset,
+        visual=visual,
+        audio=SHARED if visual and visual == audio else audio,
+        random=tuple(name for name in MODALITIES if name in prints and prints[name]["weights"]["kind"] == "random"),
+    )
+
+
+def find_published(rows: tuple[PublishedRow, ...], facts: StoreFacts) -> PublishedRow | None:
+    """The published row of this data set and these backbones, if there is one."""
+    for row in rows:
+        if (facts.dataset, facts.visual, facts.audio) == (row.dataset, *row.architectures):
+            return row
+    return None

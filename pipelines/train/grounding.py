@@ -1,0 +1,213 @@
+"""Grounding generation from a store: seven layers of the AVQA head, trained before it, into a file of their own.
+
+Runs on the loop that trains heads, so a killed run goes on with ``resume`` and the same seed gives the same bits. The
+run's folder lies beside the file. Source: spec-avqa.md 4.4; unlike the published code, which scores on its own training
+videos, the best epoch is that of the val videos.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+from torch import Tensor
+
+from mettle_cache.errors import ConfigError, UsageError
+from mettle_cache.pipelines.progress import Progress, Silent
+from mettle_cache.pipelines.report.train_report import peak_memory
+from mettle_cache.pipelines.train.allocation import keep_freed_memory
+from mettle_cache.pipelines.train.binding import choose_device
+from mettle_cache.pipelines.train.checkpoint import load_checkpoint, save_checkpoint
+from mettle_cache.pipelines.train.headrun import HeadRun
+from mettle_cache.pipelines.train.job import CACHE, newest_store
+from mettle_cache.pipelines.train.loop import Member, Pass, train_members
+from mettle_cache.pipelines.train.recipe_types import TrainOptions
+from mettle_cache.pipelines.train.reproducible import fix_summation_order
+from mettle_cache.pipelines.train.run_folder import RunConfig, StoreReference, claim_run
+from mettle_cache.pipelines.train.run_log import RunLog
+from mettle_cache.pipelines.train.sample_loader import Feed, Split, read_split
+from mettle_cache.pipelines.train.trainee import Trainee
+from mettle_cache.store import TokenStore
+from mettle_cache.tasks.avqa.grounding import GroundingTask
+from mettle_cache.tasks.protocol import Task
+
+WEIGHTS = Path("weights")
+Videos = Literal["real", "all"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroundingJob:
+    """A pre-training request; None means that the store decides.
+
+    ``videos``: the published code trains on the recorded ones, whose ids are digits, and leaves out the synthetic ones.
+    ``videos_a_step`` times T pairs make a step; 13 videos are 130, where the peers have 128. The schedule is theirs:
+    Adam, a tenth of the rate every eight epochs.
+
+    Raises
+    ------
+    ConfigError
+        All that is wrong with the above.
+    """
+
+    store: Path | None = None
+    out: Path | None = None
+    videos: Videos = "real"
+    epochs: int = 30
+    learning_rate: float = 3e-4
+    videos_a_step: int = 13
+    seed: int = 0
+    resume: bool = False
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.videos not in get_args(Videos):
+            problems.append(f"--videos {self.videos}: choose one of {', '.join(get_args(Videos))}")
+        if not 0 < self.learning_rate < float("inf"):
+            problems.append(f"--learning-rate {self.learning_rate}: must be a number above 0")
+        if self.epochs < 1 or self.videos_a_step < 2:
+            problems.append(f"{self.epochs} epochs of {self.videos_a_step} videos a step: at least 1 of at least 2")
+        if problems:
+            raise ConfigError(problems, where="these options cannot be used", hint="mettle pretrain-grounding --help")
+
+    def options(self) -> TrainOptions:
+        return TrainOptions(
+            batch_size=self.videos_a_step,
+            epochs=self.epochs,
+            learning_rate=self.learning_rate,
+            step_size=8,
+            gamma=0.1,
+            precision="float32",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroundingReport:
+    """The outcome; ``accuracy`` is the best epoch's, per cent of val pairs told rightly, None without val videos."""
+
+    out: Path
+    run: Path
+    epochs: int
+    best_epoch: int
+    accuracy: float | None
+    videos: dict[str, int]
+    parameters: int
+    videos_per_second: float
+    peak_memory_bytes: int
+    peak_memory_of: str
+
+    def to_json(self) -> dict[str, object]:
+        return {**asdict(self), "out": str(self.out), "run": str(self.run)}
+
+
+def pretrain_grounding(job: GroundingJob, progress: Progress | None = None) -> GroundingReport:
+    """Train the seven layers and write those of the best epoch to ``job.out``.
+
+    Raises
+    ------
+    UsageError
+        The store is of another data set or has too few videos, or a file is there that no run of ours wrote.
+    RunError
+        The run's folder holds another run, or the loss is not finite.
+    """
+    progress = progress or Silent()
+    fix_summation_order()
+    keep_freed_memory()
+    store = TokenStore.open(job.store or newest_store(CACHE))
+    out = job.out or WEIGHTS / f"{Path(store.path).stem}-grounding.safetensors"
+    folder = _run_folder(out)
+    trainee, shared = _prepare(job, store, progress)
+    progress.note(f"store {store.path}, {len(shared.train)} videos, seed {job.seed}, file {out}")
+    config = _config(job, store)
+    with ExitStack() as held:
+        claimed = held.enter_context(claim_run(folder, config, resume=job.resume))
+        run = HeadRun(trainee, claimed, store_digest=store.key_digest)
+        log = held.enter_context(RunLog(claimed, start_step=run.history.epochs * shared.steps))
+        member = Member(run, log)
+        tally = train_members(shared, [member])
+        if member.failure is not None:
+            raise member.failure
+        tensors, _ = load_checkpoint(claimed.best)
+        layers = {layer.modality: layer.name for layer in trainee.task.layers}
+        save_checkpoint(out, grounding_layers(tensors), {"store": store.key_digest, "layers": layers})
+    memory, memory_of = peak_memory(shared.feed.device)
+    splits = [split for split in (shared.train, shared.selection) if split is not None]
+    return GroundingReport(
+        out=out,
+        run=folder,
+        epochs=run.history.epochs,
+        best_epoch=run.history.best_epoch,
+        accuracy=run.history.best_score,
+        videos={split.name: len(split) for split in splits},
+        parameters=trainee.parameters,
+        videos_per_second=tally.clips_per_second,
+        peak_memory_bytes=memory,
+        peak_memory_of=memory_of,
+    )
+
+
+def grounding_layers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The seven layers of a model that holds them, by their published names."""
+    return {name.rpartition("grounding.")[2]: tensor for name, tensor in tensors.items() if "grounding." in name}
+
+
+def one_sample_a_video(store: TokenStore, split: str, videos: Videos) -> Split:
+    """The first question about each of a split's videos, those of val without the videos of train."""
+    chosen, seen = read_split(store, split), set[str]()
+    clips = store.samples["clip"].to_pylist()
+    if split != "train":
+        seen.update(clips[row] for row in read_split(store, "train").rows)
+    rows = []
+    for row in chosen.rows:
+        if clips[row] not in seen and (videos == "all" or clips[row].isdigit()):
+            rows.append(row)
+        seen.add(clips[row])
+    return Split(split, tuple(rows), chosen.dropped)
+
+
+def _prepare(job: GroundingJob, store: TokenStore, progress: Progress) -> tuple[Trainee, Pass]:
+    if store.dataset not in GroundingTask.datasets:
+        raise UsageError(
+            f"grounding is trained for {', '.join(GroundingTask.datasets)}; {store.path} is of {store.dataset}",
+            hint="name a store with --from-cache STORE",
+        )
+    train, val = (one_sample_a_video(store, split, job.videos) for split in ("train", "val"))
+    if len(train) < 2:
+        raise UsageError(
+            f"{store.path}: train has {len(train)} {job.videos} videos with tokens, and negatives come from others",
+            hint="train on the synthetic ones too with --videos all" if job.videos == "real" else None,
+        )
+    if len(val) < 2:
+        progress.note("too few val videos that train lacks: the last epoch is kept instead of the best")
+    task = GroundingTask(store.layers, samples=store.samples, segments=store.segments)
+    # the training loop asks for no more of a task than this one has
+    trainee = Trainee(cast(Task, task), job.options(), seed=job.seed, device=choose_device(job.device))
+    shared = Pass(
+        feed=Feed(store, task.layers, device=trainee.device),
+        batch_size=job.videos_a_step,
+        order_seed=job.options().order_seed,
+        train=train,
+        selection=val if len(val) > 1 else None,
+        progress=progress,
+    )
+    return trainee, shared
+
+
+def _config(job: GroundingJob, store: TokenStore) -> RunConfig:
+    recipe = {"grounding": {"videos": job.videos, "train": asdict(job.options())}}
+    return RunConfig(recipe=recipe, seed=job.seed, select_on="val", store=StoreReference.of(store))
+
+
+def _run_folder(out: Path) -> Path:
+    """The folder of the run beside its file, which must not be somebody else's."""
+    if out.suffix != ".safetensors":
+        raise UsageError(
+            f"--out {out}: the file is a .safetensors one", hint=f"--out {out.with_suffix('.safetensors')}"
+        )
+    folder = out.with_suffix("")
+    if out.exists() and not (folder / "config.json").exists():
+        raise UsageError(f"{out} is there already, and no run of this command wrote it", hint="choose another --out")
+    return folder

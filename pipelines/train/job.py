@@ -1,0 +1,132 @@
+"""What ``mettle train`` was asked for, with everything left out filled in from the store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast, get_args
+
+from mettle_cache.errors import RunError, StoreMissingError, UsageError
+from mettle_cache.pipelines.progress import Progress
+from mettle_cache.pipelines.report.group_report import GroupReport
+from mettle_cache.pipelines.report.train_report import TrainReport
+from mettle_cache.pipelines.train.recipe import default_recipe, load_recipe
+from mettle_cache.pipelines.train.run_folder import RunFolder, SelectOn
+from mettle_cache.pipelines.train.spec import HeadPlan
+from mettle_cache.pipelines.train.sweep import Variant
+from mettle_cache.pipelines.train.training import train_heads, train_run
+from mettle_cache.store import TokenStore, find_stores
+
+CACHE = Path("cache")
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainJob:
+    """A training request; None means that the store decides."""
+
+    store: Path | None = None
+    recipe: str | None = None
+    overrides: tuple[str, ...] = ()
+    seed: int = 0
+    out: Path | None = None
+    resume: bool = False
+    select_on: str = "val"
+    device: str | None = None
+
+
+def start_training(job: TrainJob, progress: Progress) -> TrainReport:
+    """Open the store, choose the recipe and the run's folder, and train.
+
+    Raises
+    ------
+    StoreMissingError
+        No store was named and none is finished under ``cache/``.
+    UsageError
+        ``select_on`` is no rule of selection.
+    """
+    store, name = _open(job)
+    recipe = load_recipe(name, list(job.overrides))
+    out = job.out or RUNS / f"{_stem(store)}-{recipe.name}-{job.seed}"
+    progress.note(f"store {store.path}, recipe {recipe.name}, seed {job.seed}, run {out}")
+    return train_run(
+        store,
+        recipe=recipe,
+        out=out,
+        seed=job.seed,
+        select_on=cast(SelectOn, job.select_on),
+        resume=job.resume,
+        device=job.device,
+        progress=progress,
+    )
+
+
+def start_seeds(job: TrainJob, seeds: Sequence[int], progress: Progress) -> GroupReport:
+    """As :func:`start_training`, for several seeds in one pass; each run is ``OUT/seed-N``, ``job.seed`` is ignored."""
+    store, name = _open(job)
+    recipe = load_recipe(name, list(job.overrides))
+    folder = job.out or RUNS / f"{_stem(store)}-{recipe.name}"
+    plans = [HeadPlan(recipe=recipe, seed=seed, folder=folder, name=f"seed-{seed}") for seed in seeds]
+    return _start_group(job, store, plans, folder, progress)
+
+
+def start_sweep(job: TrainJob, variants: Sequence[Variant], seeds: Sequence[int], progress: Progress) -> GroupReport:
+    """As :func:`start_seeds`, for every variant; each run is ``OUT/VARIANT/seed-N``.
+
+    ``job.overrides`` is ignored: the variants hold all overrides.
+    """
+    store, name = _open(job)
+    folder = job.out or RUNS / f"{_stem(store)}-{Path(name).stem}-sweep"
+    plans = [
+        HeadPlan(
+            recipe=load_recipe(name, list(variant.overrides)),
+            seed=seed,
+            folder=folder,
+            name=f"{variant.name}/seed-{seed}",
+            variant=variant.text,
+        )
+        for variant in variants
+        for seed in seeds
+    ]
+    return _start_group(job, store, plans, folder, progress)
+
+
+def _start_group(
+    job: TrainJob, store: TokenStore, plans: Sequence[HeadPlan], folder: Path, progress: Progress
+) -> GroupReport:
+    if RunFolder(folder).config.exists():
+        raise RunError(f"{folder}: this is the folder of one run", hint="choose another folder for several with --out")
+    recipe = plans[0].recipe.name if plans else ""
+    progress.note(f"store {store.path}, recipe {recipe}, {len(plans)} heads from one pass, runs under {folder}")
+    return train_heads(
+        store,
+        plans,
+        select_on=cast(SelectOn, job.select_on),
+        resume=job.resume,
+        device=job.device,
+        progress=progress,
+    )
+
+
+def _open(job: TrainJob) -> tuple[TokenStore, str]:
+    """The store and the recipe's name."""
+    if job.select_on not in get_args(SelectOn):
+        raise UsageError(f"--select-on {job.select_on}: choose one of {', '.join(get_args(SelectOn))}")
+    store = TokenStore.open(job.store or newest_store(CACHE))
+    return store, job.recipe or default_recipe(store)
+
+
+def _stem(store: TokenStore) -> str:
+    return Path(store.path).stem
+
+
+def newest_store(folder: Path) -> Path:
+    """The newest finished store in a folder."""
+    stores = find_stores(folder)
+    if not stores:
+        raise StoreMissingError(
+            f"there is no finished store under {folder}/",
+            hint="make one with: mettle extract --dataset ave, or name one: mettle train --from-cache STORE",
+        )
+    return stores[0]

@@ -1,0 +1,139 @@
+"""Recipes from TOML: the built-in ones by name, a user's by path, single keys from the command line.
+
+Whatever is wrong with a recipe is reported in one message. Unknown keys are refused, with the nearest known one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mettle_cache.errors import ConfigError, UsageError
+from mettle_cache.pipelines.report.store_facts import find_published, store_facts
+from mettle_cache.pipelines.train.config import convert
+from mettle_cache.pipelines.train.recipe_types import Recipe
+from mettle_cache.tasks.registry import TASKS, get_task, task_of_dataset
+
+if TYPE_CHECKING:
+    from mettle_cache.store.reading.token_store import TokenStore
+
+_BARE_WORD = re.compile(r"[A-Za-z0-9_.:,/+-]+")
+_MAX_BYTES = 1 << 20
+
+
+def list_recipes() -> list[str]:
+    """Names of the built-in recipes."""
+    folder = resources.files("mettle_cache.pipelines") / "recipes"
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and apply ``overrides``, each ``key=value`` or ``table.key=value`` with a TOML value.
+
+    A value that is no TOML but one word counts as a string: ``layers=stages``.
+
+    Raises
+    ------
+    UsageError
+        There is no such recipe.
+    ConfigError
+        Everything that is wrong with the file and the overrides.
+    """
+    name, text = _read(name_or_path)
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError([f"this is not TOML: {error}"], where=f"recipe {name_or_path}") from error
+    problems: list[str] = []
+    for override in overrides:
+        problems += _apply(table, override)
+    return _validate({"name": name, **table}, where=f"recipe {name_or_path}", problems=problems)
+
+
+def default_recipe(store: TokenStore) -> str:
+    """The recipe to use where none is named: that of the published row that the store is for, else ``DATASET-small``.
+
+    Raises
+    ------
+    UsageError
+        No task is for the store's data set.
+    """
+    row = find_published(get_task(task_of_dataset(store.dataset)).published, store_facts(store))
+    return row.setting if row else f"{store.dataset}-small"
+
+
+def recipe_from_json(table: Mapping[str, object], *, where: str) -> Recipe:
+    """The inverse of :meth:`Recipe.to_json`; raises ConfigError."""
+    return _validate(dict(table), where=where, problems=[])
+
+
+def _read(name_or_path: str | Path) -> tuple[str, str]:
+    known = list_recipes()
+    if str(name_or_path) in known:
+        return str(name_or_path), (
+            resources.files("mettle_cache.pipelines") / "recipes" / f"{name_or_path}.toml"
+        ).read_text("utf-8")
+    path = Path(name_or_path)
+    if not path.is_file():
+        near = difflib.get_close_matches(str(name_or_path), known, n=1)
+        guess = f"did you mean {near[0]}? " if near else ""
+        raise UsageError(
+            f"there is no recipe called '{name_or_path}', and no such file",
+            hint=f"{guess}built-in recipes: {', '.join(known)}",
+        )
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise ConfigError([f"larger than {_MAX_BYTES} bytes"], where=f"recipe {path}")
+        return path.stem, path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([f"cannot be read: {error}"], where=f"recipe {path}") from error
+
+
+def _apply(table: dict[str, Any], override: str) -> list[str]:
+    """Set one key in place; what is wrong with the override, if anything."""
+    key, equals, text = override.partition("=")
+    path = [part.strip() for part in key.split(".")]
+    if not equals or not all(path):
+        return [f"--set {override}: must be key=value, for example lcd.k_visual=2"]
+    text = text.strip()
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError as error:
+        if not _BARE_WORD.fullmatch(text):
+            return [f"--set {override}: '{text}' is not a TOML value ({error})"]
+        parsed = {"value": text}
+    if set(parsed) != {"value"}:
+        return [f"--set {override}: must set one value"]
+    target = table
+    for part in path[:-1]:
+        target = target.setdefault(part, {})
+        if not isinstance(target, dict):
+            return [f"--set {override}: '{part}' is a value, not a table"]
+    target[path[-1]] = parsed["value"]
+    return []
+
+
+def _validate(table: dict[str, Any], *, where: str, problems: list[str]) -> Recipe:
+    task = table.get("task")
+    head = table.pop("head", {})
+    if task not in TASKS:
+        known = ", ".join(TASKS)
+        problems = [
+            *problems,
+            f"task = {task!r}: must be one of {known}" if "task" in table else f"task: missing ({known})",
+        ]
+    else:
+        head, wrong = convert(get_task(str(task)).options_type, head, "head.")
+        problems = [*problems, *wrong]
+    recipe, wrong = convert(Recipe, {**table, "head": {}}, "")
+    problems = [*problems, *wrong]
+    if problems:
+        raise ConfigError(problems, where=where, hint="correct these keys; pipelines/recipes holds complete examples")
+    resolved: Recipe = dataclasses.replace(recipe, head=head)
+    return resolved

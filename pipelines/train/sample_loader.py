@@ -1,0 +1,169 @@
+"""Samples of a split in a chosen order, as batches of stored tokens.
+
+A sample is an annotation row; several samples may share a clip, which is stored once, or be made of several clips.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mettle_cache.errors import UsageError
+from mettle_cache.layers import LayerSpec
+from mettle_cache.samples import clips_of_samples
+from mettle_cache.tasks.protocol import StepInputs, Task
+from mettle_cache.tokens import LayerTokens, TokenBatch
+
+if TYPE_CHECKING:
+    from mettle_cache.store.reading.token_store import TokenStore
+
+
+@dataclass(frozen=True)
+class Split:
+    """Samples by position in the store's sample table: those to use, and those whose clip has no tokens."""
+
+    name: str
+    rows: tuple[int, ...]
+    dropped: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def read_split(store: TokenStore, name: str) -> Split:
+    """The samples of one split, in the order of the annotations."""
+    splits, clips = store.samples["split"].to_pylist(), clips_of_samples(store.samples)
+    usable = set(store.clips) - set(store.failed)
+    rows = [row for row, split in enumerate(splits) if split == name]
+    return Split(
+        name,
+        tuple(row for row in rows if usable.issuperset(clips[row])),
+        tuple(row for row in rows if not usable.issuperset(clips[row])),
+    )
+
+
+def epoch_order(count: int, *, seed: int, epoch: int) -> list[int]:
+    """A permutation of ``count`` samples that depends on the seed and the epoch, and on nothing else."""
+    order: list[int] = np.random.Generator(np.random.PCG64([seed, epoch])).permutation(count).tolist()
+    return order
+
+
+@dataclass(frozen=True)
+class FeedBatch:
+    """B samples by position, their tokens, and what else the model is given; ``inputs.rows`` follow in the tokens."""
+
+    rows: list[int]
+    tokens: TokenBatch
+    inputs: StepInputs
+
+
+class Feed:
+    """Batches of one store's tokens for the samples that are asked for; ``nbytes`` counts what it has delivered."""
+
+    def __init__(
+        self, store: TokenStore, layers: Sequence[LayerSpec], *, device: torch.device, threads: int = 3
+    ) -> None:
+        self.store = store
+        self.names = [layer.name for layer in layers]
+        self.device = device
+        self.threads = threads
+        self.nbytes = 0
+        index = {clip: position for position, clip in enumerate(store.clips)}
+        self._clips_of_row = [[index[clip] for clip in clips] for clips in clips_of_samples(store.samples)]
+
+    def batches(self, rows: Sequence[int], batch_size: int, inputs: Inputs | None = None) -> Iterator[FeedBatch]:
+        """Samples and their tokens, ``batch_size`` at a time; the last batch may be smaller.
+
+        A batch's memory is reused: it is valid until the next one is asked for. ``inputs`` is asked for every batch,
+        with its number and rows, before anything is read.
+        """
+        groups = [list(rows[start : start + batch_size]) for start in range(0, len(rows), batch_size)]
+        given = [inputs(number, group) if inputs else StepInputs() for number, group in enumerate(groups)]
+        samples = [(*group, *more.rows) for group, more in zip(groups, given, strict=True)]
+        wanted = [[clip for row in rows for clip in self._clips_of_row[row]] for rows in samples]
+        tokens = self.store.batches(wanted, layers=self.names, threads=self.threads, device=str(self.device))
+        for group, more, batch in zip(groups, given, tokens, strict=True):
+            self.nbytes += batch.nbytes
+            yield FeedBatch(group, join_clips(batch, len(group) + len(more.rows)), more)
+
+
+Inputs = Callable[[int, Sequence[int]], StepInputs]
+
+
+def training_inputs(task: Task, pool: Sequence[int], *, order_seed: int, epoch: int) -> Inputs:
+    """What the task gives its model in training; what it draws follows from order, epoch and the batch's number."""
+
+    def inputs(number: int, rows: Sequence[int]) -> StepInputs:
+        rng = np.random.Generator(np.random.PCG64([order_seed, epoch, number]))
+        return task.inputs(rows, pool=pool, rng=rng)
+
+    return inputs
+
+
+def evaluation_inputs(task: Task, pool: Sequence[int]) -> Inputs:
+    """What the task gives its model where nothing is drawn."""
+    return lambda _number, rows: task.inputs(rows, pool=pool, rng=None)
+
+
+def common_inputs(asked: Sequence[Inputs]) -> Inputs:
+    """What every head's task gives its model, which must be the same for all of them.
+
+    Raises
+    ------
+    UsageError
+        When asked: two tasks give different samples or tensors.
+    """
+
+    def inputs(number: int, rows: Sequence[int]) -> StepInputs:
+        first, *others = (ask(number, rows) for ask in asked)
+        if not all(_same_inputs(first, other) for other in others):
+            raise UsageError(
+                "these heads cannot share a pass: their head options make the task give them different inputs",
+                hint="give them to commands of their own",
+            )
+        return first
+
+    return inputs
+
+
+def _same_inputs(ours: StepInputs, other: StepInputs) -> bool:
+    return (
+        ours.rows == other.rows
+        and ours.tensors.keys() == other.tensors.keys()
+        and all(torch.equal(tensor, other.tensors[name]) for name, tensor in ours.tensors.items())
+    )
+
+
+def join_clips(batch: TokenBatch, samples: int) -> TokenBatch:
+    """Tokens of ``samples * F`` clips ``[B * F, T, N, D]`` as those of samples of F clips each, ``[B, F * T, N, D]``.
+
+    Raises
+    ------
+    UsageError
+        The samples have different numbers of clips.
+    """
+    if len(batch.clips) == samples:
+        return batch
+    if len(batch.clips) % samples:
+        raise UsageError(
+            f"{samples} samples of one batch have {len(batch.clips)} clips together: not the same number each"
+        )
+
+    def join_axes(part: Tensor) -> Tensor:
+        return torch.flatten(part.unflatten(0, (samples, -1)), 1, 2)
+
+    def joined(part: Tensor | None) -> Tensor | None:
+        return None if part is None else join_axes(part)
+
+    return TokenBatch(
+        {
+            name: LayerTokens(join_axes(layer.codes), joined(layer.scale), joined(layer.zero))
+            for name, layer in batch.layers.items()
+        },
+        batch.clips,
+    )

@@ -1,0 +1,109 @@
+from dataclasses import replace
+
+import pytest
+
+from mettle_cache.pipelines.evaluate.comparison import compare_with_paper
+from mettle_cache.pipelines.train.binding import bind_task
+from mettle_cache.pipelines.train.recipe import load_recipe
+from mettle_cache.pipelines.train.sample_loader import read_split
+from mettle_cache.tasks.avel.task import AvelTask
+
+ARCHITECTURES = {
+    name: found
+    for row in AvelTask.published
+    for name, found in zip((row.visual, row.audio), row.architectures, strict=True)
+}
+
+
+def fingerprint(backbone, modality, kind="pretrained"):
+    return {
+        "architecture": ARCHITECTURES.get(backbone, backbone),
+        "modality": modality,
+        "weights": {"kind": kind, "digest": "0"},
+    }
+
+
+@pytest.fixture
+def make_store(tiny_store):
+    def make(visual="swinv2_l", audio="htsat", kinds=("pretrained", "pretrained"), **changes):
+        prints = {
+            modality: fingerprint(name, modality, kind)
+            for modality, name, kind in zip(("visual", "audio"), (visual, audio), kinds, strict=True)
+        }
+        return tiny_store(2, 1, 3, key={"backbones": prints}, **changes)
+
+    return make
+
+
+def compare(store, recipe="ave-swin-htsat", overrides=(), split="test", selected_on="test"):
+    recipe = load_recipe(recipe, overrides)
+    return compare_with_paper(
+        bind_task(recipe, store), recipe, store, read_split(store, split), selected_on=selected_on
+    )
+
+
+ALWAYS = [
+    "tokens: stored as int8, where the paper feeds the backbones' floats to the head",
+    "data: 3 test samples instead of 402",
+]
+ON_TEST = "protocol: the epoch was selected on test, as the paper's peers do; the score is optimistic"
+
+
+@pytest.mark.parametrize(
+    ("visual", "audio", "accuracy"),
+    [
+        ("swinv2_l", "htsat", 83.3),
+        ("swinv2_l", "swinv2_l", 82.3),
+        ("vit_l16", "vit_l16", 80.6),
+        ("resnext101", "htsat", 80.1),
+    ],
+)
+def test_the_row_is_that_of_the_backbones(make_store, visual, audio, accuracy):
+    assert compare(make_store(visual, audio)).paper.scores == {"accuracy": accuracy}
+
+
+def test_the_published_recipe_differs_by_codec_data_and_protocol_only(make_store):
+    assert compare(make_store()).differs == [*ALWAYS, ON_TEST]
+
+
+def test_other_backbones_stand_beside_the_best_row_and_say_so(make_store):
+    comparison = compare(make_store("tf_efficientnet_lite0", "tf_efficientnet_lite0"))
+    assert comparison.paper.setting == "ave-swin-htsat"
+    expected = "backbones: tf_efficientnet_lite0 + shared instead of swinv2_large_window12_192.ms_in22k + htsat"
+    assert comparison.differs[0] == expected
+
+
+def test_random_weights_are_named_by_modality(make_store):
+    differs = compare(make_store(kinds=("random", "pretrained"))).differs
+    assert differs[0] == "weights: the visual backbone's are random, not pretrained"
+
+
+def test_recipe_changes_are_listed(make_store):
+    differs = compare(make_store(), overrides=["lcd.k_visual=1", "train.epochs=2"]).differs
+    assert differs[-2:] == ["recipe: lcd.k_visual = 1 instead of 2", "recipe: train.epochs = 2 instead of 10"]
+
+
+def test_split_and_selection_are_said(make_store):
+    differs = compare(make_store(), split="val", selected_on="val").differs
+    assert differs[1:] == [
+        "protocol: scored on val instead of test",
+        "protocol: the epoch was selected on val, where the paper's peers select on test",
+    ]
+
+
+def test_selection_on_the_split_of_the_peers_is_no_difference(make_store, monkeypatch):
+    monkeypatch.setattr(AvelTask, "published", tuple(replace(row, selected_on="val") for row in AvelTask.published))
+    assert compare(make_store(), selected_on="val").differs == ALWAYS
+    assert compare(make_store(), selected_on="last").differs[-1] == (
+        "protocol: the epoch was selected on last, where the paper's peers select on val"
+    )
+    on_test = "protocol: the epoch was selected on test, as the paper's peers do not; the score is optimistic"
+    assert compare(make_store(), selected_on="test").differs[-1] == on_test
+
+
+def test_samples_without_tokens_are_said_for_train_too(make_store):
+    store = make_store(failed={"train000": "x", "test001": "y"})
+    assert compare(store).differs[2:4] == [
+        "data: train samples left out because their clips have no tokens: 2",
+        "data: test samples left out because their clips have no tokens: 1",
+    ]

@@ -1,0 +1,152 @@
+import json
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from mettle_cache.errors import RunError, StoreMissingError, UsageError
+from mettle_cache.metrics.avel import segment_accuracy
+from mettle_cache.pipelines.evaluate.evaluation import evaluate_run
+from mettle_cache.pipelines.train.checkpoint import file_digest, load_checkpoint, save_checkpoint
+from mettle_cache.pipelines.train.recipe import load_recipe
+from mettle_cache.pipelines.train.training import train_run
+from tests.pipelines.listener import Listener
+
+RECIPE = load_recipe("ave-small", ["lcd.dim=16", "train.learning_rate=3e-3", "train.epochs=4"])
+
+
+@pytest.fixture(scope="module")
+def store(tiny_store):
+    return tiny_store(16, 6, 7)
+
+
+@pytest.fixture(scope="module")
+def trained(store, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "run"
+    train_run(store, recipe=RECIPE, out=out)
+    return out
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+def test_accuracy_is_that_of_the_written_predictions(store, run):
+    listener = Listener()
+    report = evaluate_run(run, store=store, progress=listener)
+    table = pq.read_table(report.predictions)
+    assert report.scores["accuracy"] == pytest.approx(
+        100 * np.mean(np.equal(table["prediction"].to_numpy(), table["target"].to_numpy()))
+    )
+    assert report.predictions == run / "predictions-test.parquet"
+    rows = store.samples.filter(np.equal(store.samples["split"].to_numpy(), "test"))
+    assert table["row"].to_pylist() == np.repeat(rows["row"].to_numpy(), 10).tolist()
+    assert table["clip"].to_pylist() == np.repeat(rows["clip"].to_numpy(), 10).tolist()
+    assert (report.samples, report.dropped, listener.done, listener.total) == (7, 0, 7, 7)
+
+
+def test_targets_are_rebuilt_from_the_annotations(store, run):
+    table = pq.read_table(evaluate_run(run, store=store).predictions)
+    expected = [
+        store.vocabulary["categories"].index(row["category"]) if row["start"] <= t < row["end"] else 3
+        for row in store.samples.to_pylist()
+        if row["split"] == "test"
+        for t in range(10)
+    ]
+    assert table["target"].to_pylist() == expected
+
+
+def test_the_best_weights_are_used(store, run):
+    report = evaluate_run(run, store=store)
+    _, state = load_checkpoint(run / "best.safetensors")
+    assert report.best_epoch == state["epoch"]
+    assert report.checkpoint_digest == file_digest(run / "best.safetensors")
+    # on val, the evaluation finds the very score that selected the epoch
+    assert evaluate_run(run, split="val", store=store).scores["accuracy"] == state["score"]
+
+
+def test_the_floor_is_beaten_and_stands_beside(store, run):
+    report = evaluate_run(run, store=store)
+    targets = pq.read_table(report.predictions)["target"].to_numpy().reshape(-1, 10)
+    assert report.floors == {"always background": segment_accuracy(np.full_like(targets, 3), targets)}
+    assert report.scores["accuracy"] > report.floors["always background"] + 10
+
+
+def test_predictions_do_not_depend_on_how_they_are_batched(store, run):
+    whole = pq.read_table(evaluate_run(run, store=store).predictions)
+    config = json.loads((run / "config.json").read_text())
+    config["recipe"]["train"]["batch_size"] = 2
+    (run / "config.json").write_text(json.dumps(config))
+    assert pq.read_table(evaluate_run(run, store=store).predictions).equals(whole)
+
+
+def test_evaluations_are_counted_and_training_s_result_stays(store, run):
+    before = json.loads((run / "result.json").read_text())["training"]
+    assert [evaluate_run(run, store=store).times_evaluated for _ in range(2)] == [1, 2]
+    report = evaluate_run(run, split="val", store=store)
+    result = json.loads((run / "result.json").read_text())
+    assert result["training"] == before
+    assert result["evaluation"]["test"]["times_evaluated"] == 2
+    assert result["evaluation"]["val"] == report.to_json()
+
+
+def test_the_split_is_read_once(store, run):
+    asked = []
+
+    class Counting:
+        def __getattr__(self, name):
+            return getattr(store, name)
+
+        def batches(self, order, **options):
+            asked.extend(clip for clips in order for clip in clips)
+            return store.batches(order, **options)
+
+    evaluate_run(run, store=Counting())
+    clips = store.samples.filter(np.equal(store.samples["split"].to_numpy(), "test"))["clip"].to_pylist()
+    assert [store.clips[clip] for clip in asked] == clips
+
+
+def test_another_store_is_refused(run, tiny_store):
+    with pytest.raises(RunError, match=r"trained from a store with key \w+; .*tiny.zarr has \w+\n"):
+        evaluate_run(run, store=tiny_store(16, 6, 7, key={"weights": "other"}).path)
+
+
+def test_the_store_is_found_where_it_was_or_where_it_is_said_to_be(run, store, tmp_path):
+    expected = evaluate_run(run).scores
+    moved = shutil.copytree(store.path, tmp_path / "moved.zarr")
+    config = json.loads((run / "config.json").read_text())
+    config["store"]["path"] = str(tmp_path / "gone.zarr")
+    (run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(StoreMissingError, match=r"its store is not at .*gone.zarr\n  next: name .* --store"):
+        evaluate_run(run)
+    assert evaluate_run(run, store=moved).scores == expected
+
+
+def test_an_empty_split_is_refused(run, store):
+    with pytest.raises(UsageError, match="the holdout split has no samples with tokens"):
+        evaluate_run(run, split="holdout", store=store)
+
+
+def test_a_folder_without_weights_is_refused(run, store):
+    (run / "best.safetensors").unlink()
+    with pytest.raises(RunError, match="there is no checkpoint"):
+        evaluate_run(run, store=store)
+
+
+def test_weights_are_loaded_strictly(run, store):
+    config = json.loads((run / "config.json").read_text())
+    config["recipe"]["lcd"]["k_visual"] = 2
+    (run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(RunError, match="the weights are not those of this run's model"):
+        evaluate_run(run, store=store)
+
+
+def test_weights_that_are_not_finite_give_no_number(run, store):
+    tensors, state = load_checkpoint(run / "best.safetensors")
+    tensors["decoder.event.bias"] = torch.full_like(tensors["decoder.event.bias"], float("nan"))
+    save_checkpoint(run / "best.safetensors", tensors, state)
+    with pytest.raises(RunError, match="event logits hold values that are not finite"):
+        evaluate_run(run, store=store)

@@ -1,0 +1,186 @@
+"""Extraction over dask.distributed: the same bytes, through dying workers and absent schedulers."""
+
+import os
+import signal
+import threading
+import time
+from concurrent.futures import Future
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mettle_cache.errors import NoRoomError, StoreKeyError, UsageError
+from mettle_cache.pipelines.extract import cluster
+from mettle_cache.pipelines.extract.cluster import GROUPS_A_TASK, share_out
+from mettle_cache.pipelines.extract.interrupt import InterruptedRunError
+from mettle_cache.pipelines.extract.run import run_extraction
+from mettle_cache.pipelines.extract.stream import Outcome
+from tests.pipelines.extraction import tiny, tree, write_clips
+from tests.pipelines.listener import Listener
+
+
+@given(st.lists(st.lists(st.integers(), min_size=1, max_size=4), max_size=60), st.integers(1, 20))
+def test_tasks_hold_whole_groups_in_order(groups, workers):
+    tasks = share_out(groups, workers)
+    assert [index for task in tasks for index in task] == [index for group in groups for index in group]
+    assert all(0 < len(task) <= 4 * GROUPS_A_TASK for task in tasks)
+    assert len(tasks) >= min(len(groups), 4 * workers) or len(groups) < 8 * workers
+
+
+class FailureBook:
+    def __init__(self):
+        self.failed = {}
+
+    def fail_clip(self, index, error, source=None):
+        self.failed[index] = error
+
+
+def ended(result=None, error=None):
+    future = Future()
+    future.set_exception(error) if error else future.set_result(result)
+    return future
+
+
+def killed():
+    from distributed import KilledWorker
+
+    return KilledWorker("task", None, 3)
+
+
+def test_clips_of_a_task_that_kills_workers_are_tried_one_by_one():
+    book = FailureBook()
+    assert cluster._collect(ended(error=killed()), [4, 5, 6], book) == ([], [[4], [5], [6]])
+    assert not book.failed
+
+
+def test_a_clip_that_kills_workers_by_itself_is_recorded():
+    book = FailureBook()
+    (outcome,), again = cluster._collect(ended(error=killed()), [5], book)
+    assert (outcome.index, again) == (5, [])
+    assert "died" in outcome.error
+    assert book.failed == {5: outcome.error}
+
+
+def test_results_and_other_errors_pass_through():
+    outcomes = [Outcome(1, 7), Outcome(2, error="broken")]
+    assert cluster._collect(ended(outcomes), [1, 2], FailureBook()) == (outcomes, [])
+    with pytest.raises(NoRoomError, match="full"):
+        cluster._collect(ended(error=NoRoomError("full")), [1, 2], FailureBook())
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nonsense://x", "tcp://no-such-host.invalid:8786"])
+def test_an_absent_scheduler_is_a_clear_error(tmp_path, monkeypatch, address):
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 0.5)
+    root = write_clips(tmp_path / "AVE", train=1)
+    with pytest.raises(UsageError, match="no dask scheduler answers at") as caught:
+        run_extraction(tiny(root, tmp_path / "s.zarr", scheduler=address))
+    assert "dask worker" in caught.value.hint
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return write_clips(tmp_path_factory.mktemp("cluster") / "AVE", train=20, val=2, test=2)
+
+
+@pytest.fixture(scope="module")
+def whole(root, tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole") / "store.zarr"
+    run_extraction(tiny(root, out))
+    return out
+
+
+def in_a_worker(root, out, **changes):
+    """The configuration as a task gets it."""
+    return tiny(root.resolve(), out.resolve(), workers=1, device="cpu", **changes)
+
+
+def test_a_task_writes_the_bytes_of_one_process(root, whole, tmp_path):
+    out = tmp_path / "s.zarr"
+    run_extraction(tiny(root, out, part=(0, 2)))
+    (done, last) = cluster.extract_task(in_a_worker(root, out), [12, 23])
+    assert (done.index, last.index, done.error) == (12, 23, None)
+    assert last.peak_memory > 10_000_000
+    report = run_extraction(tiny(root, out))
+    assert (report.skipped, report.written) == (14, 10)
+    assert tree(out) == tree(whole)
+
+
+def test_a_worker_that_would_write_other_bytes_is_refused(root, whole):
+    before = tree(whole)
+    with pytest.raises(StoreKeyError, match="digest"):
+        cluster.extract_task(in_a_worker(root, whole, seed=1), [3])
+    assert tree(whole) == before
+
+
+def test_workers_elsewhere_get_absolute_places(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "w.pth").touch()
+    config = tiny(root, tmp_path, visual="test_vit=w.pth", audio="shared")
+    rig = SimpleNamespace(dataset=SimpleNamespace(root=Path("data")), device=torch.device("cpu"))
+    located = cluster.locate(config, rig, Path("s.zarr"))
+    assert (located.root, located.out) == (tmp_path / "data", tmp_path / "s.zarr")
+    assert located.visual == f"test_vit={tmp_path / 'w.pth'}"
+    assert (located.audio, located.device) == ("shared", "cpu")
+
+
+@pytest.mark.slow
+def test_two_workers_write_the_bytes_of_one_process(root, whole, tmp_path):
+    listener = Listener()
+    report = run_extraction(tiny(root, tmp_path / "s.zarr", workers=2), listener)
+    assert (report.written, report.failed, report.finished) == (24, 0, True)
+    assert listener.done == 24
+    assert listener.nbytes == report.nbytes
+    assert report.peak_memory > 10_000_000
+    assert tree(tmp_path / "s.zarr") == tree(whole)
+
+
+@pytest.mark.slow
+def test_a_users_cluster_writes_the_same_bytes(root, whole, tmp_path):
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None, scheduler_port=0) as theirs:
+        report = run_extraction(tiny(root, tmp_path / "s.zarr", scheduler=theirs.scheduler_address))
+    assert report.ok
+    assert tree(tmp_path / "s.zarr") == tree(whole)
+
+
+def kill_one_worker(out):
+    """Wait for the first commit, then kill -9 a process that writes."""
+    deadline = time.monotonic() + 120
+    while not list((out / "commits").glob("*.json")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    workers = [child for child in psutil.Process().children() if child.num_threads() > 5]
+    os.kill(workers[0].pid, signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_a_dead_workers_clips_are_done_by_another(root, whole, tmp_path):
+    out = tmp_path / "s.zarr"
+    killer = threading.Thread(target=kill_one_worker, args=(out,))
+    killer.start()
+    report = run_extraction(tiny(root, out, workers=2))
+    killer.join()
+    assert (report.written, report.failed, report.finished) == (24, 0, True)
+    assert tree(out) == tree(whole)
+
+
+class Impatient(Listener):
+    def advance(self, n=1, *, nbytes=0):
+        super().advance(n, nbytes=nbytes)
+        if self.done == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_a_store_that_resumes(root, whole, tmp_path):
+    out = tmp_path / "s.zarr"
+    with pytest.raises(InterruptedRunError, match="clips to go"):
+        run_extraction(tiny(root, out, workers=2), Impatient())
+    report = run_extraction(tiny(root, out))
+    assert report.skipped >= 1
+    assert tree(out) == tree(whole)

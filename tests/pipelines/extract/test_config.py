@@ -1,0 +1,72 @@
+"""What an extraction is asked: every mistake at once, parts as users count them, names that say what differs."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mettle_cache.errors import ConfigError, UsageError
+from mettle_cache.pipelines.extract.config import ExtractConfig, default_out, parse_part
+from mettle_cache.store.writing.locks import part_range
+
+
+def test_all_mistakes_in_one_message():
+    with pytest.raises(ConfigError) as caught:
+        ExtractConfig(
+            dataset="ave",
+            visual="",
+            audio="x=",
+            part=(4, 4),
+            workers=2,
+            scheduler="tcp://a:1",
+            precision="half",
+            seed=-1,
+            options=("train_frames", "x=1", "x=2"),
+        )
+    assert len(caught.value.problems) == 9
+    assert "--option train_frames: must be NAME=VALUE" in caught.value.message
+    assert "--option x=2: x is given more than once" in caught.value.message
+    for option in ("--visual", "--audio", "--part 5/4", "--workers", "--precision half", "--seed -1"):
+        assert option in caught.value.message
+
+
+@pytest.mark.parametrize("workers", [-1, 5000])
+def test_an_impossible_number_of_workers(workers):
+    with pytest.raises(ConfigError, match=f"--workers {workers}"):
+        ExtractConfig(dataset="ave", workers=workers)
+
+
+@given(clips=st.integers(1, 200), parts=st.integers(1, 12))
+def test_parts_are_disjoint_and_cover_everything(clips, parts):
+    ranges = [part_range(parse_part(f"{number}/{parts}"), clips) for number in range(1, parts + 1)]
+    assert [clip for part in ranges for clip in part] == list(range(clips))
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "1", "1/0", "a/b", "-1/2", "1/2/3", "", "1/2\n", "١/٢"])
+def test_what_is_no_part(text):
+    with pytest.raises(UsageError, match="must be i/n"):
+        parse_part(text)
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({}, "ave-swinv2_l-htsat.zarr"),
+        ({"codec": "int4"}, "ave-swinv2_l-htsat-int4.zarr"),
+        ({"layers": "stages", "audio": "shared"}, "ave-swinv2_l-shared-stages.zarr"),
+        ({"layers": "last:2", "codec": "float16"}, "ave-swinv2_l-htsat-float16-last_2.zarr"),
+        ({"visual": "vit_l16@96=/a/b.safetensors", "layers": "visual/s1"}, "ave-vit_l16@96-htsat-visual_s1.zarr"),
+    ],
+)
+def test_the_default_place_says_what_is_not_the_default(options, name):
+    assert default_out(ExtractConfig(dataset="ave", **options)) == Path("cache") / name
+
+
+def test_options_that_are_chosen_are_part_of_the_name():
+    usual, chosen = (ExtractConfig(dataset="avs-s4", options=(f"train_frames={n}",)) for n in (1, 5))
+    assert default_out(usual) == Path("cache/avs-s4-swinv2_l-htsat.zarr")
+    assert default_out(chosen) == Path("cache/avs-s4-swinv2_l-htsat-train_frames_5.zarr")
+    assert (usual.dataset_options, chosen.chosen_options) == ({"train_frames": "1"}, ["train_frames=5"])
+    with pytest.raises(UsageError, match="has no option 'frames'"):
+        default_out(ExtractConfig(dataset="avs-s4", options=("frames=1",)))

@@ -1,0 +1,85 @@
+"""The bill: sizes that agree with cache-format's table, room, and the crossover in words."""
+
+import shutil
+from collections import namedtuple
+
+import pytest
+
+from mettle_cache.datasets.synthetic.ave import write_demo_ave
+from mettle_cache.errors import UsageError
+from mettle_cache.pipelines.extract.config import ExtractConfig
+from mettle_cache.pipelines.extract.plan import make_plan, verdict
+
+SMALL = "test_vit"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("plan") / "AVE"
+    write_demo_ave(folder, train=2, val=1, test=1)
+    return folder
+
+
+def config(root, **changes):
+    return ExtractConfig(**{"dataset": "ave", "root": root, **changes})
+
+
+def test_sizes_of_the_published_backbones_are_those_of_the_paper_and_pencil(root):
+    """52,961,280 values a clip (cache-format.md) times the bytes of a code; scales, zeros and checksums come beside."""
+    report = make_plan(config(root), measure=False)
+    clip_bytes = {(bill.layers, bill.codec): bill.clip_bytes for bill in report.bills}
+    values, channels = 52_961_280, 22_464 * 10
+    for codec, codes, affine in (
+        ("float16", 2 * values, 0),
+        ("int8", values, 4 * channels),
+        ("int4", values // 2, 4 * channels),
+    ):
+        overhead = clip_bytes["all", codec] - codes - affine
+        assert 0 < overhead < 10_000
+    assert clip_bytes["stages", "int8"] / clip_bytes["all", "int8"] == pytest.approx(0.296, abs=0.003)
+    assert sum(stage.clip_bytes["int8"] for stage in report.stages) == clip_bytes["all", "int8"]
+    assert report.clips == 4
+    assert report.chosen.nbytes == 4 * clip_bytes["all", "int8"]
+
+
+def test_a_chosen_layer_set_joins_the_usual_ones(root):
+    report = make_plan(config(root, visual=SMALL, audio="shared", layers="last:2", codec="int4"), measure=False)
+    assert [bill.layers for bill in report.bills] == ["all"] * 3 + ["stages"] * 3 + ["last:2"] * 3
+    assert (report.chosen.layers, report.chosen.codec) == ("last:2", "int4")
+    assert report.verdict.startswith("not measured")
+    assert report.hours is None
+
+
+def test_measured_rates_fill_the_bill(root):
+    report = make_plan(config(root, visual=SMALL, audio="shared"), measure=True)
+    assert report.recomputes_per_second > 0
+    assert report.hours == pytest.approx(report.clips / report.recomputes_per_second / 3600)
+    for bill in report.bills:
+        assert bill.reads_per_second == pytest.approx(report.disk_bytes_per_second / bill.clip_bytes)
+
+
+def test_a_disk_that_is_too_small_and_media_that_are_missing_are_said(root, tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("mettle_cache.pipelines.extract.preflight.shutil.disk_usage", lambda _: usage(10, 9, 1))
+    assert not make_plan(config(root), measure=False).ok
+    monkeypatch.undo()
+    copy = shutil.copytree(root, tmp_path / "AVE")
+    shutil.rmtree(next((copy / "frames").iterdir()))
+    report = make_plan(config(copy), measure=False)
+    assert report.missing == 1
+    assert not report.ok
+
+
+def test_what_does_not_exist_is_refused(root):
+    with pytest.raises(UsageError, match="no codec is called 'int2'"):
+        make_plan(config(root, codec="int2"), measure=False)
+    with pytest.raises(UsageError, match="no such layer"):
+        make_plan(config(root, layers="visual/s9"), measure=False)
+
+
+@pytest.mark.parametrize(
+    ("reads", "recomputes", "words"),
+    [(60.0, 30.0, "2.0 times faster"), (10.0, 80.0, "SLOWER than the backbone"), (None, 1.0, "not measured")],
+)
+def test_the_verdict_hides_nothing(reads, recomputes, words):
+    assert words in verdict(reads, recomputes)

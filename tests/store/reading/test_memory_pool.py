@@ -1,0 +1,138 @@
+"""Memory that comes back when nobody holds it any more, and never before."""
+
+import gc
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mettle_cache.store import TokenStore
+from mettle_cache.store.reading.memory_pool import MemoryPool
+from tests.store.tiny import make_spec, write_store
+
+
+@pytest.fixture
+def pool():
+    return MemoryPool()
+
+
+def test_memory_comes_back_when_its_last_tensor_is_gone(pool):
+    memory = pool.take(4096)
+    part = memory[16:32].view(torch.int8).view(4, 4)
+    place = memory.data_ptr()
+    del memory
+    assert pool.spare_bytes == 0, "a view still holds it"
+    del part
+    assert pool.spare_bytes == 4096
+    assert pool.take(4096).data_ptr() == place
+
+
+def test_what_is_held_is_never_given_out_again(pool):
+    held = pool.take(1000)
+    held.fill_(7)
+    other = pool.take(1000)
+    other.fill_(9)
+    assert held.eq(7).all()
+
+
+def test_a_smaller_request_fits_into_what_is_spare_and_gives_all_of_it_back(pool):
+    del_me = pool.take(1000)
+    place = del_me.data_ptr()
+    del del_me
+    small = pool.take(10)
+    assert (small.data_ptr(), small.nbytes) == (place, 10)
+    assert pool.spare_bytes == 0
+    del small
+    assert pool.spare_bytes == 1000
+
+
+def test_the_smallest_that_fits_is_taken(pool):
+    both = [pool.take(1000), pool.take(500)]
+    places = [memory.data_ptr() for memory in both]
+    both.clear()
+    assert pool.take(400).data_ptr() == places[1]
+
+
+def test_a_larger_request_drops_what_is_too_small(pool):
+    del_me = pool.take(100)
+    del del_me
+    large = pool.take(1000)
+    assert pool.spare_bytes == 0
+    del large
+    assert pool.spare_bytes == 1000
+
+
+def test_closed_it_keeps_nothing_and_can_be_used_again(pool):
+    first, second = pool.take(100), pool.take(100)
+    del first
+    pool.close()
+    assert pool.spare_bytes == 0
+    del second
+    assert pool.spare_bytes == 0, "what comes back after close() is freed"
+    third = pool.take(100)
+    del third
+    assert pool.spare_bytes == 100
+
+
+@given(steps=st.lists(st.tuples(st.booleans(), st.integers(1, 64)), max_size=40))
+def test_live_memory_never_overlaps_and_spare_memory_is_bounded(steps):
+    pool, live, most = MemoryPool(), [], 0
+    for number, (give_back, size) in enumerate(steps):
+        if give_back and live:
+            live.pop(size % len(live))
+        else:
+            memory = pool.take(size)
+            memory.fill_(number)
+            live.append((number, memory))
+            memory = None
+        # each block is at most as large as the largest request, and there are as many as were in use at once
+        most = max(most, len(live))
+        assert pool.spare_bytes <= 64 * most
+    for number, memory in live:
+        assert memory.eq(number).all()
+
+
+def test_many_threads_may_take_at_once(pool):
+    def work(number):
+        for _ in range(50):
+            memory = pool.take(256)
+            memory.fill_(number)
+            if not memory.eq(number).all():
+                return False
+        return True
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(work, range(4)))
+
+
+def test_the_next_epoch_reads_into_the_memory_of_the_last_one(tmp_path):
+    write_store(tmp_path / "store", make_spec(clips=4))
+    with TokenStore.open(tmp_path / "store") as store:
+        order = [[0, 1], [2, 3]]
+        first = {batch.layers["visual/s1b01"].codes.data_ptr() for batch in store.batches(order)}
+        again = {batch.layers["visual/s1b01"].codes.data_ptr() for batch in store.batches(order)}
+        assert again == first
+
+
+def test_a_batch_that_is_kept_past_its_epoch_stays_as_it_was(tmp_path):
+    write_store(tmp_path / "store", make_spec(clips=4))
+    with TokenStore.open(tmp_path / "store") as store:
+        (kept,) = store.batches([[0, 1]])
+        expected = kept.layers["visual/s2b02"].floats()
+        for _ in store.batches([[2, 3]] * 4):
+            pass
+        assert torch.equal(kept.layers["visual/s2b02"].floats(), expected)
+        assert torch.equal(expected, store.read([0, 1]).layers["visual/s2b02"].floats())
+
+
+def test_a_store_frees_its_memory_when_it_is_closed(tmp_path):
+    write_store(tmp_path / "store", make_spec(clips=2))
+    store = TokenStore.open(tmp_path / "store")
+    for batch in store.batches([[0], [1]]):
+        del batch
+    gc.collect()
+    assert store._memory.spare_bytes > 0
+    store.close()
+    assert store._memory.spare_bytes == 0

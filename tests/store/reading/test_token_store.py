@@ -1,0 +1,189 @@
+"""The reader against what was encoded, and everything that it must refuse."""
+
+import shutil
+import threading
+
+import pytest
+import torch
+
+from mettle_cache.errors import StoreCorruptError, StoreError, StoreMissingError, StoreUnfinishedError, UsageError
+from mettle_cache.store import StoreWriter, TokenStore, find_stores
+from mettle_cache.store.format.codecs import CODECS
+from mettle_cache.store.format.metadata import load_head
+from mettle_cache.store.reading import clip_reader
+from tests.store.tiny import LAYERS, clip_tokens, make_spec, source, write_store
+
+NAMES = [layer.name for layer in LAYERS]
+
+
+@pytest.fixture(params=CODECS)
+def codec(request):
+    return request.param
+
+
+@pytest.fixture
+def stored(tmp_path, codec):
+    path = tmp_path / "s.zarr"
+    write_store(path, make_spec(codec, clips=5), failed=[3])
+    return path
+
+
+def assert_equal(batch, codec, names=NAMES):
+    assert list(batch.layers) == list(names)
+    for slot, clip in enumerate(batch.clips):
+        expected = clip_tokens(clip, codec)
+        for name in names:
+            for part in ("codes", "scale", "zero"):
+                got, want = getattr(batch.layers[name], part), getattr(expected[name], part)
+                assert (got is None) == (want is None)
+                assert got is None or torch.equal(got[slot], want)
+
+
+def test_what_was_written_is_read_in_any_order(stored, codec):
+    store = TokenStore.open(stored)
+    assert_equal(store.read([4, 0, 2, 0]), codec)
+    assert store.failed == {"clip-3": "no such video"}
+    assert store.codec == codec
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["visual/s2b02"], ["visual/s1b01", "visual/s2b01", "visual/s2b03"], ["audio/s1b01", "visual/s1b02"], NAMES],
+)
+def test_some_layers_only(stored, codec, names):
+    assert_equal(TokenStore.open(stored).read([1, 2], names), codec, names)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("depth", [1, 2, 4])
+def test_batches_come_in_order_and_whole(stored, codec, threads, depth):
+    order = [[0, 1], [4], [2, 4], [1, 0], [2, 2]]
+    store = TokenStore.open(stored)
+    seen = []
+    for batch in store.batches(order, threads=threads, depth=depth):
+        assert_equal(batch, codec)
+        seen.append(list(batch.clips))
+    assert seen == order
+
+
+def test_the_ring_is_all_the_memory_that_batches_use(stored):
+    store = TokenStore.open(stored)
+    homes = {batch.layers[NAMES[0]].codes.data_ptr() for batch in store.batches([[0, 1]] * 30, depth=2)}
+    assert len(homes) <= 3
+
+
+def test_leaving_early_stops_the_threads(stored):
+    before = set(threading.enumerate())
+    batches = TokenStore.open(stored).batches([[0, 1]] * 50)
+    next(batches)
+    batches.close()
+    assert set(threading.enumerate()) == before
+
+
+def test_damage_reaches_the_consumer_in_place_of_the_batch(stored):
+    damage(stored / "visual/s2" / "c.2.0.0.0.0")
+    batches = TokenStore.open(stored).batches([[0], [1], [2], [4]], depth=3)
+    assert next(batches).clips == (0,)
+    assert next(batches).clips == (1,)
+    with pytest.raises(StoreCorruptError, match=r"clip clip-2, layer visual/s2b01: .*c\.2\.0\.0\.0\.0"):
+        next(batches)
+
+
+def damage(file):
+    data = bytearray(file.read_bytes())
+    data[3] ^= 0x10
+    file.write_bytes(data)
+
+
+def test_checks_first_always_never(stored):
+    shard = stored / "audio/s1" / "c.1.0.0.0.0"
+    first, always, never = (TokenStore.open(stored, check=check) for check in ("first", "always", "never"))
+    for store in (first, always, never):
+        store.read([1])
+    damage(shard)
+    first.read([1])
+    never.read([1])
+    with pytest.raises(StoreCorruptError, match="not those that were committed"):
+        always.read([1])
+    with pytest.raises(StoreCorruptError, match="mettle verify"):
+        TokenStore.open(stored).read([1])
+
+
+@pytest.mark.parametrize("piece", [1, 5, 64, 1 << 20])
+def test_checking_in_pieces_of_any_size_reads_the_same_and_finds_every_flip(stored, codec, piece, monkeypatch):
+    monkeypatch.setattr(clip_reader, "_PIECE_BYTES", piece)
+    assert_equal(TokenStore.open(stored, check="always").read([2, 0]), codec)
+    array = load_head(stored).layout[0]
+    file = stored / array.shard_path(1)
+    good = file.read_bytes()
+    for place in (0, array.chunk_bytes - 1, array.chunk_bytes, array.chunk_offset(1), array.index_offset - 1):
+        file.write_bytes(good[:place] + bytes([good[place] ^ 4]) + good[place + 1 :])
+        with pytest.raises(StoreCorruptError, match=r"not those that were committed|stored checksum is damaged"):
+            TokenStore.open(stored).read([1])
+    file.write_bytes(good)
+    assert_equal(TokenStore.open(stored).read([1]), codec)
+
+
+def test_a_swapped_neighbour_is_no_substitute(stored):
+    one, two = (stored / "visual/s1" / f"c.{clip}.0.0.0.0" for clip in (0, 1))
+    data = one.read_bytes(), two.read_bytes()
+    one.write_bytes(data[1])
+    two.write_bytes(data[0])
+    for clip in (0, 1):
+        with pytest.raises(StoreCorruptError, match=f"clip clip-{clip}, layer visual/s1b01"):
+            TokenStore.open(stored).read([clip])
+
+
+def test_a_link_in_place_of_a_shard_is_refused(stored, tmp_path):
+    shard = stored / "visual/s1" / "c.0.0.0.0.0"
+    moved = shutil.move(shard, tmp_path / "elsewhere")
+    shard.symlink_to(moved)
+    with pytest.raises(StoreCorruptError, match="clip clip-0"):
+        TokenStore.open(stored).read([0])
+
+
+@pytest.mark.parametrize(
+    ("ask", "error", "message"),
+    [
+        (lambda store: store.read([9]), UsageError, "there is no clip 9; .* has clips 0 to 4"),
+        (lambda store: store.read([-1]), UsageError, "there is no clip -1"),
+        (lambda store: store.read([3]), StoreError, "clip clip-3 has no tokens: no such video"),
+        (lambda store: store.read([0], ["visual/s9b01"]), UsageError, "has no layer visual/s9b01"),
+        (lambda store: store.read([0], []), UsageError, "none named"),
+        (lambda store: store.batches([[0]], threads=0), UsageError, "at least one thread"),
+        (lambda store: list(store.batches([[0], [3]])), StoreError, "has no tokens"),
+    ],
+)
+def test_what_is_not_there_is_refused(stored, ask, error, message):
+    with pytest.raises(error, match=message):
+        ask(TokenStore.open(stored))
+
+
+def test_no_store_and_an_unknown_check(tmp_path, stored):
+    with pytest.raises(StoreMissingError):
+        TokenStore.open(tmp_path / "nothing.zarr")
+    with pytest.raises(UsageError, match="none of first, always, never"):
+        TokenStore.open(stored, check="sometimes")
+
+
+def test_an_unfinished_store_is_refused_and_then_read_where_it_is_committed(tmp_path, codec):
+    path = tmp_path / "s.zarr"
+    with StoreWriter.create_or_resume(path, make_spec(codec)) as writer:
+        writer.pending()
+        writer.write_clip(2, clip_tokens(2, codec), source=source(2))
+    with pytest.raises(StoreUnfinishedError, match="no READY") as caught:
+        TokenStore.open(path)
+    assert "mettle extract" in caught.value.hint
+    partial = TokenStore.open(path, allow_unfinished=True)
+    assert_equal(partial.read([2]), codec)
+    with pytest.raises(StoreUnfinishedError, match="clip-0 is not committed"):
+        partial.read([0])
+
+
+def test_finished_stores_are_found_newest_first(tmp_path):
+    for name in ("a.zarr", "b.zarr"):
+        write_store(tmp_path / name)
+    (tmp_path / "c.zarr").mkdir()
+    StoreWriter.create_or_resume(tmp_path / "d.zarr", make_spec()).close()
+    assert find_stores(tmp_path) == [tmp_path / "b.zarr", tmp_path / "a.zarr"]
+    assert find_stores(tmp_path / "nowhere") == []

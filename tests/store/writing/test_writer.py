@@ -1,0 +1,307 @@
+"""The writer: what it refuses, what it records, and that a store ends the same however it came about."""
+
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+
+from mettle_cache.errors import NoRoomError, StoreError, StoreKeyError, StoreMissingError, UsageError
+from mettle_cache.store.format.codecs import CODECS
+from mettle_cache.store.format.records import CommitRecord
+from mettle_cache.store.format.spec import FORMAT_VERSION
+from mettle_cache.store.reading.token_store import TokenStore
+from mettle_cache.store.verify import verify_store
+from mettle_cache.store.writing.durable import PARTIAL
+from mettle_cache.store.writing.writer import StoreWriter
+from mettle_cache.tokens import LayerTokens
+from tests.store.tiny import LAYERS, clip_tokens, contents, make_spec, raw_tokens, source, write_store
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "s.zarr"
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    path = tmp_path_factory.mktemp("whole") / "s.zarr"
+    write_store(path)
+    return contents(path)
+
+
+def write(writer, clip):
+    return writer.write_clip(clip, clip_tokens(clip), source=source(clip))
+
+
+def test_a_finished_store_holds_nothing_but_itself(path, uninterrupted):
+    report = write_store(path)
+    assert (report.clips, report.failed, report.pending, report.finished) == (4, 0, 0, True)
+    assert report.bytes == sum(len(data) for name, data in uninterrupted.items() if "/c." in name)
+    assert not [name for name in os.listdir(path) if name.startswith(".") or name.endswith(PARTIAL)]
+
+
+def test_finishing_and_running_again_change_nothing(path, uninterrupted):
+    write_store(path)
+    stamps = {file: file.stat().st_mtime_ns for file in path.rglob("*")}
+    assert write_store(path).clips == 4
+    assert contents(path) == uninterrupted
+    assert {file: file.stat().st_mtime_ns for file in path.rglob("*") if file.is_file()} == {
+        file: stamp for file, stamp in stamps.items() if file.is_file()
+    }
+
+
+def test_neither_order_nor_threads_nor_processes_change_the_bytes(path, uninterrupted):
+    with StoreWriter.create_or_resume(path, make_spec()) as writer:
+        helper = StoreWriter.join(path)
+        pending = writer.pending()
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda clip: write((writer, helper)[clip % 2], clip), reversed(pending)))
+        assert writer.finish().finished
+    assert contents(path) == uninterrupted
+
+
+def test_parts_make_the_same_store_and_the_last_one_finishes_it(path, uninterrupted):
+    writers = [StoreWriter.create_or_resume(path, make_spec()) for _ in range(3)]
+    shares = [writer.pending((number, 3)) for number, writer in enumerate(writers)]
+    assert [clip for share in shares for clip in share] == [0, 1, 2, 3]
+    for number in (2, 0, 1):
+        for clip in shares[number]:
+            write(writers[number], clip)
+        report = writers[number].finish()
+        assert report.finished == (number == 1)
+        assert (path / "READY").exists() == report.finished
+    assert contents(path) == uninterrupted
+
+
+def test_two_parts_that_finish_at_once_do_no_harm(path, uninterrupted):
+    for _ in range(5):
+        shutil.rmtree(path, ignore_errors=True)
+        writers = [StoreWriter.create_or_resume(path, make_spec()) for _ in range(2)]
+        for number, writer in enumerate(writers):
+            for clip in writer.pending((number, 2)):
+                write(writer, clip)
+        with ThreadPoolExecutor(2) as pool:
+            assert all(report.finished for report in pool.map(StoreWriter.finish, writers))
+        assert contents(path) == uninterrupted
+
+
+def test_what_a_killed_writer_left_is_swept_and_written_again(path, uninterrupted):
+    with StoreWriter.create_or_resume(path, make_spec()) as writer:
+        writer.pending()
+        write(writer, 0)
+        write(writer, 1)
+    (path / "commits" / "00000001.json").unlink()  # killed between the shards and the commit
+    (path / "visual/s1" / f"c.2.0.0.0.0.77-1{PARTIAL}").write_bytes(b"half")
+    (path / "commits" / f"00000003.json.77-1{PARTIAL}").write_bytes(b"half")
+    with StoreWriter.create_or_resume(path, make_spec()) as writer:
+        assert writer.pending() == [1, 2, 3]
+        assert not list(path.rglob(f"*{PARTIAL}"))
+    write_store(path)
+    assert contents(path) == uninterrupted
+
+
+def test_sweeping_a_part_leaves_other_parts_alone(path):
+    with StoreWriter.create_or_resume(path, make_spec()) as writer:
+        theirs = path / "visual/s1" / f"c.3.0.0.0.0.77-1{PARTIAL}"
+        theirs.write_bytes(b"being written")
+        assert writer.pending((0, 2)) == [0, 1]
+        assert theirs.exists()
+
+
+@pytest.mark.parametrize("name", ["visual/s2/c.1.0.0.0.0", "visual/s1_zero/c.1.0.0.0", "commits/00000001.json"])
+@pytest.mark.parametrize("damage", ["missing", "short"])
+def test_a_clip_that_is_not_whole_is_pending_again(path, uninterrupted, name, damage):
+    write_store(path)
+    (path / name).unlink() if damage == "missing" else os.truncate(path / name, 7)
+    with StoreWriter.create_or_resume(path, make_spec()) as writer:
+        assert writer.pending() == [1]
+    write_store(path)
+    assert contents(path) == uninterrupted
+
+
+@pytest.mark.parametrize(
+    "name", ["zarr.json", "audio/s1/zarr.json", "clips.json", "samples.parquet", "manifest.parquet", "READY"]
+)
+@pytest.mark.parametrize("damage", ["missing", "flipped"])
+def test_metadata_are_restored(path, uninterrupted, name, damage):
+    write_store(path)
+    data = bytearray((path / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (path / name).unlink() if damage == "missing" else (path / name).write_bytes(data)
+    if name == "zarr.json" and damage == "missing":
+        with pytest.raises(StoreError, match="holds other things and is not a token store"):
+            write_store(path)
+        return
+    write_store(path)
+    assert contents(path) == uninterrupted
+
+
+def test_a_damaged_root_is_not_written_over_without_proof_of_the_key(path):
+    write_store(path)
+    (path / "zarr.json").write_text("{}x")
+    with pytest.raises(StoreError, match=r"zarr\.json is not the metadata of a zarr group"):
+        write_store(path, make_spec(key={"visual": "other"}))
+
+
+def test_failed_clips_are_recorded_counted_and_tried_again(path, uninterrupted):
+    report = write_store(path, failed=[1, 3])
+    assert (report.clips, report.failed, report.finished) == (2, 2, True)
+    assert not (path / "visual/s1/c.1.0.0.0.0").exists()
+    with StoreWriter.create_or_resume(path, make_spec()) as writer:
+        assert writer.pending(retry_failed=False) == []
+        assert writer.pending() == [1, 3]
+    assert (path / "READY").exists()
+    write_store(path)
+    assert contents(path) == uninterrupted
+
+
+def test_failing_a_clip_removes_what_an_earlier_attempt_left(path, tmp_path):
+    with StoreWriter.create_or_resume(path, make_spec()) as writer:
+        write(writer, 1)
+        (path / "commits" / "00000001.json").unlink()
+    write_store(path, failed=[1])
+    write_store(tmp_path / "other.zarr", failed=[1])
+    assert contents(path) == contents(tmp_path / "other.zarr")
+
+
+def test_ready_goes_before_anything_changes(path, monkeypatch):
+    write_store(path)
+    with StoreWriter.create_or_resume(path, make_spec()) as writer:
+        monkeypatch.setattr("mettle_cache.store.writing.writer.write_files", lambda _: pytest.fail("stop here"))
+        with pytest.raises(pytest.fail.Exception):
+            write(writer, 0)
+    assert not (path / "READY").exists()
+    assert not (path / "commits" / "00000000.json").exists()
+
+
+def test_another_key_is_refused_with_what_differs(path):
+    write_store(path)
+    before = contents(path)
+    with pytest.raises(
+        StoreKeyError, match=r"(?s)segments: 2 -> 3.*extraction.visual.weights: \"abc\" -> \"x\""
+    ) as caught:
+        write_store(path, make_spec(segments=3, key={"visual": {"weights": "x", "size": 192}, "decode": {"fps": 1}}))
+    assert "another --out" in caught.value.hint
+    assert contents(path) == before
+
+
+def test_keys_that_only_look_the_same_are_told_apart(path):
+    write_store(path, make_spec(key={"a": {"b": 1}}))
+    with pytest.raises(StoreKeyError, match="made by another configuration"):
+        write_store(path, make_spec(key={"a.b": 1}))
+
+
+def test_provenance_of_the_first_run_stays(path, uninterrupted):
+    write_store(path)
+    write_store(path, make_spec(provenance={"command": "again"}))
+    assert contents(path) == uninterrupted
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "dangling"])
+def test_other_things_at_the_path_are_left_alone(path, kind):
+    if kind == "file":
+        path.write_text("mine")
+    elif kind == "folder":
+        path.mkdir()
+        (path / "thesis.tex").write_text("mine")
+    else:
+        path.symlink_to("nowhere")
+    with pytest.raises(StoreError, match=r"not a (folder|token store)"):
+        write_store(path)
+    assert kind == "dangling" or "mine" in {file.read_text() for file in (path, *path.glob("*")) if file.is_file()}
+
+
+def test_an_empty_folder_and_a_half_made_store_are_taken(path, uninterrupted):
+    path.mkdir()
+    (path / f"zarr.json.1-1{PARTIAL}").write_text("half")
+    write_store(path)
+    assert contents(path) == uninterrupted
+
+
+def test_joining_needs_a_store(path):
+    with pytest.raises(StoreMissingError, match="there is no token store"):
+        StoreWriter.join(path)
+
+
+@pytest.mark.parametrize("index", [-1, 4])
+def test_a_clip_that_the_store_does_not_have_is_refused(path, index):
+    with StoreWriter.create_or_resume(path, make_spec()) as writer:
+        with pytest.raises(UsageError, match=f"there is no clip {index}"):
+            writer.write_clip(index, clip_tokens(0), source="")
+        with pytest.raises(UsageError, match=f"there is no clip {index}"):
+            writer.fail_clip(index, "no")
+
+
+def broken_tokens():
+    tokens = clip_tokens(0)
+    name = LAYERS[0].name
+    codes, scale, zero = tokens[name].codes, tokens[name].scale, tokens[name].zero
+    yield {key: value for key, value in tokens.items() if key != name}, rf"layers \['{name}'\] are missing"
+    yield {**tokens, "visual/s9b01": tokens[name]}, r"\['visual/s9b01'\] are not of this store"
+    yield {**tokens, name: LayerTokens(codes[:, :-1], scale, zero)}, f"layer {name}: codes are int8"
+    yield {**tokens, name: LayerTokens(codes, scale.float(), zero)}, f"layer {name}: scale are float32"
+    yield {**tokens, name: LayerTokens(codes.half())}, f"layer {name}: codes are float16"
+    yield {**tokens, name: LayerTokens(codes, scale * float("nan"), zero)}, f"layer {name}: tokens decode to values"
+
+
+@pytest.mark.parametrize(("tokens", "message"), list(broken_tokens()))
+def test_tokens_that_are_not_the_store_s_are_refused(path, tokens, message):
+    with StoreWriter.create_or_resume(path, make_spec()) as writer:
+        with pytest.raises(StoreError, match=f"clip clip-0.*{message}"):
+            writer.write_clip(0, tokens, source="")
+        assert not (path / "commits" / "00000000.json").exists()
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_commit_says_what_is_on_disk(path, codec):
+    write_store(path, make_spec(codec))
+    commit = CommitRecord.from_bytes((path / "commits" / "00000002.json").read_bytes())
+    decoded = {name: tokens.floats(torch.float64) for name, tokens in clip_tokens(2, codec).items()}
+    assert (commit.clip, commit.index, commit.status, commit.format) == ("clip-2", 2, "ok", FORMAT_VERSION)
+    assert commit.source == source(2)
+    for name, values in decoded.items():
+        assert commit.max_abs[name] == pytest.approx(values.abs().max().item(), rel=1e-5)
+    assert commit.nbytes == sum(file.stat().st_size for file in path.rglob("c.2.*"))
+
+
+def test_a_clip_of_zeros_is_stored_and_not_left_out(path):
+    spec = make_spec("float16", clips=1)
+    zeros = {layer.name: LayerTokens(torch.zeros(2, layer.tokens, layer.width, dtype=torch.half)) for layer in LAYERS}
+    with StoreWriter.create_or_resume(path, spec) as writer:
+        writer.pending()
+        assert writer.write_clip(0, zeros, source="") > 0
+        writer.finish()
+    assert verify_store(path, deep=True).ok
+    assert np.array_equal(TokenStore.open(path).read([0]).layers[LAYERS[0].name].codes[0], zeros[LAYERS[0].name].codes)
+
+
+def test_a_full_disk_leaves_a_store_that_resumes(path, uninterrupted, monkeypatch):
+    with StoreWriter.create_or_resume(path, make_spec()) as writer:
+        writer.pending()
+        write(writer, 0)
+        calls = iter(range(100))
+        real = os.fsync
+
+        def fill_up(descriptor):
+            if next(calls) == 5:
+                raise OSError(28, "No space left on device")
+            real(descriptor)
+
+        monkeypatch.setattr(os, "fsync", fill_up)
+        with pytest.raises(NoRoomError, match="bytes were needed"):
+            write(writer, 1)
+        monkeypatch.undo()
+        assert not list(path.rglob(f"*{PARTIAL}"))
+    write_store(path)
+    assert contents(path) == uninterrupted
+
+
+def test_stored_tokens_are_the_encoded_floats(path):
+    write_store(path)
+    batch = TokenStore.open(path).read([3])
+    for name, x in raw_tokens(3).items():
+        error = (batch.layers[name].floats()[0] - x).abs()
+        assert (error <= batch.layers[name].scale[0].float().unsqueeze(-2) * 0.6).all()

@@ -1,0 +1,158 @@
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from mettle_cache.decoders.cmbs import PSPCMBS
+from mettle_cache.decoders.psp import PSP29
+from mettle_cache.errors import DatasetError, UsageError
+from mettle_cache.layers import LayerSpec
+from mettle_cache.methods.lcd import LCD
+from mettle_cache.methods.linear import LinearProbe
+from mettle_cache.tasks.avel.task import AvelTask, HeadOptions
+from mettle_cache.tasks.options import LCDOptions, LinearOptions, MethodOptions
+from mettle_cache.tokens import LayerTokens
+
+LAYERS = tuple(
+    LayerSpec(modality=modality, stage=stage, block=1, grid=(2, 2), tokens=4, width=8 * stage)
+    for modality in ("visual", "audio")
+    for stage in (1, 2)
+)
+SAMPLES = pa.table(
+    {
+        "row": [5, 2, 9],
+        "clip": ["b", "a", "b"],
+        "split": ["train", "test", "test"],
+        "category": ["Bark", "Flute", "Flute"],
+        "start": [0, 3, 0],
+        "end": [10, 5, 0],
+    }
+)
+VOCABULARY = {"categories": ["Bark", "Flute"]}
+
+
+def make(method=None, options=None, layers=LAYERS, samples=SAMPLES, vocabulary=VOCABULARY):
+    return AvelTask(
+        layers,
+        samples=samples,
+        vocabulary=vocabulary,
+        segments=10,
+        method=method or MethodOptions(),
+        options=options or HeadOptions(),
+    )
+
+
+def tokens(batch=2, layers=LAYERS):
+    generator = torch.Generator().manual_seed(0)
+    return {s.name: LayerTokens(torch.randn(batch, 10, s.tokens, s.width, generator=generator)) for s in layers}
+
+
+def test_targets_are_the_labels_of_rows_by_position():
+    targets = make().targets([1, 0, 2])
+    assert targets.dtype == torch.int64
+    assert targets.tolist() == [[2, 2, 2, 1, 1, 2, 2, 2, 2, 2], [0] * 10, [2] * 10]
+
+
+def test_the_vocabulary_decides_the_number_of_categories():
+    model = make(vocabulary={"categories": ["Bark", "Flute", "Clock", "Goat"]}).build_model()
+    assert model.decoder.category.out_features == 4
+
+
+def test_default_is_lcd_of_each_modality_and_psp_with_cmbs():
+    model = make(MethodOptions(lcd=LCDOptions(k_visual=2, steps_audio=3))).build_model()
+    assert isinstance(model.visual, LCD)
+    assert isinstance(model.decoder, PSPCMBS)
+    assert {layer.modality for layer in model.audio.layers} == {"audio"}
+    assert model.visual.distillers["s1b01"].count == 2
+    assert model.audio.distillers["s1b01"].count == 1
+    assert [model.visual.distillers["s1b01"].options.steps, model.audio.distillers["s1b01"].options.steps] == [1, 3]
+
+
+def test_every_lcd_switch_reaches_the_method():
+    lcd = LCDOptions(
+        dim=24,
+        k_visual=(3, 1),
+        heads=4,
+        task_specific=True,
+        pretrained_branch="avgpool",
+        norm=False,
+        residual=True,
+        attention="stock",
+    )
+    visual = make(MethodOptions(lcd=lcd)).build_model().visual
+    options = visual.distillers["s1b01"].options
+    assert visual.output_dim == 24
+    assert [visual.distillers[name].count for name in ("s1b01", "s2b01")] == [3, 1]
+    assert (options.heads, options.task_specific, options.pretrained_branch) == (4, True, "avgpool")
+    assert (options.norm, options.residual, options.attention) == (False, True, "stock")
+
+
+def test_linear_probe_and_psp29_by_option():
+    options = HeadOptions(decoder="psp29", avps_weight=3.0, dropout=0.2)
+    model = make(MethodOptions(name="linear", linear=LinearOptions(dim=12)), options).build_model()
+    assert isinstance(model.visual, LinearProbe)
+    assert model.visual.output_dim == 12
+    assert isinstance(model.decoder, PSP29)
+    assert (model.decoder.avps_weight, model.decoder.psp.dropout.p) == (3.0, 0.2)
+
+
+@pytest.mark.parametrize("decoder", ["psp_cmbs", "psp29"])
+def test_outputs_losses_and_predictions_fit_together(decoder):
+    task = make(options=HeadOptions(decoder=decoder))
+    model = task.build_model().eval()
+    outputs = model(tokens())
+    terms = task.loss(model, outputs, task.targets([0, 1]))
+    assert all(term.ndim == 0 and term.requires_grad for term in terms.values())
+    predictions = task.predict({name: value.detach() for name, value in outputs.items()}, [0, 1])["labels"]
+    assert predictions.shape == (2, 10)
+    assert set(np.unique(predictions)) <= {0, 1, 2}
+
+
+def test_scores_floors_and_details_of_a_worked_case():
+    task = make()
+    predictions = np.array([[2] * 10, [1] * 10])
+    assert task.score({"labels": predictions}, [1, 2]) == {"accuracy": 100 * 8 / 20}
+    predictions[0, 3:5] = 1
+    assert task.score({"labels": predictions}, [1, 2]) == {"accuracy": 100 * 10 / 20}
+    assert task.floors([1, 2]) == {"always background": 100 * 18 / 20}
+    assert task.details({"labels": predictions}, [1, 2]) == {
+        "accuracy_by_category": {"Flute": 100.0, "background": pytest.approx(100 * 8 / 18)}
+    }
+
+
+def test_prediction_table_names_the_annotation_rows():
+    table = make().prediction_table({"labels": np.array([[1] * 10, [2] * 10])}, [2, 0])
+    rows = table.to_pylist()
+    assert table.column_names == ["row", "clip", "segment", "target", "prediction"]
+    assert len(rows) == 20
+    assert rows[0] == {"row": 9, "clip": "b", "segment": 0, "target": 2, "prediction": 1}
+    assert rows[13] == {"row": 5, "clip": "b", "segment": 3, "target": 0, "prediction": 2}
+    assert json.loads(table.schema.metadata[b"categories"]) == ["Bark", "Flute", "background"]
+
+
+def test_one_modality_is_not_enough():
+    with pytest.raises(UsageError, match="none of the 2 layers is audio"):
+        make(layers=LAYERS[:2]).build_model()
+
+
+def test_widths_that_differ_ask_for_a_projection():
+    with pytest.raises(UsageError, match=r"visual features are 8 wide and audio features 16\n.*lcd.dim"):
+        make(MethodOptions(lcd=LCDOptions(dim="none")), layers=(LAYERS[0], LAYERS[3])).build_model()
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "message"),
+    [({}, "names no categories"), ({"categories": ["Bark", "Flute", "background"]}, "lists 'background'")],
+)
+def test_vocabularies_that_cannot_be_used(vocabulary, message):
+    with pytest.raises(DatasetError, match=message):
+        make(vocabulary=vocabulary)
+
+
+def test_the_head_stays_in_full_precision_under_autocast():
+    model = make().build_model().eval()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        outputs = model(tokens())
+    assert {value.dtype for value in outputs.values()} == {torch.float32}
