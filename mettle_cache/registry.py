@@ -44,7 +44,7 @@ class Row:
             raise
         except Exception as error:  # a foreign module may fail in any way, and the command must say whose it is
             raise PluginError(
-                f"'{self.name}' is registered as {self.target}, which cannot be loaded: {type(error).__name__}: {error}",
+                f"'{self.name}' stands for {self.target}, which cannot be loaded: {type(error).__name__}: {error}",
                 hint=f"repair or uninstall the package that provides {module.partition('.')[0]}",
             ) from error
 

@@ -3,7 +3,9 @@
 Keys and values need no projection of their own: ``u = W_Kᵀ q`` is one D-vector a head, logits are ``X u`` and the
 context is ``αᵀ X``. The token-mixing branch ``W_g X`` is K more rows of the second product. Both run on the stored
 codes (reference.py in PyTorch, cpu/pooling.py compiled), and so does the backward pass, which is written by hand: it
-reads the codes again and recomputes the weights. Exact: outputs and gradients agree with ``nn.MultiheadAttention`` to float64
+reads the codes again and recomputes the weights.
+
+Exact: outputs and gradients agree with ``nn.MultiheadAttention`` to float64
 rounding (tests/methods). Source: architecture.md, ideas 1 and 2.
 
 :func:`distil_tokens` goes on to the meta-tokens (tail.py) and recomputes even the pooled tokens, so that nothing at all
