@@ -1,4 +1,4 @@
-"""The walls of the house: who may import whom, and how large a file or a function may grow."""
+"""The walls of the house: who may import whom, what loads with what, and how large a file or a function may grow."""
 
 import ast
 import os
@@ -9,51 +9,90 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-OURS = ("mettle_cache", "pipelines", "cli")
-BASE = {f"mettle_cache.{name}" for name in ("errors", "layers", "tokens", "samples", "profile", "statedict")}
-LIBRARY = {
-    "errors": set(),
-    "layers": {"errors"},
-    "tokens": {"errors"},
-    "samples": set(),
-    "profile": set(),
-    "statedict": {"errors"},
-    "store": set(),
-    "metrics": set(),
+FOLDERS = ("mettle_cache", "pipelines", "cli")
+# from the bottom up: nothing imports what stands above it
+FLOORS = ("library", "tasks", "pipelines", "cli")
+# what every part of the library may use
+SHARED = {"errors", "layers", "preprocessing", "registry", "samples", "statedict", "tokens"}
+# and which other parts it may use beside these
+PARTS = {
     "backbones": set(),
     "datasets": set(),
-    "methods": set(),
     "decoders": set(),
+    "methods": set(),
+    "metrics": set(),
+    "store": set(),
     "tasks": {"methods", "decoders", "metrics"},
 }
-SOURCES = sorted(path for package in OURS for path in (ROOT / package).rglob("*.py"))
+KERNELS = "mettle_cache.methods.kernels"
+# a folder a machine: only what is in it, the one dispatch, and whoever tells what the machine has know of it
+CPU_KERNELS = f"{KERNELS}.cpu"
+TELLS_WHAT_THERE_IS = ("pipelines/doctor.py", "pipelines/benchmark/")
+# resolved: mettle_cache holds links to the other two
+SOURCES = sorted({path.resolve() for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")})
+
+
+def module_name(path):
+    """The name under which a file is imported: pipelines/doctor.py is ``mettle_cache.pipelines.doctor``."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    name = ".".join(parts if parts[0] == "mettle_cache" else ("mettle_cache", *parts))
+    return name.removesuffix(".__init__")
 
 
 def imported_modules(path):
+    """Every module that a file imports, at the top or inside a function; names taken from a package as modules too."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names if node.module in OURS)
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def part_of(module):
-    """The second name of a module of the library: ``mettle_cache.store.reading.token_store`` is of ``store``."""
-    return module.split(".")[1] if module.startswith("mettle_cache.") else None
+    """The second name of a module: ``mettle_cache.store.reading.token_store`` is of ``store``; "" for the package."""
+    return (*module.split("."), "")[1]
+
+
+def floor_of(module):
+    part = part_of(module)
+    return FLOORS.index(part if part in FLOORS else "library")
+
+
+def run_apart(code, folder=ROOT, **environment):
+    """What a new Python prints."""
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=folder,
+        env={**os.environ, **environment},
+    )
+    return result.stdout.strip()
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_go_one_way(path):
-    package, *inner = path.relative_to(ROOT).with_suffix("").parts
-    own = inner[0] if inner else "__init__"
+    importer = module_name(path)
+    if importer in ("mettle_cache", "mettle_cache.__main__"):
+        return  # the front doors, which offer names of every floor and load them at use
+    part = part_of(importer)
     for module in imported_modules(path):
-        top = module.split(".")[0]
-        if top not in OURS or module in BASE or module in OURS:
+        if not module.startswith("mettle_cache.") or part_of(module) in SHARED:
             continue
-        assert OURS.index(top) <= OURS.index(package), f"{path} imports {module}"
-        if package == top == "mettle_cache" and own != "__init__":
-            assert part_of(module) in LIBRARY[own] | {own}, f"{path} imports {module}"
+        assert floor_of(module) <= floor_of(importer), f"{path} imports {module}"
+        if floor_of(importer) <= FLOORS.index("tasks"):
+            assert part not in SHARED, f"{path} is for every part, and imports {module}"
+            assert part_of(module) in PARTS[part] | {part}, f"{path} imports {module}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_only_the_kernels_know_the_machines(path):
+    if module_name(path).startswith(KERNELS) or str(path.relative_to(ROOT)).startswith(TELLS_WHAT_THERE_IS):
+        return
+    machines = [module for module in imported_modules(path) if module.startswith(CPU_KERNELS)]
+    assert machines == [], f"{path}: ask {KERNELS}.ops"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -79,11 +118,11 @@ def test_nothing_on_disk_is_unpickled(path):
                 assert given.get("allow_pickle") == "False", f"{path}:{node.lineno}"
 
 
-def test_the_command_starts_without_the_heavy_libraries():
-    """``mettle --help`` answers at once: torch, timm, zarr and dask are imported by the commands that need them."""
-    heavy = "{'torch', 'timm', 'zarr', 'dask', 'pyarrow'}"
-    code = f"import sys, mettle_cache.cli.main; print(sorted({heavy} & set(sys.modules)))"
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT, env={**os.environ}
+def test_only_one_name_of_ours_can_be_imported_elsewhere(tmp_path):
+    """Outside of the checkout: ``pipelines`` and ``cli`` would collide with every project that has such folders."""
+    code = (
+        "from importlib.util import find_spec as find; "
+        "print(*(find(name) is not None for name in "
+        "('mettle_cache', 'mettle_cache.pipelines', 'mettle_cache.cli', 'pipelines', 'cli')))"
     )
-    assert result.stdout.strip() == "[]"
+    assert run_apart(code, tmp_path, PYTHONPATH="", PYTHONSAFEPATH="1") == "True True True False False"
