@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import typer
 
 from mettle_cache.cli.options import Debug, Json
 from mettle_cache.cli.output import emit
 from mettle_cache.cli.table import table_lines
+
+if TYPE_CHECKING:
+    from mettle_cache.datasets import DatasetInfo
+    from mettle_cache.registry import DatasetRow
 
 EPILOG = """Examples:
 
@@ -24,9 +29,9 @@ def register(app: typer.Typer) -> None:
 
 def datasets(json: Json = False, debug: Debug = False) -> None:
     """List the data sets, where each is looked for, and the layouts that are read."""
-    from mettle_cache.datasets import list_datasets
+    from mettle_cache.datasets import DATASETS, list_datasets
 
-    infos = list_datasets()
+    infos, broken = list_datasets()
     header = ("name", "title", "segments", "default root", "layouts")
     rows = [(i.name, i.title, i.segments, i.default_root, "; ".join(i.layouts)) for i in infos]
     offered = [
@@ -34,4 +39,22 @@ def datasets(json: Json = False, debug: Debug = False) -> None:
         for i in infos
         for o in i.options
     ]
-    emit({"datasets": [asdict(info) for info in infos]}, [*table_lines(header, rows), *offered])
+    unusable = [f"cannot be used: {name}: {reason}" for name, reason in broken.items()]
+    emit(
+        {"datasets": [_to_json(DATASETS.row(info.name), info) for info in infos], "broken": broken},
+        [*table_lines(header, rows), *offered, *unusable],
+    )
+
+
+def _to_json(row: DatasetRow, info: DatasetInfo) -> dict[str, object]:
+    return {
+        "name": info.name,
+        "title": info.title,
+        "task": row.task,
+        "segments": info.segments,
+        "default_root": info.default_root,
+        "layouts": info.layouts,
+        "layers": row.layers,
+        "profile": asdict(info.profile),
+        "options": [asdict(option) for option in info.options],
+    }

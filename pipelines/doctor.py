@@ -141,9 +141,11 @@ def examine_datasets() -> list[Finding]:
     from mettle_cache.datasets import list_datasets
 
     findings = []
-    for info in list_datasets():
+    infos, broken = list_datasets()
+    for info in infos:
         there = info.default_root.is_dir()
         advice = "" if there else f"put it there, or name its folder with --root; layouts: {'; '.join(info.layouts)}"
         found = f"{info.default_root}{'' if there else ' does not exist'}"
         findings.append(Finding(f"dataset {info.name}", found, ok=there, advice=advice))
+    findings += [Finding(f"dataset {name}", reason, ok=False) for name, reason in broken.items()]
     return findings

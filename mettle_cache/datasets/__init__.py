@@ -2,9 +2,17 @@
 
 from mettle_cache.datasets.media_dataset import MediaDataset
 from mettle_cache.datasets.protocol import Clip, Dataset, DatasetInfo, DatasetOption, MediaProblem
-from mettle_cache.datasets.registry import dataset_info, default_root, list_datasets, open_dataset, resolve_options
+from mettle_cache.datasets.registry import (
+    DATASETS,
+    dataset_info,
+    default_root,
+    list_datasets,
+    open_dataset,
+    resolve_options,
+)
 
 __all__ = [
+    "DATASETS",
     "Clip",
     "Dataset",
     "DatasetInfo",

@@ -27,18 +27,6 @@ LAYOUT = Layout(
 )
 """DG-SCT's and AVMoE's folders, then LAVISH's, then the videos of the original release."""
 
-INFO = DatasetInfo(
-    name="ave",
-    title="Audio-visual event localization, 28 categories (AVE)",
-    segments=SEGMENTS,
-    default_root=Path("data/AVE"),
-    layouts=(
-        "frames/<id>/%08d.jpg and wave/<id>.npy or .wav",
-        "video_frames/<id>/%04d.jpg and raw_audio/<id>.wav",
-        "AVE/<id>.mp4",
-    ),
-)
-
 
 def open_ave(root: Path) -> MediaDataset:
     """Read the annotations under ``root`` and find the media that they name.
@@ -69,6 +57,20 @@ def open_ave(root: Path) -> MediaDataset:
         layout=LAYOUT,
         notes=_notes(rows, splits),
     )
+
+
+INFO = DatasetInfo(
+    name="ave",
+    title="Audio-visual event localization, 28 categories (AVE)",
+    segments=SEGMENTS,
+    default_root=Path("data/AVE"),
+    layouts=(
+        "frames/<id>/%08d.jpg and wave/<id>.npy or .wav",
+        "video_frames/<id>/%04d.jpg and raw_audio/<id>.wav",
+        "AVE/<id>.mp4",
+    ),
+    open=open_ave,
+)
 
 
 _CATEGORIES_HINT = "if these are your own categories, list them in categories.txt beside it, one a line"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from mettle_cache.datasets.ave_annotations import AnnotatedRow, parse_rows
@@ -83,6 +82,8 @@ def _read_order(path: Path, count: int, problems: Problems) -> list[int]:
 
 def _read_h5(path: Path, count: int) -> np.ndarray:
     """The int vector ``order``, at most ``count`` long, from the file itself and not from one that it links to."""
+    import h5py
+
     try:
         with h5py.File(path, "r") as file:
             link = file.get("order", getlink=True)

@@ -50,24 +50,6 @@ LAYOUT = Layout(
 """DG-SCT's and AVMoE's folders, then LAVISH's. ``audio_wave`` holds the ten seconds already; of ``raw_audio`` the whole
 minute is read, and each backbone takes its own windows."""
 
-INFO = DatasetInfo(
-    name="music-avqa",
-    title="Audio-visual question answering, nine types, 42 answers (MUSIC-AVQA)",
-    segments=SEGMENTS,
-    default_root=Path("data/AVQA"),
-    layouts=(
-        "json_update/avqa-<split>.json, frames/<id>/%08d.jpg and audio_wave/<id>.npy",
-        "json/avqa-<split>.json where there is no json_update, or as --root data/AVQA/json",
-        "video_frames/<id>/%04d.jpg and raw_audio/<id>.wav",
-    ),
-    layers="last:1",
-    profile=BackboneProfile(
-        final_norm=True,
-        spread_seconds=True,
-        fbank=FbankProfile(window_seconds=1.95, frame_shift_ms=10.0, mean=-5.385333061218262, std=3.5928637981414795),
-    ),
-)
-
 
 def open_avqa(root: Path) -> MediaDataset:
     """Read the questions under ``root`` and find the videos that they are about.
@@ -97,6 +79,25 @@ def open_avqa(root: Path) -> MediaDataset:
         layout=LAYOUT,
         notes=tuple(_notes(release, read, kept, vocabulary)),
     )
+
+
+INFO = DatasetInfo(
+    name="music-avqa",
+    title="Audio-visual question answering, nine types, 42 answers (MUSIC-AVQA)",
+    segments=SEGMENTS,
+    default_root=Path("data/AVQA"),
+    layouts=(
+        "json_update/avqa-<split>.json, frames/<id>/%08d.jpg and audio_wave/<id>.npy",
+        "json/avqa-<split>.json where there is no json_update, or as --root data/AVQA/json",
+        "video_frames/<id>/%04d.jpg and raw_audio/<id>.wav",
+    ),
+    open=open_avqa,
+    profile=BackboneProfile(
+        final_norm=True,
+        spread_seconds=True,
+        fbank=FbankProfile(window_seconds=1.95, frame_shift_ms=10.0, mean=-5.385333061218262, std=3.5928637981414795),
+    ),
+)
 
 
 def build_vocabulary(train: Iterable[Question]) -> dict[str, list[str]]:

@@ -11,16 +11,19 @@ a resize is linear and its weights sum to 1, so the two differ by rounding only.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from mettle_cache.datasets.avsbench_dataset import AvsbenchDataset, FrameSource
 from mettle_cache.datasets.avsbench_places import MS3, S4, Subset
 from mettle_cache.datasets.avsbench_tables import VideoRow, read_videos
 from mettle_cache.datasets.protocol import SAMPLE_COLUMNS, Clip, DatasetInfo, DatasetOption
 from mettle_cache.datasets.textfile import Problems
 from mettle_cache.errors import DatasetError
 from mettle_cache.preprocessing import BackboneProfile, FbankProfile
+
+if TYPE_CHECKING:
+    from mettle_cache.datasets.avsbench_dataset import AvsbenchDataset
 
 FRAMES = 5
 
@@ -40,34 +43,6 @@ _PROFILE = BackboneProfile(
     seconds_repeated=FRAMES,
     fbank=FbankProfile(window_seconds=1.0, frame_shift_ms=10.0, mean=-5.210531711578369, std=3.5918314456939697),
 )
-_LAYERS = "visual/pyramid,audio/last:1"
-
-S4_INFO = DatasetInfo(
-    name="avs-s4",
-    title="Audio-visual segmentation, one sounding object (AVSBench S4)",
-    segments=1,
-    default_root=Path("data/AVSBench_data"),
-    layouts=(f"{S4.table} and {S4.folder}/{{visual_frames,gt_masks,wave or audio_wav}}/<split>/<category>/",),
-    layers=_LAYERS,
-    profile=_PROFILE,
-    options=(
-        DatasetOption(
-            name="train_frames",
-            choices=("1", str(FRAMES)),
-            default="1",
-            help="frames that are stored of a training video; only the first has a mask, TPAVI wants all",
-        ),
-    ),
-)
-MS3_INFO = DatasetInfo(
-    name="avs-ms3",
-    title="Audio-visual segmentation, several sounding objects (AVSBench MS3)",
-    segments=1,
-    default_root=Path("data/AVSBench_data"),
-    layouts=(f"{MS3.table} and {MS3.folder}/{{visual_frames/<video>,gt_masks/<split>,wave or audio_wav/<split>}}/",),
-    layers=_LAYERS,
-    profile=_PROFILE,
-)
 
 
 def open_s4(root: Path, *, train_frames: str = "1") -> AvsbenchDataset:
@@ -80,7 +55,39 @@ def open_ms3(root: Path) -> AvsbenchDataset:
     return _open(MS3_INFO, root, MS3, train_frames=FRAMES, train_masks=FRAMES)
 
 
+S4_INFO = DatasetInfo(
+    name="avs-s4",
+    title="Audio-visual segmentation, one sounding object (AVSBench S4)",
+    segments=1,
+    default_root=Path("data/AVSBench_data"),
+    layouts=(f"{S4.table} and {S4.folder}/{{visual_frames,gt_masks,wave or audio_wav}}/<split>/<category>/",),
+    open=open_s4,
+    profile=_PROFILE,
+    options=(
+        DatasetOption(
+            name="train_frames",
+            choices=("1", str(FRAMES)),
+            default="1",
+            help="frames that are stored of a training video; only the first has a mask, TPAVI wants all",
+        ),
+    ),
+)
+
+
+MS3_INFO = DatasetInfo(
+    name="avs-ms3",
+    title="Audio-visual segmentation, several sounding objects (AVSBench MS3)",
+    segments=1,
+    default_root=Path("data/AVSBench_data"),
+    layouts=(f"{MS3.table} and {MS3.folder}/{{visual_frames/<video>,gt_masks/<split>,wave or audio_wav/<split>}}/",),
+    open=open_ms3,
+    profile=_PROFILE,
+)
+
+
 def _open(info: DatasetInfo, root: Path, subset: Subset, *, train_frames: int, train_masks: int) -> AvsbenchDataset:
+    from mettle_cache.datasets.avsbench_dataset import AvsbenchDataset, FrameSource
+
     table = root / subset.table
     if not table.exists():
         raise DatasetError(f"there is no {subset.table} in {root}", hint=_root_hint(root, subset))

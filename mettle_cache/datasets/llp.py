@@ -45,18 +45,6 @@ KNOWN_AUDIO_EVENTS = {
 }
 """SHA-256 of the two published versions of AVVP_eval_audio.csv."""
 
-INFO = DatasetInfo(
-    name="llp",
-    title="Audio-visual video parsing, 25 categories (LLP)",
-    segments=SECONDS,
-    default_root=Path("data/AVVP"),
-    layouts=(
-        "AVVP_*.csv, LLP_dataset/frame/<id>/%08d.jpg and LLP_dataset/wave/<id>.npy",
-        "the same with frames at 8 a second (%06d.jpg) and LLP_dataset/audio/<id>.wav",
-    ),
-    layers="stages",
-)
-
 LAYOUT = Layout(
     frames=(Place("LLP_dataset/frame"),),
     audio=(Place("LLP_dataset/wave", ".npy"), Place("LLP_dataset/wave", ".wav"), Place("LLP_dataset/audio", ".wav")),
@@ -99,6 +87,19 @@ def open_llp(root: Path) -> MediaDataset:
         notes=(*versions, *_notes(events), *_motion_notes(motion)),
         picture_rate=PICTURE_RATE,
     )
+
+
+INFO = DatasetInfo(
+    name="llp",
+    title="Audio-visual video parsing, 25 categories (LLP)",
+    segments=SECONDS,
+    default_root=Path("data/AVVP"),
+    layouts=(
+        "AVVP_*.csv, LLP_dataset/frame/<id>/%08d.jpg and LLP_dataset/wave/<id>.npy",
+        "the same with frames at 8 a second (%06d.jpg) and LLP_dataset/audio/<id>.wav",
+    ),
+    open=open_llp,
+)
 
 
 def _require_files(root: Path) -> None:

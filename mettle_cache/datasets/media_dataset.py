@@ -1,4 +1,7 @@
-"""The part that all data sets share: samples from an annotation parser, media from a layout."""
+"""The part that all data sets share: samples from an annotation parser, media from a layout.
+
+The decoders and their libraries load when media are first looked at, so that listing data sets loads none.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mettle_cache.datasets.media import decode
 from mettle_cache.datasets.media.fault import MediaFileError
 from mettle_cache.datasets.media.places import Layout, locate_media
 from mettle_cache.datasets.protocol import Clip, MediaProblem
@@ -48,14 +50,20 @@ class MediaDataset:
 
     def load_frames(self, clip: Clip) -> list[NDArray[np.uint8]]:
         """T RGB pictures ``[H, W, 3]``, one a segment. Raises MediaFileError."""
+        from mettle_cache.datasets.media import decode
+
         return decode.load_frames(clip, self.segments, self.picture_rate)
 
     def load_waveform(self, clip: Clip, sample_rate: int) -> NDArray[np.float32]:
         """Mono samples ``[n]`` at ``sample_rate`` Hz, neither trimmed nor padded. Raises MediaFileError."""
+        from mettle_cache.datasets.media import decode
+
         return decode.load_waveform(clip, self.segments, sample_rate)
 
     def source_digest(self, clip: Clip) -> str:
         """BLAKE2b of the content of the files that decoding uses, 32 hex characters. Raises MediaFileError."""
+        from mettle_cache.datasets.media import decode
+
         return decode.source_digest(clip, self.segments, self.picture_rate)
 
 
@@ -80,6 +88,8 @@ def media_dataset(
     DatasetError
         A media folder that cannot be listed. Media that are missing are no error here: ``problems()`` lists them.
     """
+    from mettle_cache.datasets.media import decode
+
     ids = list(dict.fromkeys(samples["clip"].to_pylist()))
     media = locate_media(root, ids, layout)
     return MediaDataset(
@@ -96,6 +106,8 @@ def media_dataset(
 
 
 def _clip_problems(clip: Clip, *, segments: int, rate: int | None, deep: bool) -> list[MediaProblem]:
+    from mettle_cache.datasets.media import decode
+
     checks: list[Callable[..., None]] = [partial(decode.check_frames, rate=rate)]
     # one video file that is missing is one problem, unless its streams are looked at one by one
     if deep or clip.audio != clip.frames:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -56,10 +57,11 @@ class DatasetOption:
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """A registry entry as ``mettle datasets`` shows it.
+    """What stands behind a data set's row in the registry, and what ``mettle datasets`` shows of it.
 
-    ``layers`` is what its task reads, and all that is stored unless a user asks for more; ``profile`` is what its
-    published code does in its own way around the backbones; ``options`` are what else can be chosen.
+    ``open`` reads the annotations: it is called with the root, a folder that exists, and every option by its name, as
+    text. It raises DatasetError. ``profile`` is what the published code does in its own way around the backbones;
+    ``options`` are what else can be chosen.
     """
 
     name: str
@@ -67,7 +69,7 @@ class DatasetInfo:
     segments: int
     default_root: Path
     layouts: tuple[str, ...]
-    layers: str = "all"
+    open: Callable[..., Dataset]
     profile: BackboneProfile = DEFAULT_PROFILE
     options: tuple[DatasetOption, ...] = ()
 

@@ -1,53 +1,72 @@
-"""The data sets by name. A new one is a file that offers ``INFO`` and an opener, and a line here."""
+"""The data sets by name. A new one is a module that offers a :class:`DatasetInfo`, and one row, here or in a package.
+
+The rows are data: a data set's module, and the decoders behind it, load when it is used.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from mettle_cache.datasets import ave, avqa, avsbench, llp
 from mettle_cache.datasets.protocol import Dataset, DatasetInfo
-from mettle_cache.errors import UsageError
+from mettle_cache.errors import PluginError, UsageError
+from mettle_cache.registry import DatasetRow, Registry
 
-# the root, then the options of the data set by name, all of them as text
-Opener = Callable[..., Dataset]
+_SEGMENTATION_LAYERS = "visual/pyramid,audio/last:1"
 
-_REGISTRY: dict[str, tuple[DatasetInfo, Opener]] = {}
-
-
-def register(info: DatasetInfo, opener: Opener) -> None:
-    """Make a data set known by its name. Raises ValueError when the name is taken."""
-    if info.name in _REGISTRY:
-        raise ValueError(f"a data set named {info.name!r} is registered already")
-    _REGISTRY[info.name] = (info, opener)
-
-
-register(ave.INFO, ave.open_ave)
-register(avqa.INFO, avqa.open_avqa)
-register(avsbench.S4_INFO, avsbench.open_s4)
-register(avsbench.MS3_INFO, avsbench.open_ms3)
-register(llp.INFO, llp.open_llp)
-
-
-def list_datasets() -> list[DatasetInfo]:
-    """What is known of each data set, by name."""
-    return [info for _, (info, _) in sorted(_REGISTRY.items())]
+DATASETS = Registry(
+    "data set",
+    "mettle_cache.datasets",
+    DatasetRow,
+    (
+        DatasetRow("ave", "mettle_cache.datasets.ave:INFO", task="avel"),
+        DatasetRow("llp", "mettle_cache.datasets.llp:INFO", task="avvp", layers="stages"),
+        DatasetRow("avs-s4", "mettle_cache.datasets.avsbench:S4_INFO", task="avs", layers=_SEGMENTATION_LAYERS),
+        DatasetRow("avs-ms3", "mettle_cache.datasets.avsbench:MS3_INFO", task="avs", layers=_SEGMENTATION_LAYERS),
+        DatasetRow("music-avqa", "mettle_cache.datasets.avqa:INFO", task="avqa", layers="last:1"),
+    ),
+)
 
 
 def dataset_info(name: str) -> DatasetInfo:
-    """What is known of one data set. Raises UsageError."""
-    return _entry(name)[0]
+    """What stands behind a data set's name.
+
+    Raises
+    ------
+    UsageError
+        No data set has that name.
+    PluginError
+        The package that offers it is broken.
+    """
+    info = DATASETS.load(name)
+    if not isinstance(info, DatasetInfo):
+        raise PluginError(f"{DATASETS.row(name).target} is no DatasetInfo but a {type(info).__name__}")
+    if info.name != name:
+        raise PluginError(f"the data set '{name}' calls itself '{info.name}' in {DATASETS.row(name).target}")
+    return info
+
+
+def list_datasets() -> tuple[list[DatasetInfo], dict[str, str]]:
+    """Every data set by name, and those whose package is broken with the reason."""
+    infos: list[DatasetInfo] = []
+    broken = DATASETS.broken
+    for name in sorted(DATASETS.names()):
+        try:
+            infos.append(dataset_info(name))
+        except PluginError as error:
+            broken[name] = error.message
+    return infos, broken
 
 
 def default_root(name: str) -> Path:
     """Where the data set lies when the user does not say, relative to the working folder. Raises UsageError."""
-    return _entry(name)[0].default_root
+    return dataset_info(name).default_root
 
 
-def resolve_options(name: str, given: Mapping[str, str]) -> dict[str, str]:
-    """The options of a data set by name, those not given at their defaults.
+def resolve_options(name: str, chosen: Mapping[str, str]) -> dict[str, str]:
+    """The options of a data set by name, those not chosen at their defaults.
 
     Raises
     ------
@@ -55,13 +74,13 @@ def resolve_options(name: str, given: Mapping[str, str]) -> dict[str, str]:
         An unknown data set, option or choice.
     """
     known = {option.name: option for option in dataset_info(name).options}
-    for key, value in given.items():
+    for key, value in chosen.items():
         if key not in known:
             have = f"its options: {', '.join(known)}" if known else "it has no options"
             raise UsageError(f"the data set {name} has no option {key!r}", hint=have)
         if value not in known[key].choices:
             raise UsageError(f"option {key}={value}: must be one of {', '.join(known[key].choices)}")
-    return {key: given.get(key, option.default) for key, option in known.items()}
+    return {key: chosen.get(key, option.default) for key, option in known.items()}
 
 
 def open_dataset(
@@ -75,10 +94,12 @@ def open_dataset(
     ------
     UsageError
         An unknown name, option or choice, or a root that is no folder that can be read.
+    PluginError
+        The package that offers the data set is broken.
     DatasetError
         Annotations that are missing, malformed or inconsistent, all of it in one message.
     """
-    info, opener = _entry(name)
+    info = dataset_info(name)
     chosen = resolve_options(name, options)
     folder = Path(root) if root is not None else info.default_root
     if not folder.is_dir():
@@ -86,11 +107,4 @@ def open_dataset(
         raise UsageError(f"the {name} folder {folder} {what}", hint=f"--root FOLDER, laid out as {info.layouts[0]}")
     if not os.access(folder, os.R_OK | os.X_OK):
         raise UsageError(f"the {name} folder {folder} cannot be read: permission denied")
-    return opener(folder, **chosen)
-
-
-def _entry(name: str) -> tuple[DatasetInfo, Opener]:
-    try:
-        return _REGISTRY[name]
-    except KeyError:
-        raise UsageError(f"unknown data set {name!r}", hint=f"one of: {', '.join(sorted(_REGISTRY))}") from None
+    return info.open(folder, **chosen)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mettle_cache.backbones.choice import parse_backbone
 from mettle_cache.backbones.protocol import PRECISIONS
-from mettle_cache.datasets import dataset_info, resolve_options
+from mettle_cache.datasets import DATASETS, resolve_options
 from mettle_cache.errors import ConfigError, UsageError
 
 SHARED = "shared"
@@ -69,7 +69,7 @@ class ExtractConfig:
     @property
     def layer_selection(self) -> str:
         """The layers that are chosen, or else those that the data set's task reads. Raises UsageError."""
-        return self.layers or dataset_info(self.dataset).layers
+        return self.layers or DATASETS.row(self.dataset).layers
 
     @property
     def dataset_options(self) -> dict[str, str]:
@@ -130,7 +130,7 @@ def default_out(config: ExtractConfig) -> Path:
     parts = [config.dataset, parse_backbone(config.visual).name, parse_backbone(config.audio).name]
     if config.codec != DEFAULT_CODEC:
         parts.append(config.codec)
-    if config.layers and config.layers != dataset_info(config.dataset).layers:
+    if config.layers and config.layers != DATASETS.row(config.dataset).layers:
         parts.append(config.layers)
     parts += config.chosen_options
     return STORES / f"{'-'.join(re.sub(r'[^A-Za-z0-9_.@-]+', '_', part) for part in parts)}.zarr"

@@ -121,7 +121,7 @@ def test_an_mp4_that_breaks_off_fails_alone(folder, mettle):
     [
         (["extract", "--dataset", "ave", "--root", "no/such"], 2, "no/such does not exist"),
         (["extract", "--dataset", "ave", "--root", "empty"], 1, "no Annotations.txt"),
-        (["extract", "--dataset", "aev"], 2, "unknown data set 'aev'"),
+        (["extract", "--dataset", "aev"], 2, "no data set is called 'aev'"),
         (["extract"], 2, "--dataset"),
         (["extract", "--dataset", "ave", "--codek", "int4"], 2, "--codec"),
         (["extract", "--dataset", "ave", "--part", "3/2"], 2, "must be i/n"),

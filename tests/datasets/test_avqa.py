@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mettle_cache.datasets import dataset_info, open_dataset
+from mettle_cache.datasets import DATASETS, dataset_info, open_dataset
 from mettle_cache.datasets.avqa import ANSWERS, PAD, WORDS, build_vocabulary
 from mettle_cache.datasets.avqa_questions import read_questions
 from mettle_cache.datasets.textfile import Problems
@@ -149,7 +149,8 @@ def test_audio_wave_is_ten_seconds_at_32_khz(tmp_path: Path) -> None:
 
 def test_what_is_stored_by_default_is_what_the_spec_recommends() -> None:
     info = dataset_info("music-avqa")
-    assert (info.layers, info.segments, info.default_root) == ("last:1", 10, Path("data/AVQA"))
+    row = DATASETS.row("music-avqa")
+    assert (row.task, row.layers, info.segments, info.default_root) == ("avqa", "last:1", 10, Path("data/AVQA"))
     assert info.profile.final_norm
     assert info.profile.seconds_repeated == 10
     assert info.profile.fbank is not None

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mettle_cache.datasets import dataset_info, open_dataset
+from mettle_cache.datasets import DATASETS, open_dataset
 from mettle_cache.datasets.llp import MOTION, SAMPLE_SCHEMA
 from mettle_cache.datasets.llp_annotations import CATEGORIES
 from mettle_cache.errors import DatasetError
@@ -87,7 +87,7 @@ def test_videos_are_samples_with_weak_labels_and_dense_events(annotate: Callable
     assert [clip.id for clip in dataset.clips] == dataset.samples["clip"].to_pylist()
     assert dataset.segments == 10
     assert dataset.vocabulary["categories"] == list(CATEGORIES)
-    assert dataset_info("llp").layers == "stages"
+    assert (DATASETS.row("llp").task, DATASETS.row("llp").layers) == ("avvp", "stages")
 
 
 def test_the_version_of_the_dense_files_is_a_note_and_stays_with_the_store(annotate: Callable[..., Path]) -> None:

@@ -276,7 +276,7 @@ def test_two_extractions_of_one_part_do_not_mix(root, tmp_path):
         ({"codec": "int9"}, UsageError, "no codec is called 'int9'"),
         ({"layers": "visual/s9"}, UsageError, "no such layer"),
         ({"device": "tpu-of-mine"}, UsageError, "no device"),
-        ({"dataset": "avi"}, UsageError, "unknown data set"),
+        ({"dataset": "avi"}, UsageError, "no data set is called"),
     ],
 )
 def test_wrong_requests_leave_nothing_behind(root, tmp_path, change, error, message):
