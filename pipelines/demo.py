@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from mettle_cache.devices import peak_resident
 from mettle_cache.errors import RunError, UsageError
-from mettle_cache.pipelines.extract.stream import peak_memory
 from mettle_cache.pipelines.progress import Progress
 
 FOLDER = Path("runs") / "demo"
@@ -64,7 +64,7 @@ class DemoReport:
         """Do one step and note what it did."""
         started = time.perf_counter()
         result = work()
-        self.steps.append(Step(name, describe(result), time.perf_counter() - started, peak_memory()))
+        self.steps.append(Step(name, describe(result), time.perf_counter() - started, peak_resident()))
         return result
 
 

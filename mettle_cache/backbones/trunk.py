@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mettle_cache.backbones.weights import weights_digest
+from mettle_cache.devices import fix_summation_order
 from mettle_cache.errors import UsageError
 
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -102,14 +102,6 @@ def flatten_tokens(output: Tensor, layout: str) -> Tensor:
     elif layout == "NCHW":
         output = output.flatten(2).transpose(1, 2)
     return output.float().contiguous()
-
-
-def fix_summation_order() -> None:
-    """Make MKL add in one order whatever the number of threads; it reads this before its first product only.
-
-    Without it a Swin's tokens move by 3e-7 of their peak between one thread and two. It costs nothing measurable.
-    """
-    os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 
 @contextmanager

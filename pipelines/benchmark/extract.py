@@ -17,11 +17,11 @@ from mettle_cache.pipelines.benchmark.precision import precision_rows
 from mettle_cache.pipelines.benchmark.read_timing import Contestant, Subject, Turn
 from mettle_cache.pipelines.benchmark.reading import COLD_BATCH, our_reader, random_order
 from mettle_cache.pipelines.benchmark.table import BenchTable, Goal, Row, measured
-from mettle_cache.pipelines.benchmark.timing import Samples, Variant, time_interleaved
 from mettle_cache.pipelines.benchmark.workplace import workplace
 from mettle_cache.pipelines.extract.config import ExtractConfig
 from mettle_cache.pipelines.extract.rates import seconds_a_clip
 from mettle_cache.pipelines.progress import Progress
+from mettle_cache.pipelines.timing import Samples, Variant, time_interleaved
 from mettle_cache.store.format.codecs import get_codec
 from mettle_cache.store.format.sizes import RECORDS, bytes_per_clip
 from mettle_cache.store.reading.disk_speed import PROBE_BYTES, measure_read_speed

@@ -10,12 +10,11 @@ from typing import Any
 
 import torch
 
+from mettle_cache.devices import prepare_process
 from mettle_cache.pipelines.benchmark.childprocess import call_in_child, serve
 from mettle_cache.pipelines.benchmark.heads import bench_recipe, store_trainee, training_batches
 from mettle_cache.pipelines.benchmark.memorymeter import available_memory
 from mettle_cache.pipelines.benchmark.step_child import now
-from mettle_cache.pipelines.train.allocation import keep_freed_memory
-from mettle_cache.pipelines.train.reproducible import fix_summation_order
 from mettle_cache.store.reading.token_store import TokenStore
 
 MODULE = "mettle_cache.pipelines.benchmark.heads_child"
@@ -47,8 +46,7 @@ def measure_heads(request: HeadsRequest) -> dict[int, list[float]]:
 
 
 def _work(request: dict[str, Any]) -> dict[str, object]:
-    fix_summation_order()
-    keep_freed_memory()
+    prepare_process()
     wanted = HeadsRequest(**request)
     device = torch.device(wanted.device)
     recipe = bench_recipe(tiny=wanted.tiny)

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import torch
 
+from mettle_cache.devices import choose_device
 from mettle_cache.pipelines.benchmark.fullsize import bench_layers, store_bytes, write_bench_store
 from mettle_cache.pipelines.benchmark.heads import bench_recipe
 from mettle_cache.pipelines.benchmark.memory_child import Breakdown, MemoryRequest, measure_memory
 from mettle_cache.pipelines.benchmark.options import BenchOptions
 from mettle_cache.pipelines.benchmark.table import BenchTable, Goal, Row, measured
-from mettle_cache.pipelines.benchmark.timing import Samples
 from mettle_cache.pipelines.benchmark.workplace import workplace
 from mettle_cache.pipelines.progress import Progress
-from mettle_cache.pipelines.train.binding import choose_device
+from mettle_cache.pipelines.timing import Samples
 
 CODEC = "int8"
 # bytes on the device by clips a batch; the first is the recipe's

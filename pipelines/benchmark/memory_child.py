@@ -10,13 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mettle_cache.devices import prepare_process
 from mettle_cache.pipelines.benchmark.childprocess import call_in_child, serve
 from mettle_cache.pipelines.benchmark.heads import bench_recipe, load_libraries, store_trainee, training_batches
 from mettle_cache.pipelines.benchmark.memorymeter import MemoryMeter
 from mettle_cache.pipelines.benchmark.saved import counting_saved
 from mettle_cache.pipelines.benchmark.step_child import token_tensors
-from mettle_cache.pipelines.train.allocation import keep_freed_memory
-from mettle_cache.pipelines.train.reproducible import fix_summation_order
 from mettle_cache.pipelines.train.trainee import Trainee
 from mettle_cache.store.reading.token_store import TokenStore
 
@@ -59,8 +58,7 @@ def measure_memory(request: MemoryRequest) -> Breakdown:
 
 
 def _work(request: dict[str, Any]) -> dict[str, object]:
-    fix_summation_order()
-    keep_freed_memory()
+    prepare_process()
     wanted = MemoryRequest(**request)
     device = torch.device(wanted.device)
     before = MemoryMeter(device)

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import re
-import resource
-import sys
-from pathlib import Path
-
 import psutil
 import torch
 
-_STATUS = Path("/proc/self/status")
+from mettle_cache.devices import peak_resident
 
 
 class MemoryMeter:
@@ -46,18 +41,6 @@ class MemoryMeter:
         if self.device.type == "cuda":
             return torch.cuda.memory_allocated(self.device)
         return int(psutil.Process().memory_info().rss)
-
-
-def peak_resident(status: Path = _STATUS) -> int:
-    """The most bytes that were resident in this process.
-
-    From the memory map's own record where the system has one: ``getrusage`` may count the parent's peak in.
-    """
-    found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.is_file() else None
-    if found:
-        return int(found[1]) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024)
 
 
 def available_memory(device: torch.device) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mettle_cache.errors import ConfigError
-from mettle_cache.pipelines.benchmark.timing import LEAST_REPEATS
+from mettle_cache.pipelines.timing import LEAST_REPEATS
 
 MOST_REPEATS, MOST_CLIPS = 1000, 100_000
 

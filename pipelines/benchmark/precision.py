@@ -10,8 +10,8 @@ from torch import Tensor
 
 from mettle_cache.pipelines.benchmark.extraction import Extraction
 from mettle_cache.pipelines.benchmark.table import Row, measured
-from mettle_cache.pipelines.benchmark.timing import Samples, Variant, time_interleaved
 from mettle_cache.pipelines.progress import Progress
+from mettle_cache.pipelines.timing import Samples, Variant, time_interleaved
 from mettle_cache.tokens import LayerTokens
 
 HALF = ("bfloat16", "float16")

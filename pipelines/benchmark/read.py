@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from mettle_cache.devices import choose_device
 from mettle_cache.pipelines.benchmark.baselines.protocol import ClipArrays, Rival, Source
 from mettle_cache.pipelines.benchmark.baselines.registry import RIVALS, is_installed
 from mettle_cache.pipelines.benchmark.fullsize import bench_layers, store_bytes, write_bench_store
@@ -25,7 +26,6 @@ from mettle_cache.pipelines.benchmark.reading import (
 from mettle_cache.pipelines.benchmark.table import BenchTable, Goal, Row, unmeasured
 from mettle_cache.pipelines.benchmark.workplace import workplace
 from mettle_cache.pipelines.progress import Progress
-from mettle_cache.pipelines.train.binding import choose_device
 from mettle_cache.store.format.metadata import load_head
 
 CODECS = ("float16", "int8", "int4")

@@ -12,8 +12,8 @@ from mettle_cache.pipelines.benchmark.limits import RawReader
 from mettle_cache.pipelines.benchmark.pagecache import cached_fraction, evict
 from mettle_cache.pipelines.benchmark.reading import BATCH, THREADS, Deliver, Reader, consume
 from mettle_cache.pipelines.benchmark.table import Row, measured
-from mettle_cache.pipelines.benchmark.timing import Variant, time_interleaved
 from mettle_cache.pipelines.progress import Progress
+from mettle_cache.pipelines.timing import Variant, time_interleaved
 
 # warm passes over a store in one measurement of ours: new memory must not weigh more than it does in an epoch
 PASSES = 4

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from mettle_cache.devices import choose_device
 from mettle_cache.errors import RunError
 from mettle_cache.layers import LayerSpec
 from mettle_cache.methods.kernels.cpu.amx import has_byte_tiles
@@ -24,10 +25,9 @@ from mettle_cache.pipelines.benchmark.options import BenchOptions
 from mettle_cache.pipelines.benchmark.reading import THREADS, token_files
 from mettle_cache.pipelines.benchmark.step_child import StepRequest, StepResult, measure_steps, timed
 from mettle_cache.pipelines.benchmark.table import BenchTable, Goal, Row, measured, unmeasured
-from mettle_cache.pipelines.benchmark.timing import Samples
 from mettle_cache.pipelines.benchmark.workplace import workplace
 from mettle_cache.pipelines.progress import Progress
-from mettle_cache.pipelines.train.binding import choose_device
+from mettle_cache.pipelines.timing import Samples
 
 CODECS = ("int8", "float16")
 OURS, STOCK, ONLINE = "int8, absorbed attention", "float16, stock attention", "backbones in every step, stock attention"

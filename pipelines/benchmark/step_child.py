@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from mettle_cache.backbones import Backbone
+from mettle_cache.devices import prepare_process
 from mettle_cache.methods.kernels.cpu import amx
 from mettle_cache.pipelines.benchmark.childprocess import call_in_child, serve
 from mettle_cache.pipelines.benchmark.fullsize import SEGMENTS
@@ -26,8 +27,6 @@ from mettle_cache.pipelines.benchmark.heads import (
 )
 from mettle_cache.pipelines.benchmark.memorymeter import MemoryMeter
 from mettle_cache.pipelines.benchmark.saved import counting_saved
-from mettle_cache.pipelines.train.allocation import keep_freed_memory
-from mettle_cache.pipelines.train.reproducible import fix_summation_order
 from mettle_cache.pipelines.train.sample_loader import FeedBatch
 from mettle_cache.pipelines.train.trainee import Trainee
 from mettle_cache.store.reading.token_store import TokenStore
@@ -79,8 +78,7 @@ def measure_steps(request: StepRequest) -> StepResult:
 
 
 def _work(request: dict[str, Any]) -> dict[str, object]:
-    fix_summation_order()
-    keep_freed_memory()
+    prepare_process()
     wanted = StepRequest(**request)
     if not wanted.byte_tiles:
         os.environ[amx.SWITCH] = "0"

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from mettle_cache.errors import UsageError
-from mettle_cache.pipelines.benchmark.timing import Samples
+from mettle_cache.pipelines.timing import Samples
 
 # results are read back from files that anybody may have written
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)

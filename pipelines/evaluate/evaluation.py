@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 import torch
 
+from mettle_cache.devices import choose_device, prepare_process
 from mettle_cache.errors import RunError, UsageError
 from mettle_cache.pipelines.atomic import write_atomically
 from mettle_cache.pipelines.evaluate.artefacts import StoredFrames, write_artefacts
@@ -19,10 +20,9 @@ from mettle_cache.pipelines.evaluate.comparison import compare_with_paper
 from mettle_cache.pipelines.evaluate.run_store import open_run_store
 from mettle_cache.pipelines.progress import Progress, Silent
 from mettle_cache.pipelines.report.evaluate_report import EvaluateReport, EvaluationGroup
-from mettle_cache.pipelines.train.binding import bind_task, choose_device, predict_split
+from mettle_cache.pipelines.train.binding import bind_task, predict_split
 from mettle_cache.pipelines.train.checkpoint import file_digest, load_checkpoint
 from mettle_cache.pipelines.train.recipe_types import Recipe
-from mettle_cache.pipelines.train.reproducible import fix_summation_order
 from mettle_cache.pipelines.train.run_folder import RunConfig, RunFolder, hold_run
 from mettle_cache.pipelines.train.sample_loader import Feed, Split, read_split
 from mettle_cache.pipelines.train.trainee import Trainee, union_of_layers
@@ -89,7 +89,7 @@ def evaluate_runs(
         As :func:`evaluate_run`, for whatever is not of one run's own.
     """
     progress = progress or Silent()
-    fix_summation_order()
+    prepare_process()
     target = choose_device(device)
     stores = _Stores(store)
     reports: dict[Path, EvaluateReport] = {}

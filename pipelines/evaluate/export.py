@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from mettle_cache.devices import choose_device
 from mettle_cache.errors import RunError, UsageError
 from mettle_cache.methods.folding import fold_lcd
 from mettle_cache.methods.lcd import LCD
-from mettle_cache.pipelines.benchmark.timing import Samples, Variant, time_interleaved
 from mettle_cache.pipelines.evaluate.exported import describe_head, folded_modules, write_exported
 from mettle_cache.pipelines.evaluate.run_store import open_run_store
 from mettle_cache.pipelines.progress import Silent
-from mettle_cache.pipelines.train.binding import bind_task, choose_device
+from mettle_cache.pipelines.timing import Samples, Variant, time_interleaved
+from mettle_cache.pipelines.train.binding import bind_task
 from mettle_cache.pipelines.train.checkpoint import file_digest, load_checkpoint, load_model
 from mettle_cache.pipelines.train.run_folder import RunFolder, hold_run
 from mettle_cache.pipelines.train.sample_loader import Feed, FeedBatch, evaluation_inputs, read_split

@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from mettle_cache.backbones import parse_backbone
+from mettle_cache.devices import peak_resident
 from mettle_cache.errors import UsageError
 from mettle_cache.pipelines.extract.config import ExtractConfig
 from mettle_cache.pipelines.extract.extractor import Rig, available_cores, build_rig, open_config_dataset
 from mettle_cache.pipelines.extract.interrupt import signals_kept_from_children
 from mettle_cache.pipelines.extract.store_key import store_spec
-from mettle_cache.pipelines.extract.stream import Outcome, peak_memory, stream_clips
+from mettle_cache.pipelines.extract.stream import Outcome, stream_clips
 from mettle_cache.store.writing.writer import StoreWriter
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def extract_task(config: ExtractConfig, indexes: Sequence[int]) -> list[Outcome]
         # not a mere join: a worker with other weights or libraries would write other bytes, and is refused here
         with StoreWriter.create_or_resume(config.out, store_spec(rig, config)) as writer:
             outcomes = list(stream_clips(rig, writer, indexes, threading.Event()))
-        return [replace(outcome, peak_memory=peak_memory()) for outcome in outcomes]
+        return [replace(outcome, peak_memory=peak_resident()) for outcome in outcomes]
 
 
 def locate(config: ExtractConfig, rig: Rig, store: Path) -> ExtractConfig:

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from mettle_cache.backbones import Backbone, create_backbone, parse_backbone, shared_audio
 from mettle_cache.datasets import Dataset, dataset_info, open_dataset
+from mettle_cache.devices import choose_device
 from mettle_cache.errors import MediaError, UsageError
 from mettle_cache.layers import LayerSpec, select_layers
 from mettle_cache.pipelines.extract.config import SHARED, ExtractConfig
-from mettle_cache.pipelines.train.binding import choose_device
 from mettle_cache.store.format.codecs import Codec, encode_layers, get_codec
 from mettle_cache.tokens import LayerTokens
 

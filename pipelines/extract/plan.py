@@ -10,13 +10,13 @@ import torch
 
 from mettle_cache.backbones import Backbone, create_backbone, layer_table, parse_backbone, shared_audio
 from mettle_cache.datasets import Dataset, dataset_info
+from mettle_cache.devices import choose_device
 from mettle_cache.layers import LayerSpec, group_by_array, select_layers
 from mettle_cache.pipelines.extract.config import SHARED, ExtractConfig, default_out
 from mettle_cache.pipelines.extract.extractor import open_config_dataset
 from mettle_cache.pipelines.extract.preflight import ROOM_MARGIN, disk_folder, free_bytes
 from mettle_cache.pipelines.extract.rates import seconds_a_clip
 from mettle_cache.pipelines.progress import Progress, Silent
-from mettle_cache.pipelines.train.binding import choose_device
 from mettle_cache.store.format.codecs import CODECS, get_codec
 from mettle_cache.store.format.sizes import RECORDS, bytes_per_clip, files_per_clip
 from mettle_cache.store.reading.disk_speed import measure_read_speed

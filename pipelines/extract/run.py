@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mettle_cache.datasets import Dataset
+from mettle_cache.devices import peak_resident
 from mettle_cache.pipelines.extract.cluster import cluster_clips
 from mettle_cache.pipelines.extract.config import ExtractConfig, ExtractReport, default_out
 from mettle_cache.pipelines.extract.extractor import Rig, build_rig, open_config_dataset
 from mettle_cache.pipelines.extract.interrupt import InterruptedRunError, stop_on_signals
 from mettle_cache.pipelines.extract.preflight import check_room, find_missing
 from mettle_cache.pipelines.extract.store_key import store_spec
-from mettle_cache.pipelines.extract.stream import Outcome, peak_memory, stream_clips
+from mettle_cache.pipelines.extract.stream import Outcome, stream_clips
 from mettle_cache.pipelines.progress import Progress, Silent
 from mettle_cache.samples import clips_of_samples
 from mettle_cache.store.format.sizes import bytes_per_clip
@@ -127,7 +128,7 @@ class _Tally:
             nbytes=self.nbytes,
             seconds=self.seconds,
             frames_per_second=frames / self.seconds if self.seconds else 0.0,
-            peak_memory=max(self.peak_memory, peak_memory()),
+            peak_memory=max(self.peak_memory, peak_resident()),
             failures=self.failures,
             notes=notes,
         )

@@ -7,8 +7,6 @@ dask.distributed comes in where clips leave this process (``cluster.py``).
 
 from __future__ import annotations
 
-import resource
-import sys
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -149,8 +147,3 @@ def _outcomes(group: _Group) -> Iterator[Outcome]:
 def _was_cut_off(write: Future[Outcome]) -> bool:
     """Whether a write had to end because the pass that it waited for was cancelled."""
     return isinstance(write.exception(), CancelledError)
-
-
-def peak_memory() -> int:
-    """The most bytes of memory that this process has held (resident set)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-
-import torch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +40,3 @@ class TrainReport:
 
     def to_json(self) -> dict[str, object]:
         return {**asdict(self), "out": str(self.out)}
-
-
-def peak_memory(device: torch.device) -> tuple[int, str]:
-    """The most bytes that this process has held so far, and of what: the GPU's allocations or the process (RSS)."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device), "GPU allocations"
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024), "process (RSS)"

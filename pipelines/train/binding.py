@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from mettle_cache.errors import RunError, UsageError
 from mettle_cache.layers import select_layers
@@ -56,23 +55,6 @@ def bind_task(recipe: Recipe, store: TokenStore) -> Task:
         method=recipe.method_options(),
         options=recipe.head,
     )
-
-
-def choose_device(name: str | None) -> torch.device:
-    """The named device, or a GPU where there is one.
-
-    Raises
-    ------
-    UsageError
-        There is no such device here.
-    """
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError as error:
-        raise UsageError(f"there is no device called '{name}'", hint="use cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"device {device} was asked for, but PyTorch finds no GPU here", hint="use --device cpu")
-    return device
 
 
 def predict_split(

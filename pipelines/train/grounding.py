@@ -15,17 +15,14 @@ from typing import Literal, cast, get_args
 
 from torch import Tensor
 
+from mettle_cache.devices import choose_device, peak_memory, prepare_process
 from mettle_cache.errors import ConfigError, UsageError
 from mettle_cache.pipelines.progress import Progress, Silent
-from mettle_cache.pipelines.report.train_report import peak_memory
-from mettle_cache.pipelines.train.allocation import keep_freed_memory
-from mettle_cache.pipelines.train.binding import choose_device
 from mettle_cache.pipelines.train.checkpoint import load_checkpoint, save_checkpoint
 from mettle_cache.pipelines.train.headrun import HeadRun
 from mettle_cache.pipelines.train.job import CACHE, newest_store
 from mettle_cache.pipelines.train.loop import Member, Pass, train_members
 from mettle_cache.pipelines.train.recipe_types import TrainOptions
-from mettle_cache.pipelines.train.reproducible import fix_summation_order
 from mettle_cache.pipelines.train.run_folder import RunConfig, StoreReference, claim_run
 from mettle_cache.pipelines.train.run_log import RunLog
 from mettle_cache.pipelines.train.sample_loader import Feed, Split, read_split
@@ -114,8 +111,7 @@ def pretrain_grounding(job: GroundingJob, progress: Progress | None = None) -> G
         The run's folder holds another run, or the loss is not finite.
     """
     progress = progress or Silent()
-    fix_summation_order()
-    keep_freed_memory()
+    prepare_process()
     store = TokenStore.open(job.store or newest_store(CACHE))
     out = job.out or WEIGHTS / f"{Path(store.path).stem}-grounding.safetensors"
     folder = _run_folder(out)

@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from mettle_cache.devices import choose_device, peak_memory, prepare_process
 from mettle_cache.errors import UsageError
 from mettle_cache.pipelines.progress import Progress, Silent
 from mettle_cache.pipelines.report.group_report import GroupReport
-from mettle_cache.pipelines.report.train_report import TrainReport, peak_memory
+from mettle_cache.pipelines.report.train_report import TrainReport
 from mettle_cache.pipelines.report.units import format_bytes
-from mettle_cache.pipelines.train.allocation import keep_freed_memory
-from mettle_cache.pipelines.train.binding import bind_task, choose_device, open_store
+from mettle_cache.pipelines.train.binding import bind_task, open_store
 from mettle_cache.pipelines.train.headrun import HeadRun
 from mettle_cache.pipelines.train.loop import Member, Pass, Tally, train_members
 from mettle_cache.pipelines.train.recipe_types import Recipe
-from mettle_cache.pipelines.train.reproducible import fix_summation_order
 from mettle_cache.pipelines.train.run_folder import RunConfig, RunFolder, SelectOn, StoreReference, claim_runs
 from mettle_cache.pipelines.train.run_log import RunLog
 from mettle_cache.pipelines.train.sample_loader import Feed, Split, read_split
@@ -102,8 +101,7 @@ def train_heads(
         One of the folders holds another run; then none is touched.
     """
     progress = progress or Silent()
-    fix_summation_order()
-    keep_freed_memory()
+    prepare_process()
     check_shared(plans)
     opened, target = open_store(store), choose_device(device)
     train, selection, notes = _choose_splits(opened, select_on)

@@ -8,7 +8,7 @@ import pytest
 from mettle_cache.cli.main import run
 from mettle_cache.pipelines.benchmark.registry import BENCHES
 from mettle_cache.pipelines.benchmark.table import BenchTable, Goal, measured, unmeasured
-from mettle_cache.pipelines.benchmark.timing import Samples
+from mettle_cache.pipelines.timing import Samples
 
 LIMIT = measured("limit", Samples((2.0,)), "GB/s")
 TABLE = BenchTable(

@@ -7,7 +7,7 @@ import torch
 
 from mettle_cache.errors import RunError
 from mettle_cache.pipelines.benchmark.childprocess import call_in_child
-from mettle_cache.pipelines.benchmark.memorymeter import available_memory, peak_resident
+from mettle_cache.pipelines.benchmark.memorymeter import available_memory
 
 SCRIPT = "tests.pipelines.benchmark.child_script"
 
@@ -43,14 +43,6 @@ def test_memory_is_counted_from_the_meter_on():
     assert found["held"] > 0.9 * block
     assert found["peak"] > 0.9 * block
     assert found["now"] < 0.5 * block
-
-
-def test_the_peak_is_that_of_the_memory_map(tmp_path):
-    status = tmp_path / "status"
-    status.write_text("Name:\tpython\nVmPeak:\t  999 kB\nVmHWM:\t   123 kB\nVmRSS:\t 5 kB\n")
-    assert peak_resident(status) == 123 * 1024
-    # a system without such a file still has an answer
-    assert peak_resident(tmp_path / "nowhere") > 0
 
 
 def test_some_memory_is_available():

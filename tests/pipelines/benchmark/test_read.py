@@ -143,7 +143,7 @@ def test_a_rate_is_all_the_bytes_of_all_the_passes_over_the_time(store, monkeypa
     reader = our_reader("ours", store, check="never")
     subject = Subject(codec="int8", order=[0, 1], files=(), nbytes=3 * 10**9)
     monkeypatch.setattr(
-        "mettle_cache.pipelines.benchmark.timing.time.perf_counter", lambda: now.__setitem__(0, now[0] + 1) or now[0]
+        "mettle_cache.pipelines.timing.time.perf_counter", lambda: now.__setitem__(0, now[0] + 1) or now[0]
     )
     contestant = Contestant(name="ours", subject=subject, reader=reader, passes=4)
     (row,) = hold_contest([contestant], cold=False, repeats=1, progress=Silent()).rows

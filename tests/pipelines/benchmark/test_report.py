@@ -10,7 +10,7 @@ from mettle_cache.pipelines.benchmark.options import BenchOptions
 from mettle_cache.pipelines.benchmark.registry import BENCHES, run_bench
 from mettle_cache.pipelines.benchmark.report import load_tables, render_report, write_report
 from mettle_cache.pipelines.benchmark.table import BenchTable, Goal, measured, unmeasured
-from mettle_cache.pipelines.benchmark.timing import Samples
+from mettle_cache.pipelines.timing import Samples
 
 LIMIT = measured("raw reads", Samples((8.0, 10.0, 9.0)), "GB/s")
 TABLE = BenchTable(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mettle_cache.errors import UsageError
 from mettle_cache.pipelines.benchmark.table import BenchTable, Goal, Row, measured, parse_table, unmeasured
-from mettle_cache.pipelines.benchmark.timing import Samples
+from mettle_cache.pipelines.timing import Samples
 
 LIMIT = measured("limit", Samples((4.0, 5.0, 3.0)), "GB/s")
 TABLE = BenchTable(

@@ -2,8 +2,8 @@
 
 import pytest
 
-from mettle_cache.pipelines.benchmark.timing import Samples, Variant, time_interleaved
 from mettle_cache.pipelines.progress import Silent
+from mettle_cache.pipelines.timing import Samples, Variant, time_interleaved
 
 
 def watched(names, calls, **options):
@@ -33,7 +33,7 @@ def test_what_runs_around_a_variant_is_not_timed(monkeypatch):
 
         return work
 
-    monkeypatch.setattr("mettle_cache.pipelines.benchmark.timing.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("mettle_cache.pipelines.timing.time.perf_counter", lambda: now[0])
     variant = Variant("a", spend("work", 2.0), before=spend("before", 100.0), after=spend("after", 1000.0))
     seconds = time_interleaved([variant], repeats=2, progress=Silent())
     assert calls == ["before", "work", "after"] * 3
