@@ -48,6 +48,10 @@ class ConfigError(UsageError):
         super().__init__("\n".join([f"{where}:", *(f"  - {problem}" for problem in problems)]), hint=hint)
 
 
+class OptionsError(ConfigError, ValueError):
+    """Options with values that are not allowed; a ValueError too, so that pydantic reports it with others."""
+
+
 class PluginError(MettleError):
     """A data set, backbone, method, codec, decoder or task that another package registered and that cannot be used."""
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict
 
-Count = Annotated[int, Field(ge=1)]
-STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+from mettle_cache.options import STRICT, Count
 
 
 @dataclass(frozen=True, kw_only=True)

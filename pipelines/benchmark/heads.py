@@ -11,8 +11,7 @@ from mettle_cache.backbones import Backbone, create_backbone, shared_audio
 from mettle_cache.layers import LayerSpec
 from mettle_cache.pipelines.benchmark.fullsize import CATEGORIES, SEGMENTS, bench_clip, bench_layers, bench_samples
 from mettle_cache.pipelines.train.binding import bind_task
-from mettle_cache.pipelines.train.recipe import load_recipe
-from mettle_cache.pipelines.train.recipe_types import Recipe
+from mettle_cache.pipelines.train.recipe import Recipe, load_recipe
 from mettle_cache.pipelines.train.sample_loader import Feed, FeedBatch, read_split
 from mettle_cache.pipelines.train.trainee import Trainee
 from mettle_cache.store.reading.token_store import TokenStore

@@ -6,8 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from mettle_cache.pipelines.report.store_facts import find_published, store_facts
-from mettle_cache.pipelines.train.recipe import load_recipe
-from mettle_cache.pipelines.train.recipe_types import Recipe, recipe_differences
+from mettle_cache.pipelines.train.recipe import Recipe, load_recipe, recipe_differences
 from mettle_cache.pipelines.train.sample_loader import Split, read_split
 from mettle_cache.tasks.protocol import PublishedRow, Task
 

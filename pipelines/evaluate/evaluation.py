@@ -22,7 +22,7 @@ from mettle_cache.pipelines.progress import Progress, Silent
 from mettle_cache.pipelines.report.evaluate_report import EvaluateReport, EvaluationGroup
 from mettle_cache.pipelines.train.binding import bind_task, predict_split
 from mettle_cache.pipelines.train.checkpoint import file_digest, load_checkpoint
-from mettle_cache.pipelines.train.recipe_types import Recipe
+from mettle_cache.pipelines.train.recipe import Recipe
 from mettle_cache.pipelines.train.run_folder import RunConfig, RunFolder, hold_run
 from mettle_cache.pipelines.train.sample_loader import Feed, Split, read_split
 from mettle_cache.pipelines.train.trainee import Trainee, union_of_layers

@@ -19,8 +19,7 @@ from mettle_cache.errors import MettleError, RunError
 from mettle_cache.layers import LayerSpec
 from mettle_cache.methods.folded import FORMAT, FoldedLCD, load_folded, read_folded
 from mettle_cache.pipelines.train.checkpoint import load_model, write_tensors
-from mettle_cache.pipelines.train.recipe import recipe_from_json
-from mettle_cache.pipelines.train.recipe_types import Recipe
+from mettle_cache.pipelines.train.recipe import Recipe, recipe_from_json
 from mettle_cache.tasks.protocol import Task
 from mettle_cache.tasks.registry import get_task
 

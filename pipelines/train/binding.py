@@ -11,7 +11,7 @@ import numpy as np
 from mettle_cache.errors import RunError, UsageError
 from mettle_cache.layers import select_layers
 from mettle_cache.pipelines.progress import Progress
-from mettle_cache.pipelines.train.recipe_types import Recipe
+from mettle_cache.pipelines.train.recipe import Recipe
 from mettle_cache.pipelines.train.sample_loader import Feed, Split, common_inputs, evaluation_inputs
 from mettle_cache.pipelines.train.trainee import Trainee
 from mettle_cache.tasks.protocol import Predictions, Task

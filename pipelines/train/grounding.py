@@ -22,7 +22,7 @@ from mettle_cache.pipelines.train.checkpoint import load_checkpoint, save_checkp
 from mettle_cache.pipelines.train.headrun import HeadRun
 from mettle_cache.pipelines.train.job import CACHE, newest_store
 from mettle_cache.pipelines.train.loop import Member, Pass, train_members
-from mettle_cache.pipelines.train.recipe_types import TrainOptions
+from mettle_cache.pipelines.train.recipe import TrainOptions
 from mettle_cache.pipelines.train.run_folder import RunConfig, StoreReference, claim_run
 from mettle_cache.pipelines.train.run_log import RunLog
 from mettle_cache.pipelines.train.sample_loader import Feed, Split, read_split

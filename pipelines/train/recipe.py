@@ -1,23 +1,28 @@
-"""Recipes from TOML: the built-in ones by name, a user's by path, single keys from the command line.
+"""Recipes: everything about a training run that changes its numbers, other than the store and the seed.
+
+They are read from TOML: the built-in ones by name, a user's by path, single keys from the command line.
 
 Whatever is wrong with a recipe is reported in one message. Unknown keys are refused, with the nearest known one.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
+import json
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import ConfigDict, Field
 
 from mettle_cache.errors import ConfigError, UsageError
+from mettle_cache.options import STRICT, Count, Options, read_options
 from mettle_cache.pipelines.report.store_facts import find_published, store_facts
-from mettle_cache.pipelines.train.config import convert
-from mettle_cache.pipelines.train.recipe_types import Recipe
+from mettle_cache.tasks.options import LCDOptions, LinearOptions, MethodOptions
 from mettle_cache.tasks.registry import TASKS, get_task, task_of_dataset
 
 if TYPE_CHECKING:
@@ -25,6 +30,54 @@ if TYPE_CHECKING:
 
 _BARE_WORD = re.compile(r"[A-Za-z0-9_.:,/+-]+")
 _MAX_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(Options):
+    """Optimiser, schedule and order (Table 13).
+
+    ``batch_size`` counts samples. Adam at ``learning_rate``, times ``gamma`` every ``step_size`` epochs.
+    ``precision`` is that of the method: ``auto`` is bfloat16 autocast on a GPU that has it, float32 elsewhere.
+    ``order_seed`` alone decides the order of samples, apart from the run's seed, so that heads of different seeds can
+    share one pass over a store and still get the numbers that each would get alone.
+    """
+
+    batch_size: Count = 16
+    epochs: Count = 10
+    learning_rate: Annotated[float, Field(gt=0)] = 4e-4
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    step_size: Count = 3
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.35
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    order_seed: Annotated[int, Field(ge=0)] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A resolved recipe. ``layers`` is a selection from the store's (``mettle_cache.layers.select_layers``).
+
+    ``head`` is of the type that the task declares; ``lcd`` and ``linear`` are read where ``method`` says so.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    name: str
+    task: str
+    head: Any
+    method: Literal["lcd", "linear"] = "lcd"
+    layers: str = "all"
+    lcd: LCDOptions = field(default_factory=LCDOptions)
+    linear: LinearOptions = field(default_factory=LinearOptions)
+    train: TrainOptions = field(default_factory=TrainOptions)
+
+    def method_options(self) -> MethodOptions:
+        return MethodOptions(name=self.method, lcd=self.lcd, linear=self.linear)
+
+    def to_json(self) -> dict[str, object]:
+        """Nested plain values; :func:`recipe_from_json` is the inverse."""
+        # through JSON, so that a tuple is the list that it will be when it is read back
+        plain: dict[str, object] = json.loads(json.dumps(asdict(self)))
+        return plain
 
 
 def list_recipes() -> list[str]:
@@ -71,6 +124,13 @@ def default_recipe(store: TokenStore) -> str:
 def recipe_from_json(table: Mapping[str, object], *, where: str) -> Recipe:
     """The inverse of :meth:`Recipe.to_json`; raises ConfigError."""
     return _validate(dict(table), where=where, problems=[])
+
+
+def recipe_differences(ours: Recipe, other: Recipe) -> list[str]:
+    """Keys whose values differ, names aside, each as ``key = ours instead of other's``."""
+    mine, theirs = _flatten(ours.to_json()), _flatten(other.to_json())
+    keys = [key for key in {**mine, **theirs} if key != "name"]
+    return [f"{key} = {mine.get(key)} instead of {theirs.get(key)}" for key in keys if mine.get(key) != theirs.get(key)]
 
 
 def _read(name_or_path: str | Path) -> tuple[str, str]:
@@ -129,11 +189,18 @@ def _validate(table: dict[str, Any], *, where: str, problems: list[str]) -> Reci
             f"task = {task!r}: must be one of {known}" if "task" in table else f"task: missing ({known})",
         ]
     else:
-        head, wrong = convert(get_task(str(task)).options_type, head, "head.")
+        head, wrong = read_options(get_task(str(task)).options_type, head, "head.")
         problems = [*problems, *wrong]
-    recipe, wrong = convert(Recipe, {**table, "head": {}}, "")
+    recipe, wrong = read_options(Recipe, {**table, "head": {}}, "")
     problems = [*problems, *wrong]
     if problems:
         raise ConfigError(problems, where=where, hint="correct these keys; pipelines/recipes holds complete examples")
-    resolved: Recipe = dataclasses.replace(recipe, head=head)
+    resolved: Recipe = replace(recipe, head=head)
     return resolved
+
+
+def _flatten(table: dict[str, Any], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, value in table.items():
+        flat.update(_flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return flat

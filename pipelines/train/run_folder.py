@@ -17,8 +17,7 @@ from filelock import FileLock, Timeout
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from mettle_cache.errors import RunError, UsageError
-from mettle_cache.pipelines.train.recipe import recipe_from_json
-from mettle_cache.pipelines.train.recipe_types import Recipe
+from mettle_cache.pipelines.train.recipe import Recipe, recipe_from_json
 from mettle_cache.store.writing.durable import PARTIAL, make_folder, remove_files, write_file
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mettle_cache.errors import UsageError
-from mettle_cache.pipelines.train.recipe_types import Recipe
+from mettle_cache.pipelines.train.recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)

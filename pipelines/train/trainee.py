@@ -25,7 +25,7 @@ from mettle_cache.pipelines.train.checkpoint import (
     under_prefix,
     with_prefix,
 )
-from mettle_cache.pipelines.train.recipe_types import TrainOptions
+from mettle_cache.pipelines.train.recipe import TrainOptions
 from mettle_cache.pipelines.train.sample_loader import FeedBatch
 from mettle_cache.tasks.protocol import Predictions, Task
 

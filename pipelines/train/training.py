@@ -18,7 +18,7 @@ from mettle_cache.pipelines.report.units import format_bytes
 from mettle_cache.pipelines.train.binding import bind_task, open_store
 from mettle_cache.pipelines.train.headrun import HeadRun
 from mettle_cache.pipelines.train.loop import Member, Pass, Tally, train_members
-from mettle_cache.pipelines.train.recipe_types import Recipe
+from mettle_cache.pipelines.train.recipe import Recipe
 from mettle_cache.pipelines.train.run_folder import RunConfig, RunFolder, SelectOn, StoreReference, claim_runs
 from mettle_cache.pipelines.train.run_log import RunLog
 from mettle_cache.pipelines.train.sample_loader import Feed, Split, read_split

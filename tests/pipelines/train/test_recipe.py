@@ -7,8 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mettle_cache.errors import ConfigError, UsageError
-from mettle_cache.pipelines.train.recipe import default_recipe, list_recipes, load_recipe, recipe_from_json
-from mettle_cache.pipelines.train.recipe_types import recipe_differences
+from mettle_cache.pipelines.train.recipe import (
+    default_recipe,
+    list_recipes,
+    load_recipe,
+    recipe_differences,
+    recipe_from_json,
+)
 
 # Tables 13 and 14, and spec-avel section 8 for the width
 PUBLISHED = {
