@@ -1,17 +1,116 @@
 """What the reader hands to a method: a layer's tokens, as stored, never silently turned into floats.
 
-Shapes: B clips, T segments, N tokens, D channels. A token is ``x ≈ scale * (code + zero)`` per frame and channel.
+Shapes: B clips, T segments, N tokens, D channels. How codes stand for tokens is the matter of a :class:`TokenFormat`,
+which every layer carries; a codec of another package brings its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from mettle_cache.errors import UsageError
+
+
+class TokenFormat(Protocol):
+    """How a layer's codes stand for its tokens ``[..., T, N, D]``.
+
+    Formats are values: two that are equal mean the same, and they can be pickled (a frozen dataclass does both).
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def code_dtype(self) -> torch.dtype | None:
+        """The type of the codes; None for any floating-point type."""
+        ...
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The names of what goes with the codes for every frame."""
+        ...
+
+    @property
+    def static(self) -> tuple[str, ...]:
+        """The names of what goes with the codes for the whole layer."""
+        ...
+
+    @property
+    def affine(self) -> bool:
+        """Whether a token is ``scale * (code + zero)`` per frame and channel, or the code where there is no such part.
+
+        Then kernels can work on code values; otherwise they need :meth:`floats`, or a kernel made for the format.
+        """
+        ...
+
+    def shape(self, tokens: LayerTokens) -> tuple[int, int]:
+        """N and D, whatever the codes' own last two axes are: a row may hold packed codes, or a cell of tokens."""
+        ...
+
+    def unpack(self, codes: Tensor) -> Tensor:
+        """Code values; one for each channel, ``[..., N, D]``, where the format is :attr:`affine`."""
+        ...
+
+    def floats(self, tokens: LayerTokens, dtype: torch.dtype) -> Tensor:
+        """Decode to ``[..., T, N, D]``."""
+        ...
+
+
+@dataclass(frozen=True)
+class FloatFormat:
+    """Codes that are the tokens themselves, of any floating-point type."""
+
+    name: str = "floats"
+    code_dtype: torch.dtype | None = None
+    parts: tuple[str, ...] = ()
+    static: tuple[str, ...] = ()
+    affine: bool = True
+
+    def shape(self, tokens: LayerTokens) -> tuple[int, int]:
+        return tokens.codes.shape[-2], tokens.codes.shape[-1]
+
+    def unpack(self, codes: Tensor) -> Tensor:
+        return codes
+
+    def floats(self, tokens: LayerTokens, dtype: torch.dtype) -> Tensor:
+        return tokens.codes.to(dtype)
+
+
+@dataclass(frozen=True)
+class AffineFormat:
+    """``x ≈ scale * (code + zero)`` per frame and channel; scale and zero are ``[..., T, D]`` floats.
+
+    ``packed``: a byte holds two codes from 0 to 15, the low nibbles the first half of the channels, the high nibbles
+    the second half, so that codes are ``[..., T, N, D/2]``.
+    """
+
+    name: str
+    code_dtype: torch.dtype
+    packed: bool = False
+    parts: tuple[str, ...] = ("scale", "zero")
+    static: tuple[str, ...] = ()
+    affine: bool = True
+
+    def shape(self, tokens: LayerTokens) -> tuple[int, int]:
+        return tokens.codes.shape[-2], tokens.codes.shape[-1] * (2 if self.packed else 1)
+
+    def unpack(self, codes: Tensor) -> Tensor:
+        return unpack_int4(codes) if self.packed else codes
+
+    def floats(self, tokens: LayerTokens, dtype: torch.dtype) -> Tensor:
+        scale, zero = (tokens.parts[name].to(dtype).unsqueeze(-2) for name in ("scale", "zero"))
+        # codes are integers, so the conversion is a copy that may be written to
+        return self.unpack(tokens.codes).to(dtype).add_(zero).mul_(scale)
+
+
+FLOATS = FloatFormat()
+INT8 = AffineFormat("int8", torch.int8)
+INT4 = AffineFormat("int4", torch.uint8, packed=True)
 
 
 @dataclass(frozen=True)
@@ -21,62 +120,85 @@ class LayerTokens:
     Attributes
     ----------
     codes
-        ``[..., T, N, D]`` floats or int8; or ``[..., T, N, D/2]`` uint8, two int4 codes a byte: the low nibbles hold
-        the first half of the channels, the high nibbles the second half.
-    scale, zero
-        ``[..., T, D]`` floats, or None when ``codes`` are floats.
+        ``[..., T, R, C]`` as stored; R and C are N and D where a row is a token and a code a channel.
+    format
+        How the codes stand for tokens.
+    parts
+        What goes with the codes of each frame, by name: ``scale`` and ``zero`` ``[..., T, D]``, or numbers a token
+        ``[..., T, N]``. The axes before and with T are those of the codes.
+    static
+        What goes with all codes of the layer, by name, without leading axes.
+
+    Raises
+    ------
+    UsageError
+        The codes' type or the names of parts are not those of the format.
     """
 
     codes: Tensor
-    scale: Tensor | None = None
-    zero: Tensor | None = None
+    format: TokenFormat
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
+    static: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        is_float = self.codes.is_floating_point()
-        if is_float != (self.scale is None) or is_float != (self.zero is None):
-            raise UsageError(f"{self.codes.dtype} codes need {'no' if is_float else 'a'} scale and zero")
+        expected, dtype = self.format.code_dtype, self.codes.dtype
+        if dtype != expected and (expected is not None or not dtype.is_floating_point):
+            raise UsageError(f"{self.format.name} tokens have {expected or 'floating-point'} codes, not {dtype}")
+        names = ((self.format.parts, self.parts), (self.format.static, self.static))
+        if any(set(expected_names) != set(arrays) for expected_names, arrays in names):
+            wanted, there = ((*a, *b) for a, b in zip(*names, strict=True))
+            raise UsageError(
+                f"{self.format.name} tokens have {', '.join(wanted) or 'nothing'} beside their codes, "
+                f"not {', '.join(there) or 'nothing'}"
+            )
 
     @property
-    def packed(self) -> bool:
-        """Whether a byte holds two int4 codes."""
-        return self.codes.dtype == torch.uint8
+    def scale(self) -> Tensor | None:
+        """``[..., T, D]`` of an affine format."""
+        return self.parts.get("scale")
+
+    @property
+    def zero(self) -> Tensor | None:
+        """``[..., T, D]`` of an affine format."""
+        return self.parts.get("zero")
+
+    @property
+    def count(self) -> int:
+        """N, the number of tokens."""
+        return self.format.shape(self)[0]
 
     @property
     def width(self) -> int:
         """D, the number of channels."""
-        return self.codes.shape[-1] * (2 if self.packed else 1)
+        return self.format.shape(self)[1]
 
     @property
     def nbytes(self) -> int:
-        return sum(part.nbytes for part in (self.codes, self.scale, self.zero) if part is not None)
+        """Bytes of the codes and their parts; static arrays belong to all batches together and do not count."""
+        return self.codes.nbytes + sum(part.nbytes for part in self.parts.values())
 
     def floats(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """Decode to ``[..., T, N, D]``."""
-        codes = unpack_int4(self.codes) if self.packed else self.codes
-        values = codes.to(dtype)
-        if self.scale is None or self.zero is None:
-            return values
-        return values.add_(self.zero.to(dtype).unsqueeze(-2)).mul_(self.scale.to(dtype).unsqueeze(-2))
+        return self.format.floats(self, dtype)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> LayerTokens:
+        """The same with ``function`` of the codes and of each part: something that changes the leading axes alone."""
+        parts = {name: function(part) for name, part in self.parts.items()}
+        return replace(self, codes=function(self.codes), parts=parts)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> LayerTokens:
-        def move(part: Tensor | None) -> Tensor | None:
-            return None if part is None else part.to(device, non_blocking=non_blocking)
+        def move(part: Tensor) -> Tensor:
+            return part.to(device, non_blocking=non_blocking)
 
-        return LayerTokens(self.codes.to(device, non_blocking=non_blocking), move(self.scale), move(self.zero))
+        return replace(self.map(move), static={name: move(array) for name, array in self.static.items()})
 
     def flatten_frames(self) -> LayerTokens:
-        """``[B, T, N, *]`` as ``[B T, N, *]``, without a copy."""
-
-        def flatten(part: Tensor | None) -> Tensor | None:
-            return None if part is None else torch.flatten(part, 0, 1)
-
-        return LayerTokens(torch.flatten(self.codes, 0, 1), flatten(self.scale), flatten(self.zero))
+        """``[B, T, *]`` as ``[B T, *]``, without a copy."""
+        return self.map(lambda part: torch.flatten(part, 0, 1))
 
     def __getitem__(self, index: int | slice | Tensor) -> LayerTokens:
         """Index the leading (clip) axis of every part alike."""
-        if self.scale is None or self.zero is None:
-            return LayerTokens(self.codes[index])
-        return LayerTokens(self.codes[index], self.scale[index], self.zero[index])
+        return self.map(lambda part: part[index])
 
 
 def unpack_int4(packed: Tensor) -> Tensor:

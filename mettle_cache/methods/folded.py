@@ -6,7 +6,7 @@ From a file that ``mettle export`` wrote::
 
     visual = load_folded("runs/ave-swin-htsat-0/folded.safetensors")["visual"]
     features = visual(store.read([0]).layers)  # [clip, T, d], from int8 codes
-    features = visual({name: LayerTokens(floats) for name, floats in tokens.items()})  # or from a backbone's floats
+    features = visual({name: LayerTokens(x, FLOATS) for name, x in floats.items()})  # or from a backbone's floats
 
 Shapes: B clips, T segments, F = B T frames, N tokens, D channels, K meta-tokens, H heads, d output channels.
 """

@@ -44,11 +44,9 @@ class LinearProbe(nn.Module):
 
 def mean_token(tokens: LayerTokens, dtype: torch.dtype = torch.float32) -> Tensor:
     """Mean over the N tokens, ``[..., T, D]``: codes are averaged and only the mean is decoded."""
-    if tokens.packed:
-        halves = (tokens.codes & 0x0F, tokens.codes >> 4)
-        mean = torch.cat([half.mean(dim=-2, dtype=dtype) for half in halves], dim=-1)
-    else:
-        mean = tokens.codes.mean(dim=-2, dtype=dtype)
+    if not tokens.format.affine:
+        return tokens.floats(dtype).mean(dim=-2)
+    mean = tokens.format.unpack(tokens.codes).mean(dim=-2, dtype=dtype)
     if tokens.scale is None or tokens.zero is None:
         return mean
     return tokens.scale.to(dtype) * (mean + tokens.zero.to(dtype))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mettle_cache.errors import RunError
-from mettle_cache.pipelines.benchmark.reading import same_tokens
+from mettle_cache.pipelines.benchmark.reading import same_arrays
 from mettle_cache.pipelines.extract.config import ExtractConfig
 from mettle_cache.pipelines.extract.extractor import PreparedClip, Rig, build_rig, open_config_dataset
 from mettle_cache.pipelines.extract.rates import run_passes
@@ -21,6 +21,7 @@ from mettle_cache.pipelines.extract.store_key import store_spec
 from mettle_cache.pipelines.extract.stream import reproducible_passes, stream_clips
 from mettle_cache.store.format.codecs import encode_layers
 from mettle_cache.store.reading.token_store import TokenStore
+from mettle_cache.store.writing.shards import stored_arrays
 from mettle_cache.store.writing.writer import StoreWriter
 from mettle_cache.tokens import LayerTokens
 
@@ -114,7 +115,7 @@ class Extraction:
         with TokenStore.open(path, allow_unfinished=True) as store:
             read = store.read([0]).layers
         for name, codes in self.codes.items():
-            if not same_tokens(read[name][0], codes):
+            if not same_arrays(stored_arrays(read[name][0]), stored_arrays(codes)):
                 raise RunError(f"the stream stores other tokens than one forward pass gives, in layer {name}")
         shutil.rmtree(path)
 

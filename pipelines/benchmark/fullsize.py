@@ -8,6 +8,7 @@ another order, so every clip has its own bytes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -81,9 +82,7 @@ def bench_clip(layers: Sequence[LayerSpec], codec: str, *, seed: int = 0) -> dic
 
 def reorder_tokens(clip: dict[str, LayerTokens], by: int) -> dict[str, LayerTokens]:
     """The same tokens in another order within each segment: scales and zeros belong to channels and stay."""
-    return {
-        name: LayerTokens(tokens.codes.roll(by, dims=-2), tokens.scale, tokens.zero) for name, tokens in clip.items()
-    }
+    return {name: replace(tokens, codes=tokens.codes.roll(by, dims=-2)) for name, tokens in clip.items()}
 
 
 def bench_samples(clips: int) -> pa.Table:

@@ -17,7 +17,7 @@ from mettle_cache.pipelines.train.trainee import Trainee
 from mettle_cache.store.reading.token_store import TokenStore
 from mettle_cache.tasks.avel.task import AvelTask
 from mettle_cache.tasks.protocol import StepInputs
-from mettle_cache.tokens import LayerTokens, TokenBatch
+from mettle_cache.tokens import TokenBatch
 
 RECIPE = "ave-swin-htsat"
 TINY_BATCH = 4
@@ -75,12 +75,5 @@ def load_libraries(device: torch.device, attention: str) -> None:
     layers = bench_layers(tiny=True)
     trainee = layer_trainee(layers, bench_recipe(tiny=True, attention=attention), clips=1, device=device)
     clip = bench_clip(layers, "int8")
-    tokens = {
-        name: LayerTokens(layer.codes[None], _batched(layer.scale), _batched(layer.zero)).to(device)
-        for name, layer in clip.items()
-    }
+    tokens = {name: layer.map(lambda part: part[None]).to(device) for name, layer in clip.items()}
     trainee.step(FeedBatch([0], TokenBatch(tokens, (0,)), StepInputs()), epoch=0, index=0)
-
-
-def _batched(part: torch.Tensor | None) -> torch.Tensor | None:
-    return None if part is None else part[None]

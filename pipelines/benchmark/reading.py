@@ -19,6 +19,7 @@ from mettle_cache.pipelines.benchmark.baselines.protocol import ClipArrays, Riva
 from mettle_cache.store.format.layout import ArrayLayout
 from mettle_cache.store.reading.prefetch import READS_AHEAD
 from mettle_cache.store.reading.token_store import TokenStore
+from mettle_cache.store.writing.shards import stored_arrays
 from mettle_cache.tokens import LayerTokens
 
 # what TokenStore.batches does when it is not told otherwise
@@ -30,11 +31,13 @@ BATCH, COLD_BATCH = 16, 4
 class Delivery(Protocol):
     """Some clips' tokens in ordinary memory, valid until the next delivery."""
 
-    def clips(self) -> Iterator[tuple[int, Mapping[str, LayerTokens]]]:
-        """Each clip and its tokens by layer; looked at before timing, never while it runs."""
+    def clips(self) -> Iterator[tuple[int, Mapping[str, StoredArrays]]]:
+        """Each clip and its arrays by layer; looked at before timing, never while it runs."""
         ...
 
 
+# a layer's codes and their parts by name
+StoredArrays = Mapping[str, Tensor]
 Deliver = Callable[[Sequence[int]], Iterator[Delivery]]
 
 
@@ -129,7 +132,7 @@ def check_delivery(reader: Reader, order: Sequence[int]) -> int:
             for clip, layers in delivery.clips():
                 seen.append(clip)
                 for name, expected in store.read([clip]).layers.items():
-                    if not same_tokens(layers[name], expected[0]):
+                    if not same_arrays(layers[name], stored_arrays(expected[0])):
                         raise RunError(f"{reader.name} delivers other tokens than clip {clip} has in layer {name}")
                     nbytes += expected.nbytes
     if seen != list(order):
@@ -142,9 +145,9 @@ class _Batch:
     layers: Mapping[str, LayerTokens]
     order: tuple[int, ...]
 
-    def clips(self) -> Iterator[tuple[int, Mapping[str, LayerTokens]]]:
+    def clips(self) -> Iterator[tuple[int, Mapping[str, StoredArrays]]]:
         for slot, clip in enumerate(self.order):
-            yield clip, {name: tokens[slot].to("cpu") for name, tokens in self.layers.items()}
+            yield clip, {name: stored_arrays(tokens[slot].to("cpu")) for name, tokens in self.layers.items()}
 
 
 @dataclass(frozen=True)
@@ -153,14 +156,14 @@ class _Clip:
     values: ClipArrays
     arrays: Sequence[ArrayLayout]
 
-    def clips(self) -> Iterator[tuple[int, Mapping[str, LayerTokens]]]:
+    def clips(self) -> Iterator[tuple[int, Mapping[str, StoredArrays]]]:
         parts: dict[str, dict[str, Tensor]] = {}
         for array in self.arrays:
             for block, layer in enumerate(array.layers):
                 # some libraries give read-only memory, which a tensor may not share
                 values = np.require(self.values[array.name][block], requirements="W")
                 parts.setdefault(layer.name, {})[array.part] = torch.from_numpy(values)
-        yield self.clip, {name: LayerTokens(**tensors) for name, tensors in parts.items()}
+        yield self.clip, parts
 
 
 def _read_ahead(
@@ -184,7 +187,8 @@ def _read_ahead(
         free.append(slot)
 
 
-def same_tokens(found: LayerTokens, expected: LayerTokens) -> bool:
+def same_arrays(delivered: StoredArrays, expected: StoredArrays) -> bool:
     """Whether codes, scales and zeros are equal to the bit."""
-    pairs = ((found.codes, expected.codes), (found.scale, expected.scale), (found.zero, expected.zero))
-    return all(a is b is None or (a is not None and b is not None and torch.equal(a, b)) for a, b in pairs)
+    return delivered.keys() == expected.keys() and all(
+        torch.equal(array, expected[part]) for part, array in delivered.items()
+    )

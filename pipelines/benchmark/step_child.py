@@ -31,7 +31,7 @@ from mettle_cache.pipelines.train.sample_loader import FeedBatch
 from mettle_cache.pipelines.train.trainee import Trainee
 from mettle_cache.store.reading.token_store import TokenStore
 from mettle_cache.tasks.protocol import StepInputs
-from mettle_cache.tokens import LayerTokens, TokenBatch
+from mettle_cache.tokens import FLOATS, LayerTokens, TokenBatch
 
 MODULE = "mettle_cache.pipelines.benchmark.step_child"
 
@@ -157,7 +157,7 @@ class _OnlineSource:
         computed = now(self._device)
         layers = {}
         for name in list(found):
-            layers[name] = LayerTokens(found.pop(name).clone().unflatten(0, (clips, SEGMENTS)))
+            layers[name] = LayerTokens(found.pop(name).clone().unflatten(0, (clips, SEGMENTS)), FLOATS)
         self.seconds += computed - started
         self.copying += now(self._device) - computed
         return layers
@@ -165,8 +165,7 @@ class _OnlineSource:
 
 def token_tensors(batch: TokenBatch) -> list[torch.Tensor]:
     """All tensors that a batch's tokens are made of."""
-    parts = [part for layer in batch.layers.values() for part in (layer.codes, layer.scale, layer.zero)]
-    return [part for part in parts if part is not None]
+    return [tensor for layer in batch.layers.values() for tensor in (layer.codes, *layer.parts.values())]
 
 
 def time_update(trainee: Trainee) -> float:

@@ -17,7 +17,7 @@ from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec
 from mettle_cache.samples import clips_of_samples
 from mettle_cache.tasks.protocol import StepInputs, Task
-from mettle_cache.tokens import LayerTokens, TokenBatch
+from mettle_cache.tokens import TokenBatch
 
 if TYPE_CHECKING:
     from mettle_cache.store.reading.token_store import TokenStore
@@ -157,13 +157,4 @@ def join_clips(batch: TokenBatch, samples: int) -> TokenBatch:
     def join_axes(part: Tensor) -> Tensor:
         return torch.flatten(part.unflatten(0, (samples, -1)), 1, 2)
 
-    def joined(part: Tensor | None) -> Tensor | None:
-        return None if part is None else join_axes(part)
-
-    return TokenBatch(
-        {
-            name: LayerTokens(join_axes(layer.codes), joined(layer.scale), joined(layer.zero))
-            for name, layer in batch.layers.items()
-        },
-        batch.clips,
-    )
+    return TokenBatch({name: layer.map(join_axes) for name, layer in batch.layers.items()}, batch.clips)

@@ -10,7 +10,7 @@ from mettle_cache.layers import LayerSpec
 from mettle_cache.methods.folded import FoldedLCD
 from mettle_cache.methods.folding import fold_lcd
 from mettle_cache.methods.lcd import LCD
-from mettle_cache.tokens import LayerTokens
+from mettle_cache.tokens import FLOATS, LayerTokens
 from tests.methods.test_lcd import CLIPS, LAYERS, SEGMENTS, build_pair, clip_tokens
 
 SWITCHES = [
@@ -84,7 +84,7 @@ def test_codes_and_the_floats_they_stand_for_give_the_same():
     folded = fold_lcd(build_pair(meta_tokens=2)[0])
     for form in ("int8", "int4"):
         tokens = clip_tokens(form)
-        decoded = {name: LayerTokens(layer.floats(torch.float64)) for name, layer in tokens.items()}
+        decoded = {name: LayerTokens(layer.floats(torch.float64), FLOATS) for name, layer in tokens.items()}
         assert torch.allclose(folded(tokens), folded(decoded), rtol=1e-12, atol=1e-12)
 
 

@@ -6,7 +6,7 @@ import torch
 from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec
 from mettle_cache.methods.lcd import LCD
-from mettle_cache.tokens import LayerTokens
+from mettle_cache.tokens import FLOATS, LayerTokens
 from tests.methods.conftest import make_tokens
 
 LAYERS = tuple(
@@ -23,10 +23,7 @@ def clip_tokens(form, layers=LAYERS):
         for layer in layers
     }
 
-    def fold(part):
-        return None if part is None else part.unflatten(0, (CLIPS, SEGMENTS))
-
-    return {name: LayerTokens(fold(t.codes), fold(t.scale), fold(t.zero)) for name, t in flat.items()}
+    return {name: t.map(lambda part: part.unflatten(0, (CLIPS, SEGMENTS))) for name, t in flat.items()}
 
 
 def build_pair(layers=LAYERS, **switches):
@@ -104,7 +101,7 @@ def test_int8_and_int4_need_no_decoding():
     module, _ = build_pair()
     for form in ("int8", "int4"):
         tokens = clip_tokens(form)
-        decoded = {name: LayerTokens(t.floats(torch.float64)) for name, t in tokens.items()}
+        decoded = {name: LayerTokens(t.floats(torch.float64), FLOATS) for name, t in tokens.items()}
         assert torch.allclose(module(tokens), module(decoded), rtol=1e-12, atol=1e-12)
 
 
@@ -115,7 +112,7 @@ def test_aggregate_is_the_mean_over_layers_and_meta_tokens():
     parts = []
     for layer in LAYERS:
         key = layer.name.split("/")[1]
-        frames = LayerTokens(tokens[layer.name].codes.flatten(0, 1))
+        frames = LayerTokens(tokens[layer.name].codes.flatten(0, 1), FLOATS)
         parts.append(module.projections[key](module.distillers[key](frames)))
     expected = torch.cat(parts, dim=1).mean(1).unflatten(0, (CLIPS, SEGMENTS))
     assert torch.allclose(module(tokens), expected, rtol=1e-12, atol=1e-14)

@@ -4,7 +4,7 @@ import torch
 from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec
 from mettle_cache.methods.linear import LinearProbe, mean_token
-from mettle_cache.tokens import LayerTokens, pack_int4
+from mettle_cache.tokens import FLOATS, INT4, INT8, LayerTokens, pack_int4
 
 LAYERS = [
     LayerSpec(modality="visual", stage=stage, block=1, grid=(2, 3), tokens=6, width=8 * stage) for stage in (1, 2)
@@ -14,12 +14,17 @@ LAYERS = [
 def stored(codec, generator):
     shape = (2, 4, 6, 16)
     if codec == "float":
-        return LayerTokens(torch.randn(shape, generator=generator, dtype=torch.float64))
+        return LayerTokens(torch.randn(shape, generator=generator, dtype=torch.float64), FLOATS)
     low, high = (-128, 128) if codec == "int8" else (0, 16)
     codes = torch.randint(low, high, shape, generator=generator)
     scale = torch.rand(2, 4, 16, generator=generator, dtype=torch.float64) + 0.1
     zero = torch.randn(2, 4, 16, generator=generator, dtype=torch.float64)
-    return LayerTokens(codes.to(torch.int8) if codec == "int8" else pack_int4(codes), scale, zero)
+    parts = {"scale": scale, "zero": zero}
+    return (
+        LayerTokens(codes.to(torch.int8), INT8, parts)
+        if codec == "int8"
+        else LayerTokens(pack_int4(codes), INT4, parts)
+    )
 
 
 @pytest.mark.parametrize("codec", ["float", "int8", "int4"])
@@ -30,7 +35,7 @@ def test_mean_of_the_codes_is_the_mean_of_the_decoded_tokens(codec):
 
 
 def test_float16_tokens_are_averaged_in_single_precision():
-    tokens = LayerTokens(torch.full((1, 1, 4096, 1), 60000.0, dtype=torch.float16))
+    tokens = LayerTokens(torch.full((1, 1, 4096, 1), 60000.0, dtype=torch.float16), FLOATS)
     assert mean_token(tokens).item() == pytest.approx(60000, rel=1e-3)
 
 

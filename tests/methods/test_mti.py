@@ -9,7 +9,7 @@ from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec
 from mettle_cache.methods.mti import MTI, decode_stages, inject
 from mettle_cache.store.format.codecs import encode_layers, get_codec
-from mettle_cache.tokens import LayerTokens
+from mettle_cache.tokens import FLOATS, LayerTokens
 
 DIM = 6
 
@@ -23,7 +23,10 @@ STAGES = (stage(1, 4, 2), stage(2, 3, 4), stage(3, 2, 6), stage(4, 1, 6))
 
 def random_tokens(stages=STAGES, dtype=torch.float64):
     generator = torch.Generator().manual_seed(3)
-    return {s.name: LayerTokens(torch.randn(2, 3, s.tokens, s.width, generator=generator, dtype=dtype)) for s in stages}
+    return {
+        s.name: LayerTokens(torch.randn(2, 3, s.tokens, s.width, generator=generator, dtype=dtype), FLOATS)
+        for s in stages
+    }
 
 
 def meta_tokens(count, seed):
@@ -111,7 +114,7 @@ def test_codes_are_decoded(codec):
     tokens = encode_layers(floats, get_codec(codec))
     mti = MTI(STAGES, DIM)
     visual, audio = (meta_tokens(1, seed).flatten(0, 1).float() for seed in (1, 2))
-    decoded = {name: LayerTokens(layer.floats()) for name, layer in tokens.items()}
+    decoded = {name: LayerTokens(layer.floats(), FLOATS) for name, layer in tokens.items()}
     for got, expected in zip(
         mti(tokens, visual=visual, audio=audio), mti(decoded, visual=visual, audio=audio), strict=True
     ):

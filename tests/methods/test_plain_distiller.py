@@ -6,7 +6,6 @@ import torch
 from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec
 from mettle_cache.methods.plain_distiller import PlainDistiller
-from mettle_cache.tokens import LayerTokens
 from tests.methods.conftest import make_tokens
 
 LAYER = LayerSpec(modality="visual", stage=4, block=2, grid=(3, 3), tokens=9, width=16)
@@ -15,11 +14,7 @@ CLIPS, SEGMENTS = 2, 3
 
 def clip_tokens(form):
     flat = make_tokens(form, CLIPS * SEGMENTS, LAYER.tokens, LAYER.width, seed=4)
-
-    def fold(part):
-        return None if part is None else part.unflatten(0, (CLIPS, SEGMENTS))
-
-    return {LAYER.name: LayerTokens(fold(flat.codes), fold(flat.scale), fold(flat.zero))}
+    return {LAYER.name: flat.map(lambda part: part.unflatten(0, (CLIPS, SEGMENTS)))}
 
 
 def build(**options):

@@ -17,7 +17,7 @@ from mettle_cache.store.format.spec import StoreSpec
 from mettle_cache.store.reading.token_store import TokenStore
 from mettle_cache.store.verify import verify_store
 from mettle_cache.store.writing.writer import StoreWriter
-from mettle_cache.tokens import LayerTokens
+from mettle_cache.tokens import FLOATS, INT4, INT8, LayerTokens
 from tests.store.tiny import contents
 
 GOLDEN = Path(__file__).parent / "golden" / "v1"
@@ -40,13 +40,13 @@ def golden_tokens(codec, clip):
         values = ramp(clip, number, SEGMENTS, layer.tokens, layer.width // (2 if codec == "int4" else 1))
         scale = 2.0 ** -(ramp(clip, number, SEGMENTS, layer.width) % 9)
         zero = ramp(clip, number, SEGMENTS, layer.width) * 0.5 - 60
-        halves = [torch.from_numpy(part.astype(np.float16)) for part in (scale, zero)]
+        halves = {n: torch.from_numpy(a.astype(np.float16)) for n, a in (("scale", scale), ("zero", zero))}
         if codec == "float16":
-            tokens[layer.name] = LayerTokens(torch.from_numpy((values / 8).astype(np.float16)))
+            tokens[layer.name] = LayerTokens(torch.from_numpy((values / 8).astype(np.float16)), FLOATS)
         elif codec == "int8":
-            tokens[layer.name] = LayerTokens(torch.from_numpy((values - 125).astype(np.int8)), *halves)
+            tokens[layer.name] = LayerTokens(torch.from_numpy((values - 125).astype(np.int8)), INT8, halves)
         else:
-            tokens[layer.name] = LayerTokens(torch.from_numpy(values.astype(np.uint8)), *halves)
+            tokens[layer.name] = LayerTokens(torch.from_numpy(values.astype(np.uint8)), INT4, halves)
     return tokens
 
 

@@ -27,7 +27,7 @@ from mettle_cache.methods.kernels import reference
 from mettle_cache.methods.kernels.cpu import pooling
 from mettle_cache.methods.kernels.projections import TailWeights, finish, pooled_gradients, weight_gradients
 from mettle_cache.methods.kernels.reference import PoolingGradient
-from mettle_cache.tokens import LayerTokens
+from mettle_cache.tokens import LayerTokens, TokenFormat
 
 
 def absorbed_pooling(
@@ -62,7 +62,7 @@ def absorbed_pooling(
         ``[F, K, D]``: ``mixing @ tokens``; K is 0 without ``mixing``.
     """
     result: tuple[Tensor, Tensor] = _Pooling.apply(
-        *(tokens.codes, tokens.scale, tokens.zero, queries, mixing), eps, contexts
+        tokens.format, *(tokens.codes, tokens.scale, tokens.zero, queries, mixing), eps, contexts
     )
     return result
 
@@ -85,7 +85,7 @@ def distil_tokens(
     together; where their contexts are added up to H, the output is one, for ``weights`` of the sum.
     """
     output: Tensor = _Distillation.apply(
-        *(tokens.codes, tokens.scale, tokens.zero, queries, mixing), heads, eps, contexts, *weights
+        tokens.format, *(tokens.codes, tokens.scale, tokens.zero, queries, mixing), heads, eps, contexts, *weights
     )
     return output
 
@@ -96,6 +96,7 @@ class _Pooling(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
+        form: TokenFormat,
         codes: Tensor,
         scale: Tensor | None,
         zero: Tensor | None,
@@ -105,17 +106,17 @@ class _Pooling(torch.autograd.Function):
         contexts: int | None,
     ) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(codes, scale, zero, queries, mixing)
-        ctx.eps = eps
-        context, mixed = _pool(LayerTokens(codes, scale, zero), queries, mixing, eps, contexts)
+        ctx.form, ctx.eps = form, eps
+        context, mixed = _pool(_tokens(form, codes, scale, zero), queries, mixing, eps, contexts)
         return context.transpose(0, 1), mixed
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_context: Tensor, d_mixed: Tensor) -> tuple[Tensor | None, ...]:
         codes, scale, zero, queries, mixing = ctx.saved_tensors
-        tokens = LayerTokens(codes, scale, zero)
+        tokens = _tokens(ctx.form, codes, scale, zero)
         found = _pool_backward(tokens, queries, mixing, ctx.eps, d_context.transpose(0, 1), d_mixed)
-        return None, None, None, found.queries, found.mixing, None, None
+        return None, None, None, None, found.queries, found.mixing, None, None
 
 
 class _Distillation(torch.autograd.Function):
@@ -124,6 +125,7 @@ class _Distillation(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
+        form: TokenFormat,
         codes: Tensor,
         scale: Tensor | None,
         zero: Tensor | None,
@@ -135,20 +137,24 @@ class _Distillation(torch.autograd.Function):
         *weights: Tensor | None,
     ) -> Tensor:
         ctx.save_for_backward(codes, scale, zero, queries, mixing, *weights)
-        ctx.heads, ctx.eps = heads, eps
-        context, mixed = _pool(LayerTokens(codes, scale, zero), queries, mixing, eps, contexts)
+        ctx.form, ctx.heads, ctx.eps = form, heads, eps
+        context, mixed = _pool(_tokens(form, codes, scale, zero), queries, mixing, eps, contexts)
         return finish(context, mixed, TailWeights(*weights), heads)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_output: Tensor) -> tuple[Tensor | None, ...]:
         codes, scale, zero, queries, mixing, *given = ctx.saved_tensors
-        tokens, weights = LayerTokens(codes, scale, zero), TailWeights(*given)
+        tokens, weights = _tokens(ctx.form, codes, scale, zero), TailWeights(*given)
         back, d_context, d_mixed = pooled_gradients(d_output, weights, ctx.heads)
         d_mixed = d_mixed[:, : 0 if mixing is None else mixing.shape[0]]
         found = _pool_backward(tokens, queries, mixing, ctx.eps, d_context, d_mixed)
         d_weights = weight_gradients(found.context, found.mixed, d_output, back, weights, ctx.heads)
-        return None, None, None, found.queries, found.mixing, None, None, None, *d_weights
+        return None, None, None, None, found.queries, found.mixing, None, None, None, *d_weights
+
+
+def _tokens(form: TokenFormat, codes: Tensor, scale: Tensor | None, zero: Tensor | None) -> LayerTokens:
+    return LayerTokens(codes, form, {} if scale is None or zero is None else {"scale": scale, "zero": zero})
 
 
 def _pool(

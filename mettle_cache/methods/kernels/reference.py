@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mettle_cache.tokens import LayerTokens, unpack_int4
+from mettle_cache.tokens import LayerTokens
 
 TILE_BYTES = {"cpu": 8 << 20, "cuda": 256 << 20}
 
@@ -76,7 +76,7 @@ def frame_tiles(tokens: LayerTokens, dtype: torch.dtype) -> Iterator[tuple[slice
     for start in range(0, frames, step):
         window = slice(start, min(start + step, frames))
         part = tokens.codes[window]
-        codes = workspace[: part.shape[0]].copy_(unpack_int4(part) if tokens.packed else part)
+        codes = workspace[: part.shape[0]].copy_(tokens.format.unpack(part))
         if scale is None or offset is None:
             yield window, Tile(codes, None, None)
         else:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mettle_cache.errors import StoreError, UsageError
 from mettle_cache.store.format.affine import AffineRange, choose_scale_and_zero, quantise
-from mettle_cache.tokens import LayerTokens, pack_int4
+from mettle_cache.tokens import FLOATS, INT4, INT8, AffineFormat, LayerTokens, TokenFormat, pack_int4
 
 
 class Codec(Protocol):
@@ -30,6 +30,8 @@ class Codec(Protocol):
     def code_dtype(self) -> torch.dtype: ...
     @property
     def has_scale(self) -> bool: ...
+    @property
+    def format(self) -> TokenFormat: ...
     @property
     def limit(self) -> float: ...
 
@@ -58,6 +60,7 @@ class FloatCodec:
     code_dtype: torch.dtype
     limit: float
     has_scale: bool = False
+    format: TokenFormat = FLOATS
 
     def code_width(self, width: int) -> int:
         return width
@@ -67,7 +70,7 @@ class FloatCodec:
         for frame, out in _in_cache(x, codes):
             _check_range(frame.amin(), frame.amax(), self, layer)
             out.copy_(frame)
-        return LayerTokens(codes)
+        return LayerTokens(codes, self.format)
 
 
 @dataclass(frozen=True)
@@ -75,19 +78,22 @@ class AffineCodec:
     """``x ≈ scale * (code + zero)`` per frame and channel, scale and zero in float16 (affine.py)."""
 
     name: str
-    code_dtype: torch.dtype
     codes: AffineRange
-    packed: bool = False
+    format: AffineFormat
     has_scale: bool = True
+
+    @property
+    def code_dtype(self) -> torch.dtype:
+        return self.format.code_dtype
 
     @property
     def limit(self) -> float:
         return self.codes.limit
 
     def code_width(self, width: int) -> int:
-        if self.packed and width % 2:
+        if self.format.packed and width % 2:
             raise StoreError(f"codec {self.name} packs two channels a byte and cannot store {width} channels")
-        return width // 2 if self.packed else width
+        return width // 2 if self.format.packed else width
 
     def encode(self, x: Tensor, *, layer: str | None = None) -> LayerTokens:
         stored = (*x.shape[:-1], self.code_width(x.shape[-1]))
@@ -104,16 +110,16 @@ class AffineCodec:
             flat_scale[rows], flat_zero[rows] = choose_scale_and_zero(low, high, self.codes)
             scratch = torch.empty_like(frames) if scratch is None else scratch
             quantised = quantise(frames, flat_scale[rows], flat_zero[rows], self.codes, out=scratch)
-            out.copy_(pack_int4(quantised) if self.packed else quantised)
+            out.copy_(pack_int4(quantised) if self.format.packed else quantised)
             done += len(frames)
-        return LayerTokens(codes, scale, zero)
+        return LayerTokens(codes, self.format, {"scale": scale, "zero": zero})
 
 
 _KNOWN: tuple[Codec, ...] = (
     # float16 overflows at 65,504; the margin leaves room for a head's first sums
     FloatCodec("float16", torch.float16, limit=6e4),
-    AffineCodec("int8", torch.int8, AffineRange(low=-128, high=127)),
-    AffineCodec("int4", torch.uint8, AffineRange(low=0, high=15), packed=True),
+    AffineCodec("int8", AffineRange(low=-128, high=127), INT8),
+    AffineCodec("int4", AffineRange(low=0, high=15), INT4),
 )
 CODECS: Mapping[str, Codec] = {codec.name: codec for codec in _KNOWN}
 DEFAULT_CODEC = "int8"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -19,6 +19,8 @@ _ALIGNMENT = 512
 
 
 Allocate = Callable[[int], Tensor]
+# a layer's tokens from its name and its stored arrays
+Assemble = Callable[[str, Mapping[str, Tensor]], LayerTokens]
 
 
 def new_memory(nbytes: int) -> Tensor:
@@ -77,10 +79,13 @@ class _Place:
 class BatchBuffer:
     """One piece of memory for up to ``size`` clips, cut into tensors ``[size, T, N, *]``.
 
-    ``allocate`` gives that many bytes; by default they are new.
+    ``assemble`` makes tokens of a layer's tensors; ``allocate`` gives that many bytes, by default new ones.
     """
 
-    def __init__(self, runs: Sequence[BlockRun], size: int, *, allocate: Allocate = new_memory) -> None:
+    def __init__(
+        self, runs: Sequence[BlockRun], size: int, assemble: Assemble, *, allocate: Allocate = new_memory
+    ) -> None:
+        self._assemble = assemble
         self.runs = tuple(runs)
         self.size = size
         self._places: dict[tuple[str, int], _Place] = {}
@@ -123,11 +128,11 @@ class BatchBuffer:
 
     def batch(self, clips: Sequence[int], names: Sequence[str]) -> TokenBatch:
         """The first ``len(clips)`` slots as a batch; views, no copies."""
-        return _as_batch(self._tensors, clips, names)
+        return self._as_batch(self._tensors, clips, names)
 
     def batch_in(self, memory: Tensor, clips: Sequence[int], names: Sequence[str]) -> TokenBatch:
         """The same views of a copy of :attr:`memory`, on another device for example."""
-        return _as_batch(self._cut(memory), clips, names)
+        return self._as_batch(self._cut(memory), clips, names)
 
     def _cut(self, memory: Tensor) -> dict[str, dict[str, Tensor]]:
         tensors: dict[str, dict[str, Tensor]] = {}
@@ -139,8 +144,14 @@ class BatchBuffer:
             tensors.setdefault(layer, {})[array.part] = flat.view(self.size, *array.chunk_shape)
         return tensors
 
-
-def _as_batch(tensors: dict[str, dict[str, Tensor]], clips: Sequence[int], names: Sequence[str]) -> TokenBatch:
-    count = len(clips)
-    layers = {name: LayerTokens(**{part: whole[:count] for part, whole in tensors[name].items()}) for name in names}
-    return TokenBatch(layers, tuple(clips))
+    def _as_batch(
+        self, tensors: dict[str, dict[str, Tensor]], clips: Sequence[int], names: Sequence[str]
+    ) -> TokenBatch:
+        count = len(clips)
+        return TokenBatch(
+            {
+                name: self._assemble(name, {part: whole[:count] for part, whole in tensors[name].items()})
+                for name in names
+            },
+            tuple(clips),
+        )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mettle_cache.store.reading.buffers import Allocate, BatchBuffer, BlockRun, new_memory, pinned_memory
+from mettle_cache.store.reading.buffers import Allocate, Assemble, BatchBuffer, BlockRun, new_memory, pinned_memory
 from mettle_cache.store.reading.transfer import Transfer
 from mettle_cache.tokens import TokenBatch
 
@@ -33,6 +33,7 @@ def prefetch_batches(
     order: Iterable[Sequence[int]],
     runs: Sequence[BlockRun],
     names: Sequence[str],
+    assemble: Assemble,
     *,
     threads: int,
     depth: int,
@@ -55,7 +56,7 @@ def prefetch_batches(
     def start(clips: Sequence[int]) -> None:
         buffer = free.pop()
         if buffer is None or buffer.size < len(clips):
-            buffer = BatchBuffer(runs, len(clips), allocate=pinned_memory if transfer.pinned else allocate)
+            buffer = BatchBuffer(runs, len(clips), assemble, allocate=pinned_memory if transfer.pinned else allocate)
         filling.append(
             _Filling(clips, buffer, [pool.submit(read_clip, clip, buffer, i) for i, clip in enumerate(clips)])
         )

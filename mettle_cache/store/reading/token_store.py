@@ -21,7 +21,7 @@ from mettle_cache.store.reading.buffers import BatchBuffer, block_runs
 from mettle_cache.store.reading.clip_reader import CHECKS, ClipReader
 from mettle_cache.store.reading.memory_pool import MemoryPool
 from mettle_cache.store.reading.prefetch import READS_AHEAD, prefetch_batches
-from mettle_cache.tokens import TokenBatch
+from mettle_cache.tokens import LayerTokens, TokenBatch
 
 
 class TokenStore:
@@ -113,7 +113,7 @@ class TokenStore:
         names = self._layer_names(layers)
         for clip in clips:
             self._check_clip(clip)
-        buffer = BatchBuffer(block_runs(self._head.layout, names), len(clips))
+        buffer = BatchBuffer(block_runs(self._head.layout, names), len(clips), self._assemble)
         for slot, clip in enumerate(clips):
             self._reader.read_clip(clip, buffer, slot)
         return buffer.batch(clips, names)
@@ -151,6 +151,7 @@ class TokenStore:
             order,
             runs,
             names,
+            self._assemble,
             threads=threads,
             depth=depth,
             device=torch.device(device),
@@ -184,6 +185,10 @@ class TokenStore:
     def _read_clip(self, clip: int, buffer: BatchBuffer, slot: int) -> None:
         self._check_clip(clip)
         self._reader.read_clip(clip, buffer, slot)
+
+    def _assemble(self, _: str, arrays: Mapping[str, torch.Tensor]) -> LayerTokens:
+        parts = {part: array for part, array in arrays.items() if part != "codes"}
+        return LayerTokens(arrays["codes"], self._head.codec.format, parts)
 
     def _layer_names(self, layers: Sequence[str] | None) -> list[str]:
         known = [layer.name for layer in self.layers]

@@ -13,7 +13,7 @@ from mettle_cache.layers import LayerSpec
 from mettle_cache.store.format.checksum import crc32c, crc_bytes
 from mettle_cache.store.format.layout import ArrayLayout
 from mettle_cache.store.writing.durable import Buffer
-from mettle_cache.tokens import LayerTokens, unpack_int4
+from mettle_cache.tokens import LayerTokens
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,16 @@ def build_shard(array: ArrayLayout, tokens: Mapping[str, LayerTokens]) -> Shard:
     buffers: list[Buffer] = []
     checksums: list[str] = []
     for layer in array.layers:
-        chunk = tensor_bytes(getattr(tokens[layer.name], array.part))
+        chunk = tensor_bytes(stored_arrays(tokens[layer.name])[array.part])
         checksum = crc32c(chunk)
         buffers += [chunk, crc_bytes(checksum)]
         checksums.append(f"{checksum:08x}")
     return Shard(array, (*buffers, array.index), tuple(checksums))
+
+
+def stored_arrays(tokens: LayerTokens) -> dict[str, Tensor]:
+    """What is stored of a layer's tokens, by the name of the part."""
+    return {"codes": tokens.codes, **tokens.parts}
 
 
 def tensor_bytes(tensor: Tensor) -> memoryview:
@@ -59,7 +64,7 @@ def check_tokens(tokens: Mapping[str, LayerTokens], layout: Sequence[ArrayLayout
         )
     for array in layout:
         for layer in array.layers:
-            part = getattr(tokens[layer.name], array.part)
+            part = stored_arrays(tokens[layer.name]).get(array.part)
             have = (None, None) if part is None else (str(part.dtype).removeprefix("torch."), tuple(part.shape))
             if have != (array.dtype, array.chunk_shape):
                 raise StoreError(
@@ -90,7 +95,9 @@ def largest_values(tokens: Mapping[str, LayerTokens], layers: Sequence[LayerSpec
 
 def _largest(tokens: LayerTokens) -> Tensor:
     """The largest |x|, from the extreme codes of each channel: decoding is monotone."""
-    codes = unpack_int4(tokens.codes) if tokens.packed else tokens.codes
+    if not tokens.format.affine:
+        return tokens.floats().abs().amax()
+    codes = tokens.format.unpack(tokens.codes)
     low, high = codes.amin(-2).float(), codes.amax(-2).float()
     if tokens.scale is not None and tokens.zero is not None:
         scale, zero = tokens.scale.float(), tokens.zero.float()

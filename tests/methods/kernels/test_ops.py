@@ -1,5 +1,7 @@
 """The absorbed pooling against plain softmax attention on decoded tokens, in float64."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -89,7 +91,7 @@ def test_nothing_of_the_tokens_size_is_kept():
 def test_large_offsets_do_not_spoil_float32():
     """Zero points near the codec's bound: the expanded second moment must not cancel."""
     tokens = make_tokens("int8", 2, 20, 16)
-    far = type(tokens)(tokens.codes, tokens.scale, torch.full_like(tokens.zero, 2000))
+    far = replace(tokens, parts={**tokens.parts, "zero": torch.full_like(tokens.zero, 2000)})
     queries = torch.randn(3, 16, generator=torch.Generator().manual_seed(0)) * 0.1
     context, _ = absorbed_pooling(far, queries, eps=EPS)
     plain, _ = pool_plainly(far, queries.double(), None, EPS)

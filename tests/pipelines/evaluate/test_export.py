@@ -14,7 +14,7 @@ from mettle_cache.pipelines.train.checkpoint import load_checkpoint, save_checkp
 from mettle_cache.pipelines.train.recipe import load_recipe
 from mettle_cache.pipelines.train.training import train_run
 from mettle_cache.store import TokenStore
-from mettle_cache.tokens import LayerTokens
+from mettle_cache.tokens import FLOATS, LayerTokens
 
 FAST = ["lcd.dim=16", "train.learning_rate=3e-3", "train.epochs=2", "lcd.pretrained_branch=linear", "lcd.k_visual=2"]
 
@@ -51,7 +51,7 @@ def trained_model(run, store):
 def test_outputs_are_the_trained_heads_on_every_codec(tiny_store, store, trained, exported, codec):
     head, oracle = load_exported(exported.out), trained_model(trained, store)
     layers = tiny_store(8, 4, 4, codec=codec).read([0, 3, 7]).layers
-    decoded = {name: LayerTokens(tokens.floats()) for name, tokens in layers.items()}
+    decoded = {name: LayerTokens(tokens.floats(), FLOATS) for name, tokens in layers.items()}
     expected = oracle(layers)
     for tokens in (layers, decoded):
         outputs = head(tokens)
@@ -188,6 +188,9 @@ def test_forged_descriptions_are_refused(exported, tmp_path, change, message):
 
 
 def test_the_store_is_not_needed_afterwards(exported, store, trained):
-    tokens = {name: LayerTokens(layer.floats()) for name, layer in TokenStore.open(store.path).read([2]).layers.items()}
+    tokens = {
+        name: LayerTokens(layer.floats(), FLOATS)
+        for name, layer in TokenStore.open(store.path).read([2]).layers.items()
+    }
     (first, second) = (load_exported(exported.out)(tokens) for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)

@@ -8,7 +8,7 @@ from mettle_cache.pipelines.train.binding import bind_task
 from mettle_cache.pipelines.train.recipe import load_recipe
 from mettle_cache.pipelines.train.sample_loader import Feed
 from mettle_cache.pipelines.train.trainee import Trainee, seeded
-from mettle_cache.tokens import LayerTokens, TokenBatch
+from mettle_cache.tokens import FLOATS, LayerTokens, TokenBatch
 
 CPU = torch.device("cpu")
 RECIPE = load_recipe("ave-small", ["lcd.dim=16", "train.learning_rate=3e-3", "train.step_size=2"])
@@ -111,7 +111,7 @@ def test_a_loss_that_is_not_finite_names_epoch_step_and_terms(store):
     batch = next(batches(store, trainee))
     layers = batch.tokens.layers.items()
     nan = TokenBatch(
-        {name: LayerTokens(torch.full_like(layer.floats(), float("nan"))) for name, layer in layers},
+        {name: LayerTokens(torch.full_like(layer.floats(), float("nan")), FLOATS) for name, layer in layers},
         batch.tokens.clips,
     )
     broken = replace(batch, tokens=nan)

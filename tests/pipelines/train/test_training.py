@@ -10,7 +10,7 @@ from mettle_cache.pipelines.train.checkpoint import load_checkpoint
 from mettle_cache.pipelines.train.recipe import load_recipe
 from mettle_cache.pipelines.train.run_folder import RunFolder
 from mettle_cache.pipelines.train.training import train_run
-from mettle_cache.tokens import LayerTokens, TokenBatch
+from mettle_cache.tokens import FLOATS, LayerTokens, TokenBatch
 from tests.pipelines.listener import Listener
 from tests.pipelines.tiny_store import make_samples
 
@@ -35,7 +35,7 @@ class FloatStore:
 
     def batches(self, order, **options):
         for batch in self.store.batches(order, **options):
-            yield TokenBatch({n: LayerTokens(layer.floats()) for n, layer in batch.layers.items()}, batch.clips)
+            yield TokenBatch({n: LayerTokens(layer.floats(), FLOATS) for n, layer in batch.layers.items()}, batch.clips)
 
 
 def curve(report):

@@ -17,6 +17,7 @@ from mettle_cache.store.reading.buffers import BatchBuffer, block_runs
 from mettle_cache.store.reading.clip_reader import read_fully
 from mettle_cache.store.reading.prefetch import prefetch_batches
 from mettle_cache.store.reading.token_store import TokenStore
+from mettle_cache.tokens import INT8, LayerTokens
 from tests.store.tiny import LAYERS, SEGMENTS, clip_tokens, make_spec, write_store
 
 NAMES = [layer.name for layer in LAYERS]
@@ -33,6 +34,10 @@ def path(tmp_path_factory):
 @pytest.fixture
 def runs():
     return block_runs(store_layout(LAYERS, SEGMENTS, get_codec("int8")), NAMES)
+
+
+def assemble(_, arrays):
+    return LayerTokens(arrays["codes"], INT8, {part: array for part, array in arrays.items() if part != "codes"})
 
 
 def descriptors():
@@ -59,7 +64,7 @@ def test_any_order_is_delivered_as_asked(path, order, threads, depth):
 def test_an_endless_order_is_asked_for_only_as_far_as_there_are_buffers(runs):
     asked = []
     order = ([asked.append(number) or number] for number in itertools.count())
-    batches = prefetch_batches(fill_with, order, runs, NAMES, threads=2, depth=3, device=CPU)
+    batches = prefetch_batches(fill_with, order, runs, NAMES, assemble, threads=2, depth=3, device=CPU)
     for number in range(20):
         assert next(batches).clips == (number,)
         assert len(asked) == number + 3
@@ -72,13 +77,15 @@ def test_slow_reads_do_not_change_the_order(runs):
         fill_with(clip, buffer, slot)
 
     order = [[clip, clip + 1] for clip in range(12)]
-    batches = prefetch_batches(slow_first, order, runs, NAMES, threads=4, depth=4, device=CPU)
+    batches = prefetch_batches(slow_first, order, runs, NAMES, assemble, threads=4, depth=4, device=CPU)
     for clips, batch in zip(order, batches, strict=True):
         assert [int(codes.flatten()[0]) for codes in batch.layers[NAMES[0]].codes] == clips
 
 
 def test_a_batch_is_not_touched_before_the_next_is_asked_for(runs):
-    batches = prefetch_batches(fill_with, [[n] for n in range(9)], runs, NAMES, threads=3, depth=2, device=CPU)
+    batches = prefetch_batches(
+        fill_with, [[n] for n in range(9)], runs, NAMES, assemble, threads=3, depth=2, device=CPU
+    )
     for number, batch in enumerate(batches):
         time.sleep(0.01)
         assert torch.all(batch.layers[NAMES[0]].codes == number)
@@ -107,7 +114,9 @@ def interrupted_loop(path):
 def test_threads_and_files_are_gone_however_it_ends(path, runs, ending):
     files = descriptors()
     if ending == "error":
-        batches = prefetch_batches(fail_on(3), [[n] for n in range(9)], runs, NAMES, threads=2, depth=2, device=CPU)
+        batches = prefetch_batches(
+            fail_on(3), [[n] for n in range(9)], runs, NAMES, assemble, threads=2, depth=2, device=CPU
+        )
         seen = []
         with pytest.raises(NoDiskError):
             seen.extend(batch.clips for batch in batches)
@@ -136,18 +145,18 @@ def test_buffers_grow_with_the_batch_and_are_used_again(runs, monkeypatch):
         prefetch, "BatchBuffer", lambda *args, **kwargs: made.append(args[1]) or BatchBuffer(*args, **kwargs)
     )
     order = [[0], [1, 2], [3], [4, 5, 6], [7], [8], [9, 10]]
-    for batch in prefetch_batches(fill_with, order, runs, NAMES, threads=1, depth=1, device=CPU):
+    for batch in prefetch_batches(fill_with, order, runs, NAMES, assemble, threads=1, depth=1, device=CPU):
         codes = batch.layers[NAMES[0]].codes
         assert codes.flatten(1)[:, 0].tolist() == list(batch.clips)
     assert made == [1, 2, 3]
 
 
 def test_layers_do_not_share_memory_and_lie_on_boundaries(runs):
-    batch = BatchBuffer(runs, 3).batch(range(3), NAMES)
+    batch = BatchBuffer(runs, 3, assemble).batch(range(3), NAMES)
     spans = sorted(
         (part.data_ptr(), part.data_ptr() + part.nbytes)
         for tokens in batch.layers.values()
-        for part in (tokens.codes, tokens.scale, tokens.zero)
+        for part in (tokens.codes, *tokens.parts.values())
     )
     assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
     assert all((start - spans[0][0]) % 512 == 0 for start, _ in spans)

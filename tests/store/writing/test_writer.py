@@ -16,7 +16,7 @@ from mettle_cache.store.reading.token_store import TokenStore
 from mettle_cache.store.verify import verify_store
 from mettle_cache.store.writing.durable import PARTIAL
 from mettle_cache.store.writing.writer import StoreWriter
-from mettle_cache.tokens import LayerTokens
+from mettle_cache.tokens import FLOATS, INT8, LayerTokens
 from tests.store.tiny import LAYERS, clip_tokens, contents, make_spec, raw_tokens, source, write_store
 
 
@@ -241,10 +241,19 @@ def broken_tokens():
     codes, scale, zero = tokens[name].codes, tokens[name].scale, tokens[name].zero
     yield {key: value for key, value in tokens.items() if key != name}, rf"layers \['{name}'\] are missing"
     yield {**tokens, "visual/s9b01": tokens[name]}, r"\['visual/s9b01'\] are not of this store"
-    yield {**tokens, name: LayerTokens(codes[:, :-1], scale, zero)}, f"layer {name}: codes are int8"
-    yield {**tokens, name: LayerTokens(codes, scale.float(), zero)}, f"layer {name}: scale are float32"
-    yield {**tokens, name: LayerTokens(codes.half())}, f"layer {name}: codes are float16"
-    yield {**tokens, name: LayerTokens(codes, scale * float("nan"), zero)}, f"layer {name}: tokens decode to values"
+    yield (
+        {**tokens, name: LayerTokens(codes[:, :-1], INT8, {"scale": scale, "zero": zero})},
+        f"layer {name}: codes are int8",
+    )
+    yield (
+        {**tokens, name: LayerTokens(codes, INT8, {"scale": scale.float(), "zero": zero})},
+        f"layer {name}: scale are float32",
+    )
+    yield {**tokens, name: LayerTokens(codes.half(), FLOATS)}, f"layer {name}: codes are float16"
+    yield (
+        {**tokens, name: LayerTokens(codes, INT8, {"scale": scale * float("nan"), "zero": zero})},
+        f"layer {name}: tokens decode to values",
+    )
 
 
 @pytest.mark.parametrize(("tokens", "message"), list(broken_tokens()))
@@ -269,7 +278,9 @@ def test_a_commit_says_what_is_on_disk(path, codec):
 
 def test_a_clip_of_zeros_is_stored_and_not_left_out(path):
     spec = make_spec("float16", clips=1)
-    zeros = {layer.name: LayerTokens(torch.zeros(2, layer.tokens, layer.width, dtype=torch.half)) for layer in LAYERS}
+    zeros = {
+        layer.name: LayerTokens(torch.zeros(2, layer.tokens, layer.width, dtype=torch.half), FLOATS) for layer in LAYERS
+    }
     with StoreWriter.create_or_resume(path, spec) as writer:
         writer.pending()
         assert writer.write_clip(0, zeros, source="") > 0

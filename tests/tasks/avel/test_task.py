@@ -13,7 +13,7 @@ from mettle_cache.methods.lcd import LCD
 from mettle_cache.methods.linear import LinearProbe
 from mettle_cache.tasks.avel.task import AvelTask, HeadOptions
 from mettle_cache.tasks.options import LCDOptions, LinearOptions, MethodOptions
-from mettle_cache.tokens import LayerTokens
+from mettle_cache.tokens import FLOATS, LayerTokens
 
 LAYERS = tuple(
     LayerSpec(modality=modality, stage=stage, block=1, grid=(2, 2), tokens=4, width=8 * stage)
@@ -46,7 +46,7 @@ def make(method=None, options=None, layers=LAYERS, samples=SAMPLES, vocabulary=V
 
 def tokens(batch=2, layers=LAYERS):
     generator = torch.Generator().manual_seed(0)
-    return {s.name: LayerTokens(torch.randn(batch, 10, s.tokens, s.width, generator=generator)) for s in layers}
+    return {s.name: LayerTokens(torch.randn(batch, 10, s.tokens, s.width, generator=generator), FLOATS) for s in layers}
 
 
 def test_targets_are_the_labels_of_rows_by_position():

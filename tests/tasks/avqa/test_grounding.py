@@ -9,7 +9,7 @@ from mettle_cache.decoders.avqa_pictures import Pictures
 from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec
 from mettle_cache.tasks.avqa.grounding import GroundingTask, load_grounding
-from mettle_cache.tokens import LayerTokens
+from mettle_cache.tokens import FLOATS, LayerTokens
 
 SEGMENTS = 4
 LAYERS = (
@@ -31,7 +31,10 @@ def rng(seed):
 
 def tokens(count):
     generator = torch.Generator().manual_seed(0)
-    return {s.name: LayerTokens(torch.randn(count, SEGMENTS, s.tokens, s.width, generator=generator)) for s in LAYERS}
+    return {
+        s.name: LayerTokens(torch.randn(count, SEGMENTS, s.tokens, s.width, generator=generator), FLOATS)
+        for s in LAYERS
+    }
 
 
 def test_negatives_come_from_the_step_and_nothing_more_is_read(task):

@@ -14,7 +14,7 @@ from mettle_cache.methods.mti import inject
 from mettle_cache.tasks.avqa.model import last_layers, take_seconds
 from mettle_cache.tasks.avqa.task import AvqaOptions, AvqaTask, word_indexes
 from mettle_cache.tasks.options import LCDOptions, LinearOptions, MethodOptions
-from mettle_cache.tokens import LayerTokens
+from mettle_cache.tokens import FLOATS, INT8, LayerTokens
 
 SEGMENTS = 3
 LAYERS = (
@@ -56,7 +56,10 @@ def make(method=LCD_2, layers=LAYERS, samples=SAMPLES, vocabulary=VOCABULARY, **
 
 def tokens(count, layers=LAYERS):
     generator = torch.Generator().manual_seed(0)
-    return {s.name: LayerTokens(torch.randn(count, SEGMENTS, s.tokens, s.width, generator=generator)) for s in layers}
+    return {
+        s.name: LayerTokens(torch.randn(count, SEGMENTS, s.tokens, s.width, generator=generator), FLOATS)
+        for s in layers
+    }
 
 
 def training_inputs(task, rows, seed=0):
@@ -174,7 +177,7 @@ def pictures_seen(model, stored, tensors):
 
 
 def distil(method, stored, layer):
-    flat = LayerTokens(stored[layer].codes.flatten(0, 1))
+    flat = LayerTokens(stored[layer].codes.flatten(0, 1), FLOATS)
     (distiller,) = method.distillers.values()
     return distiller(flat).unflatten(0, stored[layer].codes.shape[:2])
 
@@ -207,7 +210,7 @@ def test_raw_negatives_are_what_the_backbone_gave():
 
 def test_taken_seconds_keep_their_scale_and_zero():
     codes = torch.randint(-128, 127, (3, SEGMENTS, 4, 8), dtype=torch.int8)
-    layer = LayerTokens(codes, torch.rand(3, SEGMENTS, 8), torch.rand(3, SEGMENTS, 8))
+    layer = LayerTokens(codes, INT8, {"scale": torch.rand(3, SEGMENTS, 8), "zero": torch.rand(3, SEGMENTS, 8)})
     clips, seconds = torch.tensor([[2, 0], [1, 1]]), torch.tensor([[1, 2], [0, 1]])
     assert torch.equal(take_seconds(layer, clips, seconds).floats(), layer.floats()[clips, seconds])
 

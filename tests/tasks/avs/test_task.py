@@ -14,7 +14,7 @@ from mettle_cache.metrics.avs import frame_iou
 from mettle_cache.tasks.avs.options import AvsHeadOptions
 from mettle_cache.tasks.avs.task import AvsTask
 from mettle_cache.tasks.options import LCDOptions, LinearOptions, MethodOptions
-from mettle_cache.tokens import LayerTokens
+from mettle_cache.tokens import FLOATS, LayerTokens
 
 SIDE = 224
 FRAMES = 5
@@ -67,7 +67,7 @@ def make_task(layers=LAYERS, samples=None, method=METHOD, **options):
 def make_tokens(videos, frames, layers=LAYERS, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return {
-        spec.name: LayerTokens(torch.randn(videos, frames, spec.tokens, spec.width, generator=generator))
+        spec.name: LayerTokens(torch.randn(videos, frames, spec.tokens, spec.width, generator=generator), FLOATS)
         for spec in layers
     }
 
@@ -187,9 +187,9 @@ def test_frames_of_a_video_do_not_mix():
     task = make_task()
     torch.manual_seed(0)
     model, tokens = task.build_model().double().eval(), make_tokens(1, FRAMES)
-    exact = {name: LayerTokens(layer.codes.double()) for name, layer in tokens.items()}
+    exact = {name: LayerTokens(layer.codes.double(), FLOATS) for name, layer in tokens.items()}
     together = model(exact)["logits"]
-    alone = model({name: LayerTokens(layer.codes[:, 3:4]) for name, layer in exact.items()})["logits"]
+    alone = model({name: LayerTokens(layer.codes[:, 3:4], FLOATS) for name, layer in exact.items()})["logits"]
     torch.testing.assert_close(alone[:, 0], together[:, 3])
 
 

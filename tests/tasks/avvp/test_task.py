@@ -15,7 +15,7 @@ from mettle_cache.metrics.avvp import Parsing, parsing_scores
 from mettle_cache.tasks.avvp.options import HANOptions, MGNOptions, MMPyrOptions, ParsingHeadOptions
 from mettle_cache.tasks.avvp.task import AvvpTask
 from mettle_cache.tasks.options import LCDOptions, MethodOptions
-from mettle_cache.tokens import LayerTokens
+from mettle_cache.tokens import FLOATS, LayerTokens
 
 LAYERS = tuple(
     LayerSpec(modality=modality, stage=stage, block=1, grid=(2, 2), tokens=4, width=8 * stage)
@@ -61,7 +61,7 @@ def make(options=None, samples=None, vocabulary=VOCABULARY, layers=LAYERS):
 
 def tokens(batch=2):
     generator = torch.Generator().manual_seed(0)
-    return {s.name: LayerTokens(torch.randn(batch, 10, s.tokens, s.width, generator=generator)) for s in LAYERS}
+    return {s.name: LayerTokens(torch.randn(batch, 10, s.tokens, s.width, generator=generator), FLOATS) for s in LAYERS}
 
 
 def features():

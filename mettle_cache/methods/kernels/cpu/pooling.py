@@ -38,7 +38,7 @@ _INTEGERS = (torch.int8, torch.uint8)
 
 def fits(tokens: LayerTokens, queries: Tensor) -> bool:
     """Whether these tokens and queries are the kind that is compiled for."""
-    known = tokens.codes.dtype in (*_FLOATS, *_INTEGERS)
+    known = tokens.format.affine and tokens.codes.dtype in (*_FLOATS, *_INTEGERS)
     return known and queries.device.type == "cpu" and queries.dtype == torch.float32
 
 

@@ -136,7 +136,7 @@ def test_what_is_not_a_number_stays_so():
 def test_codes_that_are_no_whole_block_of_memory_are_read_rightly():
     tokens = make_tokens("int8", 6, 12, 16)
     queries, *_ = draw(6, 12, 16, 4, 0)
-    every_second = type(tokens)(tokens.codes[::2], tokens.scale[::2], tokens.zero[::2])
+    every_second = tokens[::2]
     ours, _ = pooling.pool(every_second, queries, None, EPS, 4)
     theirs, _ = pooling.pool(tokens, queries, None, EPS, 4)
     assert torch.equal(ours, theirs[:, ::2])
