@@ -6,7 +6,7 @@ import typer
 
 from mettle_cache.cli.options import Debug, Json
 from mettle_cache.cli.output import emit
-from mettle_cache.cli.table import table_lines
+from mettle_cache.cli.table import broken_lines, table_lines
 
 EPILOG = """Examples:
 
@@ -24,7 +24,7 @@ def backbones(json: Json = False, debug: Debug = False) -> None:
     """List the backbones, their layers, and where their weights come from."""
     from mettle_cache.backbones import list_backbones
 
-    infos = list_backbones()
+    infos, broken = list_backbones()
     header = ("name", "modalities", "layers", "frozen_m", "weights", "found")
     rows = [
         (
@@ -40,5 +40,6 @@ def backbones(json: Json = False, debug: Debug = False) -> None:
     lines = [
         *table_lines(header, rows),
         "Any other timm Swin-V2, ViT or feature-pyramid CNN works by its timm name: NAME[@SIZE][=FILE|=random].",
+        *broken_lines(broken),
     ]
-    emit({"backbones": [info.to_json() for info in infos]}, lines)
+    emit({"backbones": [info.to_json() for info in infos], "broken": broken}, lines)

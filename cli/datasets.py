@@ -9,7 +9,7 @@ import typer
 
 from mettle_cache.cli.options import Debug, Json
 from mettle_cache.cli.output import emit
-from mettle_cache.cli.table import table_lines
+from mettle_cache.cli.table import broken_lines, table_lines
 
 if TYPE_CHECKING:
     from mettle_cache.datasets import DatasetInfo
@@ -39,10 +39,9 @@ def datasets(json: Json = False, debug: Debug = False) -> None:
         for i in infos
         for o in i.options
     ]
-    unusable = [f"cannot be used: {name}: {reason}" for name, reason in broken.items()]
     emit(
         {"datasets": [_to_json(DATASETS.row(info.name), info) for info in infos], "broken": broken},
-        [*table_lines(header, rows), *offered, *unusable],
+        [*table_lines(header, rows), *offered, *broken_lines(broken)],
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
 def table_lines(header: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
@@ -19,3 +19,8 @@ def table_lines(header: Sequence[str], rows: Sequence[Sequence[object]]) -> list
         return "  ".join(cells).rstrip()
 
     return [align(list(header)), *(align(line) for line in body)]
+
+
+def broken_lines(broken: Mapping[str, str]) -> list[str]:
+    """One line for each entry point of an installed package that is of no use, and why."""
+    return [f"cannot be used: {name}: {reason}" for name, reason in broken.items()]

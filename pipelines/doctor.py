@@ -127,12 +127,14 @@ def examine_weights() -> list[Finding]:
     from mettle_cache.backbones import list_backbones
 
     findings = []
-    for info in list_backbones():
+    infos, broken = list_backbones()
+    for info in infos:
         if info.weights_found is not None:
             findings.append(Finding(f"weights {info.name}", info.weights_found))
         else:
             advice = f"{info.weights}; or give {info.name}=FILE, or {info.name}=random for a rehearsal"
             findings.append(Finding(f"weights {info.name}", "not here", ok=False, advice=advice))
+    findings += [Finding(f"backbone {name}", reason, ok=False) for name, reason in broken.items()]
     return findings
 
 

@@ -1,6 +1,6 @@
 """Frozen backbones: one file a family, a registry, and the table of every backbone's layers.
 
-A new family is one new file that registers itself, and one line in :data:`registry.FAMILY_MODULES`.
+A new family is a file and a row in :mod:`~mettle_cache.backbones.registry`, or a package with an entry point.
 """
 
 from mettle_cache.backbones.choice import BackboneChoice, parse_backbone, split_size
@@ -8,13 +8,13 @@ from mettle_cache.backbones.factory import (
     create_backbone,
     frozen_parameters,
     layer_table,
-    list_backbones,
     shared_audio,
 )
 from mettle_cache.backbones.protocol import Backbone, BackboneInfo, BackboneRequest, Family
-from mettle_cache.backbones.registry import register_backbone
+from mettle_cache.backbones.registry import BACKBONES, list_backbones
 
 __all__ = [
+    "BACKBONES",
     "Backbone",
     "BackboneChoice",
     "BackboneInfo",
@@ -25,7 +25,6 @@ __all__ = [
     "layer_table",
     "list_backbones",
     "parse_backbone",
-    "register_backbone",
     "shared_audio",
     "split_size",
 ]

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from mettle_cache.backbones.choice import split_size
-from mettle_cache.backbones.protocol import PRECISIONS, Backbone, BackboneInfo, BackboneRequest, SharesAudio
-from mettle_cache.backbones.registry import find_family, registered
+from mettle_cache.backbones.protocol import PRECISIONS, Backbone, BackboneRequest, SharesAudio
+from mettle_cache.backbones.registry import find_family
 from mettle_cache.errors import UsageError
 from mettle_cache.layers import MODALITIES, LayerSpec
 from mettle_cache.preprocessing import DEFAULT_PROFILE, BackboneProfile
@@ -82,7 +82,7 @@ def shared_audio(visual: Backbone) -> Backbone:
 
 
 def layer_table(name: str, modality: str | None = None) -> tuple[LayerSpec, ...]:
-    """The layers of a backbone, computed on the meta device: no weights, about a second.
+    """The layers of a backbone, without weights: known for the published ones, else computed in about a second.
 
     Raises
     ------
@@ -100,8 +100,3 @@ def frozen_parameters(name: str) -> int:
     module, its fixed STFT kernels and both AudioSet heads included.
     """
     return find_family(split_size(name)[0]).frozen_parameters()
-
-
-def list_backbones() -> list[BackboneInfo]:
-    """The named backbones. Beside them every timm Swin-V2, ViT and feature-pyramid CNN works by its timm name."""
-    return [family.info() for family in registered().values()]

@@ -22,15 +22,12 @@ from mettle_cache.backbones.htsat_checkpoint import load_htsat
 from mettle_cache.backbones.htsat_frontend import dft_kernels
 from mettle_cache.backbones.htsat_trunk import Htsat, HtsatSizes, original_parameters
 from mettle_cache.backbones.inputs import check_batch, release
-from mettle_cache.backbones.protocol import Backbone, BackboneInfo, BackboneRequest
+from mettle_cache.backbones.protocol import Backbone, BackboneRequest
+from mettle_cache.backbones.published import CHECKPOINTS, WEIGHTS_FOLDER, find_checkpoint
 from mettle_cache.backbones.random_init import build_seeded
-from mettle_cache.backbones.registry import register_backbone
 from mettle_cache.backbones.trunk import FrozenTrunk
 from mettle_cache.errors import UsageError, WeightsError
 from mettle_cache.layers import LayerSpec
-
-CHECKPOINTS = "HTSAT_AudioSet_Saved_*.ckpt"
-WEIGHTS_FOLDER = "METTLE_WEIGHTS"
 
 
 @dataclass(eq=False, kw_only=True)
@@ -162,18 +159,6 @@ class HtsatFamily:
     def frozen_parameters(self) -> int:
         return original_parameters(HtsatSizes())
 
-    def info(self) -> BackboneInfo:
-        found = find_checkpoint()
-        return BackboneInfo(
-            name="htsat",
-            modalities=("audio",),
-            summary="HTS-AT trained on AudioSet, 32 kHz",
-            layers=htsat_layers(HtsatSizes()),
-            frozen_parameters=self.frozen_parameters(),
-            weights=f"file: {CHECKPOINTS} in weights/ or in the folder that {WEIGHTS_FOLDER} names",
-            weights_found=str(found) if found else None,
-        )
-
     def _check(self, request: BackboneRequest) -> None:
         if request.modality == "visual":
             raise UsageError("backbone 'htsat' reads sound, not pictures", hint="use it as --audio htsat")
@@ -181,15 +166,7 @@ class HtsatFamily:
             raise UsageError("backbone 'htsat' has no picture size", hint="write htsat without '@'")
 
 
-register_backbone("htsat")(HtsatFamily())
-
-
-def find_checkpoint() -> Path | None:
-    """The published checkpoint in ``weights/`` of the working directory, else where ``METTLE_WEIGHTS`` points."""
-    folders = [Path("weights")]
-    if os.environ.get(WEIGHTS_FOLDER):
-        folders.append(Path(os.environ[WEIGHTS_FOLDER]))
-    return next((path for folder in folders for path in sorted(folder.glob(CHECKPOINTS))), None)
+HTSAT = HtsatFamily()
 
 
 def _no_checkpoint() -> WeightsError:

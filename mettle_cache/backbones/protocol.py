@@ -134,13 +134,17 @@ class BackboneInfo:
         }
 
 
-class Family(Protocol):
-    """What registers under a name. Everything but :meth:`create` works without weights, in about a second."""
+class Builder(Protocol):
+    """What makes a backbone as asked for. Everything but :meth:`create` works without weights, in about a second."""
 
     def create(self, request: BackboneRequest) -> Backbone: ...
 
     def layers(self, request: BackboneRequest) -> tuple[LayerSpec, ...]: ...
 
     def frozen_parameters(self) -> int: ...
+
+
+class Family(Builder, Protocol):
+    """What registers under a name. Its module and :meth:`info` are light: they load no PyTorch."""
 
     def info(self) -> BackboneInfo: ...

@@ -10,10 +10,9 @@ import timm
 from torch import Tensor, nn
 
 from mettle_cache.backbones.fbank import SWIN_FBANK, VIT_FBANK, FbankImage
-from mettle_cache.backbones.hub import fetch_pretrained, find_cached
+from mettle_cache.backbones.hub import fetch_pretrained
 from mettle_cache.backbones.images import INTERPOLATIONS, ImageTransform
-from mettle_cache.backbones.protocol import Backbone, BackboneInfo, BackboneRequest
-from mettle_cache.backbones.registry import register_backbone
+from mettle_cache.backbones.protocol import Backbone, BackboneRequest
 from mettle_cache.backbones.timm_backbone import TimmBackbone
 from mettle_cache.backbones.timm_model import build_from_file, build_meta, build_random, pretrained_cfg
 from mettle_cache.backbones.timm_taps import find_taps, patch_size, trace_layers
@@ -48,7 +47,6 @@ class TimmFamily:
     size: int | None = None
     as_peers: bool = False
     fbank: FbankImage | None = None
-    summary: str = ""
 
     @staticmethod
     def knows(name: str) -> bool:
@@ -86,19 +84,6 @@ class TimmFamily:
         if find_taps(network, self.timm_name).layout == "NCHW":
             network = build_meta(self.timm_name, None)
         return sum(parameter.numel() for parameter in network.parameters())
-
-    def info(self) -> BackboneInfo:
-        cfg = pretrained_cfg(self.timm_name)
-        found = find_cached(cfg["hf_hub_id"], cfg.get("hf_hub_filename"))
-        return BackboneInfo(
-            name=_name_of(self),
-            modalities=("visual", "audio"),
-            summary=self.summary,
-            layers=self.layers(BackboneRequest(name=self.timm_name)),
-            frozen_parameters=self.frozen_parameters(),
-            weights=f"hub: {cfg['hf_hub_id']}",
-            weights_found=str(found) if found else None,
-        )
 
     def _side(self, request: BackboneRequest) -> int:
         return request.size or self.size or int(pretrained_cfg(self.timm_name)["input_size"][-1])
@@ -161,22 +146,7 @@ class TimmFamily:
         )
 
 
-PUBLISHED = {
-    "swinv2_l": TimmFamily(
-        "swinv2_large_window12_192.ms_in22k", 192, True, None, "Swin-V2-L at 192, the paper's main backbone"
-    ),
-    "vit_l16": TimmFamily("vit_large_patch16_224.augreg_in21k", 224, True, VIT_FBANK, "ViT-L/16 at 224"),
-    # tv_in1k is what timm 0.6.12, pinned by the peers, called resnext101_32x8d
-    "resnext101": TimmFamily("resnext101_32x8d.tv_in1k", 192, False, None, "ResNeXt101-32x8d at 192, four stage maps"),
-}
-for _published, _family in PUBLISHED.items():
-    register_backbone(_published)(_family)
-
-
-def _name_of(family: TimmFamily) -> str:
-    return next((name for name, published in PUBLISHED.items() if published == family), family.timm_name)
-
-
-def timm_names() -> list[str]:
-    """Every architecture that timm has, without pretrained tags."""
-    return list(timm.list_models())
+SWINV2_L = TimmFamily("swinv2_large_window12_192.ms_in22k", 192, as_peers=True)
+VIT_L16 = TimmFamily("vit_large_patch16_224.augreg_in21k", 224, as_peers=True, fbank=VIT_FBANK)
+# tv_in1k is what timm 0.6.12, pinned by the peers, called resnext101_32x8d
+RESNEXT101 = TimmFamily("resnext101_32x8d.tv_in1k", 192)
