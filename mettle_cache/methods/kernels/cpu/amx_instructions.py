@@ -1,8 +1,4 @@
-"""The processor's instructions on tiles of bytes (AMX), for compiled code; a tile is 16 rows of 64 bytes.
-
-Numba compiles a cached function anew when its own file changes, not when one that it calls does: a change here needs
-one in integer_kernels.py.
-"""
+"""The processor's instructions on tiles of bytes (AMX), for compiled code; a tile is 16 rows of 64 bytes."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
 """Rows of floats as whole numbers of 24 bits, in three signed bytes each: what tiles of bytes multiply.
 
-The three bytes of a row are rows of their own (planes): all high ones, then all middle ones, then all low ones. Numba
-compiles a cached function anew when its own file changes, not when one that it calls does: a change here needs one in
-integer_kernels.py.
+The three bytes of a row are rows of their own (planes): all high ones, then all middle ones, then all low ones.
 
 Shapes: D channels or N tokens, whatever a row is of.
 """
@@ -12,9 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import float32, int32, njit
+from numba import float32, int32
 
-from mettle_cache.methods.kernels.cpu.compiled import FAST, Array, bits_of, float_of
+from mettle_cache.methods.kernels.cpu.compiled import FAST, Array, bits_of, compiled, float_of
 
 PLANES = 3
 # its three signed bytes are at most 127, and stay so when rounding adds one
@@ -23,7 +21,7 @@ _LARGEST = np.float32(0x7F7F00)
 _SMALLEST = np.float32(1.2e-38)
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@compiled(fastmath=FAST)
 def fold_vector(vector: Array, scale: Array, offset: Array, folded: Array) -> tuple[float, float, float]:
     """``folded = vector * scale`` and its largest size, what the offset adds to its products, and the vector's sum."""
     shift = total = float32(0)
@@ -37,7 +35,7 @@ def fold_vector(vector: Array, scale: Array, offset: Array, folded: Array) -> tu
     return float_of(largest), shift, total
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@compiled(fastmath=FAST)
 def size_up(row: Array) -> tuple[float, float]:
     """A row's largest size, and its sum."""
     total = float32(0)
@@ -48,7 +46,7 @@ def size_up(row: Array) -> tuple[float, float]:
     return float_of(largest), total
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@compiled(fastmath=FAST)
 def split_row(row: Array, largest: float, planes: Array, p: int, step: int) -> Any:
     """Write the bytes of a row's whole numbers to rows ``p``, ``p + step`` and ``p + 2 step``; the numbers' unit."""
     high, middle, low = planes[p], planes[p + step], planes[p + 2 * step]

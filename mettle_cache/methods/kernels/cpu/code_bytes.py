@@ -1,8 +1,5 @@
 """Stored codes as bytes, a token in a row: where they lie, or a copy of what is packed or of an odd size.
 
-Numba compiles a cached function anew when its own file changes, not when one that it calls does: a change here needs
-one in integer_kernels.py.
-
 Shapes: F frames, N tokens, D channels.
 """
 

@@ -13,11 +13,11 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import float32, njit
+from numba import float32
 from numba.core import types
 from numba.extending import overload
 
-from mettle_cache.methods.kernels.cpu.compiled import FAST, Array, aligned, vector_of
+from mettle_cache.methods.kernels.cpu.compiled import FAST, Array, aligned, compiled, vector_of
 
 Sums = tuple[float, float, float, float]
 
@@ -74,7 +74,7 @@ def _decode_block(codes: Any, f: Any, n: Any, scale: Any, offset: Any, g: Any, x
     return packed if codes.dtype == types.uint8 else plain
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@compiled(fastmath=FAST)
 def measure_block(x: Array, sums: Sums, eps: float, n: int, mean: Array, rstd: Array) -> None:
     """Mean and inverse deviation of four tokens, as a LayerNorm has them."""
     width = x.shape[1]
@@ -94,7 +94,7 @@ def measure_block(x: Array, sums: Sums, eps: float, n: int, mean: Array, rstd: A
     rstd[n + 3] = float32(1) / math.sqrt(v3 * share + eps)
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@compiled(fastmath=FAST)
 def multiply_block(x: Array, vectors: Array, products: Array, n: int) -> None:
     """``products[:, n : n + 4] = vectors xᵀ``."""
     count, width = vectors.shape
@@ -135,7 +135,7 @@ def multiply_block(x: Array, vectors: Array, products: Array, n: int) -> None:
         products[p, n], products[p, n + 1], products[p, n + 2], products[p, n + 3] = a0, a1, a2, a3
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@compiled(fastmath=FAST)
 def add_block(x: Array, weights: Array, sums: Array, n: int) -> None:
     """``sums += weights[:, n : n + 4] x``."""
     count, width = sums.shape
@@ -156,7 +156,7 @@ def add_block(x: Array, weights: Array, sums: Array, n: int) -> None:
             sums[p, d] += a0 * x[0, d] + a1 * x[1, d] + a2 * x[2, d] + a3 * x[3, d]
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def score_frames(
     codes: Array,
     scale: Array,
@@ -199,7 +199,7 @@ def score_frames(
             multiply_block(x, own, products[f], n)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def sum_frames(
     codes: Array, scale: Array, offset: Array, weights: Array, less: Array, added: Array, sums: Array
 ) -> None:

@@ -17,7 +17,7 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import float32, njit
+from numba import float32
 
 from mettle_cache.methods.kernels.cpu.amx_instructions import (
     TILE_BYTES,
@@ -31,7 +31,7 @@ from mettle_cache.methods.kernels.cpu.amx_instructions import (
 )
 from mettle_cache.methods.kernels.cpu.byte_split import PLANES, fold_vector, size_up, split_row
 from mettle_cache.methods.kernels.cpu.code_bytes import some_tokens
-from mettle_cache.methods.kernels.cpu.compiled import FAST, LINE, Array, aligned, vector_of
+from mettle_cache.methods.kernels.cpu.compiled import FAST, LINE, Array, aligned, compiled, vector_of
 from mettle_cache.methods.kernels.cpu.simd import (
     LANES,
     add_moments,
@@ -46,7 +46,7 @@ BLOCK = 2 * TILE_ROWS
 CHANNELS = 64
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _tile_shapes() -> Array:
     """Eight tiles, all of the largest shape."""
     shapes = np.zeros(64, np.uint8)
@@ -56,24 +56,24 @@ def _tile_shapes() -> Array:
     return shapes
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _round_up(value: int, step: int) -> int:
     return (value + step - 1) // step * step
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _apart(nbytes: int) -> Any:
     """An odd number of cache lines for a row: rows whose starts share a place in the cache drive each other out."""
     return (_round_up(nbytes, LINE) // LINE | 1) * LINE
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _lanes(width: int) -> Array:
     """Memory for a row of floats, with zeros behind it up to whole lanes."""
     return np.zeros(_round_up(width, LANES), np.float32)
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@compiled(fastmath=FAST)
 def centre_offset(offset: Array, centred: Array) -> Any:
     """The middle of a frame's offsets, and each one's distance from it."""
     middle = float32(0)
@@ -85,7 +85,7 @@ def centre_offset(offset: Array, centred: Array) -> Any:
     return middle
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@compiled(fastmath=FAST)
 def measure_tokens(
     tokens: Array, scale: Array, centred: Array, middle: float, share: float, eps: float, mean: Array, rstd: Array
 ) -> None:
@@ -105,7 +105,7 @@ def measure_tokens(
         rstd[n] = float32(1) / math.sqrt(max(rstd[n] * share - away * away, float32(0)) + eps)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def pack_tokens(tokens: Array, columns: Array) -> None:
     """A block of tokens as columns for the tiles: words of four channels' bytes ``[D / 4, BLOCK]``."""
     stride, column_stride = tokens.shape[1], 4 * columns.shape[1]
@@ -115,7 +115,7 @@ def pack_tokens(tokens: Array, columns: Array) -> None:
         transpose_words(source + TILE_ROWS * stride, stride, target + TILE_BYTES, column_stride)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def interleave_tokens(tokens: Array, start: int, columns: Array) -> None:
     """Some channels from ``start`` on as columns for the tiles: words of four tokens' bytes ``[N / 4, CHANNELS]``."""
     stride, column_stride = tokens.shape[1], 4 * columns.shape[1]
@@ -125,7 +125,7 @@ def interleave_tokens(tokens: Array, start: int, columns: Array) -> None:
             interleave_bytes(source + d, stride, target + 4 * d)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def fetch_lines(ahead: int, lines: int) -> int:
     """Ask for so many cache lines from an address on; the address behind them."""
     for _ in range(lines):
@@ -134,7 +134,7 @@ def fetch_lines(ahead: int, lines: int) -> int:
     return ahead
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def multiply_block(planes: Array, depth: int, columns: Array, start: int, found: Array, ahead: int, lines: int) -> None:
     """``found [R, BLOCK]``, products of all rows and a block of columns from ``start`` on.
 
@@ -157,7 +157,7 @@ def multiply_block(planes: Array, depth: int, columns: Array, start: int, found:
         keep_upper_sums(out + whole * step, step)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def join_block(
     found: Array,
     units: Array,
@@ -183,7 +183,7 @@ def join_block(
             join_lanes(whole, count * step, units[p], s, shifts[p], o, less[p], p < total, row)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def score_frames(
     codes: Array,
     scale: Array,
@@ -230,7 +230,7 @@ def score_frames(
     exchange_shapes(former.ctypes.data, shapes.ctypes.data)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def sum_frames(
     codes: Array, scale: Array, offset: Array, weights: Array, less: Array, added: Array, sums: Array
 ) -> None:

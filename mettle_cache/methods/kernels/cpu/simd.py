@@ -1,8 +1,5 @@
 """Sixteen numbers at a time, for compiled code, where Numba makes eight at a time or worse of a loop.
 
-Numba compiles a cached function anew when its own file changes, not when one that it calls does: a change here needs
-one in integer_kernels.py.
-
 All memory is given by address. Lanes behind a row's end are read and written as well: rows go on to whole lanes.
 """
 

@@ -12,22 +12,22 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import float32, int32, njit
+from numba import float32, int32
 
-from mettle_cache.methods.kernels.cpu.compiled import FAST, Array, bits_of, float_of
+from mettle_cache.methods.kernels.cpu.compiled import FAST, Array, bits_of, compiled, float_of
 
 # Taylor coefficients of 2^r: 1e-8 for |r| <= 1/2
 _LOG2E = np.float32(1 / math.log(2))
 _C1, _C2, _C3, _C4, _C5, _C6, _C7 = (np.float32(math.log(2) ** k / math.factorial(k)) for k in range(1, 8))
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def ordered(bits: int) -> Any:
     """Bits of floats as whole numbers in the floats' order, those of negative ones turned round; its own inverse."""
     return int32(bits ^ int32(int32(bits >> 31) & 0x7FFFFFFF))
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def highest_value(row: Array, count: int) -> Any:
     """The largest of the first ``count`` values, or what is not a number: a loop over bits becomes vectors."""
     highest = int32(-(2**31))
@@ -36,7 +36,7 @@ def highest_value(row: Array, count: int) -> Any:
     return float_of(ordered(highest))
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@compiled(fastmath=FAST)
 def softmax_row(row: Array, count: int) -> None:
     """Softmax over the first ``count`` values in place; the others become 0."""
     highest = highest_value(row, count)
@@ -56,14 +56,14 @@ def softmax_row(row: Array, count: int) -> None:
     row[count:] = 0
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@compiled(fastmath=FAST)
 def normalise_row(row: Array, mean: Array, rstd: Array, total: float) -> None:
     """Turn a vector's products with tokens into those with normalised tokens, in place; ``total`` is its sum."""
     for n in range(row.shape[0]):
         row[n] = (row[n] - mean[n] * total) * rstd[n]
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@compiled(fastmath=FAST)
 def rescale_row(row: Array, mean: Array, rstd: Array) -> Any:
     """Turn weights of normalised tokens into weights of tokens, in place; what their sum then has too much."""
     lost = float32(0)
@@ -73,7 +73,7 @@ def rescale_row(row: Array, mean: Array, rstd: Array) -> Any:
     return lost
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@compiled(fastmath=FAST)
 def centre_row(weights: Array, gradient: Array) -> None:
     """The softmax's backward, in the place of its weights: ``weights * (gradient - weights · gradient)``."""
     total = float32(0)
@@ -83,7 +83,7 @@ def centre_row(weights: Array, gradient: Array) -> None:
         weights[n] *= gradient[n] - total
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def weigh_frames(
     products: Array, totals: Array, mixing: Array, contexts: int, eps: float, mean: Array, rstd: Array, lost: Array
 ) -> None:
@@ -109,7 +109,7 @@ def weigh_frames(
         rows[contexts : contexts + mixing.shape[0], :count] = mixing
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def weigh_frames_back(
     products: Array,
     totals: Array,

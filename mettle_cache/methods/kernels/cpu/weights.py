@@ -5,12 +5,10 @@ Shapes: D channels. All floats are float32.
 
 from __future__ import annotations
 
-from numba import njit
-
-from mettle_cache.methods.kernels.cpu.compiled import FAST, Array
+from mettle_cache.methods.kernels.cpu.compiled import FAST, Array, compiled
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@compiled(fastmath=FAST)
 def leave_norm(
     d_normed: Array, d_shift: Array, values: Array, norm: Array, norm_bias: Array, d_norm: Array, d_norm_bias: Array
 ) -> None:
