@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, TextIO
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 LINE_EVERY_SECONDS = 5.0
+RECENT_SECONDS, RECENT_REPORTS = 60.0, 20
 
 
 class Progress(Protocol):
@@ -48,26 +50,40 @@ class Silent:
 
 
 class Meter:
-    """Counts items and bytes and derives rate and time left, for every kind of display."""
+    """Counts items and bytes and derives rate and time left, for every kind of display.
+
+    Both come from what was done lately: the last minute, or the last :data:`RECENT_REPORTS` reports where these took
+    longer. A slow start is forgotten then, and a slow end is seen.
+    """
 
     def __init__(self, total: int, unit: str, clock: Callable[[], float] = time.monotonic) -> None:
         self.total, self.unit = total, unit
         self.done = self.nbytes = 0
         self._clock = clock
         self._started = clock()
+        # when how many were done: one mark a second at most, the oldest first
+        self._marks = deque([(self._started, 0)])
 
     def add(self, n: int, nbytes: int) -> None:
+        now = self._clock()
+        if now - self._marks[-1][0] >= 1:
+            self._marks.append((now, self.done + n))
+        while len(self._marks) > RECENT_REPORTS and now - self._marks[1][0] >= RECENT_SECONDS:
+            self._marks.popleft()
         self.done += n
         self.nbytes += nbytes
 
     @property
     def seconds(self) -> float:
+        """Since the start."""
         return self._clock() - self._started
 
     @property
     def rate(self) -> float:
-        """Items a second since the start; 0 before the first one."""
-        return self.done / self.seconds if self.done and self.seconds > 0 else 0.0
+        """Items a second, lately; 0 before the first one."""
+        since, done_before = self._marks[0]
+        elapsed = self._clock() - since
+        return (self.done - done_before) / elapsed if elapsed > 0 else 0.0
 
     @property
     def seconds_left(self) -> float:

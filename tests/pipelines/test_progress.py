@@ -50,6 +50,45 @@ def test_a_meter_knows_nothing_before_the_first_item():
     assert meter.describe() == "0.0000 clips/s, ? left"
 
 
+def work(meter, clock, items, seconds_each):
+    for _ in range(items):
+        clock.now += seconds_each
+        meter.add(1, 0)
+
+
+def test_time_left_comes_from_recent_items_and_not_from_the_first():
+    clock = Clock()
+    meter = Meter(1000, "clips", clock)
+    work(meter, clock, 1, 300)
+    assert meter.seconds_left == pytest.approx(999 * 300)
+    work(meter, clock, 120, 0.5)
+    assert meter.rate == pytest.approx(2, rel=0.02)
+    assert meter.seconds_left == pytest.approx(879 / 2, rel=0.02)
+    work(meter, clock, 60, 2)
+    assert meter.rate == pytest.approx(0.5, rel=0.02)
+    assert meter.seconds == 480
+
+
+def test_items_of_minutes_are_averaged_over_twenty():
+    clock = Clock()
+    meter = Meter(1000, "clips", clock)
+    work(meter, clock, 1, 3000)
+    work(meter, clock, 25, 240)
+    assert meter.seconds_left == pytest.approx(974 * 240)
+    work(meter, clock, 1, 480)
+    assert meter.rate == pytest.approx(20 / (19 * 240 + 480), rel=0.06)
+
+
+def test_many_fast_items_take_no_memory_and_a_standstill_is_seen():
+    clock = Clock()
+    meter = Meter(10**6, "clips", clock)
+    work(meter, clock, 100_000, 0.01)
+    assert meter.rate == pytest.approx(100, rel=0.02)
+    assert len(meter._marks) < 100
+    clock.now += 60
+    assert meter.rate == pytest.approx(50, rel=0.02)
+
+
 @pytest.mark.parametrize("kind", [Silent, PlainProgress, RichProgress])
 def test_every_display_takes_the_same_calls_and_keeps_off_stdout(kind, capsys):
     progress = kind()
