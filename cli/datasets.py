@@ -54,6 +54,6 @@ def _to_json(row: DatasetRow, info: DatasetInfo) -> dict[str, object]:
         "default_root": info.default_root,
         "layouts": info.layouts,
         "layers": row.layers,
-        "profile": asdict(info.profile),
+        "profile": asdict(info.preprocessing),  # the name that the document has always had
         "options": [asdict(option) for option in info.options],
     }

@@ -73,8 +73,8 @@ def extract(
     debug: Debug = False,
 ) -> None:
     """Run the frozen backbones once and store every layer's tokens. Run again to resume."""
+    from mettle_cache.pipelines.extract import run
     from mettle_cache.pipelines.extract.config import ExtractConfig, parse_part
-    from mettle_cache.pipelines.extract.run import run_extraction
     from mettle_cache.pipelines.progress import terminal_progress
 
     config = ExtractConfig(
@@ -94,7 +94,7 @@ def extract(
         device=device,
         precision=precision,
     )
-    report = run_extraction(config, terminal_progress())
+    report = run.extract(config, terminal_progress())
     emit(report.to_json(), report_lines(report))
     if not report.ok:
         raise typer.Exit(1)

@@ -44,6 +44,11 @@ def choose_device(name: str | None) -> torch.device:
     return device
 
 
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def prepare_process() -> None:
     """What every process that trains or evaluates does first: one order of summation, and freed memory that stays."""
     fix_summation_order()

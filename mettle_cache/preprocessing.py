@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+SHARED = "shared"
+"""An audio backbone of this name is the visual one, reading sound as a picture."""
+
 
 @dataclass(frozen=True, kw_only=True)
-class FbankProfile:
+class FbankPreprocessing:
     """The shared mode's log-mel: T windows, a frame every ``frame_shift_ms``, normalised to ``(x - mean) / 2 std``."""
 
     window_seconds: float
@@ -16,7 +19,7 @@ class FbankProfile:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BackboneProfile:
+class Preprocessing:
     """AVE's ways are the defaults (spec-avel.md section 2).
 
     Attributes
@@ -34,7 +37,7 @@ class BackboneProfile:
     final_norm: bool = False
     seconds_repeated: int = 10
     spread_seconds: bool = False
-    fbank: FbankProfile | None = None
+    fbank: FbankPreprocessing | None = None
 
 
-DEFAULT_PROFILE = BackboneProfile()
+DEFAULT_PREPROCESSING = Preprocessing()

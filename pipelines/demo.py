@@ -109,7 +109,7 @@ def _write_data(root: Path, seed: int) -> int:
 
 def _extract(report: DemoReport, data: Path, store: Path, seed: int, progress: Progress) -> None:
     from mettle_cache.pipelines.extract.config import ExtractConfig
-    from mettle_cache.pipelines.extract.run import run_extraction
+    from mettle_cache.pipelines.extract.run import extract
     from mettle_cache.pipelines.report.units import format_bytes
     from mettle_cache.store import verify_store
 
@@ -118,7 +118,7 @@ def _extract(report: DemoReport, data: Path, store: Path, seed: int, progress: P
     )
     extracted = report.run(
         "extract",
-        lambda: run_extraction(config, progress),
+        lambda: extract(config, progress),
         lambda done: f"{format_bytes(done.nbytes)}, {done.frames_per_second:.0f} frames/s",
     )
     if not (extracted.ok and extracted.finished):

@@ -81,7 +81,7 @@ def examine_memory() -> Finding:
     """Cores and memory."""
     import psutil
 
-    from mettle_cache.pipelines.extract.extractor import available_cores
+    from mettle_cache.devices import available_cores
 
     memory = psutil.virtual_memory()
     return Finding(
@@ -99,8 +99,8 @@ def examine_products() -> Finding:
 
 def examine_disk(cache: Path, *, measure: bool) -> Finding:
     """Room and read speed of the disk that will hold the stores."""
-    from mettle_cache.pipelines.extract.preflight import disk_folder, free_bytes
     from mettle_cache.store.reading.disk_speed import measure_read_speed
+    from mettle_cache.store.writing.durable import disk_folder, free_bytes
 
     free = free_bytes(cache)
     found = f"{free / 1e9:.0f} GB free"

@@ -126,3 +126,35 @@ def test_only_one_name_of_ours_can_be_imported_elsewhere(tmp_path):
         "('mettle_cache', 'mettle_cache.pipelines', 'mettle_cache.cli', 'pipelines', 'cli')))"
     )
     assert run_apart(code, tmp_path, PYTHONPATH="", PYTHONSAFEPATH="1") == "True True True False False"
+
+
+EXTRACTION = """
+import sys
+from pathlib import Path
+from mettle_cache.pipelines.extract.cluster import extract_task
+from mettle_cache.pipelines.extract.plan import make_plan
+from mettle_cache.pipelines.extract.run import extract
+from tests.pipelines.extraction import tiny, write_clips
+
+config = tiny(write_clips(Path("AVE").absolute(), train=1), Path("store.zarr").absolute(), layers="last:1")
+{call}
+print(sorted(name for name in sys.modules if name.startswith({stage_two})))
+"""
+STAGE_TWO = tuple(
+    f"mettle_cache.{part}"
+    for part in ("tasks", "methods", "decoders", "metrics", "pipelines.train", "pipelines.evaluate")
+)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "make_plan(config, measure=False)",
+        "assert extract(config).ok",
+        # what a process of --workers and a worker of a dask cluster run
+        "from dataclasses import replace; extract_task(replace(config, workers=1, device='cpu'), [0, 1])",
+    ],
+)
+def test_stage_one_loads_nothing_of_stage_two(tmp_path, call):
+    code = EXTRACTION.format(call=call, stage_two=STAGE_TWO)
+    assert run_apart(code, tmp_path, PYTHONPATH=str(ROOT)) == "[]"

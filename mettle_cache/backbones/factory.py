@@ -10,7 +10,7 @@ from mettle_cache.backbones.protocol import PRECISIONS, Backbone, BackboneReques
 from mettle_cache.backbones.registry import find_family
 from mettle_cache.errors import UsageError
 from mettle_cache.layers import MODALITIES, LayerSpec
-from mettle_cache.preprocessing import DEFAULT_PROFILE, BackboneProfile
+from mettle_cache.preprocessing import DEFAULT_PREPROCESSING, Preprocessing
 
 LARGEST_SEED = 2**63 - 1
 
@@ -24,7 +24,7 @@ def create_backbone(
     precision: str = "float32",
     antialias: bool = False,
     exact_dft: bool = False,
-    profile: BackboneProfile = DEFAULT_PROFILE,
+    preprocessing: Preprocessing = DEFAULT_PREPROCESSING,
 ) -> Backbone:
     """A frozen backbone on the CPU, ready for ``forward_tokens``.
 
@@ -42,8 +42,8 @@ def create_backbone(
         Antialiased resizing of pictures; off as in the peers.
     exact_dft
         HTS-AT only: the reference's convolution in place of the FFT, for audits; 20 times slower.
-    profile
-        What the data set's published code does in its own way (``DatasetInfo.profile``).
+    preprocessing
+        What the data set's published code does in its own way (``DatasetInfo.preprocessing``).
 
     Raises
     ------
@@ -56,7 +56,9 @@ def create_backbone(
     _check_options(modality, precision, seed)
     chosen = "pretrained" if weights is None else str(weights)
     request = BackboneRequest(name=base, size=size, weights=chosen, seed=seed, modality=modality, precision=precision)
-    return find_family(base).create(replace(request, antialias=antialias, exact_dft=exact_dft, profile=profile))
+    return find_family(base).create(
+        replace(request, antialias=antialias, exact_dft=exact_dft, preprocessing=preprocessing)
+    )
 
 
 def _check_options(modality: str | None, precision: str, seed: int) -> None:

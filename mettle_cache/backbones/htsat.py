@@ -148,8 +148,8 @@ class HtsatFamily:
             sizes=model.sizes,
             weights_source=source,
             seed=request.seed if request.weights == "random" else None,
-            repeats=request.profile.seconds_repeated,
-            spread=request.profile.spread_seconds,
+            repeats=request.preprocessing.seconds_repeated,
+            spread=request.preprocessing.spread_seconds,
         )
 
     def layers(self, request: BackboneRequest) -> tuple[LayerSpec, ...]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from mettle_cache.layers import LayerSpec
-from mettle_cache.preprocessing import DEFAULT_PROFILE, BackboneProfile
+from mettle_cache.preprocessing import DEFAULT_PREPROCESSING, Preprocessing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -103,7 +103,7 @@ class BackboneRequest:
     precision: str = "float32"
     antialias: bool = False
     exact_dft: bool = False
-    profile: BackboneProfile = DEFAULT_PROFILE
+    preprocessing: Preprocessing = DEFAULT_PREPROCESSING
 
     @property
     def label(self) -> str:

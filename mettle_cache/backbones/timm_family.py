@@ -59,7 +59,7 @@ class TimmFamily:
             raise UsageError(f"exact_dft is for htsat; '{request.label}' has no such front end")
         layers = self._trace(request, "visual")
         network, source = self._network(request)
-        taps = find_taps(network, request.label, final_norm=request.profile.final_norm)
+        taps = find_taps(network, request.label, final_norm=request.preprocessing.final_norm)
         visual = TimmBackbone(
             name=request.label,
             timm_name=self.timm_name,
@@ -71,7 +71,7 @@ class TimmFamily:
             frozen_parameters=self.frozen_parameters(),
             weights_source=source,
             seed=request.seed if request.weights == "random" else None,
-            final_norm=request.profile.final_norm,
+            final_norm=request.preprocessing.final_norm,
             audio_view=lambda visual: self._hear(visual, request),
         )
         return visual.shared_audio() if request.modality == "audio" else visual
@@ -131,7 +131,9 @@ class TimmFamily:
     def _sound(self, request: BackboneRequest) -> FbankImage:
         side = self._side(request)
         picture = self.fbank or replace(SWIN_FBANK, size=(side, side))
-        return picture if request.profile.fbank is None else replace(picture, **asdict(request.profile.fbank))
+        return (
+            picture if request.preprocessing.fbank is None else replace(picture, **asdict(request.preprocessing.fbank))
+        )
 
     def _runner(self, network: nn.Module) -> Callable[[Tensor], Tensor] | None:
         return read_any_grid(network) if self.fbank is not None else None

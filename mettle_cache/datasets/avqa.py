@@ -17,7 +17,7 @@ from mettle_cache.datasets.media_dataset import MediaDataset, media_dataset
 from mettle_cache.datasets.protocol import SAMPLE_COLUMNS, DatasetInfo
 from mettle_cache.datasets.textfile import Problems, quoted
 from mettle_cache.errors import DatasetError
-from mettle_cache.preprocessing import BackboneProfile, FbankProfile
+from mettle_cache.preprocessing import FbankPreprocessing, Preprocessing
 
 SEGMENTS = 10
 SPLITS = ("train", "val", "test")
@@ -92,10 +92,12 @@ INFO = DatasetInfo(
         "video_frames/<id>/%04d.jpg and raw_audio/<id>.wav",
     ),
     open=open_avqa,
-    profile=BackboneProfile(
+    preprocessing=Preprocessing(
         final_norm=True,
         spread_seconds=True,
-        fbank=FbankProfile(window_seconds=1.95, frame_shift_ms=10.0, mean=-5.385333061218262, std=3.5928637981414795),
+        fbank=FbankPreprocessing(
+            window_seconds=1.95, frame_shift_ms=10.0, mean=-5.385333061218262, std=3.5928637981414795
+        ),
     ),
 )
 

@@ -20,7 +20,7 @@ from mettle_cache.datasets.avsbench_tables import VideoRow, read_videos
 from mettle_cache.datasets.protocol import SAMPLE_COLUMNS, Clip, DatasetInfo, DatasetOption
 from mettle_cache.datasets.textfile import Problems
 from mettle_cache.errors import DatasetError
-from mettle_cache.preprocessing import BackboneProfile, FbankProfile
+from mettle_cache.preprocessing import FbankPreprocessing, Preprocessing
 
 if TYPE_CHECKING:
     from mettle_cache.datasets.avsbench_dataset import AvsbenchDataset
@@ -38,10 +38,10 @@ SAMPLE_SCHEMA = pa.schema(
 """``clip`` is the video, ``clips`` are its stored frames in order, and ``masks`` those of the first of them (packed
 bits, :mod:`mettle_cache.datasets.avsbench_masks`; no bytes for one that could not be read)."""
 
-_PROFILE = BackboneProfile(
+_PREPROCESSING = Preprocessing(
     final_norm=True,
     seconds_repeated=FRAMES,
-    fbank=FbankProfile(window_seconds=1.0, frame_shift_ms=10.0, mean=-5.210531711578369, std=3.5918314456939697),
+    fbank=FbankPreprocessing(window_seconds=1.0, frame_shift_ms=10.0, mean=-5.210531711578369, std=3.5918314456939697),
 )
 
 
@@ -62,7 +62,7 @@ S4_INFO = DatasetInfo(
     default_root=Path("data/AVSBench_data"),
     layouts=(f"{S4.table} and {S4.folder}/{{visual_frames,gt_masks,wave or audio_wav}}/<split>/<category>/",),
     open=open_s4,
-    profile=_PROFILE,
+    preprocessing=_PREPROCESSING,
     options=(
         DatasetOption(
             name="train_frames",
@@ -81,7 +81,7 @@ MS3_INFO = DatasetInfo(
     default_root=Path("data/AVSBench_data"),
     layouts=(f"{MS3.table} and {MS3.folder}/{{visual_frames/<video>,gt_masks/<split>,wave or audio_wav/<split>}}/",),
     open=open_ms3,
-    profile=_PROFILE,
+    preprocessing=_PREPROCESSING,
 )
 
 

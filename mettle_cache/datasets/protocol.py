@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mettle_cache.preprocessing import DEFAULT_PROFILE, BackboneProfile
+from mettle_cache.preprocessing import DEFAULT_PREPROCESSING, Preprocessing
 
 SAMPLE_COLUMNS = (pa.field("row", pa.int64()), pa.field("clip", pa.string()), pa.field("split", pa.string()))
 """The first columns of every ``Dataset.samples``: the 0-based annotation row, the clip's id and its split. What a data
@@ -60,7 +60,7 @@ class DatasetInfo:
     """What stands behind a data set's row in the registry, and what ``mettle datasets`` shows of it.
 
     ``open`` reads the annotations: it is called with the root, a folder that exists, and every option by its name, as
-    text. It raises DatasetError. ``profile`` is what the published code does in its own way around the backbones;
+    text. It raises DatasetError. ``preprocessing`` is what the published code does in its own way around the backbones;
     ``options`` are what else can be chosen.
     """
 
@@ -70,7 +70,7 @@ class DatasetInfo:
     default_root: Path
     layouts: tuple[str, ...]
     open: Callable[..., Dataset]
-    profile: BackboneProfile = DEFAULT_PROFILE
+    preprocessing: Preprocessing = DEFAULT_PREPROCESSING
     options: tuple[DatasetOption, ...] = ()
 
 

@@ -17,9 +17,6 @@ from torch import Tensor, nn
 from mettle_cache.layers import LayerSpec
 from mettle_cache.tasks.options import MethodOptions
 
-# an audio backbone of this name is the visual one, reading sound as a picture
-SHARED = "shared"
-
 Predictions = Mapping[str, np.ndarray]
 
 Frames = Callable[[str], NDArray[np.uint8] | None]

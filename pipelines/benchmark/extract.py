@@ -19,7 +19,7 @@ from mettle_cache.pipelines.benchmark.reading import COLD_BATCH, our_reader, ran
 from mettle_cache.pipelines.benchmark.table import BenchTable, Goal, Row, measured
 from mettle_cache.pipelines.benchmark.workplace import workplace
 from mettle_cache.pipelines.extract.config import ExtractConfig
-from mettle_cache.pipelines.extract.rates import seconds_a_clip
+from mettle_cache.pipelines.extract.plan import seconds_a_clip
 from mettle_cache.pipelines.progress import Progress
 from mettle_cache.pipelines.timing import Samples, Variant, time_interleaved
 from mettle_cache.store.format.codecs import get_codec
@@ -57,19 +57,19 @@ def run(options: BenchOptions, progress: Progress) -> BenchTable:
         extraction = Extraction.set_up(config, clips, place / "stores")
         progress.note(f"one extraction of {clips} clips, to warm up and to check what it stores")
         extraction.check_store()
-        write_bench_store(place / "read", extraction.rig.layers, codec=CODEC, clips=READ_CLIPS, progress=progress)
+        write_bench_store(place / "read", extraction.extractor.layers, codec=CODEC, clips=READ_CLIPS, progress=progress)
         probe = TINY_PROBE_BYTES if options.tiny else PROBE_BYTES
         variants = list(_variants(extraction, place / "read", probe))
         seconds = time_interleaved(variants, repeats=options.repeats, progress=progress, warm_up=options.tiny)
         denominators = _denominators(extraction, seconds)
         rows = list(_rows(extraction, seconds, denominators))
-        on_gpu = extraction.rig.device.type == "cuda"
+        on_gpu = extraction.extractor.device.type == "cuda"
         if on_gpu:
             rows += precision_rows(extraction, repeats=options.repeats, progress=progress, of=denominators[BARE])
     notes = ["a frame is a segment: a picture and its second of sound"]
     return BenchTable(
         bench="extract",
-        title=f"{clips} clips through {visual} and {audio}, {extraction.rig.lanes} passes at once",
+        title=f"{clips} clips through {visual} and {audio}, {extraction.extractor.passes_at_once} passes at once",
         rows=tuple(rows),
         denominators=tuple(denominators.values()),
         goals=tuple(_goals({row.variant: row for row in (*denominators.values(), *rows)})),
@@ -84,7 +84,7 @@ def _needed(clips: int) -> int:
 
 
 def _variants(extraction: Extraction, store: Path, probe: int) -> Iterator[Variant]:
-    rig = extraction.rig
+    extractor = extraction.extractor
     yield Variant(BARE, extraction.forward)
     yield Variant(WHOLE, extraction.whole, before=extraction.clear, after=extraction.clear)
     yield from (
@@ -92,22 +92,24 @@ def _variants(extraction: Extraction, store: Path, probe: int) -> Iterator[Varia
         for part, work in zip(PARTS, (extraction.decode, extraction.encode, extraction.write), strict=True)
     )
     yield Variant(
-        PLAN_COMPUTES, partial(seconds_a_clip, rig.backbones, rig.device, rig.dataset.segments), own_clock=True
+        PLAN_COMPUTES,
+        partial(seconds_a_clip, extractor.backbones, extractor.device, extractor.dataset.segments),
+        own_clock=True,
     )
     reader = our_reader(READ, store, check="first", batch=COLD_BATCH)
     subject = Subject(codec=CODEC, order=random_order(READ_CLIPS), files=reader.files(), nbytes=0)
     turn = Turn(Contestant(name=READ, subject=subject, reader=reader), cold=True)
     yield Variant(READ, turn.read, before=turn.prepare, after=turn.rest)
-    sizes = bytes_per_clip(rig.layers, rig.dataset.segments, get_codec(CODEC))
+    sizes = bytes_per_clip(extractor.layers, extractor.dataset.segments, get_codec(CODEC))
     clip_bytes = sum(sizes.values()) - sizes[RECORDS]
     yield Variant(PLAN_READS, lambda: clip_bytes / measure_read_speed(extraction.folder, nbytes=probe), own_clock=True)
 
 
 def _denominators(extraction: Extraction, seconds: Mapping[str, Samples]) -> dict[str, Row]:
-    bare, lanes = seconds[BARE], extraction.rig.lanes
+    bare, at_once = seconds[BARE], extraction.extractor.passes_at_once
     rows = (
         measured(BARE, bare.rate(extraction.segments), "frames/s", note="on resident tensors, as many passes at once"),
-        measured(PASS, bare.times(lanes / extraction.clips), "s a clip", note="in one of the lanes"),
+        measured(PASS, bare.times(at_once / extraction.clips), "s a clip", note="one of those that run at once"),
         measured(
             READ,
             seconds[READ].rate(READ_CLIPS),
@@ -123,7 +125,7 @@ def _rows(extraction: Extraction, seconds: Mapping[str, Samples], of: Mapping[st
     yield measured(WHOLE, seconds[WHOLE].rate(extraction.segments), "frames/s", of=of[BARE], note=note)
     for part, note in PARTS.items():
         yield measured(part, seconds[part], "s a clip", of=of[PASS], note=note)
-    segments = extraction.rig.dataset.segments
+    segments = extraction.extractor.dataset.segments
     note = "a trial of two segments, of zeros"
     yield measured(PLAN_COMPUTES, seconds[PLAN_COMPUTES].rate(segments), "frames/s", of=of[BARE], note=note)
     yield measured(PLAN_READS, seconds[PLAN_READS].rate(1), "clips/s", of=of[READ], note="a probe of the disk")

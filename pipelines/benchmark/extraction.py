@@ -15,9 +15,14 @@ from torch import Tensor
 from mettle_cache.errors import RunError
 from mettle_cache.pipelines.benchmark.reading import same_arrays
 from mettle_cache.pipelines.extract.config import ExtractConfig
-from mettle_cache.pipelines.extract.extractor import PreparedClip, Rig, build_rig, open_config_dataset
-from mettle_cache.pipelines.extract.rates import run_passes
-from mettle_cache.pipelines.extract.store_key import store_spec
+from mettle_cache.pipelines.extract.extractor import (
+    Extractor,
+    PreparedClip,
+    build_extractor,
+    open_config_dataset,
+    store_spec,
+)
+from mettle_cache.pipelines.extract.plan import run_passes
 from mettle_cache.pipelines.extract.stream import reproducible_passes, stream_clips
 from mettle_cache.store.format.codecs import encode_layers
 from mettle_cache.store.reading.token_store import TokenStore
@@ -31,7 +36,7 @@ class Extraction:
     """The first ``clips`` clips of a data set, extracted into stores under ``folder``."""
 
     config: ExtractConfig
-    rig: Rig
+    extractor: Extractor
     clips: int
     folder: Path
 
@@ -39,33 +44,33 @@ class Extraction:
     def set_up(cls, config: ExtractConfig, clips: int, folder: Path) -> Extraction:
         """Load the backbones and open the media."""
         folder.mkdir(exist_ok=True)
-        rig = build_rig(config, open_config_dataset(config))
-        return cls(config=config, rig=rig, clips=clips, folder=folder)
+        extractor = build_extractor(config, open_config_dataset(config))
+        return cls(config=config, extractor=extractor, clips=clips, folder=folder)
 
     @property
     def segments(self) -> int:
-        return self.clips * self.rig.dataset.segments
+        return self.clips * self.extractor.dataset.segments
 
     @cached_property
     def prepared(self) -> tuple[PreparedClip, ...]:
         """The clips, decoded."""
-        return tuple(self.rig.prepare(index) for index in range(self.clips))
+        return tuple(self.extractor.prepare(index) for index in range(self.clips))
 
     @cached_property
     def passes(self) -> list[list[Tensor]]:
         """What each forward pass takes, resident on the device: whole clips, as the stream groups them."""
         return [
             [self._stack([self.prepared[index].inputs[number] for index in group]) for number in self._numbers]
-            for group in self.rig.groups(range(self.clips))
+            for group in self.extractor.groups(range(self.clips))
         ]
 
     @cached_property
     def tokens(self) -> dict[str, Tensor]:
         """The tokens ``[T, N, D]`` of the first clip, on the device, of the layers that are stored."""
-        segments, wanted = self.rig.dataset.segments, {layer.name for layer in self.rig.layers}
+        segments, wanted = self.extractor.dataset.segments, {layer.name for layer in self.extractor.layers}
         found: dict[str, Tensor] = {}
-        with reproducible_passes(self.rig.device), torch.inference_mode():
-            for backbone, x in zip(self.rig.backbones, self.passes[0], strict=True):
+        with reproducible_passes(self.extractor.device), torch.inference_mode():
+            for backbone, x in zip(self.extractor.backbones, self.passes[0], strict=True):
                 made = backbone.forward_tokens(x)
                 found |= {name: value[:segments].clone() for name, value in made.items() if name in wanted}
         return found
@@ -73,25 +78,26 @@ class Extraction:
     @cached_property
     def codes(self) -> dict[str, LayerTokens]:
         """The same, encoded, in host memory."""
-        return _to_host(encode_layers(self.tokens, self.rig.codec))
+        return _to_host(encode_layers(self.tokens, self.extractor.codec))
 
     def decode(self) -> None:
         """Read and preprocess the media of one clip."""
-        with reproducible_passes(self.rig.device):
-            self.rig.prepare(0)
+        with reproducible_passes(self.extractor.device):
+            self.extractor.prepare(0)
 
     def forward(self) -> None:
-        """Every forward pass, as many at once as the stream has lanes; the tokens are thrown away."""
-        run_passes(self.rig.backbones, self.passes, lanes=self.rig.lanes, device=self.rig.device)
+        """Every forward pass, as many at once as the stream runs; the tokens are thrown away."""
+        extractor = self.extractor
+        run_passes(extractor.backbones, self.passes, at_once=extractor.passes_at_once, device=extractor.device)
 
     def encode(self) -> None:
         """Encode one clip's tokens, and take the codes to the host."""
-        with reproducible_passes(self.rig.device):
-            _to_host(encode_layers(self.tokens, self.rig.codec))
+        with reproducible_passes(self.extractor.device):
+            _to_host(encode_layers(self.tokens, self.extractor.codec))
 
     def write(self) -> None:
         """Write one clip's codes, durably."""
-        with reproducible_passes(self.rig.device), self._open_writer(self.folder / "one.zarr") as writer:
+        with reproducible_passes(self.extractor.device), self._open_writer(self.folder / "one.zarr") as writer:
             writer.write_clip(0, self.codes, source="0" * 32)
 
     def whole(self) -> None:
@@ -121,23 +127,23 @@ class Extraction:
 
     def _extract(self, path: Path) -> None:
         with self._open_writer(path) as writer:
-            outcomes = list(stream_clips(self.rig, writer, range(self.clips), threading.Event()))
+            outcomes = list(stream_clips(self.extractor, writer, range(self.clips), threading.Event()))
         failed = [outcome.error for outcome in outcomes if outcome.error]
         if failed or len(outcomes) != self.clips:
             raise RunError(f"the bench's own media could not be extracted: {failed}")
 
     @property
     def _numbers(self) -> range:
-        return range(len(self.rig.backbones))
+        return range(len(self.extractor.backbones))
 
     def _stack(self, clips: Sequence[Tensor]) -> Tensor:
-        """Clips ``[T, ...]`` as one batch of the shape that the rig always computes, ``[clips * T, ...]``."""
-        missing = self.rig.clips_a_batch - len(clips)
+        """Clips ``[T, ...]`` as one batch of the shape that the extractor always computes, ``[clips * T, ...]``."""
+        missing = self.extractor.clips_a_batch - len(clips)
         whole = torch.cat((*clips, *(torch.zeros_like(clips[0]) for _ in range(missing))))
-        return whole.to(self.rig.device)
+        return whole.to(self.extractor.device)
 
     def _open_writer(self, path: Path) -> StoreWriter:
-        return StoreWriter.create_or_resume(path, store_spec(self.rig, replace(self.config, out=path)))
+        return StoreWriter.create_or_resume(path, store_spec(self.extractor, replace(self.config, out=path)))
 
 
 def _to_host(codes: Mapping[str, LayerTokens]) -> dict[str, LayerTokens]:

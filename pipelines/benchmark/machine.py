@@ -10,8 +10,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from mettle_cache.devices import choose_device
-from mettle_cache.pipelines.extract.extractor import available_cores
+from mettle_cache.devices import available_cores, choose_device
 from mettle_cache.pipelines.report.units import format_bytes
 
 LIBRARIES = ("torch", "timm", "numpy", "google-crc32c", "crc32c")

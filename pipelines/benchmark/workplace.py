@@ -12,7 +12,8 @@ from types import FrameType
 
 from mettle_cache.pipelines.benchmark.options import BenchOptions
 from mettle_cache.pipelines.extract.config import STORES
-from mettle_cache.pipelines.extract.preflight import check_room, disk_folder
+from mettle_cache.pipelines.extract.run import check_room
+from mettle_cache.store.writing.durable import disk_folder
 
 PREFIX = ".mettle-bench-"
 

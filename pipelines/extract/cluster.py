@@ -7,24 +7,29 @@ once and writes its own clips. What a dead worker had committed is kept; what it
 from __future__ import annotations
 
 import logging
+import signal
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from mettle_cache.backbones import parse_backbone
-from mettle_cache.devices import peak_resident
+from mettle_cache.devices import available_cores, peak_resident
 from mettle_cache.errors import UsageError
 from mettle_cache.pipelines.extract.config import ExtractConfig
-from mettle_cache.pipelines.extract.extractor import Rig, available_cores, build_rig, open_config_dataset
-from mettle_cache.pipelines.extract.interrupt import signals_kept_from_children
-from mettle_cache.pipelines.extract.store_key import store_spec
+from mettle_cache.pipelines.extract.extractor import (
+    Extractor,
+    build_extractor,
+    open_config_dataset,
+    store_spec,
+)
 from mettle_cache.pipelines.extract.stream import Outcome, stream_clips
 from mettle_cache.store.writing.writer import StoreWriter
 
@@ -39,7 +44,7 @@ _ONE_AT_A_TIME = threading.Lock()
 
 
 def cluster_clips(
-    config: ExtractConfig, rig: Rig, writer: StoreWriter, indexes: Sequence[int], stop: threading.Event
+    config: ExtractConfig, extractor: Extractor, writer: StoreWriter, indexes: Sequence[int], stop: threading.Event
 ) -> Iterator[Outcome]:
     """Extract clips on the cluster that ``config`` names; yields each clip's outcome as its task ends.
 
@@ -53,10 +58,10 @@ def cluster_clips(
     StoreError, NoRoomError
         A worker cannot write the store.
     """
-    where = locate(config, rig, writer.path)
+    where = locate(config, extractor, writer.path)
     under_way: dict[Future, list[int]] = {}
     with connect(config) as client:
-        waiting = share_out(rig.groups(indexes), count_workers(client))
+        waiting = divide_into_tasks(extractor.groups(indexes), count_workers(client))
         try:
             while (waiting or under_way) and not stop.is_set():
                 # one task a worker: whatever a dead worker had queued would count as suspicious too
@@ -81,22 +86,22 @@ def extract_task(config: ExtractConfig, indexes: Sequence[int]) -> list[Outcome]
     """
     assert config.out is not None, "cluster_clips names the store"
     with _ONE_AT_A_TIME:
-        rig = _worker_rig(config)
+        extractor = _worker_extractor(config)
         # not a mere join: a worker with other weights or libraries would write other bytes, and is refused here
-        with StoreWriter.create_or_resume(config.out, store_spec(rig, config)) as writer:
-            outcomes = list(stream_clips(rig, writer, indexes, threading.Event()))
+        with StoreWriter.create_or_resume(config.out, store_spec(extractor, config)) as writer:
+            outcomes = list(stream_clips(extractor, writer, indexes, threading.Event()))
         return [replace(outcome, peak_memory=peak_resident()) for outcome in outcomes]
 
 
-def locate(config: ExtractConfig, rig: Rig, store: Path) -> ExtractConfig:
+def locate(config: ExtractConfig, extractor: Extractor, store: Path) -> ExtractConfig:
     """The configuration as it reads in another working directory."""
     return replace(
         config,
-        root=rig.dataset.root.resolve(),
+        root=extractor.dataset.root.resolve(),
         out=store.resolve(),
         visual=_located(config.visual),
         audio=_located(config.audio),
-        device=config.device or rig.device.type,
+        device=config.device or extractor.device.type,
     )
 
 
@@ -106,10 +111,10 @@ def _located(backbone: str) -> str:
     return f"{choice.name}={path.resolve()}" if path.is_file() else backbone
 
 
-def share_out(groups: Sequence[Sequence[int]], workers: int) -> deque[list[int]]:
+def divide_into_tasks(groups: Sequence[Sequence[int]], workers: int) -> deque[list[int]]:
     """Clips by task: whole groups, at most ``GROUPS_A_TASK``, and some tasks for every worker where there are enough.
 
-    Fewer groups a task share out evenly, more hide the start of each task's stream.
+    With few groups a task the workers end at about the same time; with many, starting the streams costs less.
     """
     size = max(1, min(GROUPS_A_TASK, len(groups) // (4 * workers)))
     tasks = (groups[start : start + size] for start in range(0, len(groups), size))
@@ -151,14 +156,14 @@ def _collect(future: Future, clips: list[int], writer: StoreWriter) -> tuple[lis
 
 
 @lru_cache(maxsize=1)
-def _worker_rig(config: ExtractConfig) -> Rig:
+def _worker_extractor(config: ExtractConfig) -> Extractor:
     if config.workers:
         cores = max(1, available_cores() // config.workers)
     else:
         from distributed import get_worker
 
         cores = get_worker().state.nthreads
-    return build_rig(config, open_config_dataset(config), device=_worker_device(config), cores=cores)
+    return build_extractor(config, open_config_dataset(config), device=_worker_device(config), cores=cores)
 
 
 def _worker_device(config: ExtractConfig) -> torch.device:
@@ -211,3 +216,19 @@ def connect(config: ExtractConfig) -> Iterator[Client]:
                 hint=f"start some: `dask worker {config.scheduler}`, in an environment with mettle-cache",
             ) from error
         yield client
+
+
+@contextmanager
+def signals_kept_from_children() -> Iterator[None]:
+    """Processes that are started in here, or later by a thread that is, never see a SIGINT or SIGTERM.
+
+    A terminal sends Ctrl-C to every process of a command; the one that coordinates must be the only one to act on it.
+    What arrives meanwhile is delivered at the end.
+    """
+    # it unblocks both signals when it starts, so it must be running already
+    resource_tracker.ensure_running()
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)

@@ -12,7 +12,6 @@ from mettle_cache.backbones.protocol import PRECISIONS
 from mettle_cache.datasets import DATASETS, resolve_options
 from mettle_cache.errors import ConfigError, UsageError
 
-SHARED = "shared"
 DEFAULT_CODEC = "int8"
 STORES = Path("cache")
 

@@ -1,5 +1,7 @@
 """A data set and its frozen backbones, set up on one device: clips in, codes of the chosen layers out.
 
+Also what the store that they fill is called by: the key of everything that changes its bytes, and where it came from.
+
 Bytes must depend on the clip alone, not on the clips around it, on the number of cores, nor on who computes it. So the
 backbones only ever see batches of one shape; a clip's place in the batch is fixed by its index; and on a CPU every
 forward pass runs on one thread (oneDNN's convolutions round differently with the number of threads), several at once.
@@ -10,6 +12,8 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
 
 import psutil
 import torch
@@ -17,16 +21,18 @@ from torch import Tensor
 
 from mettle_cache.backbones import Backbone, create_backbone, parse_backbone, shared_audio
 from mettle_cache.datasets import Dataset, dataset_info, open_dataset
-from mettle_cache.devices import choose_device
+from mettle_cache.devices import available_cores, choose_device
 from mettle_cache.errors import MediaError, UsageError
 from mettle_cache.layers import LayerSpec, select_layers
-from mettle_cache.pipelines.extract.config import SHARED, ExtractConfig
+from mettle_cache.pipelines.extract.config import DEFAULT_CODEC, ExtractConfig
+from mettle_cache.preprocessing import SHARED
 from mettle_cache.store.format.codecs import Codec, encode_layers, get_codec
+from mettle_cache.store.format.spec import StoreSpec
 from mettle_cache.tokens import LayerTokens
 
 SEGMENTS_A_BATCH_ON_GPU = 40
 # one pass computes while the other's codes travel to the host
-LANES_ON_GPU = 2
+PASSES_AT_ONCE_ON_GPU = 2
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ class PreparedClip:
 
 
 @dataclass(frozen=True, eq=False)
-class Rig:
+class Extractor:
     """Everything that turns clip indexes into codes; safe to use from several threads.
 
     ``cores`` is how many of this machine's may be used.
@@ -59,10 +65,10 @@ class Rig:
         return 1 if self.device.type == "cpu" else clips_a_batch_on_gpu(self.dataset.segments)
 
     @property
-    def lanes(self) -> int:
-        """Forward passes at once: as many as there are cores, and memory for their tokens and activations."""
+    def passes_at_once(self) -> int:
+        """Forward passes that run at the same time: as many as there are cores, and memory for their tokens."""
         if self.device.type != "cpu":
-            return LANES_ON_GPU
+            return PASSES_AT_ONCE_ON_GPU
         tokens = sum(layer.tokens * layer.width for backbone in self.backbones for layer in backbone.layers)
         # a pass of Swin-V2-L or HTS-AT was measured to hold 3.5 times its float tokens
         needed = 4 * 4 * self.dataset.segments * tokens
@@ -86,7 +92,7 @@ class Rig:
         """Tokens of one group's clips: clip index to layer name to codes ``[T, N, *]`` on the CPU."""
         segments, size = self.dataset.segments, self.clips_a_batch
         codes: dict[int, dict[str, LayerTokens]] = {clip.index: {} for clip in clips}
-        wanted = {layer.name for layer in self.layers}
+        stored = {layer.name for layer in self.layers}
         with torch.inference_mode():
             for number, backbone in enumerate(self.backbones):
                 batch = torch.zeros(size, segments, *backbone.segment_shape)
@@ -95,8 +101,8 @@ class Rig:
                 tokens = backbone.forward_tokens(batch.flatten(0, 1).to(self.device))
                 for clip in clips:
                     first = clip.index % size * segments
-                    own = {name: x[first : first + segments] for name, x in tokens.items() if name in wanted}
-                    codes[clip.index] |= {n: t.to("cpu") for n, t in encode_layers(own, self.codec).items()}
+                    of_clip = {name: x[first : first + segments] for name, x in tokens.items() if name in stored}
+                    codes[clip.index] |= {n: t.to("cpu") for n, t in encode_layers(of_clip, self.codec).items()}
         return codes
 
     def describe(self, error: MediaError) -> str:
@@ -117,9 +123,9 @@ def clips_a_batch_on_gpu(segments: int) -> int:
     return max(1, SEGMENTS_A_BATCH_ON_GPU // segments)
 
 
-def build_rig(
+def build_extractor(
     config: ExtractConfig, dataset: Dataset, *, device: torch.device | None = None, cores: int | None = None
-) -> Rig:
+) -> Extractor:
     """Load the backbones that the configuration names and choose their layers.
 
     ``device`` and ``cores`` are given where the configuration's device and all of this machine's cores are not meant.
@@ -138,7 +144,7 @@ def build_rig(
     backbones = (visual.to(device), audio.to(device))
     layers = select_layers([layer for backbone in backbones for layer in backbone.layers], config.layer_selection)
     read = {layer.modality for layer in layers}
-    return Rig(
+    return Extractor(
         dataset=dataset,
         # a backbone that no chosen layer comes from need not run
         backbones=tuple(backbone for backbone in backbones if backbone.modality in read),
@@ -155,11 +161,6 @@ def open_config_dataset(config: ExtractConfig) -> Dataset:
     return open_dataset(config.dataset, config.root, config.dataset_options)
 
 
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _create(text: str, config: ExtractConfig, modality: str) -> Backbone:
     choice = parse_backbone(text)
     backbone = create_backbone(
@@ -168,8 +169,61 @@ def _create(text: str, config: ExtractConfig, modality: str) -> Backbone:
         seed=config.seed,
         modality=modality,
         precision=config.precision,
-        profile=dataset_info(config.dataset).profile,
+        preprocessing=dataset_info(config.dataset).preprocessing,
     )
     if backbone.modality != modality:
         raise UsageError(f"--{modality} {choice.name}: that backbone is for {backbone.modality}")
     return backbone
+
+
+def store_spec(extractor: Extractor, config: ExtractConfig) -> StoreSpec:
+    """The store that an extractor fills, whoever computes which clip of it."""
+    return StoreSpec(
+        dataset=extractor.dataset.name,
+        segments=extractor.dataset.segments,
+        layers=extractor.layers,
+        codec=extractor.codec.name,
+        clips=tuple(clip.id for clip in extractor.dataset.clips),
+        samples=extractor.dataset.samples,
+        vocabulary=extractor.dataset.vocabulary,
+        key=extraction_key(extractor, config),
+        provenance=provenance(extractor.dataset, config),
+    )
+
+
+def extraction_key(extractor: Extractor, config: ExtractConfig) -> dict[str, object]:
+    """What changes bytes beside the data set's annotations, the layers and the codec, which the store adds itself."""
+    options = config.dataset_options
+    return {
+        **({"options": options} if options else {}),
+        "backbones": {backbone.modality: backbone.fingerprint() for backbone in extractor.backbones},
+        "decode": extractor.dataset.decode_policy,
+        "compute": {
+            "device": extractor.device.type,
+            "precision": extractor.precision,
+            "segments_a_pass": extractor.clips_a_batch * extractor.dataset.segments,
+        },
+    }
+
+
+def provenance(dataset: Dataset, config: ExtractConfig) -> dict[str, object]:
+    """For people: the command that makes this store anew; the same on every machine and for every part."""
+    words = ["mettle", "extract", "--dataset", config.dataset]
+    words += ["--visual", _portable(config.visual), "--audio", _portable(config.audio)]
+    if config.codec != DEFAULT_CODEC:
+        words += ["--codec", config.codec]
+    if config.layers:
+        words += ["--layers", config.layers]
+    for option in config.chosen_options:
+        words += ["--option", option]
+    if config.seed:
+        words += ["--seed", str(config.seed)]
+    if config.precision != "float32":
+        words += ["--precision", config.precision]
+    return {"command": " ".join(words), "root": dataset.root.resolve().name, "mettle-cache": version("mettle-cache")}
+
+
+def _portable(text: str) -> str:
+    """A backbone as the user wrote it, but a weights file by its name alone: folders differ between machines."""
+    choice = parse_backbone(text)
+    return f"{choice.name}={Path(choice.weights).name}" if "=" in text else choice.name

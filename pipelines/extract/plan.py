@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from mettle_cache.backbones import Backbone, create_backbone, layer_table, parse_backbone, shared_audio
 from mettle_cache.datasets import Dataset, dataset_info
-from mettle_cache.devices import choose_device
+from mettle_cache.devices import available_cores, choose_device
 from mettle_cache.layers import LayerSpec, group_by_array, select_layers
-from mettle_cache.pipelines.extract.config import SHARED, ExtractConfig, default_out
-from mettle_cache.pipelines.extract.extractor import open_config_dataset
-from mettle_cache.pipelines.extract.preflight import ROOM_MARGIN, disk_folder, free_bytes
-from mettle_cache.pipelines.extract.rates import seconds_a_clip
+from mettle_cache.pipelines.extract.config import ExtractConfig, default_out
+from mettle_cache.pipelines.extract.extractor import clips_a_batch_on_gpu, open_config_dataset
+from mettle_cache.pipelines.extract.run import ROOM_MARGIN
+from mettle_cache.pipelines.extract.stream import reproducible_passes
 from mettle_cache.pipelines.progress import Progress, Silent
+from mettle_cache.preprocessing import SHARED
 from mettle_cache.store.format.codecs import CODECS, get_codec
 from mettle_cache.store.format.sizes import RECORDS, bytes_per_clip, files_per_clip
 from mettle_cache.store.reading.disk_speed import measure_read_speed
+from mettle_cache.store.writing.durable import disk_folder, free_bytes
 
 LAYER_SETS = ("all", "stages")
+# on a CPU: enough for a steady rate, few enough for a second or two of Swin-V2-L on a core
+TIMED_SEGMENTS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +210,7 @@ def _create(text: str, config: ExtractConfig, modality: str) -> Backbone:
         weights=weights,
         modality=modality,
         precision=config.precision,
-        profile=dataset_info(config.dataset).profile,
+        preprocessing=dataset_info(config.dataset).preprocessing,
     )
 
 
@@ -211,3 +218,41 @@ def _tabled_layers(config: ExtractConfig) -> tuple[LayerSpec, ...]:
     heard = config.visual if config.audio == SHARED else config.audio
     visual, audio = parse_backbone(config.visual).name, parse_backbone(heard).name
     return (*layer_table(visual, "visual"), *layer_table(audio, "audio"))
+
+
+def seconds_a_clip(backbones: Sequence[Backbone], device: torch.device, segments: int) -> float:
+    """Seconds that a clip takes in a steady stream of forward passes, as extraction runs them, from a short trial.
+
+    On a CPU one pass a core, all at once, of :data:`TIMED_SEGMENTS` segments; on a GPU whole batches of clips of
+    ``segments`` segments.
+    """
+    on_cpu = device.type == "cpu"
+    at_once = available_cores() if on_cpu else 1
+    size = TIMED_SEGMENTS if on_cpu else clips_a_batch_on_gpu(segments) * segments
+    total = 0.0
+    for backbone in backbones:
+        passes = [(torch.zeros(size, *backbone.segment_shape, device=device),)] * at_once
+        run_passes([backbone], passes, at_once=at_once, device=device)  # the first round warms up
+        total += run_passes([backbone], passes, at_once=at_once, device=device) / (at_once * size)
+    return segments * total
+
+
+def run_passes(
+    backbones: Sequence[Backbone], passes: Sequence[Sequence[Tensor]], *, at_once: int, device: torch.device
+) -> float:
+    """Run forward passes over resident inputs, ``at_once`` at a time, and throw their tokens away; returns seconds.
+
+    Each pass holds one input ``[B, *segment_shape]`` for each backbone.
+    """
+
+    def forward(inputs: Sequence[Tensor]) -> None:
+        with torch.inference_mode():
+            for backbone, x in zip(backbones, inputs, strict=True):
+                backbone.forward_tokens(x)
+
+    with reproducible_passes(device), ThreadPoolExecutor(at_once) as pool:
+        started = time.perf_counter()
+        list(pool.map(forward, passes))
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - started

@@ -5,97 +5,147 @@ Check everything, name everything that is wrong, and only then begin; whatever i
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 
-from mettle_cache.datasets import Dataset
+from mettle_cache.datasets import DATASETS, Dataset, MediaProblem
 from mettle_cache.devices import peak_resident
+from mettle_cache.errors import DatasetError, MettleError, NoRoomError, StoreCorruptError, StoreMissingError
 from mettle_cache.pipelines.extract.cluster import cluster_clips
 from mettle_cache.pipelines.extract.config import ExtractConfig, ExtractReport, default_out
-from mettle_cache.pipelines.extract.extractor import Rig, build_rig, open_config_dataset
-from mettle_cache.pipelines.extract.interrupt import InterruptedRunError, stop_on_signals
-from mettle_cache.pipelines.extract.preflight import check_room, find_missing
-from mettle_cache.pipelines.extract.store_key import store_spec
+from mettle_cache.pipelines.extract.extractor import Extractor, build_extractor, open_config_dataset, store_spec
 from mettle_cache.pipelines.extract.stream import Outcome, stream_clips
 from mettle_cache.pipelines.progress import Progress, Silent
+from mettle_cache.pipelines.report.units import format_bytes
 from mettle_cache.samples import clips_of_samples
 from mettle_cache.store.format.sizes import bytes_per_clip
+from mettle_cache.store.writing.durable import free_bytes
 from mettle_cache.store.writing.locks import part_range
 from mettle_cache.store.writing.writer import StoreReport, StoreWriter
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+LISTED = 20
+# what the file system needs for itself
+ROOM_MARGIN = 1.02
 
-def run_extraction(config: ExtractConfig, progress: Progress | None = None) -> ExtractReport:
-    """Extract the clips that the store lacks; resumes whatever an earlier run of the same configuration left.
+
+def extract(config: ExtractConfig, progress: Progress | None = None) -> ExtractReport:
+    """Run the frozen backbones over a data set and store every chosen layer's tokens.
+
+    Only the clips that the store lacks are extracted: called again, it resumes what an earlier call with the same
+    configuration left, and the bytes are the same as those of one call::
+
+        report = extract(ExtractConfig(dataset="ave", root=Path("data/AVE"), visual="swinv2_l", audio="htsat"))
+        print(report.store, report.written, report.failures)
+
+    Parameters
+    ----------
+    config
+        The data set, the backbones, the codec, the layers and where the store goes.
+    progress
+        Told how far it is, and beforehand what a user should know.
 
     Raises
     ------
+    UsageError
+        An unknown data set, option, backbone, codec, layer or device, or a root that is no folder.
+    PluginError
+        The package that offers the data set or a backbone is broken.
+    WeightsError
+        Weights that are missing or damaged.
     DatasetError
-        Media that are missing or unreadable, all of them in one message, before any work starts.
+        Annotations that are wrong, or media that are missing or unreadable, all in one message, before any work starts.
     StoreKeyError
         The store was made by another configuration.
+    StoreBusyError
+        Another process extracts the same part.
     NoRoomError
         The disk cannot hold, or could not hold, what is to be written; what is committed stays.
     InterruptedRunError
         SIGINT or SIGTERM; what is committed stays.
     """
     progress = progress or Silent()
+    notes = _task_notes(config)
+    for note in notes:
+        progress.note(f"note: {note}")
     out = config.out or default_out(config)
     dataset = open_config_dataset(config)
     for note in dataset.notes:
         progress.note(note)
     progress.note(f"looking at the media of {len(dataset.clips)} clips in {dataset.root}")
     missing = find_missing(dataset, config, out)
-    rig = build_rig(config, dataset)
-    notes = _notes(rig, missing)
-    for note in notes:
+    extractor = build_extractor(config, dataset)
+    about_store = _store_notes(extractor, missing)
+    for note in about_store:
         progress.note(note)
-    with StoreWriter.create_or_resume(out, store_spec(rig, config)) as writer:
-        pending = writer.pending(config.part)
-        work = [index for index in pending if dataset.clips[index].id not in missing]
-        check_room(out, len(work) * sum(bytes_per_clip(rig.layers, dataset.segments, rig.codec).values()))
-        tally = _Tally(dataset, skipped=len(part_range(config.part, len(writer.clips))) - len(pending))
-        for index in (index for index in pending if dataset.clips[index].id in missing):
-            reason = missing[dataset.clips[index].id]
+    with StoreWriter.create_or_resume(out, store_spec(extractor, config)) as writer:
+        counts = _fill_store(config, extractor, writer, missing, progress)
+        return counts.report(writer.finish(), out, [*notes, *about_store])
+
+
+def _fill_store(
+    config: ExtractConfig, extractor: Extractor, writer: StoreWriter, missing: Mapping[str, str], progress: Progress
+) -> _Counts:
+    """Record the clips in ``missing`` as failed and extract the others that this part of the store lacks."""
+    dataset = extractor.dataset
+    pending = writer.pending(config.part)
+    work = [index for index in pending if dataset.clips[index].id not in missing]
+    check_room(
+        writer.path, len(work) * sum(bytes_per_clip(extractor.layers, dataset.segments, extractor.codec).values())
+    )
+    counts = _Counts(dataset, skipped=len(part_range(config.part, len(writer.clips))) - len(pending))
+    for index in pending:
+        reason = missing.get(dataset.clips[index].id)
+        if reason is not None:
             writer.fail_clip(index, reason)
-            tally.add(Outcome(index, error=reason), progress)
-        if work:
-            _extract(config, rig, writer, work, tally, progress)
-        return tally.report(writer.finish(), out, notes)
+            counts.add(Outcome(index, error=reason), progress)
+    if work:
+        _extract_clips(config, extractor, writer, work, counts, progress)
+    return counts
 
 
-def _extract(
-    config: ExtractConfig, rig: Rig, writer: StoreWriter, work: Sequence[int], tally: _Tally, progress: Progress
+def _extract_clips(
+    config: ExtractConfig,
+    extractor: Extractor,
+    writer: StoreWriter,
+    work: Sequence[int],
+    counts: _Counts,
+    progress: Progress,
 ) -> None:
-    """Extract ``work`` and count the outcomes; stops cleanly on a signal."""
+    """Extract the clips ``work`` and count the outcomes; stops cleanly on a signal."""
     on_cluster = bool(config.workers or config.scheduler)
-    where = config.scheduler or (f"{config.workers} workers" if on_cluster else str(rig.device))
+    where = config.scheduler or (f"{config.workers} workers" if on_cluster else str(extractor.device))
     progress.start(len(work), "clips", f"extract on {where}")
     started, left = time.perf_counter(), len(work)
     with stop_on_signals() as stop:
-        outcomes = (
-            cluster_clips(config, rig, writer, work, stop) if on_cluster else stream_clips(rig, writer, work, stop)
-        )
+        if on_cluster:
+            outcomes = cluster_clips(config, extractor, writer, work, stop)
+        else:
+            outcomes = stream_clips(extractor, writer, work, stop)
         for outcome in outcomes:
             left -= 1
-            tally.add(outcome, progress)
-            tally.seconds = time.perf_counter() - started
+            counts.add(outcome, progress)
+            counts.seconds = time.perf_counter() - started
             progress.advance(1, nbytes=outcome.nbytes)
     progress.finish()
     if left:
         raise InterruptedRunError(
-            f"stopped with {left} clips to go; the {tally.written} written by this run are safe in {writer.path}",
+            f"stopped with {left} clips to go; the {counts.written} written by this run are safe in {writer.path}",
             hint="run the same command again: it goes on where this run stopped",
         )
 
 
 @dataclass
-class _Tally:
+class _Counts:
     """Counts what happens to the clips of a run."""
 
     dataset: Dataset
@@ -134,18 +184,25 @@ class _Tally:
         )
 
 
-def _notes(rig: Rig, missing: dict[str, str]) -> list[str]:
-    """What a user should know about the store before any time goes into it."""
+def _task_notes(config: ExtractConfig) -> list[str]:
+    """What a user should know before anything is looked at."""
+    if DATASETS.row(config.dataset).task is not None:
+        return []
+    return [f"no task learns from {config.dataset}; train needs --recipe with a task"]
+
+
+def _store_notes(extractor: Extractor, missing: Mapping[str, str]) -> list[str]:
+    """What a user should know about the store before time goes into it."""
     notes = [
         f"{backbone.name} ({backbone.modality}) has RANDOM weights ({backbone.weights_source}): "
         "fine to try things out, no accuracy is to be expected"
-        for backbone in rig.backbones
+        for backbone in extractor.backbones
         if backbone.weights_source.startswith("random")
     ]
     if missing:
         notes.append(
             f"{len(missing)} clips are left out: the accuracy is not comparable with the published one. "
-            f"Samples that remain: {_remaining(rig.dataset.samples, missing)}"
+            f"Samples that remain: {_remaining(extractor.dataset.samples, missing)}"
         )
     return notes
 
@@ -158,3 +215,88 @@ def _remaining(samples: pa.Table, missing: Collection[str]) -> str:
         count[0] += not any(clip in missing for clip in clips)
         count[1] += 1
     return ", ".join(f"{split} {kept} of {every}" for split, (kept, every) in counts.items())
+
+
+class InterruptedRunError(MettleError):
+    """The user stopped the work; what is committed stays."""
+
+    exit_code = 130
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[threading.Event]:
+    """Yield an event that the first SIGINT or SIGTERM sets; a second one raises KeyboardInterrupt.
+
+    Outside the main thread, where Python delivers no signals, the event is simply never set.
+    """
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def check_room(out: Path, needed: int) -> None:
+    """Refuse to begin what the disk of ``out`` cannot hold.
+
+    Raises
+    ------
+    NoRoomError
+        Fewer than ``needed`` bytes, and a margin for the file system, are free.
+    """
+    free = free_bytes(out)
+    if needed * ROOM_MARGIN > free:
+        raise NoRoomError(
+            f"{out} still needs {format_bytes(needed * ROOM_MARGIN)}, but {format_bytes(free)} are free there",
+            hint="see what other choices take: `mettle plan`; or give another disk with --out, fewer --layers, "
+            "or --codec int4",
+        )
+
+
+def find_missing(dataset: Dataset, config: ExtractConfig, out: Path) -> dict[str, str]:
+    """Clip id to reason, of the clips that this run should extract and that cannot be read; see ``--skip-missing``.
+
+    Media may be deleted once their clips are in the store, so only what is still to be extracted counts.
+
+    Raises
+    ------
+    DatasetError
+        There are such clips, and ``skip_missing`` is not set; lists them all up to a screenful.
+    """
+    mine = [dataset.clips[index].id for index in part_range(config.part, len(dataset.clips))]
+    try:
+        with StoreWriter.join(out) as writer:
+            mine = [writer.clips[index] for index in writer.pending(config.part)]
+    except (StoreMissingError, StoreCorruptError):
+        pass  # nothing to go on with; create_or_resume says what there is to say
+    problems_of: dict[str, list[MediaProblem]] = {}
+    for problem in dataset.problems(deep=True):
+        problems_of.setdefault(problem.clip, []).append(problem)
+    missing = {clip: problems_of[clip] for clip in mine if clip in problems_of}
+    if missing and not config.skip_missing:
+        lines = [str(problem) for problems in missing.values() for problem in problems]
+        more = [f"... and {len(lines) - LISTED} more"] if len(lines) > LISTED else []
+        raise DatasetError(
+            "\n  - ".join(
+                (f"{len(missing)} of {len(mine)} clips of {dataset.root} cannot be read:", *lines[:LISTED], *more)
+            ),
+            hint="restore these files, or go on without them: --skip-missing (the accuracy is then not comparable)",
+        )
+    return {clip: "; ".join(f"{_under(dataset, p)}: {p.what}" for p in problems) for clip, problems in missing.items()}
+
+
+def _under(dataset: Dataset, problem: MediaProblem) -> Path:
+    """The problem's file without the data set's own place, which must not change a store's bytes."""
+    root = dataset.root
+    return problem.path.relative_to(root) if problem.path.is_relative_to(root) else problem.path

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 import torch
 
 from mettle_cache.errors import MediaError
-from mettle_cache.pipelines.extract.extractor import PreparedClip, Rig
+from mettle_cache.pipelines.extract.extractor import Extractor, PreparedClip
 from mettle_cache.store.writing.writer import StoreWriter
 from mettle_cache.tokens import LayerTokens
 
 WRITERS = 2
-# groups that are decoded, waiting or being written while the lanes compute
+# groups that are decoded, waiting or being written while the passes run
 AHEAD = 3
 
 
@@ -47,7 +47,9 @@ class _Group:
     writes: list[Future[Outcome]]
 
 
-def stream_clips(rig: Rig, writer: StoreWriter, indexes: Sequence[int], stop: threading.Event) -> Iterator[Outcome]:
+def stream_clips(
+    extractor: Extractor, writer: StoreWriter, indexes: Sequence[int], stop: threading.Event
+) -> Iterator[Outcome]:
     """Extract clips and commit them; yields each outcome in order of the groups.
 
     After ``stop`` is set no forward pass begins, what is being written gets committed, and the iterator ends.
@@ -57,28 +59,28 @@ def stream_clips(rig: Rig, writer: StoreWriter, indexes: Sequence[int], stop: th
     StoreError, NoRoomError
         The store cannot be written; what is committed stays.
     """
-    waiting = deque(rig.groups(indexes))
+    waiting = deque(extractor.groups(indexes))
     under_way: deque[_Group] = deque()
-    with _pools(rig) as (decoders, lanes, writers):
+    with _pools(extractor) as (decoders, passes, writers):
         while (waiting or under_way) and not stop.is_set():
-            while waiting and len(under_way) < rig.lanes + AHEAD:
-                under_way.append(_submit(rig, writer, waiting.popleft(), decoders, lanes, writers))
+            while waiting and len(under_way) < extractor.passes_at_once + AHEAD:
+                under_way.append(_submit(extractor, writer, waiting.popleft(), decoders, passes, writers))
             yield from _outcomes(under_way.popleft())
-        for pool in (decoders, lanes, writers):
+        for pool in (decoders, passes, writers):
             pool.shutdown(wait=False, cancel_futures=True)
     for group in under_way:
         yield from (write.result() for write in group.writes if not write.cancelled() and not _was_cut_off(write))
 
 
 @contextmanager
-def _pools(rig: Rig) -> Iterator[tuple[ThreadPoolExecutor, ThreadPoolExecutor, ThreadPoolExecutor]]:
+def _pools(extractor: Extractor) -> Iterator[tuple[ThreadPoolExecutor, ThreadPoolExecutor, ThreadPoolExecutor]]:
     """Threads for decoding, forward passes and writing."""
     pools = (
-        ThreadPoolExecutor(rig.lanes + 1, "decode"),
-        ThreadPoolExecutor(rig.lanes, "forward"),
+        ThreadPoolExecutor(extractor.passes_at_once + 1, "decode"),
+        ThreadPoolExecutor(extractor.passes_at_once, "forward"),
         ThreadPoolExecutor(WRITERS, "write"),
     )
-    with reproducible_passes(rig.device):
+    with reproducible_passes(extractor.device):
         try:
             yield pools
         finally:
@@ -90,7 +92,7 @@ def _pools(rig: Rig) -> Iterator[tuple[ThreadPoolExecutor, ThreadPoolExecutor, T
 def reproducible_passes(device: torch.device) -> Iterator[None]:
     """Settings of the whole process under which passes in several threads give the same bytes as one after another.
 
-    On a CPU PyTorch keeps to one thread a pass (rig.py says why). On a GPU each pass switches cuDNN to its
+    On a CPU PyTorch keeps to one thread a pass (extractor.py says why). On a GPU each pass switches cuDNN to its
     deterministic kernels and back; that they are on already keeps one pass from switching them off under another.
     """
     threads = torch.get_num_threads()
@@ -106,25 +108,25 @@ def reproducible_passes(device: torch.device) -> Iterator[None]:
 
 
 def _submit(
-    rig: Rig,
+    extractor: Extractor,
     writer: StoreWriter,
     indexes: Sequence[int],
     decoders: ThreadPoolExecutor,
-    lanes: ThreadPoolExecutor,
+    passes: ThreadPoolExecutor,
     writers: ThreadPoolExecutor,
 ) -> _Group:
-    clips = {index: decoders.submit(rig.prepare, index) for index in indexes}
-    codes = lanes.submit(_encode, rig, clips)
-    return _Group(clips, [writers.submit(_write, rig, writer, index, clips[index], codes) for index in indexes])
+    clips = {index: decoders.submit(extractor.prepare, index) for index in indexes}
+    codes = passes.submit(_encode, extractor, clips)
+    return _Group(clips, [writers.submit(_write, extractor, writer, index, clips[index], codes) for index in indexes])
 
 
-def _encode(rig: Rig, clips: dict[int, Future[PreparedClip]]) -> dict[int, dict[str, LayerTokens]]:
+def _encode(extractor: Extractor, clips: dict[int, Future[PreparedClip]]) -> dict[int, dict[str, LayerTokens]]:
     readable = [clip.result() for clip in clips.values() if not isinstance(clip.exception(), MediaError)]
-    return rig.encode(readable) if readable else {}
+    return extractor.encode(readable) if readable else {}
 
 
 def _write(
-    rig: Rig,
+    extractor: Extractor,
     writer: StoreWriter,
     index: int,
     clip: Future[PreparedClip],
@@ -132,7 +134,7 @@ def _write(
 ) -> Outcome:
     trouble = clip.exception()
     if isinstance(trouble, MediaError):
-        reason = rig.describe(trouble)
+        reason = extractor.describe(trouble)
         writer.fail_clip(index, reason)
         return Outcome(index, error=reason)
     # popped, so that the codes are freed when they are written and not when the whole group is

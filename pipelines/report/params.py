@@ -11,7 +11,8 @@ import torch
 from mettle_cache.backbones.factory import frozen_parameters, layer_table
 from mettle_cache.layers import select_layers
 from mettle_cache.pipelines.train.recipe import load_recipe
-from mettle_cache.tasks.protocol import SHARED, PublishedRow, Task
+from mettle_cache.preprocessing import SHARED
+from mettle_cache.tasks.protocol import PublishedRow, Task
 from mettle_cache.tasks.registry import TASKS
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mettle_cache.layers import MODALITIES
-from mettle_cache.tasks.protocol import SHARED, PublishedRow
+from mettle_cache.preprocessing import SHARED
+from mettle_cache.tasks.protocol import PublishedRow
 
 if TYPE_CHECKING:
     from mettle_cache.store.reading.token_store import TokenStore

@@ -14,7 +14,7 @@ from torchaudio.compliance import kaldi
 from mettle_cache.backbones import create_backbone, shared_audio
 from mettle_cache.backbones.fbank import SWIN_FBANK, VIT_FBANK, cut_windows
 from mettle_cache.errors import MediaError
-from mettle_cache.preprocessing import BackboneProfile, FbankProfile
+from mettle_cache.preprocessing import FbankPreprocessing, Preprocessing
 
 # the starts that spec-avel.md section 2.2 gives for a clip of 160,000 samples
 STARTS = [0, 15822, 31644, 47466, 63288, 79111, 94933, 110755, 126577, 142400]
@@ -113,9 +113,11 @@ def test_what_is_no_waveform_is_refused(waveform, message):
 
 
 def test_a_data_set_may_have_windows_shift_and_statistics_of_its_own(speech):
-    profile = BackboneProfile(fbank=FbankProfile(window_seconds=1.95, frame_shift_ms=10.0, mean=-5.4, std=3.6))
-    heard = create_backbone("test_vit", weights="random", modality="audio", profile=profile)
-    expected = replace(SWIN_FBANK, **vars(profile.fbank), size=heard.segment_shape[1:])
+    preprocessing = Preprocessing(
+        fbank=FbankPreprocessing(window_seconds=1.95, frame_shift_ms=10.0, mean=-5.4, std=3.6)
+    )
+    heard = create_backbone("test_vit", weights="random", modality="audio", preprocessing=preprocessing)
+    expected = replace(SWIN_FBANK, **vars(preprocessing.fbank), size=heard.segment_shape[1:])
     waveform = speech(160000, 16000)
     assert torch.equal(heard.preprocess(waveform, 10), expected(waveform, 10))
     # spec-avqa.md 1.5: windows of 31,200 samples, the last of which starts 2.05 s before the end

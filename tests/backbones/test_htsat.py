@@ -11,7 +11,7 @@ import torch
 from mettle_cache.backbones import create_backbone, layer_table
 from mettle_cache.backbones.htsat_trunk import Htsat, HtsatSizes
 from mettle_cache.errors import MediaError, UsageError, WeightsError
-from mettle_cache.preprocessing import BackboneProfile
+from mettle_cache.preprocessing import Preprocessing
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def test_the_checkpoint_is_looked_for_in_two_places(tmp_path, monkeypatch, origi
 
 def test_avsbench_hears_a_second_five_times(small, tmp_path, originals, speech):
     file = originals.write(tmp_path / "same.ckpt", originals.state())
-    five = create_backbone("htsat", weights=file, profile=BackboneProfile(seconds_repeated=5))
+    five = create_backbone("htsat", weights=file, preprocessing=Preprocessing(seconds_repeated=5))
     second = torch.from_numpy(speech(32000, 32000)).view(1, 32000)
     tokens, tiled = five.forward_tokens(second), five.forward_tokens(second.repeat(1, 5))
     assert all(torch.equal(tokens[name], tiled[name]) for name in tokens)
@@ -161,7 +161,7 @@ def test_avsbench_hears_a_second_five_times(small, tmp_path, originals, speech):
 )
 def test_seconds_of_a_longer_recording_are_spread_like_its_pictures(small, tmp_path, originals, seconds, chosen):
     file = originals.write(tmp_path / "same.ckpt", originals.state())
-    spread = create_backbone("htsat", weights=file, profile=BackboneProfile(spread_seconds=True))
+    spread = create_backbone("htsat", weights=file, preprocessing=Preprocessing(spread_seconds=True))
     waveform = np.repeat(np.arange(seconds, dtype=np.float32) / 100, 32000)
     assert (100 * spread.preprocess(waveform, 10)[:, 7]).round().tolist() == chosen
     # a recording's last second is hardly ever whole
@@ -172,7 +172,7 @@ def test_seconds_of_a_longer_recording_are_spread_like_its_pictures(small, tmp_p
 
 def test_a_recording_too_short_to_spread_is_padded(tmp_path, originals):
     file = originals.write(tmp_path / "same.ckpt", originals.state())
-    spread = create_backbone("htsat", weights=file, profile=BackboneProfile(spread_seconds=True))
+    spread = create_backbone("htsat", weights=file, preprocessing=Preprocessing(spread_seconds=True))
     segments = spread.preprocess(np.ones(48000, np.float32), 10)
     assert segments.shape == (10, 32000)
     assert segments.sum().item() == 48000

@@ -10,7 +10,7 @@ from torch import nn
 from mettle_cache.backbones import create_backbone, layer_table
 from mettle_cache.backbones.timm_taps import find_taps, patch_size
 from mettle_cache.errors import UsageError
-from mettle_cache.preprocessing import BackboneProfile
+from mettle_cache.preprocessing import Preprocessing
 
 
 def picture(backbone, count=1):
@@ -107,7 +107,7 @@ def test_the_patch_of_a_network():
 @pytest.mark.parametrize("name", ["test_vit", "swinv2_tiny_window8_256"])
 def test_the_final_norm_can_be_part_of_the_last_layer_alone(name):
     plain = create_backbone(name, weights="random", seed=3)
-    normed = create_backbone(name, weights="random", seed=3, profile=BackboneProfile(final_norm=True))
+    normed = create_backbone(name, weights="random", seed=3, preprocessing=Preprocessing(final_norm=True))
     x = picture(plain)
     before, after = plain.forward_tokens(x), normed.forward_tokens(x)
     *earlier, last = (layer.name for layer in plain.layers)

@@ -74,9 +74,7 @@ def test_wrong_usage_is_refused(mettle, tmp_path, monkeypatch, arguments, messag
 
 def test_a_disk_without_room_is_refused_before_anything_is_written(mettle, tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(
-        "mettle_cache.pipelines.extract.preflight.shutil.disk_usage", lambda _: usage(10**9, 10**9, 1000)
-    )
+    monkeypatch.setattr("mettle_cache.store.writing.durable.shutil.disk_usage", lambda _: usage(10**9, 10**9, 1000))
     code, document, _ = mettle("bench", "read", "--tiny", "--folder", tmp_path)
     assert code == 1
     assert document["error"]["kind"] == "NoRoomError"

@@ -151,10 +151,10 @@ def test_what_is_stored_by_default_is_what_the_spec_recommends() -> None:
     info = dataset_info("music-avqa")
     row = DATASETS.row("music-avqa")
     assert (row.task, row.layers, info.segments, info.default_root) == ("avqa", "last:1", 10, Path("data/AVQA"))
-    assert info.profile.final_norm
-    assert info.profile.seconds_repeated == 10
-    assert info.profile.fbank is not None
-    assert info.profile.fbank.window_seconds == 1.95
+    assert info.preprocessing.final_norm
+    assert info.preprocessing.seconds_repeated == 10
+    assert info.preprocessing.fbank is not None
+    assert info.preprocessing.fbank.window_seconds == 1.95
 
 
 @published

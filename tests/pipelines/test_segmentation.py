@@ -10,8 +10,8 @@ from PIL import Image
 
 from mettle_cache.errors import DatasetError, UsageError
 from mettle_cache.pipelines.evaluate.evaluation import evaluate_run
+from mettle_cache.pipelines.extract import run
 from mettle_cache.pipelines.extract.plan import make_plan
-from mettle_cache.pipelines.extract.run import run_extraction
 from mettle_cache.pipelines.train.recipe import default_recipe, load_recipe
 from mettle_cache.pipelines.train.sample_loader import read_split
 from mettle_cache.pipelines.train.training import train_run
@@ -31,7 +31,7 @@ def root(tmp_path_factory):
 
 
 def extract(root, out, dataset="avs-s4", **changes):
-    run_extraction(tiny(root, out, dataset=dataset, **{"visual": CNN, "audio": "shared", **changes}))
+    run.extract(tiny(root, out, dataset=dataset, **{"visual": CNN, "audio": "shared", **changes}))
     return TokenStore.open(out)
 
 
@@ -151,6 +151,6 @@ def test_a_mask_of_another_size_stops_the_extraction_and_names_file_and_row(brok
 
 def test_a_killed_extraction_would_resume_to_the_same_bytes(root, tmp_path, s4):
     half = tmp_path / "half.zarr"
-    run_extraction(tiny(root, half, dataset="avs-s4", visual=CNN, audio="shared", part=(0, 2)))
+    run.extract(tiny(root, half, dataset="avs-s4", visual=CNN, audio="shared", part=(0, 2)))
     extract(root, half)
     assert tree(half) == tree(s4.path)

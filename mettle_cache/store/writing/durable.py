@@ -86,10 +86,12 @@ def sync_folder(folder: Path) -> None:
 
 def free_bytes(path: Path) -> int:
     """Bytes that this user can still write on the file system where ``path`` is or will be."""
-    existing = path.absolute()
-    while not existing.exists():
-        existing = existing.parent
-    return shutil.disk_usage(existing).free
+    return shutil.disk_usage(disk_folder(path)).free
+
+
+def disk_folder(path: Path) -> Path:
+    """The folder nearest to ``path``, itself or above it, that exists."""
+    return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.is_dir())
 
 
 @contextmanager

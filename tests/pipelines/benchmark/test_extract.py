@@ -60,7 +60,7 @@ def test_resident_passes_hold_what_the_rig_would_compute(extraction):
 
 
 def test_a_batch_of_several_clips_is_filled_up_with_nothing(extraction, monkeypatch):
-    monkeypatch.setattr(type(extraction.rig), "clips_a_batch", property(lambda _: 3))
+    monkeypatch.setattr(type(extraction.extractor), "clips_a_batch", property(lambda _: 3))
     (inputs,) = extraction.passes
     for x, first, second in zip(inputs, *(clip.inputs for clip in extraction.prepared), strict=True):
         assert torch.equal(x, torch.cat((first, second, torch.zeros_like(first))))
@@ -68,7 +68,7 @@ def test_a_batch_of_several_clips_is_filled_up_with_nothing(extraction, monkeypa
 
 def test_media_that_cannot_be_extracted_are_an_error(extraction):
     for picture in (extraction.config.root / "frames").glob("*/*.jpg"):
-        if extraction.rig.dataset.clips[0].id in str(picture):
+        if extraction.extractor.dataset.clips[0].id in str(picture):
             good = picture.read_bytes()
             picture.write_bytes(b"no picture")
             break
@@ -119,10 +119,10 @@ def test_ratios_are_to_what_they_say(table):
     assert set(extract.PARTS) <= {row.variant for row in table.rows}
 
 
-def test_a_pass_takes_the_lanes_share_of_the_time(table):
-    """The clip's seconds in one of ``lanes`` lanes, times the frames/s of that same repeat, are its segments a lane."""
-    lanes = int(table.title.split(", ")[-1].split()[0])
-    assert table.row(extract.PASS).low * table.row(extract.BARE).high == pytest.approx(10 * lanes)
+def test_a_pass_takes_its_share_of_the_time(table):
+    """A pass's seconds times the frames/s of that same repeat are the segments of all the passes at once."""
+    at_once = int(table.title.split(", ")[-1].split()[0])
+    assert table.row(extract.PASS).low * table.row(extract.BARE).high == pytest.approx(10 * at_once)
 
 
 def test_plan_is_held_to_its_word(table):
@@ -145,4 +145,4 @@ def test_plan_and_bench_measure_with_the_same_functions(config, tmp_path, monkey
     report = plan.make_plan(config)
     assert report.recomputes_per_second == 2.0
     assert report.chosen.reads_per_second == 1e9 / report.chosen.clip_bytes
-    assert extract.seconds_a_clip.__module__ == "mettle_cache.pipelines.extract.rates"
+    assert extract.seconds_a_clip.__module__ == "mettle_cache.pipelines.extract.plan"

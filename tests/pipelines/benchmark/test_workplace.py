@@ -51,9 +51,7 @@ def test_an_interrupted_bench_leaves_nothing(tmp_path, number):
 
 def test_a_disk_without_room_is_refused(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(
-        "mettle_cache.pipelines.extract.preflight.shutil.disk_usage", lambda _: usage(10**9, 10**9, 1000)
-    )
+    monkeypatch.setattr("mettle_cache.store.writing.durable.shutil.disk_usage", lambda _: usage(10**9, 10**9, 1000))
     with (
         pytest.raises(NoRoomError, match="still needs"),
         workplace(BenchOptions(folder=tmp_path), 10**6),

@@ -2,9 +2,12 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import Future
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,9 +19,8 @@ from hypothesis import strategies as st
 
 from mettle_cache.errors import NoRoomError, StoreKeyError, UsageError
 from mettle_cache.pipelines.extract import cluster
-from mettle_cache.pipelines.extract.cluster import GROUPS_A_TASK, share_out
-from mettle_cache.pipelines.extract.interrupt import InterruptedRunError
-from mettle_cache.pipelines.extract.run import run_extraction
+from mettle_cache.pipelines.extract.cluster import GROUPS_A_TASK, divide_into_tasks, signals_kept_from_children
+from mettle_cache.pipelines.extract.run import InterruptedRunError, extract, stop_on_signals
 from mettle_cache.pipelines.extract.stream import Outcome
 from tests.pipelines.extraction import tiny, tree, write_clips
 from tests.pipelines.listener import Listener
@@ -26,7 +28,7 @@ from tests.pipelines.listener import Listener
 
 @given(st.lists(st.lists(st.integers(), min_size=1, max_size=4), max_size=60), st.integers(1, 20))
 def test_tasks_hold_whole_groups_in_order(groups, workers):
-    tasks = share_out(groups, workers)
+    tasks = divide_into_tasks(groups, workers)
     assert [index for task in tasks for index in task] == [index for group in groups for index in group]
     assert all(0 < len(task) <= 4 * GROUPS_A_TASK for task in tasks)
     assert len(tasks) >= min(len(groups), 4 * workers) or len(groups) < 8 * workers
@@ -78,7 +80,7 @@ def test_an_absent_scheduler_is_a_clear_error(tmp_path, monkeypatch, address):
     monkeypatch.setattr(cluster, "CONNECT_SECONDS", 0.5)
     root = write_clips(tmp_path / "AVE", train=1)
     with pytest.raises(UsageError, match="no dask scheduler answers at") as caught:
-        run_extraction(tiny(root, tmp_path / "s.zarr", scheduler=address))
+        extract(tiny(root, tmp_path / "s.zarr", scheduler=address))
     assert "dask worker" in caught.value.hint
 
 
@@ -90,7 +92,7 @@ def root(tmp_path_factory):
 @pytest.fixture(scope="module")
 def whole(root, tmp_path_factory):
     out = tmp_path_factory.mktemp("whole") / "store.zarr"
-    run_extraction(tiny(root, out))
+    extract(tiny(root, out))
     return out
 
 
@@ -101,11 +103,11 @@ def in_a_worker(root, out, **changes):
 
 def test_a_task_writes_the_bytes_of_one_process(root, whole, tmp_path):
     out = tmp_path / "s.zarr"
-    run_extraction(tiny(root, out, part=(0, 2)))
+    extract(tiny(root, out, part=(0, 2)))
     (done, last) = cluster.extract_task(in_a_worker(root, out), [12, 23])
     assert (done.index, last.index, done.error) == (12, 23, None)
     assert last.peak_memory > 10_000_000
-    report = run_extraction(tiny(root, out))
+    report = extract(tiny(root, out))
     assert (report.skipped, report.written) == (14, 10)
     assert tree(out) == tree(whole)
 
@@ -121,8 +123,8 @@ def test_workers_elsewhere_get_absolute_places(root, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "w.pth").touch()
     config = tiny(root, tmp_path, visual="test_vit=w.pth", audio="shared")
-    rig = SimpleNamespace(dataset=SimpleNamespace(root=Path("data")), device=torch.device("cpu"))
-    located = cluster.locate(config, rig, Path("s.zarr"))
+    extractor = SimpleNamespace(dataset=SimpleNamespace(root=Path("data")), device=torch.device("cpu"))
+    located = cluster.locate(config, extractor, Path("s.zarr"))
     assert (located.root, located.out) == (tmp_path / "data", tmp_path / "s.zarr")
     assert located.visual == f"test_vit={tmp_path / 'w.pth'}"
     assert (located.audio, located.device) == ("shared", "cpu")
@@ -131,7 +133,7 @@ def test_workers_elsewhere_get_absolute_places(root, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_two_workers_write_the_bytes_of_one_process(root, whole, tmp_path):
     listener = Listener()
-    report = run_extraction(tiny(root, tmp_path / "s.zarr", workers=2), listener)
+    report = extract(tiny(root, tmp_path / "s.zarr", workers=2), listener)
     assert (report.written, report.failed, report.finished) == (24, 0, True)
     assert listener.done == 24
     assert listener.nbytes == report.nbytes
@@ -144,7 +146,7 @@ def test_a_users_cluster_writes_the_same_bytes(root, whole, tmp_path):
     from distributed import LocalCluster
 
     with LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None, scheduler_port=0) as theirs:
-        report = run_extraction(tiny(root, tmp_path / "s.zarr", scheduler=theirs.scheduler_address))
+        report = extract(tiny(root, tmp_path / "s.zarr", scheduler=theirs.scheduler_address))
     assert report.ok
     assert tree(tmp_path / "s.zarr") == tree(whole)
 
@@ -163,7 +165,7 @@ def test_a_dead_workers_clips_are_done_by_another(root, whole, tmp_path):
     out = tmp_path / "s.zarr"
     killer = threading.Thread(target=kill_one_worker, args=(out,))
     killer.start()
-    report = run_extraction(tiny(root, out, workers=2))
+    report = extract(tiny(root, out, workers=2))
     killer.join()
     assert (report.written, report.failed, report.finished) == (24, 0, True)
     assert tree(out) == tree(whole)
@@ -180,7 +182,24 @@ class Impatient(Listener):
 def test_ctrl_c_leaves_a_store_that_resumes(root, whole, tmp_path):
     out = tmp_path / "s.zarr"
     with pytest.raises(InterruptedRunError, match="clips to go"):
-        run_extraction(tiny(root, out, workers=2), Impatient())
-    report = run_extraction(tiny(root, out))
+        extract(tiny(root, out, workers=2), Impatient())
+    report = extract(tiny(root, out))
     assert report.skipped >= 1
     assert tree(out) == tree(whole)
+
+
+def test_children_do_not_see_the_terminals_signals_but_this_process_does():
+    wait = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]
+    with stop_on_signals() as stop, ExitStack() as cleanup:
+        with signals_kept_from_children():
+            child = cleanup.enter_context(subprocess.Popen(wait, stdout=subprocess.PIPE, text=True))
+            cleanup.callback(child.kill)
+            assert child.stdout.readline() == "up\n"
+            # another thread of this process may take it at once: only the children are promised anything
+            os.kill(os.getpid(), signal.SIGINT)
+        # which would not wake this one from a long wait
+        assert any(stop.wait(0.01) for _ in range(500))
+        for number in (signal.SIGINT, signal.SIGTERM):
+            child.send_signal(number)
+        with pytest.raises(subprocess.TimeoutExpired):
+            child.wait(0.5)

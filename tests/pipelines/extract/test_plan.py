@@ -1,14 +1,17 @@
-"""The bill: sizes that agree with cache-format's table, room, and the crossover in words."""
+"""The bill: sizes that agree with cache-format's table, room, the crossover in words, and the speed it is based on."""
 
 import shutil
+import threading
 from collections import namedtuple
 
 import pytest
+import torch
 
 from mettle_cache.datasets.synthetic.ave import write_demo_ave
 from mettle_cache.errors import UsageError
+from mettle_cache.pipelines.extract import plan
 from mettle_cache.pipelines.extract.config import ExtractConfig
-from mettle_cache.pipelines.extract.plan import make_plan, verdict
+from mettle_cache.pipelines.extract.plan import TIMED_SEGMENTS, make_plan, run_passes, seconds_a_clip, verdict
 
 SMALL = "test_vit"
 
@@ -60,7 +63,7 @@ def test_measured_rates_fill_the_bill(root):
 
 def test_a_disk_that_is_too_small_and_media_that_are_missing_are_said(root, tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr("mettle_cache.pipelines.extract.preflight.shutil.disk_usage", lambda _: usage(10, 9, 1))
+    monkeypatch.setattr("mettle_cache.store.writing.durable.shutil.disk_usage", lambda _: usage(10, 9, 1))
     assert not make_plan(config(root), measure=False).ok
     monkeypatch.undo()
     copy = shutil.copytree(root, tmp_path / "AVE")
@@ -83,3 +86,59 @@ def test_what_does_not_exist_is_refused(root):
 )
 def test_the_verdict_hides_nothing(reads, recomputes, words):
     assert words in verdict(reads, recomputes)
+
+
+CPU = torch.device("cpu")
+
+
+class Watched:
+    """A backbone that remembers its inputs, and how many passes there were at once."""
+
+    segment_shape = (3, 4, 4)
+
+    def __init__(self):
+        self.seen, self.now, self.most = [], 0, 0
+        self.lock, self.barrier = threading.Lock(), None
+
+    def forward_tokens(self, x):
+        assert torch.is_inference_mode_enabled()
+        assert torch.get_num_threads() == 1
+        with self.lock:
+            self.seen.append(tuple(x.shape))
+            self.now += 1
+            self.most = max(self.most, self.now)
+        if self.barrier is not None:
+            self.barrier.wait(10)
+        with self.lock:
+            self.now -= 1
+
+
+def test_every_pass_goes_through_every_backbone_as_many_at_once_as_are_asked_for():
+    first, second = Watched(), Watched()
+    first.barrier = threading.Barrier(2)  # nobody passes alone
+    passes = [[torch.zeros(number, 3), torch.zeros(number, 5)] for number in range(1, 5)]
+    assert run_passes([first, second], passes, at_once=2, device=CPU) > 0
+    assert sorted(first.seen) == [(number, 3) for number in range(1, 5)]
+    assert sorted(second.seen) == [(number, 5) for number in range(1, 5)]
+    assert first.most == 2
+
+
+def test_one_at_once_is_one_at_a_time():
+    backbone = Watched()
+    run_passes([backbone], [[torch.zeros(1, 3)]] * 5, at_once=1, device=CPU)
+    assert backbone.most == 1
+
+
+@pytest.mark.parametrize("cores", [1, 3])
+def test_a_clips_seconds_are_the_trials_share(cores, monkeypatch):
+    """A trial of 2 segments in each of ``cores`` passes takes 6 s: a clip of 10 segments takes 10 * 6 / (2 * cores)."""
+    monkeypatch.setattr(plan, "available_cores", lambda: cores)
+    monkeypatch.setattr(plan, "run_passes", lambda backbones, passes, *, at_once, device: 6.0)
+    assert seconds_a_clip([Watched(), Watched()], CPU, 10) == pytest.approx(2 * 10 * 6 / (TIMED_SEGMENTS * cores))
+
+
+def test_the_trial_warms_up_before_it_counts():
+    backbone = Watched()
+    assert seconds_a_clip([backbone], CPU, 10) > 0
+    assert set(backbone.seen) == {(TIMED_SEGMENTS, 3, 4, 4)}
+    assert len(backbone.seen) == 2 * plan.available_cores()

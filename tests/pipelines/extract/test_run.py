@@ -4,6 +4,7 @@ import dataclasses
 import os
 import shutil
 import signal
+import threading
 import time
 from collections import namedtuple
 
@@ -13,10 +14,25 @@ import torch
 import zarr
 
 from mettle_cache.backbones import create_backbone, shared_audio
-from mettle_cache.datasets import open_dataset
-from mettle_cache.errors import DatasetError, NoRoomError, StoreBusyError, StoreKeyError, UsageError, WeightsError
-from mettle_cache.pipelines.extract.interrupt import InterruptedRunError
-from mettle_cache.pipelines.extract.run import run_extraction
+from mettle_cache.datasets import DATASETS, open_dataset
+from mettle_cache.errors import (
+    DatasetError,
+    NoRoomError,
+    PluginError,
+    StoreBusyError,
+    StoreKeyError,
+    UsageError,
+    WeightsError,
+)
+from mettle_cache.pipelines.extract.run import (
+    LISTED,
+    InterruptedRunError,
+    check_room,
+    extract,
+    find_missing,
+    stop_on_signals,
+)
+from mettle_cache.registry import DatasetRow
 from mettle_cache.store.reading.token_store import TokenStore
 from mettle_cache.store.writing.writer import StoreWriter
 from tests.pipelines.extraction import tiny, tree, write_clips
@@ -32,7 +48,7 @@ def root(tmp_path_factory):
 def whole(root, tmp_path_factory):
     """A store made in one go."""
     out = tmp_path_factory.mktemp("whole") / "store.zarr"
-    report = run_extraction(tiny(root, out))
+    report = extract(tiny(root, out))
     assert report.ok
     assert report.finished
     return out
@@ -74,7 +90,7 @@ def test_int8_tokens_are_the_direct_forward_pass_within_half_a_step(root, whole,
 
 
 def test_float16_tokens_are_the_direct_forward_pass(root, tmp_path):
-    run_extraction(tiny(root, tmp_path / "s.zarr", codec="float16", layers="stages"))
+    extract(tiny(root, tmp_path / "s.zarr", codec="float16", layers="stages"))
     tokens = direct_tokens(root, 2)
     for layer in ("visual/s1b06", "audio/s4b01"):
         (codes,) = stored(tmp_path / "s.zarr", layer.split("b")[0], 0, 2)
@@ -82,7 +98,7 @@ def test_float16_tokens_are_the_direct_forward_pass(root, tmp_path):
 
 
 def test_shared_mode_stores_the_visual_backbones_view_of_the_log_mel(root, tmp_path):
-    run_extraction(tiny(root, tmp_path / "s.zarr", audio="shared", layers="last:1", codec="float16"))
+    extract(tiny(root, tmp_path / "s.zarr", audio="shared", layers="last:1", codec="float16"))
     dataset = open_dataset("ave", root)
     audio = shared_audio(create_backbone("test_vit@64", weights="random", seed=0))
     sound = audio.preprocess(dataset.load_waveform(dataset.clips[1], audio.sample_rate), 10)
@@ -91,22 +107,22 @@ def test_shared_mode_stores_the_visual_backbones_view_of_the_log_mel(root, tmp_p
 
 
 def test_twice_gives_the_same_bytes_wherever_the_data_lies(own_root, whole, tmp_path):
-    run_extraction(tiny(own_root, tmp_path / "again.zarr"))
+    extract(tiny(own_root, tmp_path / "again.zarr"))
     assert tree(tmp_path / "again.zarr") == tree(whole)
 
 
 def test_two_parts_in_any_order_make_the_whole(root, whole, tmp_path):
     out = tmp_path / "parts.zarr"
-    first = run_extraction(tiny(root, out, part=(1, 2)))
+    first = extract(tiny(root, out, part=(1, 2)))
     assert (first.written, first.pending, first.finished) == (3, 3, False)
-    last = run_extraction(tiny(root, out, part=(0, 2)))
+    last = extract(tiny(root, out, part=(0, 2)))
     assert (last.written, last.pending, last.finished) == (3, 0, True)
     assert tree(out) == tree(whole)
 
 
 def test_a_second_run_finds_nothing_to_do(root, whole):
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
-    report = run_extraction(tiny(root, whole))
+    report = extract(tiny(root, whole))
     assert (report.clips, report.written, report.skipped, report.failed) == (6, 0, 6, 0)
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
 
@@ -124,7 +140,7 @@ def test_a_second_run_finds_nothing_to_do(root, whole):
 def test_another_configuration_is_refused_and_changes_nothing(root, whole, change, named):
     before = tree(whole)
     with pytest.raises(StoreKeyError, match=named):
-        run_extraction(tiny(root, whole, **change))
+        extract(tiny(root, whole, **change))
     assert tree(whole) == before
 
 
@@ -138,7 +154,7 @@ def remove_media(root, number):
 def test_everything_missing_is_listed_before_any_work(own_root, tmp_path):
     gone = [remove_media(own_root, number) for number in (1, 4)]
     with pytest.raises(DatasetError, match="2 of 6 clips") as caught:
-        run_extraction(tiny(own_root, tmp_path / "s.zarr"))
+        extract(tiny(own_root, tmp_path / "s.zarr"))
     assert all(clip in caught.value.message for clip in gone)
     assert "--skip-missing" in caught.value.hint
     assert not (tmp_path / "s.zarr").exists()
@@ -151,7 +167,7 @@ def whole_samples(store):
 
 def test_skip_missing_goes_on_records_and_says_what_that_means(own_root, root, whole, tmp_path):
     gone, listener, out = remove_media(own_root, 1), Listener(), tmp_path / "s.zarr"
-    report = run_extraction(tiny(own_root, out, skip_missing=True), listener)
+    report = extract(tiny(own_root, out, skip_missing=True), listener)
     assert (report.written, report.failed, report.finished, report.ok) == (5, 1, True, False)
     assert list(report.failures) == [gone]
     (note,) = [note for note in listener.notes if "not comparable" in note]
@@ -160,7 +176,7 @@ def test_skip_missing_goes_on_records_and_says_what_that_means(own_root, root, w
         every = [lost for name, lost in splits if name == split]
         assert f"{split} {every.count(False)} of {len(every)}" in note
     # the media turn up again: the same command completes the store, byte for byte
-    report = run_extraction(tiny(root, out))
+    report = extract(tiny(root, out))
     assert (report.written, report.skipped, report.failed) == (1, 5, 0)
     assert tree(out) == tree(whole)
 
@@ -178,7 +194,7 @@ def spoil_picture(root):
 def test_one_bad_clip_does_not_stop_the_rest(own_root, tmp_path):
     clip, picture = spoil_picture(own_root)
     assert not open_dataset("ave", own_root).problems(deep=True)
-    report = run_extraction(tiny(own_root, tmp_path / "s.zarr"))
+    report = extract(tiny(own_root, tmp_path / "s.zarr"))
     assert (report.written, report.failed, report.finished, report.ok) == (5, 1, True, False)
     assert picture.name in report.failures[clip]
     recorded = (tmp_path / "s.zarr" / "manifest.parquet").read_bytes() + b"".join(
@@ -190,10 +206,10 @@ def test_one_bad_clip_does_not_stop_the_rest(own_root, tmp_path):
 
 
 def test_media_may_go_once_their_clips_are_stored(own_root, tmp_path):
-    run_extraction(tiny(own_root, tmp_path / "s.zarr", part=(0, 2)))
+    extract(tiny(own_root, tmp_path / "s.zarr", part=(0, 2)))
     for number in (0, 1, 2):
         remove_media(own_root, number)
-    report = run_extraction(tiny(own_root, tmp_path / "s.zarr"))
+    report = extract(tiny(own_root, tmp_path / "s.zarr"))
     assert (report.written, report.skipped, report.ok) == (3, 3, True)
 
 
@@ -211,31 +227,31 @@ def test_ctrl_c_ends_soon_keeps_what_is_done_and_resumes_to_the_same_bytes(root,
     pest, out = Pest(), tmp_path / "s.zarr"
     pest.number = number
     with pytest.raises(InterruptedRunError, match="clips to go") as caught:
-        run_extraction(tiny(root, out), pest)
+        extract(tiny(root, out), pest)
     assert caught.value.exit_code == 130
     assert "same command again" in caught.value.hint
     with StoreWriter.join(out) as writer:
         left = writer.pending()
     assert pest.done + len(left) == 6
     assert left
-    assert run_extraction(tiny(root, out)).skipped == pest.done
+    assert extract(tiny(root, out)).skipped == pest.done
     assert tree(out) == tree(whole)
 
 
 def test_no_room_is_refused_before_any_work(root, tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(
-        "mettle_cache.pipelines.extract.preflight.shutil.disk_usage", lambda path: usage(10**6, 9 * 10**5, 10**5)
+        "mettle_cache.store.writing.durable.shutil.disk_usage", lambda path: usage(10**6, 9 * 10**5, 10**5)
     )
     with pytest.raises(NoRoomError, match=r"still needs .* 100 kB are free") as caught:
-        run_extraction(tiny(root, tmp_path / "s.zarr"))
+        extract(tiny(root, tmp_path / "s.zarr"))
     assert "mettle plan" in caught.value.hint
     assert not list((tmp_path / "s.zarr" / "commits").iterdir())
 
 
 def test_random_weights_are_said_aloud_and_recorded(root, tmp_path):
     listener = Listener()
-    report = run_extraction(tiny(root, tmp_path / "s.zarr", layers="visual", seed=7), listener)
+    report = extract(tiny(root, tmp_path / "s.zarr", layers="visual", seed=7), listener)
     assert any("test_vit" in note and "RANDOM" in note and "seed 7" in note for note in listener.notes)
     assert report.notes
     attributes = dict(zarr.open_group(tmp_path / "s.zarr", mode="r").attrs)["mettle"]
@@ -252,7 +268,7 @@ def test_weights_files_are_named_without_their_folder(tmp_path, root):
     network = create_backbone("test_vit@64", weights="random").trunk.network
     save_file({name: tensor.clone() for name, tensor in network.state_dict().items()}, tmp_path / "w.safetensors")
     config = tiny(root, tmp_path / "s.zarr", visual=f"test_vit@64={tmp_path / 'w.safetensors'}", layers="last:1")
-    run_extraction(config)
+    extract(config)
     assert str(tmp_path).encode() not in b"".join(tree(tmp_path / "s.zarr").values())
     command = dict(zarr.open_group(tmp_path / "s.zarr", mode="r").attrs)["mettle"]["provenance"]["command"]
     assert "--visual test_vit@64=w.safetensors" in command
@@ -260,11 +276,11 @@ def test_weights_files_are_named_without_their_folder(tmp_path, root):
 
 def test_two_extractions_of_one_part_do_not_mix(root, tmp_path):
     out = tmp_path / "s.zarr"
-    run_extraction(tiny(root, out, part=(0, 3)))
+    extract(tiny(root, out, part=(0, 3)))
     with StoreWriter.join(out) as other:
         other.pending()
         with pytest.raises(StoreBusyError, match="being written"):
-            run_extraction(tiny(root, out))
+            extract(tiny(root, out))
 
 
 @pytest.mark.parametrize(
@@ -281,13 +297,13 @@ def test_two_extractions_of_one_part_do_not_mix(root, tmp_path):
 )
 def test_wrong_requests_leave_nothing_behind(root, tmp_path, change, error, message):
     with pytest.raises(error, match=message):
-        run_extraction(tiny(root, tmp_path / "s.zarr", **change))
+        extract(tiny(root, tmp_path / "s.zarr", **change))
     assert not (tmp_path / "s.zarr").exists()
 
 
 def test_a_report_is_json_and_measures_itself(root, tmp_path):
     started = time.perf_counter()
-    report = run_extraction(tiny(root, tmp_path / "s.zarr"))
+    report = extract(tiny(root, tmp_path / "s.zarr"))
     document = report.to_json()
     assert set(document) == {field.name for field in dataclasses.fields(report)} | {"finished", "ok"}
     assert 0 < report.seconds < time.perf_counter() - started
@@ -296,3 +312,90 @@ def test_a_report_is_json_and_measures_itself(root, tmp_path):
     data = sum(len(data) for name, data in tree(tmp_path / "s.zarr").items() if "/c." in name)
     assert report.nbytes == data
     assert torch.get_num_threads() >= 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_sets_the_event_and_the_second_interrupts(number):
+    before = signal.getsignal(number)
+    with stop_on_signals() as stop:
+        assert not stop.is_set()
+        os.kill(os.getpid(), number)
+        assert stop.wait(5)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(number)
+    assert signal.getsignal(number) is before
+
+
+def test_handlers_come_back_after_an_error():
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(ValueError, match="trouble"), stop_on_signals():
+        raise ValueError("trouble")
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_other_threads_get_an_event_that_stays_unset():
+    seen = []
+
+    def work():
+        with stop_on_signals() as stop:
+            seen.append(stop.is_set())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [False]
+
+
+def test_room_counts_a_margin(tmp_path, monkeypatch):
+    monkeypatch.setattr("mettle_cache.pipelines.extract.run.free_bytes", lambda path: 1000)
+    check_room(tmp_path, 900)
+    with pytest.raises(NoRoomError, match=r"still needs 2\.0 kB, but 1\.0 kB are free"):
+        check_room(tmp_path, 1990)
+    with pytest.raises(NoRoomError):
+        check_room(tmp_path, 990)
+
+
+@pytest.fixture
+def many_clips(tmp_path):
+    return write_clips(tmp_path / "AVE", train=LISTED + 4)
+
+
+def test_a_long_list_ends_with_a_count(many_clips, tmp_path):
+    root = many_clips
+    for folder in ("frames", "wave", "AVE"):
+        shutil.rmtree(root / folder)
+    dataset, config = open_dataset("ave", root), tiny(root, tmp_path / "s.zarr")
+    with pytest.raises(DatasetError) as caught:
+        find_missing(dataset, config, config.out)
+    lines = caught.value.message.splitlines()
+    assert lines[0].startswith(f"{LISTED + 6} of {LISTED + 6} clips")
+    assert lines[-1].endswith("more")
+    assert len(lines) == LISTED + 2
+    skipping = tiny(root, tmp_path / "s.zarr", skip_missing=True)
+    reasons = find_missing(dataset, skipping, skipping.out)
+    assert list(reasons) == [clip.id for clip in dataset.clips]
+    assert not any(str(tmp_path) in reason for reason in reasons.values())
+
+
+def test_only_the_parts_own_clips_matter(many_clips, tmp_path):
+    root = many_clips
+    dataset = open_dataset("ave", root)
+    first = dataset.clips[0]
+    for path in {first.frames, first.audio}:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    dataset, mine = open_dataset("ave", root), tiny(root, tmp_path / "s.zarr", part=(0, 2))
+    with pytest.raises(DatasetError, match="1 of 13 clips"):
+        find_missing(dataset, mine, mine.out)
+    other = tiny(root, tmp_path / "s.zarr", part=(1, 2))
+    assert find_missing(dataset, other, other.out) == {}
+
+
+def test_a_data_set_without_a_task_is_said_before_anything_is_looked_at(tmp_path):
+    row = DATASETS.register(DatasetRow("taskless", "mettle_cache.datasets.ave:INFO"))
+    listener = Listener()
+    try:
+        with pytest.raises(PluginError, match="calls itself 'ave'"):
+            extract(tiny(tmp_path, tmp_path / "s.zarr", dataset="taskless"), listener)
+    finally:
+        DATASETS.unregister(row.name)
+    assert listener.notes == ["note: no task learns from taskless; train needs --recipe with a task"]

@@ -13,11 +13,11 @@ from mettle_cache.pipelines.extract.stream import AHEAD, Outcome, reproducible_p
 
 
 @dataclass
-class WatchedRig:
+class WatchedExtractor:
     """Counts the clips that are decoded and not yet written."""
 
     size: int = 1
-    lanes: int = 2
+    passes_at_once: int = 2
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     bad: frozenset = frozenset()
     decoded: set = field(default_factory=set)
@@ -56,7 +56,7 @@ class WatchedRig:
 class Ledger:
     """A writer that remembers."""
 
-    rig: WatchedRig
+    extractor: WatchedExtractor
     full_after: int = 10**9
     written: dict = field(default_factory=dict)
     failed: dict = field(default_factory=dict)
@@ -64,8 +64,8 @@ class Ledger:
     def write_clip(self, index, tokens, *, source):
         if len(self.written) >= self.full_after:
             raise NoRoomError("the disk is full")
-        with self.rig.lock:
-            self.rig.alive -= 1
+        with self.extractor.lock:
+            self.extractor.alive -= 1
             self.written[index] = (tokens["tokens"], source)
         return 7
 
@@ -76,9 +76,9 @@ class Ledger:
 @pytest.mark.parametrize("size", [1, 4])
 @pytest.mark.parametrize("count", [0, 1, 3, 200])
 def test_every_clip_comes_out_once_with_its_own_tokens(size, count):
-    rig = WatchedRig(size=size)
-    ledger = Ledger(rig)
-    outcomes = list(stream_clips(rig, ledger, list(range(count)), threading.Event()))
+    extractor = WatchedExtractor(size=size)
+    ledger = Ledger(extractor)
+    outcomes = list(stream_clips(extractor, ledger, list(range(count)), threading.Event()))
     assert [outcome.index for outcome in outcomes] == list(range(count))
     assert ledger.written == {index: (index, f"{index:032x}") for index in range(count)}
     assert all(outcome == Outcome(outcome.index, nbytes=7) for outcome in outcomes)
@@ -86,53 +86,53 @@ def test_every_clip_comes_out_once_with_its_own_tokens(size, count):
 
 @pytest.mark.parametrize("count", [50, 500])
 def test_clips_under_way_are_bounded_whatever_the_size_of_the_data_set(count):
-    rig = WatchedRig(size=2)
-    for _ in stream_clips(rig, Ledger(rig), list(range(count)), threading.Event()):
+    extractor = WatchedExtractor(size=2)
+    for _ in stream_clips(extractor, Ledger(extractor), list(range(count)), threading.Event()):
         pass
-    assert rig.most_alive <= rig.size * (rig.lanes + AHEAD)
+    assert extractor.most_alive <= extractor.size * (extractor.passes_at_once + AHEAD)
 
 
-def test_passes_overlap_up_to_the_number_of_lanes():
-    rig = WatchedRig(lanes=3)
-    list(stream_clips(rig, Ledger(rig), list(range(100)), threading.Event()))
-    assert rig.most_at_once == 3
+def test_passes_overlap_up_to_the_number_at_once():
+    extractor = WatchedExtractor(passes_at_once=3)
+    list(stream_clips(extractor, Ledger(extractor), list(range(100)), threading.Event()))
+    assert extractor.most_at_once == 3
 
 
 def test_a_bad_clip_fails_alone_even_within_a_batch():
-    rig = WatchedRig(size=4, bad=frozenset({1, 2, 8, 9, 10, 11}))
-    ledger = Ledger(rig)
-    outcomes = list(stream_clips(rig, ledger, list(range(14)), threading.Event()))
-    assert ledger.failed == {index: f"file {index} is broken" for index in rig.bad}
-    assert {outcome.index for outcome in outcomes if outcome.error} == rig.bad
-    assert set(ledger.written) == set(range(14)) - rig.bad
+    extractor = WatchedExtractor(size=4, bad=frozenset({1, 2, 8, 9, 10, 11}))
+    ledger = Ledger(extractor)
+    outcomes = list(stream_clips(extractor, ledger, list(range(14)), threading.Event()))
+    assert ledger.failed == {index: f"file {index} is broken" for index in extractor.bad}
+    assert {outcome.index for outcome in outcomes if outcome.error} == extractor.bad
+    assert set(ledger.written) == set(range(14)) - extractor.bad
 
 
 def test_a_full_disk_ends_the_stream():
-    rig = WatchedRig()
-    ledger = Ledger(rig, full_after=5)
+    extractor = WatchedExtractor()
+    ledger = Ledger(extractor, full_after=5)
     with pytest.raises(NoRoomError, match="the disk is full"):
-        list(stream_clips(rig, ledger, list(range(1000)), threading.Event()))
+        list(stream_clips(extractor, ledger, list(range(1000)), threading.Event()))
     assert len(ledger.written) == 5
-    assert len(rig.decoded) < 50
+    assert len(extractor.decoded) < 50
 
 
 def test_stop_ends_soon_and_every_commit_is_reported():
-    rig, stop, seen = WatchedRig(), threading.Event(), []
-    ledger = Ledger(rig)
-    for outcome in stream_clips(rig, ledger, list(range(1000)), stop):
+    extractor, stop, seen = WatchedExtractor(), threading.Event(), []
+    ledger = Ledger(extractor)
+    for outcome in stream_clips(extractor, ledger, list(range(1000)), stop):
         seen.append(outcome.index)
         if len(seen) == 10:
             stop.set()
     assert sorted(seen) == sorted(ledger.written)
-    assert 10 <= len(seen) <= 10 + rig.lanes + AHEAD
+    assert 10 <= len(seen) <= 10 + extractor.passes_at_once + AHEAD
 
 
 def test_a_defect_is_raised_not_recorded_as_a_bad_clip():
-    rig = WatchedRig()
-    ledger = Ledger(rig)
-    rig.encode = lambda clips: 1 // 0
+    extractor = WatchedExtractor()
+    ledger = Ledger(extractor)
+    extractor.encode = lambda clips: 1 // 0
     with pytest.raises(ZeroDivisionError):
-        list(stream_clips(rig, ledger, [0, 1, 2], threading.Event()))
+        list(stream_clips(extractor, ledger, [0, 1, 2], threading.Event()))
     assert not ledger.failed
 
 
