@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import sys
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -11,6 +12,9 @@ PACKAGES = ("torch", "torchvision", "torchaudio", "timm", "zarr", "numcodecs", "
 DECODERS = ("h264", "hevc", "mpeg4", "vp9", "av1", "aac", "mp3", "opus", "pcm_s16le")
 # a consumer GPU must hold the heads, their optimiser and one batch; see README
 ENOUGH_ROOM = 50e9
+# one of them is there where a driver offers GPUs: NVIDIA's, AMD's, either under Windows
+GPU_FILES = tuple(map(Path, ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")))
+CPU_ONLY = "CPU only: both stages run, extraction of a large backbone takes days rather than hours"
 
 
 @dataclass(frozen=True)
@@ -69,12 +73,15 @@ def examine_software() -> list[Finding]:
 
 def examine_device() -> Finding:
     """The GPU that both stages would use, or the CPU."""
+    if sys.platform == "linux" and not any(file.exists() for file in GPU_FILES):
+        return Finding("device", CPU_ONLY)
+    # only PyTorch says whether it can use what is there; it takes seconds to load
     import torch
 
-    if torch.cuda.is_available():
-        properties = torch.cuda.get_device_properties(0)
-        return Finding("device", f"{properties.name}, {properties.total_memory / 1e9:.0f} GB")
-    return Finding("device", "CPU only: both stages run, extraction of a large backbone takes days rather than hours")
+    if not torch.cuda.is_available():
+        return Finding("device", CPU_ONLY)
+    properties = torch.cuda.get_device_properties(0)
+    return Finding("device", f"{properties.name}, {properties.total_memory / 1e9:.0f} GB")
 
 
 def examine_memory() -> Finding:

@@ -1,5 +1,7 @@
 """What doctor finds, and what it advises where something is missing."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from mettle_cache.pipelines import doctor
@@ -57,3 +59,12 @@ def test_a_missing_package_is_a_finding(empty_folder, monkeypatch):
     finding = by_topic(examine(measure=False))["no-such-package"]
     assert not finding.ok
     assert finding.advice == "make install"
+
+
+@pytest.mark.parametrize("driver", [True, False])
+def test_pytorch_is_asked_for_a_gpu_where_a_driver_offers_one(empty_folder, monkeypatch, driver):
+    monkeypatch.setattr(doctor, "GPU_FILES", (empty_folder,) if driver else ())
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    properties = SimpleNamespace(name="a GPU", total_memory=16e9)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda number: properties)
+    assert by_topic(examine(measure=False))["device"].found.startswith("a GPU, 16 GB" if driver else "CPU only")
