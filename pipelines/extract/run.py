@@ -58,10 +58,8 @@ def extract(config: ExtractConfig, progress: Progress | None = None) -> ExtractR
     ------
     UsageError
         An unknown data set, option, backbone, codec, layer or device, or a root that is no folder.
-    PluginError
-        The package that offers the data set or a backbone is broken.
-    WeightsError
-        Weights that are missing or damaged.
+    PluginError, WeightsError
+        The package that offers the data set or a backbone is broken; weights are missing or damaged.
     DatasetError
         Annotations that are wrong, or media that are missing or unreadable, all in one message, before any work starts.
     StoreKeyError
@@ -79,9 +77,8 @@ def extract(config: ExtractConfig, progress: Progress | None = None) -> ExtractR
         progress.note(f"note: {note}")
     out = config.out or default_out(config)
     dataset = open_config_dataset(config)
-    for note in dataset.notes:
+    for note in (*dataset.notes, f"looking at the media of {len(dataset.clips)} clips in {dataset.root}"):
         progress.note(note)
-    progress.note(f"looking at the media of {len(dataset.clips)} clips in {dataset.root}")
     missing = find_missing(dataset, config, out)
     extractor = build_extractor(config, dataset)
     about_store = _store_notes(extractor, missing)
