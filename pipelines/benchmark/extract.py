@@ -1,23 +1,25 @@
 """``mettle bench extract``: a whole extraction from real files, beside the bare backbones on resident tensors.
 
-It also holds ``mettle plan`` to its word: what plan's own functions expect of this machine, beside what happens.
+It also holds ``mettle plan`` to its word: what plan's own functions expect of this machine, beside what happens. On a
+GPU it says what half precision gains, and the error that it leaves in the stored tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from mettle_cache.pipelines.benchmark.extraction import Extraction
+import torch
+from torch import Tensor
+
+from mettle_cache.pipelines.benchmark.extraction import CLIP_BYTES, Extraction, write_media
 from mettle_cache.pipelines.benchmark.fullsize import bench_layers, store_bytes, write_bench_store
-from mettle_cache.pipelines.benchmark.media import CLIP_BYTES, write_media
-from mettle_cache.pipelines.benchmark.options import BenchOptions
-from mettle_cache.pipelines.benchmark.precision import precision_rows
-from mettle_cache.pipelines.benchmark.read_timing import Contestant, Subject, Turn
-from mettle_cache.pipelines.benchmark.reading import COLD_BATCH, our_reader, random_order
+from mettle_cache.pipelines.benchmark.options import BenchOptions, bench_folder
+from mettle_cache.pipelines.benchmark.read import ReadTimer, ReadVariant, StoreToRead
+from mettle_cache.pipelines.benchmark.readers import COLD_BATCH, our_reader, random_order
 from mettle_cache.pipelines.benchmark.table import BenchTable, Goal, Row, measured
-from mettle_cache.pipelines.benchmark.workplace import workplace
 from mettle_cache.pipelines.extract.config import ExtractConfig
 from mettle_cache.pipelines.extract.plan import seconds_a_clip
 from mettle_cache.pipelines.progress import Progress
@@ -25,6 +27,7 @@ from mettle_cache.pipelines.timing import Samples, Variant, time_interleaved
 from mettle_cache.store.format.codecs import get_codec
 from mettle_cache.store.format.sizes import RECORDS, bytes_per_clip
 from mettle_cache.store.reading.disk_speed import PROBE_BYTES, measure_read_speed
+from mettle_cache.tokens import LayerTokens
 
 CODEC = "int8"
 BACKBONES = ("swinv2_l=random", "htsat=random")
@@ -49,7 +52,7 @@ def run(options: BenchOptions, progress: Progress) -> BenchTable:
     """Write media, extract them, check the store, then time the whole, its parts, and what plan expects."""
     clips = options.clips or 1
     visual, audio = TINY_BACKBONES if options.tiny else BACKBONES
-    with workplace(options, _needed(clips)) as place:
+    with bench_folder(options, _needed(clips)) as place:
         write_media(place / "AVE", clips)
         config = ExtractConfig(
             dataset="ave", root=place / "AVE", visual=visual, audio=audio, codec=CODEC, device=options.device
@@ -97,9 +100,9 @@ def _variants(extraction: Extraction, store: Path, probe: int) -> Iterator[Varia
         own_clock=True,
     )
     reader = our_reader(READ, store, check="first", batch=COLD_BATCH)
-    subject = Subject(codec=CODEC, order=random_order(READ_CLIPS), files=reader.files(), nbytes=0)
-    turn = Turn(Contestant(name=READ, subject=subject, reader=reader), cold=True)
-    yield Variant(READ, turn.read, before=turn.prepare, after=turn.rest)
+    read = StoreToRead(codec=CODEC, order=random_order(READ_CLIPS), files=reader.files(), nbytes=0)
+    timer = ReadTimer(ReadVariant(name=READ, store=read, reader=reader), cold=True)
+    yield Variant(READ, timer.read, before=timer.prepare, after=timer.rest)
     sizes = bytes_per_clip(extractor.layers, extractor.dataset.segments, get_codec(CODEC))
     clip_bytes = sum(sizes.values()) - sizes[RECORDS]
     yield Variant(PLAN_READS, lambda: clip_bytes / measure_read_speed(extraction.folder, nbytes=probe), own_clock=True)
@@ -146,3 +149,50 @@ def _goals(rows: Mapping[str, Row]) -> Iterator[Goal]:
 def _apart(one: float, other: float) -> float:
     """How many times the larger is the smaller."""
     return max(one, other) / min(one, other)
+
+
+HALF = ("bfloat16", "float16")
+
+
+def precision_rows(exact: Extraction, *, repeats: int, progress: Progress, of: Row) -> list[Row]:
+    """For each half precision: frames/s of the whole extraction beside ``of``, and the error of what it stores.
+
+    The error is that of the decoded tokens from the float32 ones, so the codec's own is in it; float32's row is the
+    codec's alone.
+    """
+    rows = [error_row("float32", exact, exact.tokens)]
+    for precision in HALF:
+        config = replace(exact.config, precision=precision)
+        half = Extraction.set_up(config, exact.clips, exact.folder / precision)
+        seconds = time_interleaved(
+            [Variant("whole", half.whole, before=half.clear, after=half.clear)], repeats=repeats, progress=progress
+        )
+        rows.append(measured(f"whole extraction, {precision}", seconds["whole"].rate(half.segments), "frames/s", of=of))
+        rows.append(error_row(precision, half, exact.tokens))
+    return rows
+
+
+def error_row(precision: str, extraction: Extraction, exact: Mapping[str, Tensor]) -> Row:
+    """The worst layer's relative L2 error of one clip's stored tokens."""
+    errors = relative_errors(extraction.codes, exact)
+    worst = max(errors, key=lambda name: errors[name])
+    typical = Samples(tuple(errors.values()))
+    return Row(
+        variant=f"error of the stored tokens, {precision}",
+        value=errors[worst],
+        unit="relative L2",
+        low=typical.low,
+        high=typical.high,
+        note=f"the worst layer, {worst}; median of all layers {typical.median:.2g}",
+    )
+
+
+def relative_errors(stored: Mapping[str, LayerTokens], exact: Mapping[str, Tensor]) -> dict[str, float]:
+    """``|decoded - exact| / |exact|`` (L2) by layer."""
+    errors: dict[str, float] = {}
+    for name, tokens in stored.items():
+        reference = exact[name].detach().float().cpu()
+        errors[name] = float(
+            torch.linalg.vector_norm(tokens.floats() - reference) / torch.linalg.vector_norm(reference)
+        )
+    return errors

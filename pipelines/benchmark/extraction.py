@@ -1,4 +1,7 @@
-"""One small extraction in its parts and as a whole, each ready to be timed, in threads as the stream has them."""
+"""One small extraction of media that are written here, in its parts and as a whole, each ready to be timed.
+
+They run in threads as the stream has them.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,12 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 
+from mettle_cache.datasets.synthetic import write_demo_ave
 from mettle_cache.errors import RunError
-from mettle_cache.pipelines.benchmark.reading import same_arrays
+from mettle_cache.pipelines.benchmark.readers import same_arrays
 from mettle_cache.pipelines.extract.config import ExtractConfig
 from mettle_cache.pipelines.extract.extractor import (
     Extractor,
@@ -148,3 +153,18 @@ class Extraction:
 
 def _to_host(codes: Mapping[str, LayerTokens]) -> dict[str, LayerTokens]:
     return {name: tokens.to("cpu") for name, tokens in codes.items()}
+
+
+# what clips of the published data sets have, so that decoding costs what it would
+PICTURE = (640, 360)
+# a clip's ten pictures and its recording, with room to spare
+CLIP_BYTES = 2 << 20
+
+
+def write_media(root: Path, clips: int) -> None:
+    """Write at least ``clips`` clips of AVE in frames/ and wave/: JPEG pictures and 16-bit WAV files."""
+    write_demo_ave(root, train=max(1, clips - 2), val=1, test=1, layout="frames")
+    for path in sorted((root / "frames").glob("*/*.jpg")):
+        with Image.open(path) as picture:
+            large = picture.resize(PICTURE, Image.Resampling.BICUBIC)
+        large.save(path, quality=90)

@@ -11,9 +11,8 @@ from typing import Any
 import torch
 
 from mettle_cache.devices import prepare_process
-from mettle_cache.pipelines.benchmark.childprocess import call_in_child, serve
+from mettle_cache.pipelines.benchmark.child_process import available_memory, call_in_child, serve
 from mettle_cache.pipelines.benchmark.heads import bench_recipe, store_trainee, training_batches
-from mettle_cache.pipelines.benchmark.memorymeter import available_memory
 from mettle_cache.pipelines.benchmark.step_child import now
 from mettle_cache.store.reading.token_store import TokenStore
 

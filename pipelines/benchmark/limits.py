@@ -1,15 +1,24 @@
-"""What the machine can do at best: read bytes that nobody looks at, and multiply matrices."""
+"""What the machine can do at best: read bytes that nobody looks at, multiply matrices, and so take a training step.
+
+Beside it the page cache, which has to be empty or full where reading is timed.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+
+from mettle_cache.layers import LayerSpec
+from mettle_cache.pipelines.train.recipe import Recipe
 
 # long enough for a steady rate, short enough for several repeats
 MATMUL_SECONDS = 0.3
@@ -83,3 +92,81 @@ def _multiply(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor, count:
     if out.device.type == "cuda":
         torch.cuda.synchronize(out.device)
     return time.perf_counter() - started
+
+
+@dataclass(frozen=True, kw_only=True)
+class Floor:
+    """Seconds of one clip, by what they go to; ``optimiser`` is one clip's share of an update."""
+
+    read: float
+    products: float
+    optimiser: float
+
+    @property
+    def seconds(self) -> float:
+        """Reading and multiplying can overlap; the update comes after both."""
+        return max(self.read, self.products) + self.optimiser
+
+    def describe(self) -> str:
+        return (
+            f"the larger of {1000 * self.read:.1f} ms to read and {1000 * self.products:.1f} ms of products, and "
+            f"{1000 * self.optimiser:.1f} ms of the optimiser"
+        )
+
+
+def necessary_products(layers: Sequence[LayerSpec], recipe: Recipe, *, segments: int) -> int:
+    """Multiply-adds of LCD for one clip, forward and backward, however it is computed.
+
+    Per frame and layer, with K meta-tokens and H heads, N tokens of D channels, d outputs: scores ``K H N D`` and the
+    queries' gradients; contexts ``H N D`` and their weights' gradients; the mixing row ``N D`` and its gradient; the
+    tokens' variances ``N D``; value, output and common projection ``2 D² + d D``, and twice that for their gradients.
+    Where K would stand with the others, one does: only the sum of the meta-tokens is asked for, and all that follows
+    the softmax is affine. What does not grow with the frames is left out, and so is the decoder: both are small, and a
+    lower floor is the harder one to come near.
+    """
+    lcd, total = recipe.lcd, 0
+    stages = {m: sorted({layer.stage for layer in layers if layer.modality == m}) for m in ("visual", "audio")}
+    for layer in layers:
+        counts = lcd.k_visual if layer.modality == "visual" else lcd.k_audio
+        k = counts if isinstance(counts, int) else counts[stages[layer.modality].index(layer.stage)]
+        tokens, width = layer.tokens, layer.width
+        dim = lcd.dim if isinstance(lcd.dim, int) else 0
+        mixing = 2 if lcd.pretrained_branch == "linear" else 0
+        total += segments * tokens * width * (2 * (k + 1) * lcd.heads + mixing + 1)
+        total += segments * 3 * (2 * width * width + dim * width)
+    return total
+
+
+def evict(files: Iterable[Path]) -> None:
+    """Ask the system to forget these files' pages; what was not yet written to disk stays."""
+    for path in files:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
+
+
+def cached_fraction(files: Iterable[Path]) -> float:
+    """The fraction of these files' pages that is in memory, as ``mincore`` tells."""
+    pages = [_cached_pages(path) for path in files]
+    total = sum(all_pages for _, all_pages in pages)
+    return sum(cached for cached, _ in pages) / total if total else 0.0
+
+
+def _cached_pages(path: Path) -> tuple[int, int]:
+    size = path.stat().st_size
+    if size == 0:
+        return 0, 0
+    count = -(-size // mmap.PAGESIZE)
+    # a private writable mapping, because ctypes gives no address of a read-only one
+    with path.open("rb") as file, mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY) as mapped:
+        view = (ctypes.c_char * size).from_buffer(mapped)
+        resident = (ctypes.c_ubyte * count)()
+        library = ctypes.CDLL(None, use_errno=True)
+        failed = library.mincore(ctypes.c_void_p(ctypes.addressof(view)), ctypes.c_size_t(size), resident)
+        del view  # the mapping cannot be closed while something points into it
+        if failed:
+            raise OSError(ctypes.get_errno(), "mincore", str(path))
+    return sum(page & 1 for page in resident), count

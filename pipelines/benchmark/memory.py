@@ -11,9 +11,8 @@ from mettle_cache.devices import choose_device
 from mettle_cache.pipelines.benchmark.fullsize import bench_layers, store_bytes, write_bench_store
 from mettle_cache.pipelines.benchmark.heads import bench_recipe
 from mettle_cache.pipelines.benchmark.memory_child import Breakdown, MemoryRequest, measure_memory
-from mettle_cache.pipelines.benchmark.options import BenchOptions
+from mettle_cache.pipelines.benchmark.options import BenchOptions, bench_folder
 from mettle_cache.pipelines.benchmark.table import BenchTable, Goal, Row, measured
-from mettle_cache.pipelines.benchmark.workplace import workplace
 from mettle_cache.pipelines.progress import Progress
 from mettle_cache.pipelines.timing import Samples
 
@@ -31,7 +30,7 @@ def run(options: BenchOptions, progress: Progress) -> BenchTable:
     device = choose_device(options.device)
     batch = bench_recipe(tiny=options.tiny).train.batch_size
     sizes = (clips, 2 * clips)
-    with workplace(options, sum(store_bytes(layers, CODEC, count) for count in sizes)) as place:
+    with bench_folder(options, sum(store_bytes(layers, CODEC, count) for count in sizes)) as place:
         for count in sizes:
             write_bench_store(place / str(count), layers, codec=CODEC, clips=count, progress=progress)
         requests = {

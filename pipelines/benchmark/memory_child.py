@@ -11,10 +11,8 @@ import torch
 from torch import Tensor
 
 from mettle_cache.devices import prepare_process
-from mettle_cache.pipelines.benchmark.childprocess import call_in_child, serve
+from mettle_cache.pipelines.benchmark.child_process import MemoryMeter, call_in_child, counting_saved, serve
 from mettle_cache.pipelines.benchmark.heads import bench_recipe, load_libraries, store_trainee, training_batches
-from mettle_cache.pipelines.benchmark.memorymeter import MemoryMeter
-from mettle_cache.pipelines.benchmark.saved import counting_saved
 from mettle_cache.pipelines.benchmark.step_child import token_tensors
 from mettle_cache.pipelines.train.trainee import Trainee
 from mettle_cache.store.reading.token_store import TokenStore

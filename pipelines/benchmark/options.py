@@ -1,15 +1,21 @@
-"""What every bench can be asked for."""
+"""What every bench can be asked for, and the temporary folder that it works in."""
 
 from __future__ import annotations
 
+import signal
+import tempfile
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 from mettle_cache.errors import ConfigError
 from mettle_cache.pipelines.timing import LEAST_REPEATS
 
 MOST_REPEATS, MOST_CLIPS = 1000, 100_000
+PREFIX = ".mettle-bench-"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,3 +66,45 @@ class BenchOptions:
         if self.device is not None:
             parts.append(f"--device {self.device}")
         return " ".join(parts)
+
+
+def bench_disk(options: BenchOptions) -> Path:
+    """The folder that exists and that temporary files go to."""
+    from mettle_cache.pipelines.extract.config import STORES
+    from mettle_cache.store.writing.durable import disk_folder
+
+    return disk_folder(options.folder or STORES)
+
+
+@contextmanager
+def bench_folder(options: BenchOptions, needed: int) -> Iterator[Path]:
+    """An empty folder with room for ``needed`` bytes; removed at the end, also after Ctrl-C or SIGTERM.
+
+    Raises
+    ------
+    NoRoomError
+        There is no such room.
+    """
+    from mettle_cache.pipelines.extract.run import check_room
+
+    folder = bench_disk(options)
+    check_room(folder, needed)
+    with _sigterm_as_interrupt(), tempfile.TemporaryDirectory(prefix=PREFIX, dir=folder) as folder_name:
+        yield Path(folder_name)
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """SIGTERM unwinds the stack as Ctrl-C does; in the main thread, where Python delivers signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -2,37 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from mettle_cache.devices import choose_device
-from mettle_cache.pipelines.benchmark.baselines.protocol import ClipArrays, Rival, Source
-from mettle_cache.pipelines.benchmark.baselines.registry import RIVALS, is_installed
+from mettle_cache.pipelines.benchmark.baselines.protocol import Baseline, ClipArrays, Source
+from mettle_cache.pipelines.benchmark.baselines.registry import BASELINES, is_installed
 from mettle_cache.pipelines.benchmark.fullsize import bench_layers, store_bytes, write_bench_store
-from mettle_cache.pipelines.benchmark.options import BenchOptions
-from mettle_cache.pipelines.benchmark.read_timing import PASSES, Contestant, Standings, Subject, hold_contest, raw_reads
-from mettle_cache.pipelines.benchmark.reading import (
+from mettle_cache.pipelines.benchmark.limits import RawReader, cached_fraction, evict
+from mettle_cache.pipelines.benchmark.options import BenchOptions, bench_folder
+from mettle_cache.pipelines.benchmark.readers import (
     BATCH,
     COLD_BATCH,
     THREADS,
+    Deliver,
     Reader,
+    baseline_reader,
     check_delivery,
     clip_slots,
+    consume,
     our_reader,
     random_order,
-    rival_reader,
     token_files,
 )
-from mettle_cache.pipelines.benchmark.table import BenchTable, Goal, Row, unmeasured
-from mettle_cache.pipelines.benchmark.workplace import workplace
+from mettle_cache.pipelines.benchmark.table import BenchTable, Goal, Row, measured, unmeasured
 from mettle_cache.pipelines.progress import Progress
+from mettle_cache.pipelines.timing import Variant, time_interleaved
 from mettle_cache.store.format.metadata import load_head
 
 CODECS = ("float16", "int8", "int4")
-RIVALS_CODEC = "int8"
+BASELINES_CODEC = "int8"
 WANTED = 0.85
 # when a chunk's checksum is compared (always: what any first read costs), and what that is called in the table
 CHECKS = {"never": "", "always": ", checksums"}
+# warm passes over a store in one measurement of ours: new memory must not weigh more than it does in an epoch
+PASSES = 4
+# a page or two of a file may always stay, or go
+FEW_PAGES = 0.02
 
 NOTES = (
     f"warm: the page cache holds everything; ours and raw reads take the store {PASSES} times in a measurement",
@@ -46,22 +55,22 @@ def run(options: BenchOptions, progress: Progress) -> BenchTable:
     clips = options.clips or 1
     layers = bench_layers(tiny=options.tiny)
     sizes = {codec: store_bytes(layers, codec, clips) for codec in CODECS}
-    copies = sum(rival.own_files for rival in RIVALS if is_installed(rival))
-    with workplace(options, sum(sizes.values()) + copies * sizes[RIVALS_CODEC]) as place:
+    copies = sum(baseline.own_files for baseline in BASELINES if is_installed(baseline))
+    with bench_folder(options, sum(sizes.values()) + copies * sizes[BASELINES_CODEC]) as place:
         for codec in CODECS:
             write_bench_store(place / codec, layers, codec=codec, clips=clips, progress=progress)
         progress.note("comparing what every reader delivers with TokenStore.read")
         device = str(choose_device(options.device))
-        rivals, absent = _rivals(place, clips)
-        warm, cold = Standings(), Standings()
+        baselines, absent = _baselines(place, clips)
+        warm, cold = ReadRows(), ReadRows()
         # one codec after the other: what every reader keeps for its batches would not fit side by side
         for codec in CODECS:
-            others = rivals if codec == RIVALS_CODEC else []
-            everybody = [*_ours(place / codec, codec, clips, device, BATCH), *others]
-            warm += hold_contest(everybody, cold=False, repeats=options.repeats, progress=progress)
-            everybody = [*_ours(place / codec, codec, clips, device, COLD_BATCH), *others]
-            everybody = [who for who in everybody if who.reader is not None or who.is_limit]
-            cold += hold_contest(everybody, cold=True, repeats=options.repeats, progress=progress)
+            others = baselines if codec == BASELINES_CODEC else []
+            variants = [*_ours(place / codec, codec, clips, device, BATCH), *others]
+            warm += time_readers(variants, cold=False, repeats=options.repeats, progress=progress)
+            variants = [*_ours(place / codec, codec, clips, device, COLD_BATCH), *others]
+            variants = [variant for variant in variants if variant.reader is not None or variant.is_limit]
+            cold += time_readers(variants, cold=True, repeats=options.repeats, progress=progress)
     return BenchTable(
         bench="read",
         title=f"reading tokens in random clip order, {clips} clips, batches of {BATCH} (cold: {COLD_BATCH})",
@@ -78,7 +87,7 @@ def our_name(codec: str, check: str = "never") -> str:
     return f"mettle, {codec}{CHECKS[check]}"
 
 
-def _ours(path: Path, codec: str, clips: int, device: str, batch: int) -> list[Contestant]:
+def _ours(path: Path, codec: str, clips: int, device: str, batch: int) -> list[ReadVariant]:
     """Raw reads, and our reader: without and with checksums, onto the GPU if there is one; ``batch`` clips at once.
 
     Each has delivered the right tokens before it is timed.
@@ -89,40 +98,39 @@ def _ours(path: Path, codec: str, clips: int, device: str, batch: int) -> list[C
     if device != "cpu":
         readers.append(our_reader(f"{our_name(codec)}, onto {device}", path, check="never", batch=batch, device=device))
     delivered = [check_delivery(reader, order) for reader in readers]
-    subject = Subject(codec=codec, order=order, files=files, nbytes=delivered[0], batch=batch)
+    store = StoreToRead(codec=codec, order=order, files=files, nbytes=delivered[0], batch=batch)
     own = [
-        Contestant(name=reader.name, subject=subject, reader=reader, passes=PASSES, note=reader.note)
-        for reader in readers
+        ReadVariant(name=reader.name, store=store, reader=reader, passes=PASSES, note=reader.note) for reader in readers
     ]
-    return [*raw_reads(subject), *own]
+    return [*raw_reads(store), *own]
 
 
-def _rivals(place: Path, clips: int) -> tuple[list[Contestant], list[Row]]:
+def _baselines(place: Path, clips: int) -> tuple[list[ReadVariant], list[Row]]:
     """The libraries that are installed, and a row for each that is not."""
-    store, order = place / RIVALS_CODEC, random_order(clips)
-    slots = clip_slots(load_head(store).layout)
-    found, absent = [], []
-    for rival in RIVALS:
-        if not is_installed(rival):
-            absent.append(unmeasured(rival.name, "GB/s", f"not installed: pip install {rival.package}"))
+    path, order = place / BASELINES_CODEC, random_order(clips)
+    slots = clip_slots(load_head(path).layout)
+    installed, absent = [], []
+    for baseline in BASELINES:
+        if not is_installed(baseline):
+            absent.append(unmeasured(baseline.name, "GB/s", f"not installed: pip install {baseline.package}"))
             continue
         try:
-            reader = _prepare(rival, store, place / rival.module, clips, slots)
+            reader = _prepare(baseline, path, place / baseline.module, clips, slots)
             nbytes = check_delivery(reader, order)
         except ImportError as error:
             # it is there, but something that it needs is not
-            absent.append(unmeasured(rival.name, "GB/s", f"cannot be imported: {error}"))
+            absent.append(unmeasured(baseline.name, "GB/s", f"cannot be imported: {error}"))
             continue
-        subject = Subject(codec=RIVALS_CODEC, order=order, files=(), nbytes=nbytes)
-        found.append(Contestant(name=reader.name, subject=subject, reader=reader, note=reader.note))
-    return found, absent
+        store = StoreToRead(codec=BASELINES_CODEC, order=order, files=(), nbytes=nbytes)
+        installed.append(ReadVariant(name=reader.name, store=store, reader=reader, note=reader.note))
+    return installed, absent
 
 
-def _prepare(rival: Rival, store: Path, folder: Path, clips: int, slots: Sequence[ClipArrays]) -> Reader:
+def _prepare(baseline: Baseline, store: Path, folder: Path, clips: int, slots: Sequence[ClipArrays]) -> Reader:
     folder.mkdir()
     source = Source(store=store, arrays=load_head(store).layout, clips=clips, folder=folder, threads=THREADS)
-    rival.write(source)
-    return rival_reader(rival, source, slots)
+    baseline.write(source)
+    return baseline_reader(baseline, source, slots)
 
 
 def _goals(rows: Sequence[Row]) -> tuple[Goal, ...]:
@@ -132,3 +140,151 @@ def _goals(rows: Sequence[Row]) -> tuple[Goal, ...]:
         for row in rows
         if row.variant in names
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreToRead:
+    """A store to be read: the clips in random order, its files in that order, and the bytes of its tokens.
+
+    ``batch`` clips are delivered at once.
+    """
+
+    codec: str
+    order: Sequence[int]
+    files: Sequence[Path]
+    nbytes: int
+    batch: int = BATCH
+
+    @property
+    def batch_bytes(self) -> int:
+        return self.batch * self.nbytes // len(self.order)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadVariant:
+    """Something that reads a store: a reader, or (None) raw reads into ``memory`` bytes.
+
+    ``passes`` is how often one warm measurement reads the whole. ``is_limit`` marks the denominator of its codec.
+    """
+
+    name: str
+    store: StoreToRead
+    reader: Reader | None = None
+    passes: int = 1
+    memory: int = 0
+    is_limit: bool = False
+    note: str = ""
+
+    def files(self) -> Sequence[Path]:
+        return self.store.files if self.reader is None else self.reader.files()
+
+
+@dataclass(frozen=True)
+class ReadRows:
+    """What was timed: the limits' rows, the others', and notes where the page cache was not as it should be."""
+
+    limits: tuple[Row, ...] = ()
+    rows: tuple[Row, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __add__(self, other: ReadRows) -> ReadRows:
+        return ReadRows(self.limits + other.limits, self.rows + other.rows, self.notes + other.notes)
+
+
+def raw_reads(store: StoreToRead) -> list[ReadVariant]:
+    """The limit, and the same into memory that the processor's cache can hold, which no batch could."""
+    codec = store.codec
+    return [
+        ReadVariant(
+            name=f"raw reads, {codec}",
+            store=store,
+            passes=PASSES,
+            memory=store.batch_bytes,
+            is_limit=True,
+            note=f"{THREADS} preadv at a time into the memory of one batch",
+        ),
+        ReadVariant(
+            name=f"raw reads into a small buffer, {codec}",
+            store=store,
+            passes=PASSES,
+            note="as large as the largest file: stays in the processor's cache, holds no batch",
+        ),
+    ]
+
+
+def time_readers(variants: Sequence[ReadVariant], *, cold: bool, repeats: int, progress: Progress) -> ReadRows:
+    """Time all variants in turns.
+
+    Warm, everything is in the page cache because it has been read before. Cold, a variant's files are closed,
+    dropped from the page cache and opened again before each turn, and read once.
+    """
+    with ExitStack() as stack:
+        timers = [ReadTimer(variant, cold) for variant in variants]
+        for timer in timers:
+            stack.callback(timer.close)
+        timed = [Variant(timer.variant.name, timer.read, before=timer.prepare, after=timer.rest) for timer in timers]
+        seconds = time_interleaved(timed, repeats=repeats, progress=progress)
+    state = "cold" if cold else "warm"
+    limits: dict[str, Row] = {}
+    rows: list[Row] = []
+    for timer in sorted(timers, key=lambda timer: not timer.variant.is_limit):
+        variant = timer.variant
+        codec = variant.store.codec
+        rate = seconds[variant.name].rate(timer.passes * variant.store.nbytes / 1e9)
+        row = measured(f"{state}: {variant.name}", rate, "GB/s", of=limits.get(codec), note=variant.note)
+        if variant.is_limit:
+            limits[codec] = row
+        else:
+            rows.append(row)
+    return ReadRows(tuple(limits.values()), tuple(rows), tuple(note for timer in timers for note in timer.notes(state)))
+
+
+class ReadTimer:
+    """Times a variant, which is opened when its first turn comes, and anew for every turn if it is to start cold."""
+
+    def __init__(self, variant: ReadVariant, cold: bool) -> None:
+        self.variant = variant
+        self.passes = 1 if cold else variant.passes
+        # in the page cache before a turn: the most where nothing should be, the least where everything should
+        self._cached = 0.0 if cold else 1.0
+        self._cold = cold
+        self._order = list(variant.store.order) * self.passes
+        self._stack = ExitStack()
+        self._read: Callable[[], object] | None = None
+
+    def prepare(self) -> None:
+        if self._cold:
+            files = self.variant.files()
+            evict(files)
+            self._cached = max(self._cached, cached_fraction(files))
+        if self._read is None:
+            self._read = self._open()
+
+    def read(self) -> None:
+        if self._read is None:
+            raise RuntimeError("prepare() comes first")
+        self._read()
+
+    def rest(self) -> None:
+        """What stays open may hold maps of files, and their pages could not be dropped for the next variant."""
+        if self._cold:
+            self.close()
+
+    def notes(self, state: str) -> list[str]:
+        """What to say where the page cache did not hold what it should, or held what it should not."""
+        if abs(self._cached - (not self._cold)) <= FEW_PAGES:
+            return []
+        return [f"{state}: {self._cached:.0%} of the files of {self.variant.name} were in the page cache"]
+
+    def close(self) -> None:
+        if not self._cold and self._read is not None:
+            self._cached = cached_fraction(self.variant.files())
+        self._read = None
+        self._stack.close()
+
+    def _open(self) -> Callable[[], object]:
+        variant = self.variant
+        if variant.reader is None:
+            return RawReader(list(variant.store.files) * self.passes, threads=THREADS, memory=variant.memory).read
+        deliver: Deliver = self._stack.enter_context(variant.reader.open())
+        return partial(consume, deliver, self._order)

@@ -70,12 +70,12 @@ def run_bench(name: str, options: BenchOptions, progress: Progress | None = None
         Its temporary files have no room.
     """
     from mettle_cache.pipelines.benchmark.machine import describe_machine
-    from mettle_cache.pipelines.benchmark.workplace import bench_folder
+    from mettle_cache.pipelines.benchmark.options import bench_disk
 
     if name not in BENCHES:
         raise UsageError(f"there is no bench '{name}'", hint=f"one of: {', '.join(BENCHES)}")
     bench = BENCHES[name]
     asked = replace(options, clips=options.clips or (bench.tiny_clips if options.tiny else bench.clips))
     table: BenchTable = import_module(bench.module).run(asked, progress or Silent())
-    machine = describe_machine(bench_folder(options), options.device)
+    machine = describe_machine(bench_disk(options), options.device)
     return replace(table, machine=machine, command=asked.command(name), tiny=options.tiny, repeats=options.repeats)

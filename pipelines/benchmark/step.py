@@ -15,17 +15,15 @@ from mettle_cache.devices import choose_device
 from mettle_cache.errors import RunError
 from mettle_cache.layers import LayerSpec
 from mettle_cache.methods.kernels.cpu.amx import has_byte_tiles
-from mettle_cache.pipelines.benchmark.floor import Floor, necessary_products
+from mettle_cache.pipelines.benchmark.child_process import available_memory
 from mettle_cache.pipelines.benchmark.fullsize import SEGMENTS, bench_layers, store_bytes, write_bench_store
 from mettle_cache.pipelines.benchmark.heads import bench_recipe
 from mettle_cache.pipelines.benchmark.heads_child import HeadsRequest, measure_heads
-from mettle_cache.pipelines.benchmark.limits import RawReader, matmul_rate
-from mettle_cache.pipelines.benchmark.memorymeter import available_memory
-from mettle_cache.pipelines.benchmark.options import BenchOptions
-from mettle_cache.pipelines.benchmark.reading import THREADS, token_files
+from mettle_cache.pipelines.benchmark.limits import Floor, RawReader, matmul_rate, necessary_products
+from mettle_cache.pipelines.benchmark.options import BenchOptions, bench_folder
+from mettle_cache.pipelines.benchmark.readers import THREADS, token_files
 from mettle_cache.pipelines.benchmark.step_child import StepRequest, StepResult, measure_steps, timed
 from mettle_cache.pipelines.benchmark.table import BenchTable, Goal, Row, measured, unmeasured
-from mettle_cache.pipelines.benchmark.workplace import workplace
 from mettle_cache.pipelines.progress import Progress
 from mettle_cache.pipelines.timing import Samples
 
@@ -59,7 +57,7 @@ def run(options: BenchOptions, progress: Progress) -> BenchTable:
     layers, clips = bench_layers(tiny=options.tiny), options.clips or 1
     device = choose_device(options.device)
     batch = bench_recipe(tiny=options.tiny).train.batch_size
-    with workplace(options, sum(store_bytes(layers, codec, clips) for codec in CODECS)) as place:
+    with bench_folder(options, sum(store_bytes(layers, codec, clips) for codec in CODECS)) as place:
         for codec in CODECS:
             write_bench_store(place / codec, layers, codec=codec, clips=clips, progress=progress)
         requests = _requests(place, batch, device, options.tiny)
@@ -77,10 +75,10 @@ def run(options: BenchOptions, progress: Progress) -> BenchTable:
                 untimed=UNTIMED,
             )
         )
-    findings = Findings(
+    findings = StepMeasurements(
         layers=layers, batch=batch, device=device, requests=requests, found=found, limits=limits, heads=heads
     )
-    return tabulate(findings, options)
+    return step_table(findings, options)
 
 
 def _requests(place: Path, batch: int, device: torch.device, tiny: bool) -> dict[str, StepRequest]:
@@ -154,7 +152,7 @@ def take_turns(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Findings:
+class StepMeasurements:
     """All that was measured. ``batch`` is the recipe's; ``found`` lacks the variants that died, ``heads`` (seconds of a
     batch by the number of heads) those that memory does not hold."""
 
@@ -180,7 +178,7 @@ class Findings:
         return Samples(tuple(value(result) for result in self.found[name]))
 
 
-def tabulate(findings: Findings, options: BenchOptions) -> BenchTable:
+def step_table(findings: StepMeasurements, options: BenchOptions) -> BenchTable:
     """The table: seconds a clip beside the floor, rates, memory, what is saved, and heads that share a pass."""
     floor, denominators = _floor(findings)
     ours = measured(OURS, findings.seconds(OURS), "s/clip", of=floor, note=f"batch {findings.batch}")
@@ -197,7 +195,7 @@ def tabulate(findings: Findings, options: BenchOptions) -> BenchTable:
     )
 
 
-def _floor(findings: Findings) -> tuple[Row, list[Row]]:
+def _floor(findings: StepMeasurements) -> tuple[Row, list[Row]]:
     recipe = bench_recipe(tiny=findings.requests[OURS].tiny)
     products = necessary_products(findings.layers, recipe, segments=SEGMENTS)
     updates = findings.of(OURS, lambda result: result.optimiser)
@@ -221,7 +219,7 @@ def _floor(findings: Findings) -> tuple[Row, list[Row]]:
     ]
 
 
-def _other_row(findings: Findings, name: str, ours: Row) -> Row:
+def _other_row(findings: StepMeasurements, name: str, ours: Row) -> Row:
     if name not in findings.found:
         return unmeasured(name, "s/clip", "its process died: see the notes of the run")
     clips = findings.requests[name].batch
@@ -232,11 +230,11 @@ def _other_row(findings: Findings, name: str, ours: Row) -> Row:
     return measured(name, findings.seconds(name), "s/clip", of=ours, note=note)
 
 
-def _rate_rows(findings: Findings) -> list[Row]:
+def _rate_rows(findings: StepMeasurements) -> list[Row]:
     return [measured(f"{name}: rate", findings.seconds(name).rate(1), "clips/s") for name in findings.found]
 
 
-def _memory_rows(findings: Findings) -> list[Row]:
+def _memory_rows(findings: StepMeasurements) -> list[Row]:
     rows = []
     for name, results in findings.found.items():
         peak = findings.of(name, lambda result: result.peak / 1e9)
@@ -260,7 +258,7 @@ def _head_rows(heads: dict[int, list[float]], batch: int) -> list[Row]:
     return rows
 
 
-def _goals(findings: Findings, ours: Row, others: Sequence[Row]) -> tuple[Goal, ...]:
+def _goals(findings: StepMeasurements, ours: Row, others: Sequence[Row]) -> tuple[Goal, ...]:
     saved = findings.of(OURS, lambda result: result.saved / result.tokens).median
     goals = [Goal(what="saved for backward, of the tokens' bytes", wanted=SAVED, found=saved, least=False)]
     if findings.device.type != "cpu":
@@ -274,7 +272,7 @@ def _goals(findings: Findings, ours: Row, others: Sequence[Row]) -> tuple[Goal, 
     return tuple(goals)
 
 
-def _notes(findings: Findings) -> tuple[str, ...]:
+def _notes(findings: StepMeasurements) -> tuple[str, ...]:
     threads = f"PyTorch on {torch.get_num_threads()} threads; " if findings.device.type == "cpu" else ""
     return (
         f"device {findings.device}; {threads}every measurement in a new process: ours of {STEPS} steps after "

@@ -15,7 +15,7 @@ import torch
 from mettle_cache.backbones import Backbone
 from mettle_cache.devices import prepare_process
 from mettle_cache.methods.kernels.cpu import amx
-from mettle_cache.pipelines.benchmark.childprocess import call_in_child, serve
+from mettle_cache.pipelines.benchmark.child_process import MemoryMeter, call_in_child, counting_saved, serve
 from mettle_cache.pipelines.benchmark.fullsize import SEGMENTS
 from mettle_cache.pipelines.benchmark.heads import (
     bench_backbones,
@@ -25,8 +25,6 @@ from mettle_cache.pipelines.benchmark.heads import (
     store_trainee,
     training_batches,
 )
-from mettle_cache.pipelines.benchmark.memorymeter import MemoryMeter
-from mettle_cache.pipelines.benchmark.saved import counting_saved
 from mettle_cache.pipelines.train.sample_loader import FeedBatch
 from mettle_cache.pipelines.train.trainee import Trainee
 from mettle_cache.store.reading.token_store import TokenStore

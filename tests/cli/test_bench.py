@@ -34,7 +34,7 @@ def test_every_bench_has_help_with_examples(capsys, name):
 
 def test_a_bench_prints_one_document(mettle, tmp_path, monkeypatch):
     """The smallest real one: two clips, nobody to compare with."""
-    monkeypatch.setattr("mettle_cache.pipelines.benchmark.read.RIVALS", ())
+    monkeypatch.setattr("mettle_cache.pipelines.benchmark.read.BASELINES", ())
     code, document, _ = mettle("bench", "read", "--tiny", "--repeats", "1", "--clips", "2", "--folder", tmp_path)
     assert code == 0
     assert (document["bench"], document["repeats"], document["tiny"]) == ("read", 1, True)

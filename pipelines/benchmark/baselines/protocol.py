@@ -67,7 +67,7 @@ class Session(Protocol):
         ...
 
 
-class Rival(Protocol):
+class Baseline(Protocol):
     """A library. ``module`` is what must be importable, ``package`` what pip installs, ``how`` the way it is used.
 
     ``own_files`` says whether it needs files of its own, as large as the store.

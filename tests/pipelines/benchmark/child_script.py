@@ -6,8 +6,7 @@ import signal
 import torch
 
 from mettle_cache.errors import UsageError
-from mettle_cache.pipelines.benchmark.childprocess import serve
-from mettle_cache.pipelines.benchmark.memorymeter import MemoryMeter
+from mettle_cache.pipelines.benchmark.child_process import MemoryMeter, serve
 
 
 def work(request):

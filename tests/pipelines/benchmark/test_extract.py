@@ -5,10 +5,9 @@ import torch
 
 from mettle_cache.errors import RunError
 from mettle_cache.pipelines.benchmark import extract
-from mettle_cache.pipelines.benchmark.extraction import Extraction
-from mettle_cache.pipelines.benchmark.media import PICTURE, write_media
+from mettle_cache.pipelines.benchmark.extract import error_row, precision_rows, relative_errors
+from mettle_cache.pipelines.benchmark.extraction import PICTURE, Extraction, write_media
 from mettle_cache.pipelines.benchmark.options import BenchOptions
-from mettle_cache.pipelines.benchmark.precision import error_row, precision_rows, relative_errors
 from mettle_cache.pipelines.benchmark.registry import run_bench
 from mettle_cache.pipelines.benchmark.table import Row
 from mettle_cache.pipelines.extract.config import ExtractConfig

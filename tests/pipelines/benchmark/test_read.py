@@ -9,20 +9,28 @@ import numpy as np
 import pytest
 
 from mettle_cache.errors import RunError
-from mettle_cache.pipelines.benchmark import reading
+from mettle_cache.pipelines.benchmark import readers
 from mettle_cache.pipelines.benchmark.baselines.numpy_memmap import NumpyMemmap
 from mettle_cache.pipelines.benchmark.baselines.protocol import Source
-from mettle_cache.pipelines.benchmark.baselines.registry import RIVALS, is_installed
+from mettle_cache.pipelines.benchmark.baselines.registry import BASELINES, is_installed
 from mettle_cache.pipelines.benchmark.fullsize import bench_layers, write_bench_store
 from mettle_cache.pipelines.benchmark.options import BenchOptions
-from mettle_cache.pipelines.benchmark.read import CODECS, our_name, run
-from mettle_cache.pipelines.benchmark.read_timing import Contestant, Subject, Turn, hold_contest, raw_reads
-from mettle_cache.pipelines.benchmark.reading import (
+from mettle_cache.pipelines.benchmark.read import (
+    CODECS,
+    ReadTimer,
+    ReadVariant,
+    StoreToRead,
+    our_name,
+    raw_reads,
+    run,
+    time_readers,
+)
+from mettle_cache.pipelines.benchmark.readers import (
+    baseline_reader,
     check_delivery,
     clip_slots,
     our_reader,
     random_order,
-    rival_reader,
     token_files,
 )
 from mettle_cache.pipelines.benchmark.registry import run_bench
@@ -31,7 +39,7 @@ from mettle_cache.store import TokenStore
 from mettle_cache.store.format.metadata import load_head
 
 CLIPS = 6
-INSTALLED = [rival for rival in RIVALS if is_installed(rival)]
+INSTALLED = [baseline for baseline in BASELINES if is_installed(baseline)]
 
 
 @pytest.fixture(scope="module")
@@ -43,19 +51,19 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def source(store, tmp_path_factory):
-    def make(rival):
-        folder = tmp_path_factory.mktemp("rival")
+    def make(baseline):
+        folder = tmp_path_factory.mktemp("baseline")
         made = Source(store=store, arrays=load_head(store).layout, clips=CLIPS, folder=folder, threads=2)
-        rival.write(made)
+        baseline.write(made)
         return made
 
     return make
 
 
-@pytest.mark.parametrize("rival", INSTALLED, ids=lambda rival: rival.name)
-def test_every_library_delivers_the_tokens_of_the_store(rival, source):
-    made = source(rival)
-    reader = rival_reader(rival, made, clip_slots(made.arrays))
+@pytest.mark.parametrize("baseline", INSTALLED, ids=lambda baseline: baseline.name)
+def test_every_library_delivers_the_tokens_of_the_store(baseline, source):
+    made = source(baseline)
+    reader = baseline_reader(baseline, made, clip_slots(made.arrays))
     with TokenStore.open(reader.store) as store:
         nbytes = store.read(range(CLIPS)).nbytes
     assert check_delivery(reader, random_order(CLIPS)) == nbytes
@@ -95,7 +103,7 @@ def test_a_reader_that_delivers_other_clips_or_other_tokens_is_found_out(store):
 
     def relabelled(deliver, order):
         for delivery in deliver([order[1], order[0]]):
-            yield reading._Batch(delivery.layers, tuple(order))
+            yield readers._Batch(delivery.layers, tuple(order))
 
     with pytest.raises(RunError, match="delivers other tokens than clip 0 has in layer visual/s1b01"):
         check_delivery(lying_reader(store, relabelled), [0, 1])
@@ -114,7 +122,7 @@ def test_clips_are_read_ahead_in_order_into_memory_that_is_used_again():
     session, slots = Session(), [{"a": np.zeros(1)} for _ in range(3)]
     with ThreadPoolExecutor(2) as pool:
         found = []
-        for delivery in reading._read_ahead(session, [5, 3, 9, 1, 7], slots, pool, ()):
+        for delivery in readers._read_ahead(session, [5, 3, 9, 1, 7], slots, pool, ()):
             found.append((delivery.clip, delivery.values["a"][0]))
     assert found == [(clip, clip) for clip in (5, 3, 9, 1, 7)]
     assert set(session.slots) <= {id(slot) for slot in slots}
@@ -125,9 +133,9 @@ def test_ratios_are_to_the_limit_of_the_same_bytes_in_the_same_state(store, cold
     order = random_order(CLIPS)
     files = token_files(store, order)
     reader = our_reader("ours", store, check="never")
-    subject = Subject(codec="int8", order=order, files=files, nbytes=check_delivery(reader, order))
-    contestants = [*raw_reads(subject), Contestant(name="ours", subject=subject, reader=reader, passes=2)]
-    found = hold_contest(contestants, cold=cold, repeats=2, progress=Silent())
+    to_read = StoreToRead(codec="int8", order=order, files=files, nbytes=check_delivery(reader, order))
+    variants = [*raw_reads(to_read), ReadVariant(name="ours", store=to_read, reader=reader, passes=2)]
+    found = time_readers(variants, cold=cold, repeats=2, progress=Silent())
     state = "cold" if cold else "warm"
     assert [row.variant for row in found.limits] == [f"{state}: raw reads, int8"]
     assert [row.variant for row in found.rows] == [f"{state}: raw reads into a small buffer, int8", f"{state}: ours"]
@@ -141,23 +149,23 @@ def test_ratios_are_to_the_limit_of_the_same_bytes_in_the_same_state(store, cold
 def test_a_rate_is_all_the_bytes_of_all_the_passes_over_the_time(store, monkeypatch):
     now = [0.0]
     reader = our_reader("ours", store, check="never")
-    subject = Subject(codec="int8", order=[0, 1], files=(), nbytes=3 * 10**9)
+    to_read = StoreToRead(codec="int8", order=[0, 1], files=(), nbytes=3 * 10**9)
     monkeypatch.setattr(
         "mettle_cache.pipelines.timing.time.perf_counter", lambda: now.__setitem__(0, now[0] + 1) or now[0]
     )
-    contestant = Contestant(name="ours", subject=subject, reader=reader, passes=4)
-    (row,) = hold_contest([contestant], cold=False, repeats=1, progress=Silent()).rows
+    variant = ReadVariant(name="ours", store=to_read, reader=reader, passes=4)
+    (row,) = time_readers([variant], cold=False, repeats=1, progress=Silent()).rows
     assert row.value == pytest.approx(4 * 3.0)
-    (row,) = hold_contest([contestant], cold=True, repeats=1, progress=Silent()).rows
+    (row,) = time_readers([variant], cold=True, repeats=1, progress=Silent()).rows
     assert row.value == pytest.approx(3.0)
 
 
 @pytest.mark.parametrize(("cold", "cached", "said"), [(True, 0.3, "30%"), (False, 0.6, "60%"), (True, 0.01, None)])
 def test_a_page_cache_that_is_not_as_it_should_be_is_said(store, monkeypatch, cold, cached, said):
-    monkeypatch.setattr("mettle_cache.pipelines.benchmark.read_timing.cached_fraction", lambda files: cached)
-    subject = Subject(codec="int8", order=[0], files=(), nbytes=1)
-    contestant = Contestant(name="ours", subject=subject, reader=our_reader("ours", store, check="never"))
-    notes = hold_contest([contestant], cold=cold, repeats=1, progress=Silent()).notes
+    monkeypatch.setattr("mettle_cache.pipelines.benchmark.read.cached_fraction", lambda files: cached)
+    to_read = StoreToRead(codec="int8", order=[0], files=(), nbytes=1)
+    variant = ReadVariant(name="ours", store=to_read, reader=our_reader("ours", store, check="never"))
+    notes = time_readers([variant], cold=cold, repeats=1, progress=Silent()).notes
     state = "cold" if cold else "warm"
     assert notes == (() if said is None else (f"{state}: {said} of the files of ours were in the page cache",))
 
@@ -166,15 +174,15 @@ def test_a_cold_turn_opens_its_files_anew_and_closes_them(store):
     reader = our_reader("ours", store, check="never")
     opened = []
     counted = replace(reader, open=lambda: opened.append(1) or reader.open())
-    subject = Subject(codec="int8", order=[0], files=(), nbytes=1)
+    to_read = StoreToRead(codec="int8", order=[0], files=(), nbytes=1)
     for cold, expected in ((True, 2), (False, 1)):
         opened.clear()
-        turn = Turn(Contestant(name="ours", subject=subject, reader=counted), cold)
+        timer = ReadTimer(ReadVariant(name="ours", store=to_read, reader=counted), cold)
         for _ in range(2):
-            turn.prepare()
-            turn.read()
-            turn.rest()
-        turn.close()
+            timer.prepare()
+            timer.read()
+            timer.rest()
+        timer.close()
         assert len(opened) == expected
 
 
@@ -193,7 +201,7 @@ def test_the_whole_bench_has_every_reader_warm_and_cold(table):
         assert {f"{state}: raw reads, {codec}" for codec in CODECS} <= {row.variant for row in table.denominators}
         for codec in CODECS:
             assert {f"{state}: {our_name(codec)}", f"{state}: {our_name(codec, 'always')}"} <= set(names)
-        assert {f"{state}: {rival.name}" for rival in INSTALLED} <= set(names)
+        assert {f"{state}: {baseline.name}" for baseline in INSTALLED} <= set(names)
     for row in table.rows:
         if row.denominator is not None:
             assert row.ratio == row.value / table.row(row.denominator).value
@@ -206,7 +214,9 @@ def test_the_whole_bench_has_every_reader_warm_and_cold(table):
 
 
 def test_a_library_that_is_missing_is_a_line(tmp_path, monkeypatch):
-    monkeypatch.setattr("mettle_cache.pipelines.benchmark.read.is_installed", lambda rival: rival.name == "np.memmap")
+    monkeypatch.setattr(
+        "mettle_cache.pipelines.benchmark.read.is_installed", lambda baseline: baseline.name == "np.memmap"
+    )
     table = run(BenchOptions(tiny=True, repeats=1, clips=2, folder=tmp_path), Silent())
     row = table.row("MosaicML Streaming")
     assert (row.value, row.note) == (None, "not installed: pip install mosaicml-streaming")
@@ -219,7 +229,7 @@ def test_a_library_that_cannot_be_imported_is_a_line_too(tmp_path, monkeypatch):
         def open(self, source):
             raise ImportError("no module named 'half'")
 
-    monkeypatch.setattr("mettle_cache.pipelines.benchmark.read.RIVALS", (Broken(),))
+    monkeypatch.setattr("mettle_cache.pipelines.benchmark.read.BASELINES", (Broken(),))
     table = run(BenchOptions(tiny=True, repeats=1, clips=2, folder=tmp_path), Silent())
     row = table.row("np.memmap")
     assert (row.value, row.note) == (None, "cannot be imported: no module named 'half'")

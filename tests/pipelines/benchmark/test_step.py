@@ -18,10 +18,10 @@ from mettle_cache.pipelines.benchmark.step import (
     ONLINE,
     OURS,
     STOCK,
-    Findings,
     Limits,
+    StepMeasurements,
     fitting_batch,
-    tabulate,
+    step_table,
     take_turns,
 )
 from mettle_cache.pipelines.benchmark.step_child import StepRequest, StepResult
@@ -99,7 +99,7 @@ def test_the_largest_batch_that_fits(one, two, room, expected):
 NOWHERE = StepRequest(store="nowhere", attention="stock", batch=4, steps=1, device="cpu", tiny=True)
 
 
-def test_a_rival_that_dies_is_left_out_and_said_and_ours_is_not():
+def test_a_variant_that_dies_is_left_out_and_said_and_ours_is_not():
     listener = Listener()
     found, limits = take_turns({STOCK: NOWHERE}, lambda: Limits(1.0, 1.0), 2, listener)
     assert found == {}
@@ -132,11 +132,11 @@ def findings(**changes):
         "limits": [Limits(read=0.04, products=1e30)] * 3,
         "heads": {1: [1.6, 1.6, 1.6], 2: [2.88, 2.88, 2.88]},
     }
-    return Findings(**{**given, **changes})
+    return StepMeasurements(**{**given, **changes})
 
 
 def test_goals_and_shares_are_worked_out_from_what_was_measured():
-    table = tabulate(findings(), BenchOptions(repeats=3))
+    table = step_table(findings(), BenchOptions(repeats=3))
     assert table.row("floor").value == pytest.approx(0.04 + 0.01)
     assert table.row(OURS).value == pytest.approx(0.11)
     # an update of 0.16 s is shared by 16 clips, whatever the batch that fits
@@ -153,9 +153,9 @@ def test_goals_and_shares_are_worked_out_from_what_was_measured():
     }
 
 
-def test_a_rival_without_a_measurement_is_a_row_that_says_so():
+def test_a_variant_without_a_measurement_is_a_row_that_says_so():
     whole = findings()
-    table = tabulate(replace(whole, found={OURS: whole.found[OURS]}), BenchOptions(repeats=3))
+    table = step_table(replace(whole, found={OURS: whole.found[OURS]}), BenchOptions(repeats=3))
     assert table.row(STOCK).value is None
     assert "died" in table.row(STOCK).note
     assert {goal.what for goal in table.goals} == {
@@ -165,7 +165,7 @@ def test_a_rival_without_a_measurement_is_a_row_that_says_so():
 
 
 def test_a_gpu_is_held_to_what_was_asked_of_every_device():
-    table = tabulate(replace(findings(), device=torch.device("cuda")), BenchOptions(repeats=3))
+    table = step_table(replace(findings(), device=torch.device("cuda")), BenchOptions(repeats=3))
     assert [goal.what for goal in table.goals] == ["saved for backward, of the tokens' bytes"]
 
 

@@ -1,4 +1,4 @@
-"""Ways to read a store that can be compared: ours, and every rival's, behind one face."""
+"""Ways to read a store that can be compared: ours, and that of every other library, behind one interface."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mettle_cache.errors import RunError
-from mettle_cache.pipelines.benchmark.baselines.protocol import ClipArrays, Rival, Session, Source
+from mettle_cache.pipelines.benchmark.baselines.protocol import Baseline, ClipArrays, Session, Source
 from mettle_cache.store.format.layout import ArrayLayout
 from mettle_cache.store.reading.prefetch import READS_AHEAD
 from mettle_cache.store.reading.token_store import TokenStore
@@ -85,19 +85,19 @@ def clip_slots(arrays: Sequence[ArrayLayout]) -> list[ClipArrays]:
     ]
 
 
-def rival_reader(rival: Rival, source: Source, slots: Sequence[ClipArrays]) -> Reader:
+def baseline_reader(baseline: Baseline, source: Source, slots: Sequence[ClipArrays]) -> Reader:
     """A library, reading whole clips ahead in threads into ``slots``; its own files are written already."""
 
     @contextmanager
     def open_reader() -> Iterator[Deliver]:
-        with rival.open(source) as session, ThreadPoolExecutor(source.threads) as pool:
+        with baseline.open(source) as session, ThreadPoolExecutor(source.threads) as pool:
             yield lambda order: _read_ahead(session, order, slots, pool, source.arrays)
 
     def files() -> Sequence[Path]:
-        with rival.open(source) as session:
+        with baseline.open(source) as session:
             return session.files
 
-    return Reader(name=rival.name, note=rival.how, store=source.store, files=files, open=open_reader)
+    return Reader(name=baseline.name, note=baseline.how, store=source.store, files=files, open=open_reader)
 
 
 def random_order(clips: int, *, seed: int = 0) -> list[int]:

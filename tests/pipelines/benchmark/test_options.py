@@ -10,18 +10,17 @@ from pathlib import Path
 import pytest
 
 from mettle_cache.errors import ConfigError, NoRoomError
-from mettle_cache.pipelines.benchmark.options import BenchOptions
-from mettle_cache.pipelines.benchmark.workplace import PREFIX, bench_folder, workplace
+from mettle_cache.pipelines.benchmark.options import PREFIX, BenchOptions, bench_disk, bench_folder
 
 SCRIPT = """
 import signal, sys, time
 from pathlib import Path
 from mettle_cache.pipelines.benchmark.options import BenchOptions
-from mettle_cache.pipelines.benchmark.workplace import workplace
+from mettle_cache.pipelines.benchmark.options import bench_folder
 # a shell's background job starts with this signal ignored
 signal.signal(signal.SIGINT, signal.default_int_handler)
 try:
-    with workplace(BenchOptions(folder=Path(sys.argv[1])), 10) as place:
+    with bench_folder(BenchOptions(folder=Path(sys.argv[1])), 10) as place:
         (place / "file").touch()
         print("ready", flush=True)
         time.sleep(60)
@@ -31,7 +30,7 @@ except KeyboardInterrupt:
 
 
 def test_the_folder_is_there_and_then_gone(tmp_path):
-    with workplace(BenchOptions(folder=tmp_path), 10) as place:
+    with bench_folder(BenchOptions(folder=tmp_path), 10) as place:
         assert place.parent == tmp_path
         assert place.name.startswith(PREFIX)
         (place / "deep" / "er").mkdir(parents=True)
@@ -54,14 +53,14 @@ def test_a_disk_without_room_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("mettle_cache.store.writing.durable.shutil.disk_usage", lambda _: usage(10**9, 10**9, 1000))
     with (
         pytest.raises(NoRoomError, match="still needs"),
-        workplace(BenchOptions(folder=tmp_path), 10**6),
+        bench_folder(BenchOptions(folder=tmp_path), 10**6),
     ):
         raise AssertionError("it must not begin")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_is_not_there_yet_means_the_disk_that_it_would_be_on(tmp_path):
-    assert bench_folder(BenchOptions(folder=tmp_path / "a" / "b")) == tmp_path
+    assert bench_disk(BenchOptions(folder=tmp_path / "a" / "b")) == tmp_path
 
 
 def test_options_are_refused_all_at_once():
