@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec
-from mettle_cache.methods.kernels.input_projection import fold_inputs
 from mettle_cache.methods.kernels.ops import distil_tokens
-from mettle_cache.methods.kernels.projections import TailWeights
+from mettle_cache.methods.kernels.projections import ProjectionWeights, fold_keys
 from mettle_cache.tokens import LayerTokens
 
 ATTENTION_PATHS = ("absorbed", "stock")
@@ -104,7 +103,7 @@ class LayerDistiller(nn.Module):
         """Queries of :meth:`fold_queries`, and the values' projection and its bias."""
         attention = self.attention
         asked = self.norm_meta_tokens(meta_tokens) if self.options.norm else meta_tokens
-        folded, values, values_bias = fold_inputs(
+        folded, values, values_bias = fold_keys(
             asked, attention.in_proj_weight, attention.in_proj_bias, self.options.heads
         )
         if self.options.norm:
@@ -113,7 +112,7 @@ class LayerDistiller(nn.Module):
 
     def _distil_absorbed(self, tokens: LayerTokens, projection: nn.Linear | None, *, summed: bool) -> Tensor:
         options, mixing = self.options, self.mixing()
-        weights = TailWeights(mix_bias=self.mix.bias if options.pretrained_branch == "linear" else None)
+        weights = ProjectionWeights(mix_bias=self.mix.bias if options.pretrained_branch == "linear" else None)
         queries = self.unit.new_empty(0, self.layer.width)
         eps = self.norm_tokens.eps if options.norm and options.task_specific else None
         if options.task_specific:
@@ -131,13 +130,13 @@ class LayerDistiller(nn.Module):
             mixing = None if mixing is None else mixing.sum(0, keepdim=True)
         return distil_tokens(tokens, queries, mixing, weights, heads=options.heads, eps=eps, contexts=contexts)
 
-    def _ask(self, asked: Tensor, meta_tokens: Tensor, weights: TailWeights) -> tuple[Tensor, TailWeights]:
+    def _ask(self, asked: Tensor, meta_tokens: Tensor, weights: ProjectionWeights) -> tuple[Tensor, ProjectionWeights]:
         """A step's queries, and ``weights`` with what is this step's own."""
         queries, values, values_bias = self._fold(asked)
         residual = meta_tokens if self.options.residual else None
         return queries, weights._replace(values=values, values_bias=values_bias, residual=residual)
 
-    def _attention_weights(self, outputs: TailWeights) -> TailWeights:
+    def _attention_weights(self, outputs: ProjectionWeights) -> ProjectionWeights:
         out = self.attention.out_proj
         weights = outputs._replace(out=out.weight, out_bias=out.bias)
         if self.options.norm:

@@ -10,6 +10,7 @@ from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec
 from mettle_cache.methods.distiller import DistillerOptions, LayerDistiller
 from mettle_cache.methods.kernels.layer_threads import LayerWork, add_up_layers
+from mettle_cache.methods.kernels.ops import layers_side_by_side
 from mettle_cache.tokens import LayerTokens
 
 
@@ -80,9 +81,9 @@ class LCD(nn.Module):
         B clips, T segments, N tokens, D channels. Layers that this module does not read are ignored.
         """
         works = [self._work(layer, tokens[layer.name]) for layer in self.layers]
-        codes = tokens[self.layers[0].name].codes
-        summed = add_up_layers(works, side_by_side=self.absorbed and codes.device.type == "cpu")
-        meta_tokens: Tensor = summed.unflatten(0, codes.shape[:2]) / self.count
+        first = tokens[self.layers[0].name]
+        summed = add_up_layers(works, side_by_side=self.absorbed and layers_side_by_side(first))
+        meta_tokens: Tensor = summed.unflatten(0, first.codes.shape[:2]) / self.count
         return meta_tokens
 
     def _work(self, layer: LayerSpec, stored: LayerTokens) -> LayerWork:

@@ -1,8 +1,9 @@
-"""Layers side by side on a CPU's cores: nothing that is done to one depends on another.
+"""Work on several threads of a CPU: layers side by side here, and frames of one in cpu/pooling.py.
 
-A layer whose every step is spread over the cores leaves them waiting at the end of each; with a layer to itself a core
-waits only for the last ones. The numbers do not depend on how many cores there are, unless there are two for each
-layer: what is done to one is done on one, and outputs are added in the layers' order.
+Nothing that is done to one layer depends on another. A layer whose every step is spread over the cores leaves them
+waiting at the end of each; with a layer to itself a core waits only for the last ones. The numbers do not depend on how
+many cores there are, unless there are two for each layer: what is done to one is done on one, and outputs are added in
+the layers' order.
 
 Autograd would run the backward pass on one thread. So each layer has a graph of its own, which one function stands for
 in the caller's: it has all the parameters as inputs, keeps what the layers' graphs want to keep, and runs them side by
@@ -21,8 +22,6 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-
-from mettle_cache.methods.kernels.workers import share_out
 
 T = TypeVar("T", "LayerWork", "_LayerGraph")
 R = TypeVar("R")
@@ -57,6 +56,17 @@ def add_up_layers(works: Sequence[LayerWork], *, side_by_side: bool) -> Tensor:
     return functools.reduce(torch.add, _side_by_side(run, works))
 
 
+def run_in_threads(run: Callable[[], None], executor: ThreadPoolExecutor, threads: int) -> None:
+    """Call ``run`` in so many threads at once, and raise what one of them raised.
+
+    Only when all have ended: they read memory that the caller may then use again.
+    """
+    futures = [executor.submit(run) for _ in range(threads)]
+    wait(futures)
+    for future in futures:
+        future.result()
+
+
 class _LayerSum(torch.autograd.Function):
     """See :func:`add_up_layers`."""
 
@@ -75,12 +85,12 @@ class _LayerSum(torch.autograd.Function):
         saved = iter(ctx.saved_tensors)
         for graph, count in zip(ctx.graphs, ctx.counts, strict=True):
             graph.kept.extend(next(saved) for _ in range(count))
-        found = _side_by_side(lambda graph: graph.gradients(d_output), ctx.graphs)
-        return None, *(gradient for own in found for gradient in own)
+        by_layer = _side_by_side(lambda graph: graph.gradients(d_output), ctx.graphs)
+        return None, *(gradient for gradients in by_layer for gradient in gradients)
 
 
 class _LayerGraph:
-    """A layer's output with its own graph, whose saved tensors are ``kept`` by whoever asks for them."""
+    """A layer's output with a graph of its own; the caller keeps its saved tensors, which are in ``kept`` meanwhile."""
 
     def __init__(self, work: LayerWork) -> None:
         self.parameters, self.cost = work.parameters, work.cost
@@ -91,10 +101,10 @@ class _LayerGraph:
 
     def gradients(self, d_output: Tensor) -> list[Tensor | None]:
         """Those of the parameters, None for one that needs none."""
-        wanted = [parameter for parameter in self.parameters if parameter.requires_grad]
-        found = iter(torch.autograd.grad(self.output, wanted, d_output, allow_unused=True) if wanted else ())
+        trained = [parameter for parameter in self.parameters if parameter.requires_grad]
+        gradients = iter(torch.autograd.grad(self.output, trained, d_output, allow_unused=True) if trained else ())
         self.kept.clear()
-        return [next(found) if parameter.requires_grad else None for parameter in self.parameters]
+        return [next(gradients) if parameter.requires_grad else None for parameter in self.parameters]
 
 
 def _keeping(kept: list[Tensor]) -> Callable[[Tensor], int]:
@@ -107,21 +117,21 @@ def _keeping(kept: list[Tensor]) -> Callable[[Tensor], int]:
 
 def _side_by_side(run: Callable[[T], R], items: Sequence[T]) -> list[R]:
     """``run`` of each item, in their order; the most expensive first, so that the last ones to end are small."""
-    found: dict[int, R] = {}
+    results: dict[int, R] = {}
     queue = iter(sorted(range(len(items)), key=lambda number: -items[number].cost))
 
     def take_layers() -> None:
         for number in queue:
-            found[number] = run(items[number])
+            results[number] = run(items[number])
 
     threads = torch.get_num_threads()
     workers = min(threads, len(items))
-    share_out(take_layers, _pool_of(workers, threads // workers), workers)
-    return [found[number] for number in range(len(items))]
+    run_in_threads(take_layers, _layer_executor(workers, threads // workers), workers)
+    return [results[number] for number in range(len(items))]
 
 
 @functools.cache
-def _pool_of(workers: int, threads: int) -> ThreadPoolExecutor:
+def _layer_executor(workers: int, threads: int) -> ThreadPoolExecutor:
     """Workers that use so many threads each for what PyTorch spreads."""
     all_there, before = threading.Barrier(workers), torch.get_num_threads()
 
@@ -130,8 +140,8 @@ def _pool_of(workers: int, threads: int) -> ThreadPoolExecutor:
         torch.get_num_threads()
         torch.set_num_threads(threads)
 
-    pool = ThreadPoolExecutor(workers, "mettle-layer", initializer=start)
-    wait([pool.submit(all_there.wait) for _ in range(workers)])
+    executor = ThreadPoolExecutor(workers, "mettle-layer", initializer=start)
+    wait([executor.submit(all_there.wait) for _ in range(workers)])
     # workers set the process's number too, which is for those that come later
     torch.set_num_threads(before)
-    return pool
+    return executor

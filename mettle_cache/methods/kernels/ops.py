@@ -2,14 +2,15 @@
 
 Keys and values need no projection of their own: ``u = W_Kᵀ q`` is one D-vector a head, logits are ``X u`` and the
 context is ``αᵀ X``. The token-mixing branch ``W_g X`` is K more rows of the second product. Both run on the stored
-codes (reference.py in PyTorch, cpu/pooling.py compiled), and so does the backward pass, which is written by hand: it
-reads the codes again and recomputes the weights.
+codes, and so does the backward pass, which is written by hand: it reads the codes again and recomputes the weights.
+Exact: outputs and gradients agree with ``nn.MultiheadAttention`` to float64 rounding (tests/methods). Source:
+architecture.md, ideas 1 and 2.
 
-Exact: outputs and gradients agree with ``nn.MultiheadAttention`` to float64
-rounding (tests/methods). Source: architecture.md, ideas 1 and 2.
+This is the one place that chooses how tokens are pooled: :data:`IMPLEMENTATIONS` has a row for each way, of which the
+first one that fits the tokens and queries is taken.
 
-:func:`distil_tokens` goes on to the meta-tokens (tail.py) and recomputes even the pooled tokens, so that nothing at all
-of a layer is kept for the backward pass but its codes, which belong to the reader.
+:func:`distil_tokens` goes on to the meta-tokens (projections.py) and recomputes even the pooled tokens, so that nothing
+at all of a layer is kept for the backward pass but its codes, which belong to the reader.
 
 Shapes: F frames (B clips times T segments), N tokens, D channels, Q queries (heads times meta-tokens), C contexts, K
 mixing rows.
@@ -17,7 +18,9 @@ mixing rows.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -25,9 +28,74 @@ from torch.autograd.function import once_differentiable
 
 from mettle_cache.methods.kernels import reference
 from mettle_cache.methods.kernels.cpu import pooling
-from mettle_cache.methods.kernels.projections import TailWeights, finish, pooled_gradients, weight_gradients
+from mettle_cache.methods.kernels.projections import ProjectionWeights, finish, pooled_gradients, weight_gradients
 from mettle_cache.methods.kernels.reference import PoolingGradient
-from mettle_cache.tokens import LayerTokens, TokenFormat
+from mettle_cache.tokens import LayerTokens
+
+
+class Implementation(Protocol):
+    """A way to pool tokens: a module with these functions, and a row of :data:`IMPLEMENTATIONS`."""
+
+    def fits(self, tokens: LayerTokens, queries: Tensor) -> bool:
+        """Whether it is made for these tokens, and for the queries' device and precision."""
+
+    def pool(
+        self, tokens: LayerTokens, queries: Tensor, mixing: Tensor | None, eps: float | None, contexts: int
+    ) -> tuple[Tensor, Tensor]:
+        """``context [C, F, D]`` and ``mixed [F, K, D]`` of :func:`absorbed_pooling`."""
+
+    def pool_backward(
+        self,
+        tokens: LayerTokens,
+        queries: Tensor,
+        mixing: Tensor | None,
+        eps: float | None,
+        d_context: Tensor,
+        d_mixed: Tensor,
+    ) -> PoolingGradient:
+        """Read the tokens again and go back from ``d_context [C, F, D]`` and ``d_mixed [F, K, D]``."""
+
+    def norm_gradients(
+        self, d_normed: Tensor, d_shift: Tensor, values: Tensor, norm: Tensor, norm_bias: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """From ``values * norm`` and ``values @ norm_bias`` back to ``norm`` and ``norm_bias [D]``, whose gradients it
+        gives, and to ``values [D, D]``, whose gradient takes the place of ``d_normed``; ``d_shift`` is ``[D]``."""
+
+    def announced(self, note: Callable[[str], None]) -> AbstractContextManager[None]:
+        """Inside the block ``note`` hears, once, when something is compiled; never of what was compiled before."""
+
+
+IMPLEMENTATIONS: tuple[Implementation, ...] = (pooling, reference)
+
+
+def choose_implementation(tokens: LayerTokens, queries: Tensor) -> Implementation:
+    """The first that fits; the reference fits everything."""
+    return next(way for way in IMPLEMENTATIONS if way.fits(tokens, queries))
+
+
+def layers_side_by_side(tokens: LayerTokens) -> bool:
+    """Whether layers are best distilled on a thread each: on a CPU, where one layer leaves cores waiting."""
+    return tokens.codes.device.type == "cpu"
+
+
+def compile_kernels(layers: Iterable[LayerTokens], note: Callable[[str], None]) -> None:
+    """Compile what pooling such layers in single precision takes, ahead of whatever measures time.
+
+    Parameters
+    ----------
+    layers
+        Some tokens of each layer, ``[B, T, N, D]``; of each kind one frame is pooled, forth and back.
+    note
+        Hears it before the first function is compiled, if any is not in the machine's cache.
+    """
+    kinds = {(tokens.codes.device, tokens.format.name, tokens.codes.dtype): tokens for tokens in layers}
+    for tokens in kinds.values():
+        frame = tokens.flatten_frames()[:1]
+        queries = torch.zeros(1, frame.width, device=frame.codes.device)
+        way = choose_implementation(frame, queries)
+        with way.announced(note):
+            context, mixed = way.pool(frame, queries, None, None, 1)
+            way.pool_backward(frame, queries, None, None, context, mixed)
 
 
 def absorbed_pooling(
@@ -43,7 +111,7 @@ def absorbed_pooling(
     Parameters
     ----------
     tokens
-        One layer, ``codes [F, N, D]`` (or packed), ``scale`` and ``zero`` ``[F, D]``. They get no gradient.
+        One layer of F frames, in any format. They get no gradient.
     queries
         ``[Q, D]`` (the same for every frame) or ``[F, Q, D]``, the logit scale already in them.
     mixing
@@ -61,9 +129,7 @@ def absorbed_pooling(
     mixed
         ``[F, K, D]``: ``mixing @ tokens``; K is 0 without ``mixing``.
     """
-    result: tuple[Tensor, Tensor] = _Pooling.apply(
-        tokens.format, *(tokens.codes, tokens.scale, tokens.zero, queries, mixing), eps, contexts
-    )
+    result: tuple[Tensor, Tensor] = _Pooling.apply(tokens, queries, mixing, eps, contexts)
     return result
 
 
@@ -71,7 +137,7 @@ def distil_tokens(
     tokens: LayerTokens,
     queries: Tensor,
     mixing: Tensor | None,
-    weights: TailWeights,
+    weights: ProjectionWeights,
     *,
     heads: int,
     eps: float | None = None,
@@ -84,9 +150,7 @@ def distil_tokens(
     What was pooled is recomputed in the backward pass instead of kept. ``queries`` are K H, those of a meta-token
     together; where their contexts are added up to H, the output is one, for ``weights`` of the sum.
     """
-    output: Tensor = _Distillation.apply(
-        tokens.format, *(tokens.codes, tokens.scale, tokens.zero, queries, mixing), heads, eps, contexts, *weights
-    )
+    output: Tensor = _Distillation.apply(tokens, queries, mixing, heads, eps, contexts, *weights)
     return output
 
 
@@ -96,27 +160,25 @@ class _Pooling(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        form: TokenFormat,
-        codes: Tensor,
-        scale: Tensor | None,
-        zero: Tensor | None,
+        tokens: LayerTokens,
         queries: Tensor,
         mixing: Tensor | None,
         eps: float | None,
         contexts: int | None,
     ) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(codes, scale, zero, queries, mixing)
-        ctx.form, ctx.eps = form, eps
-        context, mixed = _pool(_tokens(form, codes, scale, zero), queries, mixing, eps, contexts)
+        ctx.save_for_backward(queries, mixing, *_save_tokens(ctx, tokens))
+        ctx.eps = eps
+        context, mixed = _pool(tokens, queries, mixing, eps, contexts)
         return context.transpose(0, 1), mixed
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_context: Tensor, d_mixed: Tensor) -> tuple[Tensor | None, ...]:
-        codes, scale, zero, queries, mixing = ctx.saved_tensors
-        tokens = _tokens(ctx.form, codes, scale, zero)
-        found = _pool_backward(tokens, queries, mixing, ctx.eps, d_context.transpose(0, 1), d_mixed)
-        return None, None, None, None, found.queries, found.mixing, None, None
+        queries, mixing, *saved = ctx.saved_tensors
+        tokens = _saved_tokens(ctx, saved)
+        way = choose_implementation(tokens, queries)
+        gradient = way.pool_backward(tokens, queries, mixing, ctx.eps, d_context.transpose(0, 1), d_mixed)
+        return None, gradient.queries, gradient.mixing, None, None
 
 
 class _Distillation(torch.autograd.Function):
@@ -125,10 +187,7 @@ class _Distillation(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        form: TokenFormat,
-        codes: Tensor,
-        scale: Tensor | None,
-        zero: Tensor | None,
+        tokens: LayerTokens,
         queries: Tensor,
         mixing: Tensor | None,
         heads: int,
@@ -136,41 +195,43 @@ class _Distillation(torch.autograd.Function):
         contexts: int | None,
         *weights: Tensor | None,
     ) -> Tensor:
-        ctx.save_for_backward(codes, scale, zero, queries, mixing, *weights)
-        ctx.form, ctx.heads, ctx.eps = form, heads, eps
-        context, mixed = _pool(_tokens(form, codes, scale, zero), queries, mixing, eps, contexts)
-        return finish(context, mixed, TailWeights(*weights), heads)
+        ctx.save_for_backward(queries, mixing, *weights, *_save_tokens(ctx, tokens))
+        ctx.heads, ctx.eps, ctx.weights = heads, eps, len(weights)
+        context, mixed = _pool(tokens, queries, mixing, eps, contexts)
+        return finish(context, mixed, ProjectionWeights(*weights), heads)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_output: Tensor) -> tuple[Tensor | None, ...]:
-        codes, scale, zero, queries, mixing, *given = ctx.saved_tensors
-        tokens, weights = _tokens(ctx.form, codes, scale, zero), TailWeights(*given)
-        back, d_context, d_mixed = pooled_gradients(d_output, weights, ctx.heads)
+        queries, mixing, *saved = ctx.saved_tensors
+        weights, tokens = ProjectionWeights(*saved[: ctx.weights]), _saved_tokens(ctx, saved[ctx.weights :])
+        way = choose_implementation(tokens, queries)
+        outputs, d_context, d_mixed = pooled_gradients(d_output, weights, ctx.heads)
         d_mixed = d_mixed[:, : 0 if mixing is None else mixing.shape[0]]
-        found = _pool_backward(tokens, queries, mixing, ctx.eps, d_context, d_mixed)
-        d_weights = weight_gradients(found.context, found.mixed, d_output, back, weights, ctx.heads)
-        return None, None, None, None, found.queries, found.mixing, None, None, None, *d_weights
+        pooled = way.pool_backward(tokens, queries, mixing, ctx.eps, d_context, d_mixed)
+        d_weights = weight_gradients(
+            *(pooled.context, pooled.mixed, d_output, outputs, weights, ctx.heads), norm_gradients=way.norm_gradients
+        )
+        return None, pooled.queries, pooled.mixing, None, None, None, *d_weights
 
 
-def _tokens(form: TokenFormat, codes: Tensor, scale: Tensor | None, zero: Tensor | None) -> LayerTokens:
-    return LayerTokens(codes, form, {} if scale is None or zero is None else {"scale": scale, "zero": zero})
+def _save_tokens(ctx: Any, tokens: LayerTokens) -> tuple[Tensor, ...]:
+    """The tensors of tokens, for ``save_for_backward``; what else they are stays with ``ctx``."""
+    ctx.token_format, ctx.part_names, ctx.static_names = tokens.format, tuple(tokens.parts), tuple(tokens.static)
+    return (tokens.codes, *tokens.parts.values(), *tokens.static.values())
+
+
+def _saved_tokens(ctx: Any, saved: Sequence[Tensor]) -> LayerTokens:
+    """The tokens whose tensors :func:`_save_tokens` gave."""
+    codes, parts, static = saved[0], saved[1 : 1 + len(ctx.part_names)], saved[1 + len(ctx.part_names) :]
+    return LayerTokens(
+        *(codes, ctx.token_format),
+        *(dict(zip(ctx.part_names, parts, strict=True)), dict(zip(ctx.static_names, static, strict=True))),
+    )
 
 
 def _pool(
     tokens: LayerTokens, queries: Tensor, mixing: Tensor | None, eps: float | None, contexts: int | None
 ) -> tuple[Tensor, Tensor]:
-    way = pooling.pool if pooling.fits(tokens, queries) else reference.pool
-    return way(tokens, queries, mixing, eps, queries.shape[-2] if contexts is None else contexts)
-
-
-def _pool_backward(
-    tokens: LayerTokens,
-    queries: Tensor,
-    mixing: Tensor | None,
-    eps: float | None,
-    d_context: Tensor,
-    d_mixed: Tensor,
-) -> PoolingGradient:
-    way = pooling.pool_backward if pooling.fits(tokens, queries) else reference.pool_backward
-    return way(tokens, queries, mixing, eps, d_context, d_mixed)
+    way = choose_implementation(tokens, queries)
+    return way.pool(tokens, queries, mixing, eps, queries.shape[-2] if contexts is None else contexts)

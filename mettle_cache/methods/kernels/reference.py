@@ -1,20 +1,21 @@
-"""Absorbed attention in PyTorch, a few frames at a time: any device, any precision.
+"""Absorbed attention in PyTorch, a few frames at a time: any device, any precision, any tokens.
 
-An affine codec and a LayerNorm fold into the small side of the two products (absorbed.py says which these are):
+An affine codec and a LayerNorm fold into the small side of the two products (ops.py says which these are):
 
 - ``x = s (c + z)``: ``X u = C (s u) + u·(s z)`` and ``αᵀ X = s (αᵀ C) + s z``;
 - ``x̃ = r (x - μ)``: μ is one more column of the first product, and ``r = 1/σ`` needs the tokens' second moments, which
   expand the same way.
 
-Codes become floats in a tile that stays in a CPU's cache.
+Codes become floats in a block of frames that stays in a CPU's cache.
 
-Shapes: F frames (B clips times T segments), f those of a tile, N tokens, D channels, Q queries, C contexts, K mixing
+Shapes: F frames (B clips times T segments), f those of a block, N tokens, D channels, Q queries, C contexts, K mixing
 rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -22,13 +23,25 @@ from torch import Tensor
 
 from mettle_cache.tokens import LayerTokens
 
-TILE_BYTES = {"cpu": 8 << 20, "cuda": 256 << 20}
+# memory for the floats of a block of frames, by device
+BLOCK_BYTES = {"cpu": 8 << 20, "cuda": 256 << 20}
+
+
+def fits(tokens: LayerTokens, queries: Tensor) -> bool:
+    """It is for everything."""
+    return True
+
+
+@contextlib.contextmanager
+def announced(note: Callable[[str], None]) -> Iterator[None]:
+    """Nothing is compiled."""
+    yield
 
 
 @dataclass(frozen=True)
-class Tile:
+class FrameBlock:
     """Some frames of one layer in the working precision: ``codes [f, N, D]``; ``scale`` and ``offset = scale * zero``
-    are ``[f, 1, D]``, or None for tokens that are stored as floats."""
+    are ``[f, 1, D]``, or None where the codes are the tokens."""
 
     codes: Tensor
     scale: Tensor | None
@@ -60,32 +73,38 @@ class Tile:
         return (squares + self.inner(2 * self.offset).squeeze(1) - self.offset.square().sum(-1)) / width
 
 
-def frame_tiles(tokens: LayerTokens, dtype: torch.dtype) -> Iterator[tuple[slice, Tile]]:
-    """Frames of ``tokens`` (``[F, N, D]`` codes, ``[F, D]`` scale and zero), as many at a time as fit the cache.
+def frame_blocks(tokens: LayerTokens, dtype: torch.dtype) -> Iterator[tuple[slice, FrameBlock]]:
+    """Frames of one layer, its axes F first, as many at a time as fit the cache.
 
-    A tile's memory is used again by the next one.
+    What an affine format multiplies and adds stays outside the codes; another format decodes the block's tokens.
     """
-    frames, count, _ = tokens.codes.shape
-    budget = TILE_BYTES.get(tokens.codes.device.type, TILE_BYTES["cpu"])
-    step = max(1, budget // (count * tokens.width * dtype.itemsize))
-    workspace = torch.empty(min(step, frames), count, tokens.width, dtype=dtype, device=tokens.codes.device)
-    scale = offset = None
-    if tokens.scale is not None and tokens.zero is not None:
-        scale = tokens.scale.to(dtype).unsqueeze(1)
-        offset = scale * tokens.zero.to(dtype).unsqueeze(1)
-    for start in range(0, frames, step):
-        window = slice(start, min(start + step, frames))
-        part = tokens.codes[window]
-        codes = workspace[: part.shape[0]].copy_(tokens.format.unpack(part))
+    frames = tokens.codes.shape[0]
+    step = max(1, _block_bytes(tokens.codes.device) // (tokens.count * tokens.width * dtype.itemsize))
+    windows = [slice(start, min(start + step, frames)) for start in range(0, frames, step)]
+    scale, zero = tokens.scale, tokens.zero
+    if not tokens.format.affine or (scale is None) != (zero is None):
+        for window in windows:
+            yield window, FrameBlock(tokens[window].floats(dtype), None, None)
+        return
+    # a block's memory is used again by the next one
+    workspace = torch.empty(min(step, frames), tokens.count, tokens.width, dtype=dtype, device=tokens.codes.device)
+    scale = None if scale is None else scale.to(dtype).unsqueeze(1)
+    offset = None if scale is None or zero is None else scale * zero.to(dtype).unsqueeze(1)
+    for window in windows:
+        codes = workspace[: window.stop - window.start].copy_(tokens.format.unpack(tokens.codes[window]))
         if scale is None or offset is None:
-            yield window, Tile(codes, None, None)
+            yield window, FrameBlock(codes, None, None)
         else:
-            yield window, Tile(codes, scale[window], offset[window])
+            yield window, FrameBlock(codes, scale[window], offset[window])
+
+
+def _block_bytes(device: torch.device) -> int:
+    return BLOCK_BYTES.get(device.type, BLOCK_BYTES["cpu"])
 
 
 @dataclass(frozen=True)
 class Attention:
-    """Softmax weights of one tile, ``[f, Q, N]``, and the token statistics that they used (None without a norm)."""
+    """Softmax weights of a block of frames, ``[f, Q, N]``, and token statistics behind them, None without norm."""
 
     weights: Tensor
     mean: Tensor | None
@@ -97,15 +116,15 @@ class Attention:
             return products
         return (products - vectors.sum(-1, keepdim=True) * self.mean.unsqueeze(1)) * self.rstd.unsqueeze(1)
 
-    def pool(self, tile: Tile, weights: Tensor) -> Tensor:
+    def pool(self, block: FrameBlock, weights: Tensor) -> Tensor:
         """Sums of normalised tokens under ``weights [f, P, N]``: ``[f, P, D]``."""
         if self.mean is None or self.rstd is None:
-            return tile.pool(weights)
+            return block.pool(weights)
         scaled = weights * self.rstd.unsqueeze(1)
-        return tile.pool(scaled) - scaled @ self.mean.unsqueeze(-1)
+        return block.pool(scaled) - scaled @ self.mean.unsqueeze(-1)
 
 
-def attend(tile: Tile, queries: Tensor, products: Tensor, eps: float | None) -> Attention:
+def attend(block: FrameBlock, queries: Tensor, products: Tensor, eps: float | None) -> Attention:
     """Softmax over tokens of ``queries [f, Q, D]``, given their raw ``products [f, Q (+1), N]``.
 
     With a norm (``eps`` is given) the last row of ``products`` is the tokens' mean.
@@ -113,7 +132,7 @@ def attend(tile: Tile, queries: Tensor, products: Tensor, eps: float | None) -> 
     if eps is None:
         return Attention(products.softmax(-1), None, None)
     mean = products[:, -1]
-    rstd = (tile.second_moment() - mean.square()).clamp_min_(0).add_(eps).rsqrt_()
+    rstd = (block.second_moment() - mean.square()).clamp_min_(0).add_(eps).rsqrt_()
     statistics = Attention(products, mean, rstd)
     return Attention(statistics.normalise(products[:, :-1], queries).softmax(-1), mean, rstd)
 
@@ -137,13 +156,13 @@ def softmax_gradient(weights: Tensor, d_weights: Tensor) -> Tensor:
     if not weights.shape[1]:
         return weights
     by_context = weights.unflatten(1, (-1, d_weights.shape[1]))
-    d_own = d_weights.unsqueeze(1)
-    gradient: Tensor = by_context * (d_own - (by_context * d_own).sum(-1, keepdim=True))
+    d_shared = d_weights.unsqueeze(1)
+    gradient: Tensor = by_context * (d_shared - (by_context * d_shared).sum(-1, keepdim=True))
     return gradient.flatten(1, 2)
 
 
-def _tile_queries(queries: Tensor, window: slice, frames: int) -> Tensor:
-    """The queries of a tile's frames; ``queries`` are ``[Q, D]`` for all frames alike, or ``[F, Q, D]``."""
+def _queries_of_block(queries: Tensor, window: slice, frames: int) -> Tensor:
+    """The queries of a block's frames; ``queries`` are ``[Q, D]`` for all frames alike, or ``[F, Q, D]``."""
     return queries.expand(frames, -1, -1) if queries.ndim == 2 else queries[window]
 
 
@@ -164,13 +183,13 @@ def pool(
     frames = tokens.codes.shape[0]
     context = queries.new_empty(contexts, frames, tokens.width)
     mixed = queries.new_empty(frames, 0 if mixing is None else mixing.shape[0], tokens.width)
-    for window, tile in frame_tiles(tokens, queries.dtype):
-        asked = _tile_queries(queries, window, tile.codes.shape[0])
-        products = tile.inner(asked if eps is None else _with_mean(asked))
-        attention = attend(tile, asked, products, eps)
-        context[:, window] = attention.pool(tile, add_up(attention.weights, contexts)).transpose(0, 1)
+    for window, block in frame_blocks(tokens, queries.dtype):
+        block_queries = _queries_of_block(queries, window, block.codes.shape[0])
+        products = block.inner(block_queries if eps is None else _with_mean(block_queries))
+        attention = attend(block, block_queries, products, eps)
+        context[:, window] = attention.pool(block, add_up(attention.weights, contexts)).transpose(0, 1)
         if mixing is not None:
-            mixed[window] = tile.pool(mixing.expand(tile.codes.shape[0], -1, -1))
+            mixed[window] = block.pool(mixing.expand(block.codes.shape[0], -1, -1))
     return context, mixed
 
 
@@ -187,22 +206,36 @@ def pool_backward(
     d_queries = torch.zeros_like(queries)
     d_mixing = None if mixing is None else torch.zeros_like(mixing)
     contexts = d_context.shape[0]
-    head = queries.shape[-2] + (eps is not None)
-    for window, tile in frame_tiles(tokens, queries.dtype):
-        asked = _tile_queries(queries, window, tile.codes.shape[0])
-        d_own = d_context[:, window].transpose(0, 1)
-        d_out = torch.cat([d_own, d_mixed[window]], dim=1)
+    # rows of products that serve the softmax: the queries', and the mean's
+    rows = queries.shape[-2] + (eps is not None)
+    for window, block in frame_blocks(tokens, queries.dtype):
+        block_queries = _queries_of_block(queries, window, block.codes.shape[0])
+        d_contexts = d_context[:, window].transpose(0, 1)
+        d_out = torch.cat([d_contexts, d_mixed[window]], dim=1)
         # one product serves the logits again, the gradient of the weights, and the gradient of the mixing rows
-        products = tile.inner(torch.cat([asked, d_out], dim=1) if eps is None else _with_mean(asked, d_out))
-        attention = attend(tile, asked, products[:, :head], eps)
-        d_weights = attention.normalise(products[:, head : head + contexts], d_own)
-        d_asked = attention.pool(tile, softmax_gradient(attention.weights, d_weights))
-        context[:, window] = attention.pool(tile, add_up(attention.weights, contexts)).transpose(0, 1)
+        vectors = torch.cat([block_queries, d_out], dim=1) if eps is None else _with_mean(block_queries, d_out)
+        products = block.inner(vectors)
+        attention = attend(block, block_queries, products[:, :rows], eps)
+        d_weights = attention.normalise(products[:, rows : rows + contexts], d_contexts)
+        d_block = attention.pool(block, softmax_gradient(attention.weights, d_weights))
+        context[:, window] = attention.pool(block, add_up(attention.weights, contexts)).transpose(0, 1)
         if queries.ndim == 2:
-            d_queries += d_asked.sum(0)
+            d_queries += d_block.sum(0)
         else:
-            d_queries[window] = d_asked
+            d_queries[window] = d_block
         if mixing is not None and d_mixing is not None:
-            mixed[window] = tile.pool(mixing.expand(tile.codes.shape[0], -1, -1))
-            d_mixing += products[:, head + contexts :].sum(0)
+            mixed[window] = block.pool(mixing.expand(block.codes.shape[0], -1, -1))
+            d_mixing += products[:, rows + contexts :].sum(0)
     return PoolingGradient(context, mixed, d_queries, d_mixing)
+
+
+def norm_gradients(
+    d_normed: Tensor, d_shift: Tensor, values: Tensor, norm: Tensor, norm_bias: Tensor
+) -> tuple[Tensor, Tensor]:
+    """From a projection's ``values * norm`` and ``values @ norm_bias`` back to ``norm`` and ``norm_bias [D]``.
+
+    Their gradients are returned; that of the ``values [D, D]`` takes the place of ``d_normed``.
+    """
+    d_norm = (d_normed * values).sum(0)
+    d_normed.mul_(norm).addr_(d_shift, norm_bias)
+    return d_norm, d_shift @ values

@@ -2,6 +2,7 @@
 
 import gc
 import threading
+import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from mettle_cache.methods.kernels import layer_threads
-from mettle_cache.methods.kernels.layer_threads import LayerWork, add_up_layers
+from mettle_cache.methods.kernels.layer_threads import LayerWork, add_up_layers, run_in_threads
 from mettle_cache.methods.lcd import LCD
 from tests.methods.test_lcd import LAYERS, clip_tokens
 
@@ -53,7 +54,7 @@ def works_of(*modules):
 
 
 def test_each_worker_keeps_its_number_of_threads_and_others_keep_theirs():
-    layer_threads._pool_of.cache_clear()
+    layer_threads._layer_executor.cache_clear()
     found, both = [], threading.Barrier(2)
 
     def look():
@@ -77,7 +78,7 @@ def test_layers_run_on_threads_of_their_own_and_the_most_expensive_first(monkeyp
     assert add_up_layers(works, side_by_side=True).item() == 3
     assert set(order) == {1, 3, 5}
     assert order[-1] == 1
-    monkeypatch.setattr(layer_threads, "_pool_of", None)
+    monkeypatch.setattr(layer_threads, "_layer_executor", None)
     assert add_up_layers(works, side_by_side=False).item() == 3
     assert add_up_layers(works[:1], side_by_side=True).item() == 1
 
@@ -90,6 +91,7 @@ def test_without_gradients_there_is_no_graph(mode):
         assert output.is_inference() == torch.is_inference_mode_enabled()
     assert not output.requires_grad
     module.absorbed = False
+    torch.set_num_threads(1)
     assert torch.equal(output, module(tokens))
 
 
@@ -150,3 +152,18 @@ def test_a_layer_that_fails_is_heard_of_when_all_are_done():
     with pytest.raises(ValueError, match="layer 2"):
         add_up_layers(works, side_by_side=True)
     assert done == [1]
+
+
+def test_what_one_raised_is_raised_when_all_have_ended():
+    ended, both = [], threading.Barrier(2)
+
+    def take():
+        if both.wait() == 0:
+            raise ValueError("part 3")
+        time.sleep(0.1)
+        ended.append(1)
+
+    with ThreadPoolExecutor(2) as executor:
+        with pytest.raises(ValueError, match="part 3"):
+            run_in_threads(take, executor, 2)
+        assert ended == [1]

@@ -64,15 +64,15 @@ def test_outputs_and_gradients_equal_plain_attention(form, eps, per_frame, conte
     shared=st.integers(1, 3),
     mixers=st.integers(0, 3),
     norm=st.booleans(),
-    tile=st.integers(1, 4000),
+    block_bytes=st.integers(1, 4000),
 )
-def test_any_shape_in_any_tiling(form, frames, count, half_width, contexts, shared, mixers, norm, tile):
+def test_any_shape_in_blocks_of_any_size(form, frames, count, half_width, contexts, shared, mixers, norm, block_bytes):
     rng = torch.Generator().manual_seed(frames)
     width = 2 * half_width
     queries = torch.randn(contexts * shared, width, generator=rng, dtype=torch.float64)
     mixing = torch.randn(mixers, count, generator=rng, dtype=torch.float64) if mixers else None
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(reference.TILE_BYTES, "cpu", tile)
+        patch.setitem(reference.BLOCK_BYTES, "cpu", block_bytes)
         assert_same_function(make_tokens(form, frames, count, width), queries, mixing, EPS if norm else None, contexts)
 
 

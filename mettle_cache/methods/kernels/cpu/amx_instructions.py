@@ -22,16 +22,16 @@ def _instruct(builder: Any, name: str, *arguments: Any) -> None:
 
 
 @intrinsic
-def exchange_shapes(typing: Any, wanted: Any, former: Any) -> Any:
+def exchange_shapes(typing: Any, shapes: Any, former: Any) -> Any:
     """Set the tiles' shapes from 64 bytes at one address, and put those that were set to another.
 
-    Who shares the thread believes that its own are still there.
+    Other code of this thread counts on the former ones, so that a kernel puts them back at its end.
     """
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        wanted, former = (builder.inttoptr(address, _MEMORY) for address in arguments)
+        shapes, former = (builder.inttoptr(address, _MEMORY) for address in arguments)
         _instruct(builder, "sttilecfg", former)
-        _instruct(builder, "ldtilecfg", wanted)
+        _instruct(builder, "ldtilecfg", shapes)
         return context.get_dummy_value()
 
     return types.void(types.intp, types.intp), build

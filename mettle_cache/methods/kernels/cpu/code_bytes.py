@@ -29,9 +29,9 @@ def _some_tokens(codes: Any, f: Any, start: Any, step: Any, scratch: Any) -> Any
             whole: Array = codes[f, start:stop]
             return whole
         for n in range(min(codes.shape[1] - start, scratch.shape[0])):
-            row, own = codes[f, start + n], scratch[n]
+            row, copy = codes[f, start + n], scratch[n]
             for d in range(row.shape[0]):
-                own[d] = row[d]
+                copy[d] = row[d]
         return scratch
 
     def packed(codes: Array, f: int, start: int, step: int, scratch: Array) -> Array:

@@ -185,18 +185,18 @@ def score_frames(
         What is written: ``[F, P, M]``, where what lies behind the N-th token means nothing; the vectors' sums
         ``[F, P]``; tokens' means and inverse deviations ``[F, M]``.
     """
-    asked, width = totals.shape[1], scale.shape[1]
+    count, width = totals.shape[1], scale.shape[1]
     x = aligned(BLOCK, 4 * width).view(np.float32)
-    own = aligned(asked, 4 * width).view(np.float32)
+    rows = aligned(count, 4 * width).view(np.float32)
     for f in range(codes.shape[0]):
-        for p in range(asked):
-            own[p] = vector_of(vectors, first + f, p)
-            totals[f, p] = own[p].sum()
+        for p in range(count):
+            rows[p] = vector_of(vectors, first + f, p)
+            totals[f, p] = rows[p].sum()
         for n in range(0, codes.shape[1], BLOCK):
             sums = decode_block(codes, f, n, scale, offset, f % scale.shape[0], x)
             if eps >= 0:
                 measure_block(x, sums, eps, n, mean[f], rstd[f])
-            multiply_block(x, own, products[f], n)
+            multiply_block(x, rows, products[f], n)
 
 
 @compiled()
@@ -210,12 +210,12 @@ def sum_frames(
     """
     total = added.shape[0]
     x = aligned(BLOCK, 4 * scale.shape[1]).view(np.float32)
-    own = aligned(total + sums.shape[1], 4 * scale.shape[1]).view(np.float32)
+    all_sums = aligned(total + sums.shape[1], 4 * scale.shape[1]).view(np.float32)
     for f in range(codes.shape[0]):
-        for p in range(own.shape[0]):
-            own[p] = -less[f, p]
+        for p in range(all_sums.shape[0]):
+            all_sums[p] = -less[f, p]
         for n in range(0, codes.shape[1], BLOCK):
             decode_block(codes, f, n, scale, offset, f % scale.shape[0], x)
-            add_block(x, weights[f], own, n)
-        added += own[:total]
-        sums[f] = own[total:]
+            add_block(x, weights[f], all_sums, n)
+        added += all_sums[:total]
+        sums[f] = all_sums[total:]

@@ -1,13 +1,14 @@
 """Products of int8 and int4 codes with float32 vectors by a processor's integer tiles (AMX), as exact as in float32.
 
 A vector with the channels' scales in it, or a row of weights, becomes whole numbers of 24 bits, and each of them three
-signed bytes (planes.py); codes meet every byte in 32-bit sums, without any rounding. A thousand multiply-adds a cycle
-instead of thirty-two make up for three products in the place of one, and codes become floats for the norm's statistics
-only. A block of tokens, or some channels of all of them, goes through every step while the core has it at hand.
+signed bytes (byte_split.py); codes meet every byte in 32-bit sums, without any rounding. A thousand multiply-adds a
+cycle instead of thirty-two make up for three products in the place of one, and codes become floats for the norm's
+statistics only. A block of tokens, or some channels of all of them, goes through every step while the core has it at
+hand.
 
-The same functions as of float_kernels.py, on processors that amx.py admits.
+The same functions as of float_products.py, on processors that amx.py admits.
 
-Shapes: F frames, N tokens (M: those that a row of products has room for), D channels, P vectors, R rows of planes. A
+Shapes: F frames, N tokens (M: those that a row of products has room for), D channels, P vectors, R rows of bytes. A
 tile is 16 rows of 64 bytes; what is multiplied comes in blocks of 2 by 2 tiles, and memory goes on to whole ones.
 """
 
@@ -29,7 +30,7 @@ from mettle_cache.methods.kernels.cpu.amx_instructions import (
     keep_sums,
     keep_upper_sums,
 )
-from mettle_cache.methods.kernels.cpu.byte_split import PLANES, fold_vector, size_up, split_row
+from mettle_cache.methods.kernels.cpu.byte_split import BYTES_A_NUMBER, scale_vector, size_up, split_row
 from mettle_cache.methods.kernels.cpu.code_bytes import some_tokens
 from mettle_cache.methods.kernels.cpu.compiled import FAST, LINE, Array, aligned, compiled, vector_of
 from mettle_cache.methods.kernels.cpu.simd import (
@@ -37,7 +38,7 @@ from mettle_cache.methods.kernels.cpu.simd import (
     add_moments,
     fetch_ahead,
     interleave_bytes,
-    join_lanes,
+    join_bytes,
     transpose_words,
 )
 
@@ -68,7 +69,7 @@ def _apart(nbytes: int) -> Any:
 
 
 @compiled()
-def _lanes(width: int) -> Array:
+def _padded_floats(width: int) -> Array:
     """Memory for a row of floats, with zeros behind it up to whole lanes."""
     return np.zeros(_round_up(width, LANES), np.float32)
 
@@ -135,21 +136,23 @@ def fetch_lines(ahead: int, lines: int) -> int:
 
 
 @compiled()
-def multiply_block(planes: Array, depth: int, columns: Array, start: int, found: Array, ahead: int, lines: int) -> None:
-    """``found [R, BLOCK]``, products of all rows and a block of columns from ``start`` on.
+def multiply_block(
+    byte_rows: Array, depth: int, columns: Array, start: int, byte_products: Array, ahead: int, lines: int
+) -> None:
+    """``byte_products [R, BLOCK]``, products of all rows and a block of columns from ``start`` on.
 
     Meanwhile memory from the address ``ahead`` on is fetched, ``lines`` of the cache in each step.
     """
-    row, column, out = planes.ctypes.data, columns.ctypes.data + 4 * start, found.ctypes.data
-    row_stride, stride, step = planes.shape[1], 4 * columns.shape[1], 4 * found.shape[1]
-    whole = planes.shape[0] // BLOCK * BLOCK
+    row, column, out = byte_rows.ctypes.data, columns.ctypes.data + 4 * start, byte_products.ctypes.data
+    row_stride, stride, step = byte_rows.shape[1], 4 * columns.shape[1], 4 * byte_products.shape[1]
+    whole = byte_rows.shape[0] // BLOCK * BLOCK
     for p in range(0, whole, BLOCK):
         clear_sums()
         for k in range(0, depth, TILE_BYTES):
             ahead = fetch_lines(ahead, lines)
             add_products(row + p * row_stride + k, row_stride, column + (k // 4) * stride, stride)
         keep_sums(out + p * step, step)
-    if whole < planes.shape[0]:
+    if whole < byte_rows.shape[0]:
         clear_sums()
         for k in range(0, depth, TILE_BYTES):
             ahead = fetch_lines(ahead, lines)
@@ -159,7 +162,7 @@ def multiply_block(planes: Array, depth: int, columns: Array, start: int, found:
 
 @compiled()
 def join_block(
-    found: Array,
+    byte_products: Array,
     units: Array,
     scale: Array,
     shifts: Array,
@@ -173,14 +176,14 @@ def join_block(
 
     Those of the first ``total`` vectors are added to what is there.
     """
-    count, step, out_step = units.shape[0], 4 * found.shape[1], 4 * out.shape[1]
-    found_start, scale_start, offset_start = found.ctypes.data, scale.ctypes.data, offset.ctypes.data
+    count, step, out_step = units.shape[0], 4 * byte_products.shape[1], 4 * out.shape[1]
+    products_start, scale_start, offset_start = byte_products.ctypes.data, scale.ctypes.data, offset.ctypes.data
     out_start = out.ctypes.data
     for p in range(count):
         for c in range(start, min(start + BLOCK, scale.shape[0]), LANES):
-            whole, row = found_start + p * step + 4 * (c - start), out_start + p * out_step + 4 * c
+            whole, row = products_start + p * step + 4 * (c - start), out_start + p * out_step + 4 * c
             s, o = scale_start + 4 * c, offset_start + 4 * c
-            join_lanes(whole, count * step, units[p], s, shifts[p], o, less[p], p < total, row)
+            join_bytes(whole, count * step, units[p], s, shifts[p], o, less[p], p < total, row)
 
 
 @compiled()
@@ -197,36 +200,36 @@ def score_frames(
     rstd: Array,
 ) -> None:
     """As :func:`mettle_cache.methods.kernels.cpu.float_products.score_frames`."""
-    width, asked, room = scale.shape[1], totals.shape[1], products.shape[2]
+    width, count, room = scale.shape[1], totals.shape[1], products.shape[2]
     padded, share = _round_up(width, TILE_BYTES), float32(1) / float32(width)
-    scratch, planes = aligned(BLOCK, padded), aligned(_round_up(PLANES * asked, TILE_ROWS), _apart(padded))
+    scratch, byte_rows = aligned(BLOCK, padded), aligned(_round_up(BYTES_A_NUMBER * count, TILE_ROWS), _apart(padded))
     # where vectors end: whatever the columns hold there counts nothing
-    scratch[:], planes[:] = 0, 0
+    scratch[:], byte_rows[:] = 0, 0
     columns = aligned(padded // 4, _apart(4 * BLOCK)).view(np.int32)
-    found = aligned(planes.shape[0], _apart(4 * BLOCK)).view(np.int32)
-    s, o, centred, folded = _lanes(width), _lanes(width), _lanes(width), _lanes(width)
-    units, shifts = np.empty(asked, np.float32), np.empty(asked, np.float32)
-    steps = max(_round_up(planes.shape[0], BLOCK) // BLOCK * (padded // TILE_BYTES), 1)
+    byte_products = aligned(byte_rows.shape[0], _apart(4 * BLOCK)).view(np.int32)
+    s, o, centred, scaled = _padded_floats(width), _padded_floats(width), _padded_floats(width), _padded_floats(width)
+    units, shifts = np.empty(count, np.float32), np.empty(count, np.float32)
+    steps = max(_round_up(byte_rows.shape[0], BLOCK) // BLOCK * (padded // TILE_BYTES), 1)
     lines = _round_up(BLOCK * codes.shape[2] // LINE, steps) // steps
-    ones, nothing = np.ones(room, np.float32), np.zeros(asked, np.float32)
+    ones, nothing = np.ones(room, np.float32), np.zeros(count, np.float32)
     shapes, former = _tile_shapes(), np.zeros(64, np.uint8)
     exchange_shapes(shapes.ctypes.data, former.ctypes.data)
     for f in range(codes.shape[0]):
         s[:width], o[:width] = scale[f % scale.shape[0]], offset[f % scale.shape[0]]
         middle = centre_offset(o[:width], centred)
-        for p in range(asked):
-            largest, shifts[p], totals[f, p] = fold_vector(vector_of(vectors, first + f, p), s, o, folded)
-            units[p] = split_row(folded, largest, planes, p, asked)
+        for p in range(count):
+            largest, shifts[p], totals[f, p] = scale_vector(vector_of(vectors, first + f, p), s, o, scaled)
+            units[p] = split_row(scaled, largest, byte_rows, p, count)
         for n in range(0, room, BLOCK):
             tokens = some_tokens(codes, f, n, TILE_BYTES, scratch)
             if eps >= 0:
-                own, others = mean[f, n : n + BLOCK], rstd[f, n : n + BLOCK]
-                measure_tokens(tokens, s, centred, middle, share, eps, own, others)
+                block_mean, block_rstd = mean[f, n : n + BLOCK], rstd[f, n : n + BLOCK]
+                measure_tokens(tokens, s, centred, middle, share, eps, block_mean, block_rstd)
             pack_tokens(tokens, columns)
             # the next block's codes come from far memory; what lies behind the last one does no harm
             ahead = codes.ctypes.data + (f * codes.shape[1] + n + BLOCK) * codes.shape[2]
-            multiply_block(planes, padded, columns, 0, found, ahead, lines)
-            join_block(found, units, ones, shifts, ones, nothing, 0, n, products[f])
+            multiply_block(byte_rows, padded, columns, 0, byte_products, ahead, lines)
+            join_block(byte_products, units, ones, shifts, ones, nothing, 0, n, products[f])
     exchange_shapes(former.ctypes.data, shapes.ctypes.data)
 
 
@@ -236,27 +239,28 @@ def sum_frames(
 ) -> None:
     """As :func:`mettle_cache.methods.kernels.cpu.float_products.sum_frames`."""
     total, width = added.shape[0], scale.shape[1]
-    asked, room = total + sums.shape[1], _round_up(weights.shape[2], TILE_BYTES)
+    count, room = total + sums.shape[1], _round_up(weights.shape[2], TILE_BYTES)
     scratch = aligned(_round_up(codes.shape[1], 4), _round_up(width, TILE_BYTES))
-    planes = aligned(_round_up(PLANES * asked, TILE_ROWS), _apart(room))
+    byte_rows = aligned(_round_up(BYTES_A_NUMBER * count, TILE_ROWS), _apart(room))
     columns = aligned(room // 4, _apart(4 * CHANNELS)).view(np.int32)
-    scratch[:], planes[:], columns[:] = 0, 0, 0
-    found = aligned(planes.shape[0], _apart(4 * BLOCK)).view(np.int32)
-    s, o = _lanes(width), _lanes(width)
-    units, totals, own = np.empty(asked, np.float32), np.empty(asked, np.float32), np.zeros((asked, len(s)), np.float32)
+    scratch[:], byte_rows[:], columns[:] = 0, 0, 0
+    byte_products = aligned(byte_rows.shape[0], _apart(4 * BLOCK)).view(np.int32)
+    s, o = _padded_floats(width), _padded_floats(width)
+    units, totals = np.empty(count, np.float32), np.empty(count, np.float32)
+    all_sums = np.zeros((count, len(s)), np.float32)
     shapes, former = _tile_shapes(), np.zeros(64, np.uint8)
     exchange_shapes(shapes.ctypes.data, former.ctypes.data)
     for f in range(codes.shape[0]):
         s[:width], o[:width] = scale[f % scale.shape[0]], offset[f % scale.shape[0]]
         tokens = some_tokens(codes, f, 0, BLOCK, scratch)
-        for p in range(asked):
+        for p in range(count):
             largest, totals[p] = size_up(weights[f, p])
-            units[p] = split_row(weights[f, p], largest, planes, p, asked)
+            units[p] = split_row(weights[f, p], largest, byte_rows, p, count)
         for start in range(0, len(s), CHANNELS):
             interleave_tokens(tokens, start, columns)
             for c in range(0, min(CHANNELS, len(s) - start), BLOCK):
-                multiply_block(planes, room, columns, c, found, 0, 0)
-                join_block(found, units, s, totals, o, less[f], total, start + c, own)
-        sums[f] = own[total:, :width]
-    added += own[:total, :width]
+                multiply_block(byte_rows, room, columns, c, byte_products, 0, 0)
+                join_block(byte_products, units, s, totals, o, less[f], total, start + c, all_sums)
+        sums[f] = all_sums[total:, :width]
+    added += all_sums[:total, :width]
     exchange_shapes(former.ctypes.data, shapes.ctypes.data)

@@ -100,21 +100,21 @@ def interleave_bytes(typing: Any, rows: Any, stride: Any, words: Any) -> Any:
         source, stride, target = arguments
         rows = [_load(builder, _place(builder, source, stride, n), VectorType(_BYTE, 32)) for n in range(4)]
         upper, lower = zip_halves(builder, rows[:2], 1), zip_halves(builder, rows[2:], 1)
-        quarters = [found for pair in zip(upper, lower, strict=True) for found in zip_halves(builder, pair, 2)]
+        quarters = [half for pair in zip(upper, lower, strict=True) for half in zip_halves(builder, pair, 2)]
         for group in (0, 1):
-            own = Constant(_INTS, list(range(LANES * group, LANES * (group + 1))))
+            of_group = Constant(_INTS, list(range(LANES * group, LANES * (group + 1))))
             for number, words in enumerate(quarters):
                 place = builder.add(target, Constant(_WORD, 64 * group + 16 * number))
-                _store(builder, builder.shuffle_vector(words, words, own), place)
+                _store(builder, builder.shuffle_vector(words, words, of_group), place)
         return context.get_dummy_value()
 
     return types.void(types.intp, types.intp, types.intp), build
 
 
 @intrinsic
-def join_lanes(
+def join_bytes(
     typing: Any,
-    found: Any,
+    parts: Any,
     stride: Any,
     unit: Any,
     scale: Any,
@@ -126,13 +126,13 @@ def join_lanes(
 ) -> Any:
     """``unit * whole * scale + shift * offset - less``, added to ``out`` or put there.
 
-    The whole number is ``65536 high + 256 middle + low``; its three parts are ``stride`` bytes apart.
+    The whole number is ``65536 high + 256 middle + low``; these three are ``stride`` bytes apart at ``parts``.
     """
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        found, stride, unit, scale, shift, offset, less, adding, out = arguments
+        parts, stride, unit, scale, shift, offset, less, adding, out = arguments
         high, middle, low = (
-            builder.sitofp(_load(builder, _place(builder, found, stride, number), _INTS), _FLOATS)
+            builder.sitofp(_load(builder, _place(builder, parts, stride, number), _INTS), _FLOATS)
             for number in range(3)
         )
         whole = _fma(builder, middle, Constant(_FLOATS, [256.0] * LANES), low)
@@ -177,20 +177,20 @@ def add_moments(
         tokens, stride, width, scale, offset, sums, squares = arguments
         totals = [cgutils.alloca_once_value(builder, Constant(_FLOATS, None)) for _ in range(8)]
         with cgutils.for_range_slice(builder, Constant(_WORD, 0), width, Constant(_WORD, LANES)) as (start, _):
-            own, more = (
+            factor, summand = (
                 _load(builder, builder.add(row, builder.mul(start, Constant(_WORD, 4))), _FLOATS)
                 for row in (scale, offset)
             )
             for number in range(4):
                 code = _load(builder, builder.add(_place(builder, tokens, stride, number), start), _BYTES)
-                x = _fma(builder, builder.sitofp(builder.sext(code, _INTS), _FLOATS), own, more)
+                x = _fma(builder, builder.sitofp(builder.sext(code, _INTS), _FLOATS), factor, summand)
                 plain, squared = totals[number], totals[4 + number]
                 builder.store(builder.fadd(builder.load(plain), x), plain)
                 builder.store(_fma(builder, x, x, builder.load(squared)), squared)
-        found = _add_up_each(builder, [builder.load(total) for total in totals])
+        eight = _add_up_each(builder, [builder.load(total) for total in totals])
         for start, place in ((0, sums), (4, squares)):
             four = Constant(VectorType(_INT, 4), list(range(start, start + 4)))
-            _store(builder, builder.shuffle_vector(found, found, four), place)
+            _store(builder, builder.shuffle_vector(eight, eight, four), place)
         return context.get_dummy_value()
 
     return types.void(*[types.intp] * 7), build

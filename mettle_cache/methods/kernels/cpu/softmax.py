@@ -93,11 +93,11 @@ def weigh_frames(
     below 0) they, ``mean`` and ``rstd`` have no meaning. ``lost [F, C + K]`` is what every channel of the sums under
     these weights then has too much.
     """
-    asked, count = totals.shape[1], mixing.shape[1]
+    queries, count = totals.shape[1], mixing.shape[1]
     products[:, :, count:] = 0
     for f in range(products.shape[0]):
         rows = products[f]
-        for q in range(asked):
+        for q in range(queries):
             if eps >= 0:
                 normalise_row(rows[q], mean[f], rstd[f], totals[f, q])
             softmax_row(rows[q], count)
@@ -127,18 +127,18 @@ def weigh_frames_back(
     as gradients of the mixing rows, which are added to ``d_mixing [K, N]``.
     """
     count = mixing.shape[1]
-    asked = totals.shape[1] - contexts - mixing.shape[0]
+    queries = totals.shape[1] - contexts - mixing.shape[0]
     summed = np.empty(products.shape[2], np.float32)
     products[:, :, count:] = 0
     for f in range(products.shape[0]):
         rows = products[f]
-        d_mixing += rows[asked + contexts :, :count]
+        d_mixing += rows[queries + contexts :, :count]
         for c in range(contexts):
-            gradient = rows[asked + c]
+            gradient = rows[queries + c]
             if eps >= 0:
-                normalise_row(gradient, mean[f], rstd[f], totals[f, asked + c])
+                normalise_row(gradient, mean[f], rstd[f], totals[f, queries + c])
             summed[:] = 0
-            for q in range(c, asked, contexts):
+            for q in range(c, queries, contexts):
                 if eps >= 0:
                     normalise_row(rows[q], mean[f], rstd[f], totals[f, q])
                 softmax_row(rows[q], count)
@@ -148,5 +148,5 @@ def weigh_frames_back(
                     lost[f, q] = rescale_row(rows[q], mean[f], rstd[f])
             gradient[:] = summed
             if eps >= 0:
-                lost[f, asked + c] = rescale_row(gradient, mean[f], rstd[f])
-        rows[asked + contexts :, :count] = mixing
+                lost[f, queries + c] = rescale_row(gradient, mean[f], rstd[f])
+        rows[queries + contexts :, :count] = mixing

@@ -12,9 +12,9 @@ finite = st.floats(-(2.0**100), 2.0**100, width=32)
 
 
 def split(row):
-    planes = np.zeros((3, len(row)), np.int8)
+    rows = np.zeros((3, len(row)), np.int8)
     largest, _ = size_up(row)
-    return split_row(row, np.float32(largest), planes, 0, 1), planes.astype(np.int64)
+    return split_row(row, np.float32(largest), rows, 0, 1), rows.astype(np.int64)
 
 
 @settings(deadline=None)

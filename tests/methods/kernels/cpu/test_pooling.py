@@ -23,7 +23,7 @@ def products(request, monkeypatch):
 
 def choose(kind, monkeypatch):
     if kind == "of bytes" and not has_byte_tiles():
-        pytest.skip("this processor multiplies no reference of bytes")
+        pytest.skip("this processor multiplies no tiles of bytes")
     monkeypatch.setattr(pooling, "has_byte_tiles", lambda: kind == "of bytes")
 
 
@@ -187,7 +187,7 @@ def test_a_full_size_layer_is_as_exact_as_single_precision(mixers, contexts, siz
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.usefixtures("products")
-def test_tiles_agree_in_single_precision(form):
+def test_the_reference_agrees_in_single_precision(form):
     """The path of a GPU, run here."""
     tokens = make_tokens(form, 9, 40, 32)
     arguments = draw(9, 40, 32, 8, 1, contexts=4)

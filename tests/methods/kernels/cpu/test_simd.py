@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numba import njit
 
-from mettle_cache.methods.kernels.cpu.simd import add_moments, interleave_bytes, join_lanes, transpose_words
+from mettle_cache.methods.kernels.cpu.simd import add_moments, interleave_bytes, join_bytes, transpose_words
 
 
 @njit
@@ -20,7 +20,7 @@ def interleave(rows, out):
 @njit
 def join(found, unit, scale, shift, offset, less, adding, out):
     place = found.ctypes.data
-    join_lanes(
+    join_bytes(
         place, 4 * found.shape[1], unit, scale.ctypes.data, shift, offset.ctypes.data, less, adding, out.ctypes.data
     )
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mettle_cache.methods.kernels.cpu.weights import leave_norm
+from mettle_cache.methods.kernels.cpu.norm import leave_norm
 
 
 @pytest.mark.parametrize("width", [1, 5, 96, 200])

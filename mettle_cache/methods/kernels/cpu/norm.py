@@ -1,5 +1,7 @@
 """The last step back to a layer's value projection, compiled: one pass over matrices that no core's cache holds.
 
+PyTorch's sums over rows take another order, and so give other bits of the norm's gradients.
+
 Shapes: D channels. All floats are float32.
 """
 
@@ -18,8 +20,8 @@ def leave_norm(
     """
     d_norm[:], d_norm_bias[:] = 0, 0
     for e in range(values.shape[0]):
-        shift, gradients, own = d_shift[e], d_normed[e], values[e]
+        shift, gradients, row = d_shift[e], d_normed[e], values[e]
         for d in range(values.shape[1]):
-            d_norm[d] += gradients[d] * own[d]
-            d_norm_bias[d] += shift * own[d]
+            d_norm[d] += gradients[d] * row[d]
+            d_norm_bias[d] += shift * row[d]
             gradients[d] = gradients[d] * norm[d] + shift * norm_bias[d]

@@ -1,9 +1,9 @@
-"""Folded queries and their hand-written gradients against autograd's."""
+"""The projections' hand-written gradients against autograd's; what follows the pooling is tested with LCD."""
 
 import pytest
 import torch
 
-from mettle_cache.methods.kernels.input_projection import fold_inputs
+from mettle_cache.methods.kernels.projections import fold_keys
 
 HEADS, WIDTH = 4, 24
 
@@ -24,7 +24,7 @@ def test_values_and_gradients_equal_autograd(shape):
         for size in ((*shape, WIDTH), (3 * WIDTH, WIDTH), (3 * WIDTH,))
     ]
     results = []
-    for fold in (fold_inputs, fold_plainly):
+    for fold in (fold_keys, fold_plainly):
         given = [leaf.clone().requires_grad_() for leaf in leaves]
         found = fold(*given, HEADS)
         sum(
@@ -37,7 +37,7 @@ def test_values_and_gradients_equal_autograd(shape):
 
 def test_a_part_that_nobody_uses_has_no_gradient():
     leaves = [torch.randn(size, requires_grad=True) for size in ((2, WIDTH), (3 * WIDTH, WIDTH), (3 * WIDTH,))]
-    fold_inputs(*leaves, HEADS)[0].sum().backward()
+    fold_keys(*leaves, HEADS)[0].sum().backward()
     assert not leaves[1].grad[2 * WIDTH :].any()
     assert not leaves[2].grad[WIDTH:].any()
     assert leaves[1].grad[: 2 * WIDTH].any()
