@@ -1,14 +1,17 @@
 """The absorbed pooling against plain softmax attention on decoded tokens, in float64."""
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mettle_cache.methods.kernels import reference
-from mettle_cache.methods.kernels.ops import absorbed_pooling
+from mettle_cache.methods.kernels import ops, reference
+from mettle_cache.methods.kernels.cpu import pooling
+from mettle_cache.methods.kernels.ops import absorbed_pooling, compile_kernels, distil_tokens
+from mettle_cache.methods.kernels.projections import ProjectionWeights
+from mettle_cache.tokens import INT8, LayerTokens
 from tests.methods.conftest import FORMS, make_tokens
 
 EPS = 1e-5
@@ -96,3 +99,99 @@ def test_large_offsets_do_not_spoil_float32():
     context, _ = absorbed_pooling(far, queries, eps=EPS)
     plain, _ = pool_plainly(far, queries.double(), None, EPS)
     assert (context - plain).abs().max() < 1e-4 * plain.abs().max()
+
+
+@dataclass(frozen=True)
+class CellFormat:
+    """Another package's codec: a row is a cell of two tokens, a byte names an entry of the layer's book of vectors."""
+
+    name: str = "cells"
+    code_dtype: torch.dtype = torch.uint8
+    parts: tuple[str, ...] = ("length",)
+    static: tuple[str, ...] = ("book",)
+    affine: bool = False
+    decoded: list[int] = field(default_factory=list, compare=False)
+
+    def shape(self, tokens):
+        return 2 * tokens.codes.shape[-2], tokens.static["book"].shape[-1]
+
+    def unpack(self, codes):
+        raise AssertionError("there is nothing to unpack")
+
+    def floats(self, tokens, dtype):
+        self.decoded.append(len(tokens.codes))
+        vectors = tokens.static["book"].to(dtype)[tokens.codes.int()].flatten(-3, -2)
+        return vectors * tokens.parts["length"].to(dtype).unsqueeze(-1)
+
+
+def cells(frames=7, rows=5, width=6):
+    rng = torch.Generator().manual_seed(2)
+    codes = torch.randint(0, 9, (frames, rows, 2), generator=rng, dtype=torch.uint8)
+    parts = {"length": torch.rand(frames, 2 * rows, generator=rng).half() + 0.5}
+    return LayerTokens(codes, CellFormat(), parts, {"book": torch.randn(9, width, generator=rng)})
+
+
+@pytest.mark.parametrize("eps", [None, EPS])
+def test_a_format_that_only_decodes_is_pooled_a_block_of_frames_at_a_time(eps, monkeypatch):
+    monkeypatch.setitem(reference.BLOCK_BYTES, "cpu", 2 * 10 * 6 * 8)
+    tokens = cells()
+    rng = torch.Generator().manual_seed(3)
+    queries = torch.randn(4, 6, generator=rng, dtype=torch.float64)
+    mixing = torch.randn(2, 10, generator=rng, dtype=torch.float64)
+    context, mixed = absorbed_pooling(tokens, queries.requires_grad_(), mixing.requires_grad_(), eps=eps, contexts=2)
+    (context.sum() + mixed.square().sum()).backward()
+    # forth and back, seven frames in twos
+    assert tokens.format.decoded == [2, 2, 2, 1] * 2
+    assert_same_function(tokens, queries.detach(), mixing.detach(), eps, contexts=2)
+
+
+def test_every_part_of_a_format_is_kept_in_the_graph_and_no_float_of_its_tokens():
+    tokens, saved = cells(), []
+    queries = torch.randn(2, 6, requires_grad=True)
+    values, out = torch.randn(2, 6, 6)
+    weights = ProjectionWeights(values, torch.randn(6), out=out, out_bias=torch.randn(6))
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t.clone()):
+        output = distil_tokens(tokens, queries, None, weights, heads=2)
+    output.sum().backward()
+    kept = (
+        tokens.codes,
+        tokens.parts["length"],
+        tokens.static["book"],
+        queries,
+        *(weight for weight in weights if weight is not None),
+    )
+    assert {t.data_ptr() for t in saved} == {t.data_ptr() for t in kept}
+    assert queries.grad.abs().sum() > 0
+
+
+def test_the_first_implementation_that_fits_is_taken():
+    int8, single = make_tokens("int8", 1, 4, 16), torch.zeros(1, 16)
+    assert ops.choose_implementation(int8, single) is pooling
+    for tokens, queries in (
+        (int8, single.double()),
+        (int8, single.to("meta")),
+        (make_tokens("float64", 1, 4, 16), single),
+        (cells(), single),
+    ):
+        assert ops.choose_implementation(tokens, queries) is reference
+
+
+def test_a_format_with_int8_codes_of_its_own_meaning_is_not_taken_for_ours():
+    signed = LayerTokens(torch.zeros(1, 2, 2, dtype=torch.uint8), cells().format, cells().parts, cells().static)
+    assert not pooling.fits(signed, torch.zeros(1, 6))
+    assert pooling.fits(replace(make_tokens("int8", 1, 4, 16), format=replace(INT8, name="theirs")), torch.zeros(1, 16))
+
+
+def test_kernels_are_compiled_ahead_once_a_kind_and_that_is_announced(monkeypatch):
+    pooled, notes = [], []
+    for way in (pooling, reference):
+        for name in ("pool", "pool_backward"):
+            whole = getattr(way, name)
+            monkeypatch.setattr(way, name, lambda *given, n=name, f=whole: pooled.append(n) or f(*given))
+    int8, float16 = (
+        make_tokens(form, 6, 9, 16).map(lambda part: part.unflatten(0, (2, 3))) for form in ("int8", "float16")
+    )
+    compile_kernels([int8, float16, int8], notes.append)
+    assert pooled == ["pool", "pool_backward"] * 2
+    compile_kernels([cells().map(lambda part: part.unflatten(0, (1, 7)))], notes.append)
+    assert pooled[4:] == ["pool", "pool_backward"]

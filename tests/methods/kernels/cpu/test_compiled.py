@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numba
 import pytest
 
 import mettle_cache
@@ -139,3 +140,10 @@ def test_folders_of_other_versions_go_when_they_are_old_and_many(tmp_path):
     (tmp_path / "fifth").mkdir()
     compiled.remove_unused(tmp_path)
     assert len(list(tmp_path.iterdir())) == 5
+
+
+def test_what_other_packages_compile_is_not_announced():
+    notes = []
+    with compiled.announced(notes.append):
+        assert numba.njit(lambda x: x + 1)(1) == 2
+    assert notes == []
