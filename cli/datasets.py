@@ -35,9 +35,7 @@ def datasets(json: Json = False, debug: Debug = False) -> None:
     header = ("name", "title", "segments", "default root", "layouts")
     rows = [(i.name, i.title, i.segments, i.default_root, "; ".join(i.layouts)) for i in infos]
     offered = [
-        f"{i.name:<10} --option {o.name}={'|'.join(o.choices)}  (default {o.default}) {o.help}"
-        for i in infos
-        for o in i.options
+        f"{i.name:<10} --option {o.name}={o.values}  (default {o.default}) {o.help}" for i in infos for o in i.options
     ]
     emit(
         {"datasets": [_to_json(DATASETS.row(info.name), info) for info in infos], "broken": broken},

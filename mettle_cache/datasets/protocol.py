@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from mettle_cache.errors import UsageError
 from mettle_cache.preprocessing import DEFAULT_PREPROCESSING, Preprocessing
 
 SAMPLE_COLUMNS = (pa.field("row", pa.int64()), pa.field("clip", pa.string()), pa.field("split", pa.string()))
@@ -45,14 +46,42 @@ class MediaProblem:
         return f"{self.clip}: {self.path}: {self.what}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DatasetOption:
-    """A choice that a data set leaves to its user: ``--option NAME=VALUE``; its opener takes it by its name."""
+    """A choice that a data set leaves to its user: ``--option NAME=VALUE``; its opener takes it by its name, as text.
+
+    One of ``choices``, or a whole number from the first of ``whole_numbers`` to the second.
+    """
 
     name: str
-    choices: tuple[str, ...]
+    choices: tuple[str, ...] = ()
     default: str
     help: str
+    whole_numbers: tuple[int, int] | None = None
+
+    @property
+    def values(self) -> str:
+        """What may be chosen: ``1|5`` or ``1..600``."""
+        return "|".join(self.choices) if self.whole_numbers is None else "{}..{}".format(*self.whole_numbers)
+
+    def accept(self, value: str) -> str:
+        """``value`` as it is written everywhere: in the store's key, for one.
+
+        Raises
+        ------
+        UsageError
+            It may not be chosen.
+        """
+        if self.whole_numbers is None:
+            if value in self.choices:
+                return value
+            raise UsageError(f"option {self.name}={value}: must be one of {', '.join(self.choices)}")
+        least, most = self.whole_numbers
+        # int() alone would take signs, underscores, blanks and the digits of every script
+        digits = value.isascii() and value.isdigit() and len(value) <= len(str(most))
+        if digits and least <= int(value) <= most:
+            return str(int(value))
+        raise UsageError(f"option {self.name}={value}: must be a whole number from {least} to {most}")
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ DATASETS = Registry(
         DatasetRow("avs-s4", "mettle_cache.datasets.avsbench:S4_INFO", task="avs", layers=_SEGMENTATION_LAYERS),
         DatasetRow("avs-ms3", "mettle_cache.datasets.avsbench:MS3_INFO", task="avs", layers=_SEGMENTATION_LAYERS),
         DatasetRow("music-avqa", "mettle_cache.datasets.avqa:INFO", task="avqa", layers="last:1"),
+        DatasetRow("folder", "mettle_cache.datasets.folder:INFO", task="avel"),
     ),
 )
 
@@ -78,9 +79,8 @@ def resolve_options(name: str, chosen: Mapping[str, str]) -> dict[str, str]:
         if key not in known:
             have = f"its options: {', '.join(known)}" if known else "it has no options"
             raise UsageError(f"the data set {name} has no option {key!r}", hint=have)
-        if value not in known[key].choices:
-            raise UsageError(f"option {key}={value}: must be one of {', '.join(known[key].choices)}")
-    return {key: chosen.get(key, option.default) for key, option in known.items()}
+        known[key].accept(value)
+    return {key: option.accept(chosen.get(key, option.default)) for key, option in known.items()}
 
 
 def open_dataset(

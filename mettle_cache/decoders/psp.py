@@ -12,6 +12,8 @@ from torch.nn import functional
 OUT_DIM = 256
 # a uniform row over T = 10 segments (0.1 each) must survive the threshold
 THRESHOLD = 0.099
+# and so over more segments than the published ones, of which each has less
+SURVIVES = 0.99
 
 
 class PSP(nn.Module):
@@ -38,9 +40,13 @@ class PSP(nn.Module):
         return self.norm(self._branch(self.visual_out, visual)), self.norm(self._branch(self.audio_out, audio))
 
     def propagation(self, affinity: Tensor) -> Tensor:
-        """Rows of ``[B, T, T]`` as weights that sum to 1, those at or below the threshold dropped, or all 0."""
+        """Rows of ``[B, T, T]`` as weights that sum to 1, those at or below the threshold dropped, or all 0.
+
+        With more than ten segments the threshold is lower, so that a uniform row survives it as it does with ten.
+        """
         weights = _normalise(affinity)
-        return _normalise(torch.where(weights > self.threshold, weights, 0.0))
+        threshold = min(self.threshold, SURVIVES / affinity.shape[-1])
+        return _normalise(torch.where(weights > threshold, weights, 0.0))
 
     def _branch(self, linear: nn.Linear, x: Tensor) -> Tensor:
         result: Tensor = self.dropout(functional.relu(linear(x)))

@@ -17,7 +17,7 @@ Labels = NDArray[np.int64]
 
 
 def segment_labels(
-    categories: Sequence[str],
+    categories: Sequence[str | None],
     starts: Sequence[int],
     ends: Sequence[int],
     *,
@@ -25,6 +25,8 @@ def segment_labels(
     segments: int,
 ) -> Labels:
     """Rebuild the labels ``[R, T]`` of annotation rows: second t in [start, end) has the row's category.
+
+    A row without a category, None, is all background.
 
     Raises
     ------
@@ -34,6 +36,8 @@ def segment_labels(
     index = {name: position for position, name in enumerate(vocabulary)}
     labels = np.full((len(categories), segments), len(vocabulary), dtype=np.int64)
     for row, (category, start, end) in enumerate(zip(categories, starts, ends, strict=True)):
+        if category is None:
+            continue
         if category not in index:
             raise DatasetError(f"sample {row}: category '{category}' is not one of the {len(index)} categories")
         if not 0 <= start <= end <= segments:

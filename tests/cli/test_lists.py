@@ -40,7 +40,9 @@ def test_params_state_each_counting_rule_once(capsys):
 
 def test_options_of_a_data_set_are_listed(capsys):
     assert run(["datasets"]) == 0
-    assert "avs-s4     --option train_frames=1|5  (default 1)" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "avs-s4     --option train_frames=1|5  (default 1)" in text
+    assert "folder     --option duration=1..600  (default 10)" in text
 
 
 def test_datasets_and_backbones_name_what_the_issue_names(document):

@@ -23,7 +23,7 @@ from mettle_cache.registry import DatasetRow
 
 def test_ave_is_listed_with_what_a_user_needs_to_know() -> None:
     infos, broken = list_datasets()
-    assert [info.name for info in infos] == ["ave", "avs-ms3", "avs-s4", "llp", "music-avqa"]
+    assert [info.name for info in infos] == ["ave", "avs-ms3", "avs-s4", "folder", "llp", "music-avqa"]
     assert broken == {}
     assert infos[0].segments == 10
     assert infos[0].default_root == default_root("ave") == Path("data/AVE")
@@ -31,7 +31,7 @@ def test_ave_is_listed_with_what_a_user_needs_to_know() -> None:
 
 
 def test_each_data_set_names_its_task() -> None:
-    tasks = {"ave": "avel", "llp": "avvp", "avs-s4": "avs", "avs-ms3": "avs", "music-avqa": "avqa"}
+    tasks = {"ave": "avel", "llp": "avvp", "avs-s4": "avs", "avs-ms3": "avs", "music-avqa": "avqa", "folder": "avel"}
     assert {row.name: row.task for row in DATASETS} == tasks
 
 
@@ -80,7 +80,7 @@ def test_a_data_set_of_ones_own(register, tmp_path: Path) -> None:
 def test_a_row_that_leads_nowhere_is_a_line_in_the_list(register, name: str, target: str, message: str) -> None:
     register(name, target)
     infos, broken = list_datasets()
-    assert len(infos) == 5
+    assert len(infos) == 6
     assert broken[name].startswith(message)
     with pytest.raises(PluginError, match=re.escape(message)):
         dataset_info(name)
@@ -115,6 +115,7 @@ def test_options_have_defaults_and_choices() -> None:
     assert resolve_options("ave", {}) == {}
     assert resolve_options("avs-s4", {}) == {"train_frames": "1"}
     assert resolve_options("avs-s4", {"train_frames": "5"}) == {"train_frames": "5"}
+    assert resolve_options("folder", {"duration": "007"}) == {"duration": "7"}
     with pytest.raises(UsageError, match=r"option train_frames=3: must be one of 1, 5"):
         resolve_options("avs-s4", {"train_frames": "3"})
     with pytest.raises(
@@ -152,7 +153,7 @@ def test_listing_the_data_sets_loads_no_decoder() -> None:
     heavy = {"torch", "torchaudio", "timm", "av", "soundfile", "PIL", "h5py", "zarr", "dask"}
     code = f"""
 import sys, mettle_cache.datasets as datasets
-assert len(datasets.list_datasets()[0]) == 5
+assert len(datasets.list_datasets()[0]) == 6
 print({heavy} & set(sys.modules))
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

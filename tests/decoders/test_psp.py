@@ -79,6 +79,10 @@ def test_a_uniform_row_of_ten_survives_the_threshold_and_zeros_stay_zeros():
     psp = PSP(4)
     uniform = psp.propagation(torch.full((1, 10, 10), 0.3))
     torch.testing.assert_close(uniform, torch.full((1, 10, 10), 0.1), rtol=1e-5, atol=1e-6)
+    # so it does over more segments than the published ones, of which each has less
+    for count in (11, 60, 600):
+        weights = psp.propagation(torch.full((1, count, count), 0.3))
+        torch.testing.assert_close(weights, torch.full((1, count, count), 1 / count), rtol=1e-4, atol=1e-6)
     assert psp.propagation(torch.zeros(1, 10, 10)).eq(0).all()
     peaked = torch.tensor([[[0.9, 0.05, 0.05], [0.5, 0.5, 0.0], [0.0, 0.0, 0.0]]])
     torch.testing.assert_close(

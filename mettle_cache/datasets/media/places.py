@@ -13,7 +13,7 @@ from mettle_cache.errors import DatasetError
 
 @dataclass(frozen=True)
 class Place:
-    """``<folder>/<id><suffix>`` under the root; without a suffix it is a folder of pictures."""
+    """``<folder>/<id><suffix>`` under the root, or ``<id><suffix>`` there; without a suffix a folder of pictures."""
 
     folder: str
     suffix: str = ""
@@ -21,7 +21,7 @@ class Place:
     @property
     def pattern(self) -> str:
         """For example ``wave/{id}.npy``."""
-        return f"{self.folder}/{{id}}{self.suffix or '/*.jpg'}"
+        return f"{self.folder}{'/' if self.folder else ''}{{id}}{self.suffix or '/*.jpg'}"
 
     def path(self, root: Path, clip: str) -> Path:
         return root / self.folder / f"{clip}{self.suffix}"
