@@ -7,10 +7,10 @@ from pathlib import Path
 
 from mettle_cache.errors import MettleError
 from mettle_cache.layers import group_by_array
-from mettle_cache.store.format.metadata import READY, load_head
-from mettle_cache.store.format.ready import read_ready
+from mettle_cache.store.format.files import SAMPLES, read_table
+from mettle_cache.store.format.manifest import open_manifest
+from mettle_cache.store.format.metadata import READY, check_files, load_metadata, read_ready
 from mettle_cache.store.format.spec import FORMAT_VERSION
-from mettle_cache.store.reading.token_store import TokenStore
 
 
 def find_stores(folder: Path | str) -> list[Path]:
@@ -26,38 +26,42 @@ def describe_store(path: Path | str) -> dict[str, object]:
     Raises
     ------
     StoreMissingError, StoreCorruptError
-        As :meth:`TokenStore.open`.
+        As :meth:`mettle_cache.store.reading.token_store.TokenStore.open`.
     """
-    store = TokenStore.open(path, allow_unfinished=True)
-    ready = read_ready(load_head(Path(path)))
-    committed = sum(status == "ok" for status in store.statuses)
-    splits = store.samples["split"].to_pylist() if "split" in store.samples.column_names else []
+    metadata = load_metadata(Path(path))
+    ready = read_ready(metadata)
+    check_files(metadata, ready)
+    manifest = open_manifest(metadata, ready)
+    samples = read_table(metadata.path / SAMPLES, expected=metadata.record.samples, store=metadata.path)
+    committed = manifest.statuses.count("ok")
+    splits = samples["split"].to_pylist() if "split" in samples.column_names else []
+    key = metadata.record.key
     return {
         "path": str(path),
         "format": FORMAT_VERSION,
         "finished": ready is not None,
-        "dataset": store.dataset,
-        "codec": store.codec,
-        "segments": store.segments,
-        "clips": len(store.clips),
+        "dataset": key.dataset,
+        "codec": key.codec,
+        "segments": key.segments,
+        "clips": metadata.clips,
         "committed": committed,
-        "failed": store.failed,
+        "failed": manifest.failed,
         "rows": {split: splits.count(split) for split in dict.fromkeys(splits)},
-        "nbytes": store.nbytes,
-        "bytes_per_clip": store.nbytes // committed if committed else 0,
+        "nbytes": metadata.clip_bytes * committed,
+        "bytes_per_clip": metadata.clip_bytes if committed else 0,
         "stages": [
             {"array": array, "layers": len(members), "tokens": members[0].tokens, "width": members[0].width}
-            for array, members in group_by_array(store.layers).items()
+            for array, members in group_by_array(metadata.layers).items()
         ],
-        "key_digest": store.key_digest,
-        "key": dict(store.key),
-        "provenance": dict(store.provenance),
+        "key_digest": metadata.record.key_digest,
+        "key": key.model_dump(mode="json"),
+        "provenance": dict(metadata.record.provenance),
     }
 
 
 def _is_finished(path: Path) -> bool:
     try:
-        return read_ready(load_head(path)) is not None
+        return read_ready(load_metadata(path)) is not None
     except MettleError:
         return False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -10,24 +11,16 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-
 from mettle_cache.errors import StoreCorruptError
-from mettle_cache.store.format.checksum import CRC_BYTES, crc32c, crc_bytes
-from mettle_cache.store.format.clip_ids import read_clip_ids
-from mettle_cache.store.format.commits import misfit_shards, read_commit
-from mettle_cache.store.format.files import open_regular
+from mettle_cache.store.format.digests import CRC_BYTES, crc32c, crc_bytes, digest
+from mettle_cache.store.format.files import MANIFEST, open_regular, read_fully
 from mettle_cache.store.format.layout import ArrayLayout
-from mettle_cache.store.format.manifest import read_manifest
-from mettle_cache.store.format.metadata import READY, StoreHead, load_head
-from mettle_cache.store.format.ready import damaged_files, read_ready, static_digests
+from mettle_cache.store.format.manifest import misfit_shards, read_commit, read_manifest
+from mettle_cache.store.format.metadata import READY, StoreMetadata, damaged_files, load_metadata, read_ready
 from mettle_cache.store.format.records import CommitRecord, ReadyRecord
-from mettle_cache.store.format.spec import digest
-from mettle_cache.store.format.tables import MANIFEST
-from mettle_cache.store.format.unexpected_files import stray_files
-from mettle_cache.store.reading.clip_reader import read_fully
 from mettle_cache.store.writing.durable import remove_files
-from mettle_cache.store.writing.finishing import commits_digest, unready
+from mettle_cache.store.writing.lifecycle import commits_digest, unready
+from mettle_cache.store.writing.locks import FINISHING, LOCKS
 
 THREADS = 4
 
@@ -92,15 +85,15 @@ def verify_store(path: Path | str, *, deep: bool = False, advance: Advance | Non
     StoreCorruptError
         Its root metadata are damaged, so nothing else can be told.
     """
-    head = load_head(Path(path))
+    metadata = load_metadata(Path(path))
     problems: list[Problem] = []
-    ready = _ready(head, problems)
-    vouched = static_digests(head) if ready is None else ready.files
-    problems += [Problem(what, name) for name, what in damaged_files(head, vouched)]
-    ids, expected = _names(head, ready)
+    ready = _ready(metadata, problems)
+    vouched = metadata.static_digests() if ready is None else ready.files
+    problems += [Problem(what, name) for name, what in damaged_files(metadata, vouched)]
+    ids, expected = _names(metadata, ready)
     states = []
     with ThreadPoolExecutor(THREADS) as pool:
-        for state in pool.map(partial(_check_clip, head, ids, expected, deep), range(head.clips)):
+        for state in pool.map(partial(_check_clip, metadata, ids, expected, deep), range(metadata.clips)):
             states.append(state)
             problems += state.problems
             if advance is not None:
@@ -108,7 +101,7 @@ def verify_store(path: Path | str, *, deep: bool = False, advance: Advance | Non
     if ready is not None:
         problems += _disagreements(ready, states)
         stored = [clip for clip, state in enumerate(states) if state.commit is None or state.commit.status == "ok"]
-        problems += [Problem("not a file of the store; remove it", name) for name in stray_files(head, stored)]
+        problems += [Problem("not a file of the store; remove it", name) for name in unexpected_files(metadata, stored)]
     commits = [state.commit for state in states if state.commit is not None]
     pending = [state for state in states if state.commit is None and not state.problems]
     return VerifyReport(
@@ -130,40 +123,60 @@ def repair_store(report: VerifyReport) -> int:
     Nothing that is intact is touched. Returns the number of clips forgotten.
     """
     if report.problems:
-        head = load_head(report.path)
-        unready(head)
-        remove_files([head.commit_path(clip) for clip in report.damaged])
+        metadata = load_metadata(report.path)
+        unready(metadata)
+        remove_files([metadata.commit_path(clip) for clip in report.damaged])
     return len(report.damaged)
 
 
-def _ready(head: StoreHead, problems: list[Problem]) -> ReadyRecord | None:
+def unexpected_files(metadata: StoreMetadata, stored: Sequence[int]) -> Iterator[str]:
+    """Paths, within the store, of files that a finished store with shards of the clips ``stored`` does not have.
+
+    Locks are not reported: a run that looks at a finished store holds one, and when it is killed the next run takes it
+    away.
+    """
+    expected = {READY, FINISHING, MANIFEST, *metadata.static_digests()}
+    expected |= {str(metadata.commit_path(clip).relative_to(metadata.path)) for clip in range(metadata.clips)}
+    expected |= {array.shard_path(clip) for array in metadata.layout for clip in stored}
+    for folder, folders, files in os.walk(metadata.path):
+        folders[:] = sorted(name for name in folders if name != LOCKS)
+        prefix = os.path.relpath(folder, metadata.path)
+        for name in sorted(files):
+            path = name if prefix == "." else f"{prefix}/{name}"
+            if path not in expected:
+                yield path
+
+
+def _ready(metadata: StoreMetadata, problems: list[Problem]) -> ReadyRecord | None:
     try:
-        return read_ready(head)
+        return read_ready(metadata)
     except StoreCorruptError as error:
         problems.append(Problem(error.message, READY))
         return None
 
 
-def _names(head: StoreHead, ready: ReadyRecord | None) -> tuple[Sequence[str], Sequence[str]]:
+def _names(metadata: StoreMetadata, ready: ReadyRecord | None) -> tuple[Sequence[str], Sequence[str]]:
     """Ids, and the digest of each clip's commit; empty strings where that is not known."""
-    unknown = [""] * head.clips
+    unknown = [""] * metadata.clips
     with suppress(StoreCorruptError):  # damage to these files is reported file by file
         if ready is not None:
-            manifest = read_manifest(head, expected=ready.files[MANIFEST])
+            manifest = read_manifest(metadata, expected=ready.files[MANIFEST])
             return manifest.ids, manifest.commits
     with suppress(StoreCorruptError):
-        return read_clip_ids(head), unknown
+        return metadata.read_clip_ids(), unknown
     return unknown, unknown
 
 
-def _check_clip(head: StoreHead, ids: Sequence[str], expected: Sequence[str], deep: bool, clip: int) -> _ClipState:
-    file = head.commit_path(clip)
-    relative = str(file.relative_to(head.path))
+def _check_clip(
+    metadata: StoreMetadata, ids: Sequence[str], expected: Sequence[str], deep: bool, clip: int
+) -> _ClipState:
+    file = metadata.commit_path(clip)
+    relative = str(file.relative_to(metadata.path))
     if not file.exists() and not file.is_symlink():
         lost = (Problem("the commit record is missing", relative, ids[clip]),) if expected[clip] else ()
         return _ClipState(None, "", lost, 0)
     try:
-        commit, data = read_commit(head, clip)
+        commit, data = read_commit(metadata, clip)
     except StoreCorruptError as error:
         return _ClipState(None, "", (Problem(error.message, relative, ids[clip]),), 0)
     if expected[clip] and expected[clip] != digest(data):
@@ -171,39 +184,42 @@ def _check_clip(head: StoreHead, ids: Sequence[str], expected: Sequence[str], de
     if commit.status == "failed":
         return _ClipState(commit, digest(data), (), 0)
     problems = [
-        Problem(what, head.layout[position].shard_path(clip), commit.clip, _span(head.layout[position]))
-        for position, what in misfit_shards(head, clip)
+        Problem(what, metadata.layout[position].shard_path(clip), commit.clip, _whole(metadata.layout[position]))
+        for position, what in misfit_shards(metadata, clip)
     ]
     nbytes = 0
     if deep and not problems:
-        for array in head.layout:
-            problems += _check_shard(head, array, clip, commit)
+        for array in metadata.layout:
+            problems += _check_shard(metadata, array, clip, commit)
             nbytes += array.shard_bytes
     return _ClipState(commit, digest(data), tuple(problems), nbytes)
 
 
-def _check_shard(head: StoreHead, array: ArrayLayout, clip: int, commit: CommitRecord) -> Iterator[Problem]:
+def _check_shard(metadata: StoreMetadata, array: ArrayLayout, clip: int, commit: CommitRecord) -> Iterator[Problem]:
+    import numpy as np
+
     relative = array.shard_path(clip)
     data = bytearray(array.shard_bytes)
     try:
-        descriptor = open_regular(head.path / relative)
+        descriptor = open_regular(metadata.path / relative)
         with open(descriptor, "rb", buffering=0) as file:
             count = read_fully(file.fileno(), [memoryview(data)], 0, array.shard_bytes)
     except OSError as error:
-        yield Problem(error.strerror or str(error), relative, commit.clip, _span(array))
+        yield Problem(error.strerror or str(error), relative, commit.clip, _whole(array))
         return
     if count != array.shard_bytes or data[array.index_offset :] != array.index:
-        yield Problem("the shard index is damaged", relative, commit.clip, _span(array))
-    for block, layer in enumerate(array.layers):
+        yield Problem("the shard index is damaged", relative, commit.clip, _whole(array))
+    for block in range(array.blocks):
+        where = array.span(range(block, block + 1))
         start = array.chunk_offset(block)
         chunk = memoryview(data)[start : start + array.chunk_bytes]
         value = crc32c(chunk)
         if f"{value:08x}" != commit.crc32c[array.name][block]:
-            yield Problem(f"the {array.part} are not those that were committed", relative, commit.clip, layer.name)
+            yield Problem(f"the {array.part} are not those that were committed", relative, commit.clip, where)
         elif data[start + array.chunk_bytes :][:CRC_BYTES] != crc_bytes(value):
-            yield Problem("the stored checksum is damaged", relative, commit.clip, layer.name)
-        elif array.dtype == "float16" and not np.isfinite(np.frombuffer(chunk, np.float16)).all():
-            yield Problem(f"the {array.part} are not finite", relative, commit.clip, layer.name)
+            yield Problem("the stored checksum is damaged", relative, commit.clip, where)
+        elif array.dtype.startswith("float") and not np.isfinite(np.frombuffer(chunk, array.dtype)).all():
+            yield Problem(f"the {array.part} are not finite", relative, commit.clip, where)
 
 
 def _disagreements(ready: ReadyRecord, states: list[_ClipState]) -> Iterator[Problem]:
@@ -213,6 +229,5 @@ def _disagreements(ready: ReadyRecord, states: list[_ClipState]) -> Iterator[Pro
         yield Problem("the commits are not those that READY vouches for", READY)
 
 
-def _span(array: ArrayLayout) -> str:
-    first, last = array.layers[0].name, array.layers[-1].name
-    return first if first == last else f"{first} to {last}"
+def _whole(array: ArrayLayout) -> str:
+    return array.span(range(array.blocks))

@@ -25,7 +25,7 @@ from mettle_cache.pipelines.extract.plan import seconds_a_clip
 from mettle_cache.pipelines.progress import Progress
 from mettle_cache.pipelines.timing import Samples, Variant, time_interleaved
 from mettle_cache.store.format.codecs import get_codec
-from mettle_cache.store.format.sizes import RECORDS, bytes_per_clip
+from mettle_cache.store.format.layout import RECORDS, bytes_per_clip
 from mettle_cache.store.reading.disk_speed import PROBE_BYTES, measure_read_speed
 from mettle_cache.tokens import LayerTokens
 

@@ -18,7 +18,7 @@ from mettle_cache.backbones import layer_table
 from mettle_cache.layers import LayerSpec
 from mettle_cache.pipelines.progress import Progress, Silent
 from mettle_cache.store.format.codecs import encode_layers, get_codec
-from mettle_cache.store.format.sizes import bytes_per_clip
+from mettle_cache.store.format.layout import bytes_per_clip
 from mettle_cache.store.format.spec import StoreSpec
 from mettle_cache.store.writing.writer import StoreWriter
 from mettle_cache.tokens import LayerTokens

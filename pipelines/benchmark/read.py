@@ -31,7 +31,7 @@ from mettle_cache.pipelines.benchmark.readers import (
 from mettle_cache.pipelines.benchmark.table import BenchTable, Goal, Row, measured, unmeasured
 from mettle_cache.pipelines.progress import Progress
 from mettle_cache.pipelines.timing import Variant, time_interleaved
-from mettle_cache.store.format.metadata import load_head
+from mettle_cache.store.format.metadata import load_metadata
 
 CODECS = ("float16", "int8", "int4")
 BASELINES_CODEC = "int8"
@@ -108,7 +108,7 @@ def _ours(path: Path, codec: str, clips: int, device: str, batch: int) -> list[R
 def _baselines(place: Path, clips: int) -> tuple[list[ReadVariant], list[Row]]:
     """The libraries that are installed, and a row for each that is not."""
     path, order = place / BASELINES_CODEC, random_order(clips)
-    slots = clip_slots(load_head(path).layout)
+    slots = clip_slots(load_metadata(path).layout)
     installed, absent = [], []
     for baseline in BASELINES:
         if not is_installed(baseline):
@@ -128,7 +128,7 @@ def _baselines(place: Path, clips: int) -> tuple[list[ReadVariant], list[Row]]:
 
 def _prepare(baseline: Baseline, store: Path, folder: Path, clips: int, slots: Sequence[ClipArrays]) -> Reader:
     folder.mkdir()
-    source = Source(store=store, arrays=load_head(store).layout, clips=clips, folder=folder, threads=THREADS)
+    source = Source(store=store, arrays=load_metadata(store).layout, clips=clips, folder=folder, threads=THREADS)
     baseline.write(source)
     return baseline_reader(baseline, source, slots)
 

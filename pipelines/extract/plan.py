@@ -22,7 +22,7 @@ from mettle_cache.pipelines.extract.stream import reproducible_passes
 from mettle_cache.pipelines.progress import Progress, Silent
 from mettle_cache.preprocessing import SHARED
 from mettle_cache.store.format.codecs import CODECS, get_codec
-from mettle_cache.store.format.sizes import RECORDS, bytes_per_clip, files_per_clip
+from mettle_cache.store.format.layout import RECORDS, bytes_per_clip, files_per_clip
 from mettle_cache.store.reading.disk_speed import measure_read_speed
 from mettle_cache.store.writing.durable import disk_folder, free_bytes
 
@@ -129,7 +129,7 @@ def _report(
     bills = tuple(
         _bill(select_layers(layers, chosen), chosen, codec, dataset, free=free, speed=speed)
         for chosen in sets
-        for codec in CODECS
+        for codec in CODECS.names()
     )
     chosen = next(bill for bill in bills if (bill.layers, bill.codec) == (config.layer_selection, config.codec))
     clips = len(dataset.clips)
@@ -186,7 +186,7 @@ def _bill(
 def _stages(layers: Sequence[LayerSpec], segments: int) -> tuple[StageBill, ...]:
     stages = []
     for array, members in group_by_array(layers).items():
-        sizes = {codec: bytes_per_clip(members, segments, CODECS[codec]) for codec in CODECS}
+        sizes = {codec: bytes_per_clip(members, segments, get_codec(codec)) for codec in CODECS.names()}
         clip_bytes = {codec: sum(parts.values()) - parts[RECORDS] for codec, parts in sizes.items()}
         first = members[0]
         stages.append(

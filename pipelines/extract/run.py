@@ -25,7 +25,7 @@ from mettle_cache.pipelines.extract.stream import Outcome, stream_clips
 from mettle_cache.pipelines.progress import Progress, Silent
 from mettle_cache.pipelines.report.units import format_bytes
 from mettle_cache.samples import clips_of_samples
-from mettle_cache.store.format.sizes import bytes_per_clip
+from mettle_cache.store.format.layout import bytes_per_clip
 from mettle_cache.store.writing.durable import free_bytes
 from mettle_cache.store.writing.locks import part_range
 from mettle_cache.store.writing.writer import StoreReport, StoreWriter

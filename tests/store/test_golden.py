@@ -12,13 +12,12 @@ import pytest
 import torch
 
 from mettle_cache.layers import LayerSpec
-from mettle_cache.store.format.codecs import CODECS
 from mettle_cache.store.format.spec import StoreSpec
 from mettle_cache.store.reading.token_store import TokenStore
 from mettle_cache.store.verify import verify_store
 from mettle_cache.store.writing.writer import StoreWriter
 from mettle_cache.tokens import FLOATS, INT4, INT8, LayerTokens
-from tests.store.tiny import contents
+from tests.store.tiny import CODECS, contents
 
 GOLDEN = Path(__file__).parent / "golden" / "v1"
 LAYERS = (

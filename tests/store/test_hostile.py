@@ -9,7 +9,7 @@ import zarr
 from mettle_cache.errors import MettleError, StoreCorruptError, StoreError
 from mettle_cache.store.catalog import describe_store, find_stores
 from mettle_cache.store.format.layout import group_json
-from mettle_cache.store.format.metadata import load_head
+from mettle_cache.store.format.metadata import load_metadata
 from mettle_cache.store.format.spec import digest_of
 from mettle_cache.store.reading.token_store import TokenStore
 from mettle_cache.store.verify import verify_store
@@ -19,17 +19,17 @@ from tests.store.tiny import make_spec, write_store
 
 @pytest.fixture(scope="module")
 def intact(tmp_path_factory):
-    path = tmp_path_factory.mktemp("intact") / "s.zarr"
+    path = tmp_path_factory.mktemp("intact") / "s.zar"
     write_store(path, make_spec(clips=2))
     return path
 
 
 @pytest.fixture
 def path(intact, tmp_path):
-    return shutil.copytree(intact, tmp_path / "s.zarr")
+    return shutil.copytree(intact, tmp_path / "s.zar")
 
 
-def rewrite_head(path, change):
+def rewrite_metadata(path, change):
     """Change the root metadata and make every digest fit again: a forger's work, not an accident."""
     head = json.loads((path / "zarr.json").read_bytes())["attributes"]["mettle"]
     del head["digest"]
@@ -39,36 +39,41 @@ def rewrite_head(path, change):
 
 
 def set_layer(field, value):
-    return lambda head: head["key"]["layers"][0].update({field: value})
+    return lambda root: root["key"]["layers"][0].update({field: value})
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (set_layer("name", "../../etc"), "is called '../../etc'"),
-        (set_layer("modality", "../visual"), "not a valid head"),
-        (set_layer("tokens", 2**40), "not a valid head"),
-        (set_layer("tokens", 2**30), "visual/s1 differ in tokens or width.*beyond any size that is read: visual/s1"),
+        (set_layer("modality", "../visual"), r"zarr\.json is not valid: 1 validation error"),
+        (set_layer("tokens", 2**40), r"zarr\.json is not valid: 1 validation error"),
+        (set_layer("tokens", 2**30), "visual/s1 differ in tokens or width"),
         (set_layer("block", 2), "is called"),
-        (set_layer("width", -4), "not a valid head"),
-        (lambda head: head["key"].update(segments=2**30), "beyond any size that is read"),
-        (lambda head: head["key"].update(codec="pickle"), "no codec is called 'pickle'"),
-        (lambda head: head["key"]["clips"].update(count=10**12), "not a valid head"),
-        (lambda head: head["key"].update(extra=1), "not a valid head"),
-        (lambda head: head.update(surplus=1), "not a valid head"),
+        (set_layer("width", -4), r"zarr\.json is not valid: 1 validation error"),
+        (lambda root: root["key"].update(segments=2**30), "beyond any size that is read"),
+        (
+            lambda root: root["key"].update(codec="pickle"),
+            "is written in the codec 'pickle', which is not installed here",
+        ),
+        (lambda root: root["key"]["clips"].update(count=10**12), r"zarr\.json is not valid: 1 validation error"),
+        (lambda root: root["key"].update(extra=1), r"zarr\.json is not valid: 1 validation error"),
+        (lambda root: root.update(surplus=1), r"zarr\.json is not valid: 1 validation error"),
     ],
 )
 def test_forged_metadata_are_refused_by_every_entrance(path, change, message):
-    rewrite_head(path, change)
-    for entrance in (TokenStore.open, verify_store, describe_store, StoreWriter.join, load_head):
-        with pytest.raises(StoreCorruptError, match=message) as caught:
+    rewrite_metadata(path, change)
+    for entrance in (TokenStore.open, verify_store, describe_store, StoreWriter.join, load_metadata):
+        with pytest.raises(StoreError, match=message) as caught:
             entrance(path)
+        # an unknown codec may be another package's: the only change here that is no damage
+        assert isinstance(caught.value, StoreCorruptError) == ("not installed" not in message)
         assert len(caught.value.message) < 500
     assert find_stores(path.parent) == []
 
 
 def test_a_store_of_many_clips_that_are_not_there_is_refused(path):
-    rewrite_head(path, lambda head: head["key"]["clips"].update(count=2**30))
+    rewrite_metadata(path, lambda root: root["key"]["clips"].update(count=2**30))
     with pytest.raises(StoreCorruptError, match=r"READY: it is of another store"):
         TokenStore.open(path)
 
@@ -83,9 +88,9 @@ def test_a_newer_format_is_refused_with_advice(path):
 
 
 def test_another_zarr_group_is_refused(tmp_path):
-    zarr.create_group(tmp_path / "other.zarr")
+    zarr.create_group(tmp_path / "other.zar")
     with pytest.raises(StoreError, match="is a zarr group, but not a token store"):
-        TokenStore.open(tmp_path / "other.zarr")
+        TokenStore.open(tmp_path / "other.zar")
 
 
 @pytest.mark.parametrize(
@@ -129,8 +134,8 @@ def test_a_commit_that_leads_elsewhere_is_refused(path, tmp_path):
 
 
 def test_a_store_may_itself_be_reached_through_a_link(path, tmp_path):
-    (tmp_path / "link.zarr").symlink_to(path)
-    assert TokenStore.open(tmp_path / "link.zarr").read([0]).clips == (0,)
+    (tmp_path / "link.zar").symlink_to(path)
+    assert TokenStore.open(tmp_path / "link.zar").read([0]).clips == (0,)
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import zarr
 
-from mettle_cache.store.format.codecs import CODECS
-from tests.store.tiny import LAYERS, clip_tokens, make_spec, write_store
+from tests.store.tiny import CODECS, LAYERS, clip_tokens, make_spec, write_store
 
 
 @pytest.fixture(params=CODECS)

@@ -49,8 +49,8 @@ class StoreMachine(RuleBasedStateMachine):
         with StoreWriter.create_or_resume(self.path, SPEC) as writer:
             writer.pending()
             (self.path / "READY").unlink(missing_ok=True)
-            writer.head.commit_path(clip).unlink(missing_ok=True)
-            for shard in writer.head.shard_paths(clip)[:files]:
+            writer.metadata.commit_path(clip).unlink(missing_ok=True)
+            for shard in writer.metadata.shard_paths(clip)[:files]:
                 shard.write_bytes(b"\0" * left)
                 shard.with_name(f"{shard.name}.1-1.partial").write_bytes(b"\1" * left)
 

@@ -15,6 +15,7 @@ from mettle_cache.store.format.spec import StoreSpec
 from mettle_cache.store.writing.writer import StoreReport, StoreWriter
 from mettle_cache.tokens import LayerTokens
 
+CODECS = ("float16", "int8", "int4")
 SEGMENTS = 2
 LAYERS = tuple(
     LayerSpec(modality=modality, stage=stage, block=block, grid=(rows, rows), tokens=rows * rows, width=width)

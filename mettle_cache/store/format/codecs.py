@@ -1,128 +1,139 @@
-"""How tokens become bytes: one entry of :data:`CODECS` a codec.
+"""Which codecs there are, and what the store needs to know of one.
 
-Shapes: T segments, N tokens, D channels; ``[..., N, D]`` is one frame after another. FORMAT.md section 5 is the
-specification of what is written here.
+A codec says as data which arrays it stores (:class:`CodecArray`); layout, writer, reader and verification follow from
+that. Nothing here loads PyTorch: a codec loads its arithmetic when it encodes. FORMAT.md sections 3 and 5 are the
+specification of what is written.
+
+Shapes: T segments, N tokens, D channels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol
 
 from mettle_cache.errors import StoreError, UsageError
-from mettle_cache.store.format.affine import AffineRange, choose_scale_and_zero, quantise
-from mettle_cache.tokens import FLOATS, INT4, INT8, AffineFormat, LayerTokens, TokenFormat, pack_int4
+from mettle_cache.layers import LayerSpec
+from mettle_cache.registry import CodecRow, Registry
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mettle_cache.tokens import LayerTokens, TokenFormat
+
+DEFAULT_CODEC = "int8"
+CODES = "codes"
+
+# a layer's static arrays by name, by layer name
+StaticArrays = Mapping[str, Mapping[str, "Tensor"]]
+NO_STATIC: StaticArrays = {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodecArray:
+    """One of the arrays that a codec stores for each stage.
+
+    Attributes
+    ----------
+    part
+        ``codes``, or what :class:`~mettle_cache.tokens.LayerTokens` calls it among its parts (a frame's) or static
+        arrays.
+    dtype
+        zarr's name of the type: ``uint8``, ``float16``.
+    axes, shape
+        Of one layer: ``("segment", "token", "channel")`` and ``(T, N, D)`` for plain codes. Rows may be cells of
+        tokens, channels may be packed; the first axis of all but a static array is ``segment``.
+    static
+        One for all clips, from :meth:`Codec.pilot`, instead of one a clip.
+    layers_each
+        How many layers, one after another in the stage, share one entry of the array (the last of them may be fewer).
+        The layout, the writer and the reader follow it; no codec of this package makes use of it, and the extraction
+        has not been run with one.
+    """
+
+    part: str
+    dtype: str
+    axes: tuple[str, ...]
+    shape: tuple[int, ...]
+    static: bool = False
+    layers_each: int = 1
+
+
+class Pilot(Protocol):
+    """A look at some clips before anything is written, from which a codec takes its static arrays.
+
+    The same clips must give the same bytes: the arrays' digests are in the store's key.
+    """
+
+    def choose(self, clips: Sequence[str]) -> Sequence[int]:
+        """Which clips, by index of their ids, to look at and in which order; none where no tokens are needed."""
+        ...
+
+    def add(self, tokens: Mapping[str, Tensor]) -> None:
+        """A clip's tokens ``[T, N, D]`` by layer name, on the device that computed them."""
+        ...
+
+    def finish(self) -> StaticArrays:
+        """The static arrays of every layer, on the CPU, shaped as :attr:`CodecArray.shape` says."""
+        ...
 
 
 class Codec(Protocol):
-    """What the rest of the store needs to know of a codec.
+    """A way from tokens to bytes; encoded tokens carry the way back (:class:`~mettle_cache.tokens.TokenFormat`).
 
-    ``limit`` is the largest |x| that it takes; ``has_scale`` says whether arrays of scales and zeros go with the codes.
+    ``limit`` is the largest |x| that it takes.
     """
 
     @property
     def name(self) -> str: ...
     @property
-    def code_dtype(self) -> torch.dtype: ...
-    @property
-    def has_scale(self) -> bool: ...
-    @property
-    def format(self) -> TokenFormat: ...
-    @property
     def limit(self) -> float: ...
 
-    def code_width(self, width: int) -> int:
-        """Stored values a token of ``width`` channels."""
-        ...
-
-    def encode(self, x: Tensor, *, layer: str | None = None) -> LayerTokens:
-        """Encode ``x`` ``[..., T, N, D]`` on the device where it is; ``layer`` is named in errors.
-
-        Every frame is encoded by itself, so the bytes do not depend on what else is in the batch.
+    def arrays(self, layers: Sequence[LayerSpec], segments: int) -> Sequence[CodecArray]:
+        """What is stored of one stage, whose stored layers are ``layers``, all of the same N and D; codes first.
 
         Raises
         ------
         StoreError
-            A value that is not finite or is beyond ``limit``.
+            The codec cannot store such layers.
+        """
+        ...
+
+    def format(self, layer: LayerSpec) -> TokenFormat:
+        """How the layer's codes stand for tokens."""
+        ...
+
+    def pilot(self, layers: Sequence[LayerSpec]) -> Pilot | None:
+        """A new pilot for these layers; None for a codec without static arrays."""
+        ...
+
+    def encode(
+        self, tokens: Mapping[str, Tensor], layers: Sequence[LayerSpec], static: StaticArrays
+    ) -> dict[str, LayerTokens]:
+        """Encode tokens ``[..., T, N, D]`` by layer name, on the device where they are.
+
+        Every frame is encoded by itself, so the bytes do not depend on what else is in the batch. ``layers`` describe
+        the tokens' layers.
+
+        Raises
+        ------
+        StoreError
+            A value that is not finite or is beyond ``limit``; names the layer.
         """
         ...
 
 
-@dataclass(frozen=True)
-class FloatCodec:
-    """Values rounded to a floating-point type; no scale, no zero."""
-
-    name: str
-    code_dtype: torch.dtype
-    limit: float
-    has_scale: bool = False
-    format: TokenFormat = FLOATS
-
-    def code_width(self, width: int) -> int:
-        return width
-
-    def encode(self, x: Tensor, *, layer: str | None = None) -> LayerTokens:
-        codes = torch.empty(x.shape, dtype=self.code_dtype, device=x.device)
-        for frame, out in _in_cache(x, codes):
-            _check_range(frame.amin(), frame.amax(), self, layer)
-            out.copy_(frame)
-        return LayerTokens(codes, self.format)
-
-
-@dataclass(frozen=True)
-class AffineCodec:
-    """``x ≈ scale * (code + zero)`` per frame and channel, scale and zero in float16 (affine.py)."""
-
-    name: str
-    codes: AffineRange
-    format: AffineFormat
-    has_scale: bool = True
-
-    @property
-    def code_dtype(self) -> torch.dtype:
-        return self.format.code_dtype
-
-    @property
-    def limit(self) -> float:
-        return self.codes.limit
-
-    def code_width(self, width: int) -> int:
-        if self.format.packed and width % 2:
-            raise StoreError(f"codec {self.name} packs two channels a byte and cannot store {width} channels")
-        return width // 2 if self.format.packed else width
-
-    def encode(self, x: Tensor, *, layer: str | None = None) -> LayerTokens:
-        stored = (*x.shape[:-1], self.code_width(x.shape[-1]))
-        codes = torch.empty(stored, dtype=self.code_dtype, device=x.device)
-        scale = torch.empty(x.shape[:-2] + x.shape[-1:], dtype=torch.float16, device=x.device)
-        zero = torch.empty_like(scale)
-        flat_scale, flat_zero = scale.view(-1, x.shape[-1]), zero.view(-1, x.shape[-1])
-        scratch: Tensor | None = None
-        done = 0
-        for frames, out in _in_cache(x, codes):
-            low, high = frames.amin(-2), frames.amax(-2)
-            _check_range(low.amin(), high.amax(), self, layer)
-            rows = slice(done, done + len(frames))
-            flat_scale[rows], flat_zero[rows] = choose_scale_and_zero(low, high, self.codes)
-            scratch = torch.empty_like(frames) if scratch is None else scratch
-            quantised = quantise(frames, flat_scale[rows], flat_zero[rows], self.codes, out=scratch)
-            out.copy_(pack_int4(quantised) if self.format.packed else quantised)
-            done += len(frames)
-        return LayerTokens(codes, self.format, {"scale": scale, "zero": zero})
-
-
-_KNOWN: tuple[Codec, ...] = (
-    # float16 overflows at 65,504; the margin leaves room for a head's first sums
-    FloatCodec("float16", torch.float16, limit=6e4),
-    AffineCodec("int8", AffineRange(low=-128, high=127), INT8),
-    AffineCodec("int4", AffineRange(low=0, high=15), INT4),
+CODECS = Registry(
+    "codec",
+    "mettle_cache.codecs",
+    CodecRow,
+    [
+        CodecRow("float16", "mettle_cache.store.format.quantisers:FLOAT16"),
+        CodecRow("int8", "mettle_cache.store.format.quantisers:INT8"),
+        CodecRow("int4", "mettle_cache.store.format.quantisers:INT4"),
+    ],
 )
-CODECS: Mapping[str, Codec] = {codec.name: codec for codec in _KNOWN}
-DEFAULT_CODEC = "int8"
 
 
 def get_codec(name: str) -> Codec:
@@ -132,33 +143,32 @@ def get_codec(name: str) -> Codec:
     ------
     UsageError
         There is none.
+    PluginError
+        Another package registered it, and it cannot be loaded or is not what it is registered as.
     """
-    if name not in CODECS:
-        raise UsageError(f"no codec is called '{name}'", hint=f"use one of {', '.join(CODECS)}")
-    return CODECS[name]
+    codec: Codec = CODECS.load(name)
+    return codec
 
 
-def encode_layers(tokens: Mapping[str, Tensor], codec: Codec) -> dict[str, LayerTokens]:
-    """Encode ``{layer name: [..., T, N, D]}``; an error names the layer."""
-    return {name: codec.encode(x, layer=name) for name, x in tokens.items()}
+def encode_layers(
+    tokens: Mapping[str, Tensor], codec: Codec, layers: Sequence[LayerSpec] = (), static: StaticArrays = NO_STATIC
+) -> dict[str, LayerTokens]:
+    """Encode ``{layer name: [..., T, N, D]}``; an error names the layer.
 
+    ``layers`` and ``static`` are for codecs that look at them; those of this package do not.
 
-def _in_cache(x: Tensor, codes: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pairs of ``[F, N, D]`` float32 frames and the codes to fill: one frame on a CPU, where it and the temporaries
-    stay in the cache (6 times faster than whole layers), all of them on an accelerator, where launches cost."""
-    frames, out = x.flatten(0, -3), codes.view(-1, *codes.shape[-2:])
-    step = 1 if x.device.type == "cpu" else max(1, len(frames))
-    for start in range(0, len(frames), step):
-        yield frames[start : start + step].float(), out[start : start + step]
-
-
-def _check_range(low: Tensor, high: Tensor, codec: Codec, layer: str | None) -> None:
-    # NaN fails both comparisons, so this refuses it too
-    lowest, highest = torch.stack((low, high)).tolist()
-    if lowest >= -codec.limit and highest <= codec.limit:
-        return
-    where = f"layer {layer}" if layer else "tokens"
-    raise StoreError(
-        f"{where}: values from {lowest:g} to {highest:g}; codec {codec.name} takes finite values up to {codec.limit:g}",
-        hint="a backbone that overflows wants float32 instead of half precision; large activations want --codec int8",
-    )
+    Raises
+    ------
+    UsageError
+        The codec needs static arrays, and those of a layer are not given.
+    StoreError
+        As :meth:`Codec.encode`; or the codec gave other layers than it got.
+    """
+    members = [layer for layer in layers if layer.name in tokens]
+    lacking = sorted(layer.name for layer in members if layer.name not in static)
+    if lacking and codec.pilot(members) is not None:
+        raise UsageError(f"codec {codec.name} needs the static arrays of its pilot for {', '.join(lacking[:5])}")
+    encoded = codec.encode(tokens, members, static)
+    if encoded.keys() != tokens.keys():
+        raise StoreError(f"codec {codec.name} encoded {sorted(encoded)} when it was given {sorted(tokens)}")
+    return encoded

@@ -1,15 +1,34 @@
-"""Reading the small files of a store: regular files only, never through a link, never larger than they may be."""
+"""The small files of a store: regular files only, never through a link, never larger than they may be.
+
+``clips.json`` holds the ids of the clip axis. The Parquet tables are written plain, without compression or
+dictionaries: the same rows give the same bytes, and a small file cannot unfold into a large table. They are parsed only
+when their digest fits: pyarrow crashes on some damaged files.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mettle_cache.errors import StoreCorruptError
+from mettle_cache.store.format.digests import canonical_json, digest
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+CLIPS = "clips.json"
+SAMPLES = "samples.parquet"
+MANIFEST = "manifest.parquet"
 LARGEST_JSON = 64 << 20
 LARGEST_TABLE = 256 << 20
+_MOST_VECTORS = os.sysconf("SC_IOV_MAX")
+_MOST_ROWS = 20_000_000
+_PLAIN = {"PLAIN", "RLE", "BIT_PACKED"}
 
 
 def repair_hint(store: Path) -> str:
@@ -29,6 +48,25 @@ def open_regular(path: Path | str, *, folder: int | None = None) -> int:
     return descriptor
 
 
+def read_fully(descriptor: int, targets: list[memoryview], offset: int, nbytes: int) -> int:
+    """Fill ``targets``, ``nbytes`` in all, one after the other from ``offset`` on.
+
+    Returns the bytes read, fewer only at the end of the file.
+    """
+    total = 0
+    while total < nbytes:
+        count = os.preadv(descriptor, targets[:_MOST_VECTORS], offset + total)
+        total += count
+        if count == 0 or total == nbytes:
+            break
+        # the kernel stops where it likes: a signal, 2 GiB, the limit on vectors
+        while count >= targets[0].nbytes:
+            count -= targets[0].nbytes
+            targets = targets[1:]
+        targets = [targets[0][count:], *targets[1:]]
+    return total
+
+
 def read_small(path: Path, *, limit: int, store: Path) -> bytes:
     """A whole file of at most ``limit`` bytes.
 
@@ -46,3 +84,81 @@ def read_small(path: Path, *, limit: int, store: Path) -> bytes:
     except OSError as error:
         raise StoreCorruptError(f"{path}: {error.strerror or error}", hint=repair_hint(store)) from error
     raise StoreCorruptError(f"{path}: {size:,} bytes, more than the {limit:,} such a file may have")
+
+
+def read_expected(path: Path, *, expected: str, limit: int, store: Path) -> bytes:
+    """A whole file whose digest is known.
+
+    Raises
+    ------
+    StoreCorruptError
+        As :func:`read_small`, or the file has another digest.
+    """
+    data = read_small(path, limit=limit, store=store)
+    if digest(data) != expected:
+        raise StoreCorruptError(f"{path}: not the bytes that were written", hint=repair_hint(store))
+    return data
+
+
+def clip_ids_bytes(clips: Sequence[str]) -> bytes:
+    """The content of ``clips.json``: canonical JSON, so that its digest is the one in the key."""
+    return canonical_json(list(clips))
+
+
+def parse_clip_ids(data: bytes, *, path: Path, count: int, expected: str, store: Path) -> tuple[str, ...]:
+    """The ids, in the order of the clip axis, of which there must be ``count``.
+
+    Raises
+    ------
+    StoreCorruptError
+        The content is not the one with the digest ``expected``.
+    """
+    ids = json.loads(data) if digest(data) == expected else None
+    if not isinstance(ids, list) or len(ids) != count:
+        raise StoreCorruptError(f"{path}: not the clips that the store's key names", hint=repair_hint(store))
+    return tuple(str(clip) for clip in ids)
+
+
+def table_bytes(table: pa.Table) -> bytes:
+    """A table as a Parquet file; the same table gives the same bytes."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sink = pa.BufferOutputStream()
+    plain = table.replace_schema_metadata(None).combine_chunks()
+    pq.write_table(plain, sink, compression="none", use_dictionary=False, data_page_version="1.0")
+    return bytes(sink.getvalue())
+
+
+def read_table(path: Path, *, expected: str, store: Path) -> pa.Table:
+    """A table that :func:`table_bytes` wrote, of a file whose digest is known.
+
+    Raises
+    ------
+    StoreCorruptError
+        The file is missing, has another digest, or is not written plain.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    data = read_expected(path, expected=expected, limit=LARGEST_TABLE, store=store)
+    try:
+        file = pq.ParquetFile(pa.BufferReader(data))
+        _check_plain(file.metadata)
+        table = file.read(use_threads=False)
+        table.validate(full=True)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise StoreCorruptError(f"{path}: not a table of a store: {reason}", hint=repair_hint(store)) from error
+    return table
+
+
+def _check_plain(metadata: pq.FileMetaData) -> None:
+    if metadata.num_rows > _MOST_ROWS:
+        raise ValueError(f"{metadata.num_rows:,} rows")
+    for group in range(metadata.num_row_groups):
+        for column in range(metadata.num_columns):
+            chunk = metadata.row_group(group).column(column)
+            if chunk.compression != "UNCOMPRESSED" or not set(chunk.encodings) <= _PLAIN:
+                how = f"{chunk.compression}, {', '.join(chunk.encodings)}"
+                raise ValueError(f"column {chunk.path_in_schema} is compressed ({how})")

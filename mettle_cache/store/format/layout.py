@@ -1,7 +1,8 @@
 """Where each byte of a store lies: arrays, shards and chunks as FORMAT.md section 3 fixes them.
 
 A shard is one file for a clip and an array; it holds one chunk a block, each followed by its crc32c, then the index.
-Nothing is compressed, so every offset follows from the layer table: no index has to be read to find a chunk.
+Nothing is compressed, so every offset follows from the layer table: no index has to be read to find a chunk. A static
+array, which some codecs have, is one file of one chunk for all clips.
 """
 
 from __future__ import annotations
@@ -9,46 +10,73 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 from mettle_cache.layers import LayerSpec, group_by_array
-from mettle_cache.store.format.checksum import CRC_BYTES, crc32c, crc_bytes
-from mettle_cache.store.format.codecs import Codec
+from mettle_cache.store.format.codecs import CODES, Codec, CodecArray
+from mettle_cache.store.format.digests import CRC_BYTES, crc32c, crc_bytes
 
 _INDEX_ENTRY_BYTES = 16
-_ITEM_BYTES = {"float16": 2, "int8": 1, "uint8": 1}
-_LITTLE = {"name": "bytes", "configuration": {"endian": "little"}}
-_CRC32C = {"name": "crc32c"}
-_AXES = {5: ("clip", "block", "segment", "token", "channel"), 4: ("clip", "block", "segment", "channel")}
+_ITEM_BYTES = {
+    "int8": 1,
+    "uint8": 1,
+    "int16": 2,
+    "uint16": 2,
+    "int32": 4,
+    "uint32": 4,
+    "float16": 2,
+    "float32": 4,
+    "float64": 8,
+}
+STATIC = "static"
+RECORDS = "records"
+_LITTLE: dict[str, object] = {"name": "bytes", "configuration": {"endian": "little"}}
+_CRC32C: dict[str, object] = {"name": "crc32c"}
 
 
 @dataclass(frozen=True)
 class ArrayLayout:
-    """One zarr array: the codes, the scales or the zeros of a stage.
+    """One zarr array with a shard a clip: the codes, the scales or the zeros of a stage.
 
     Attributes
     ----------
     name
         ``visual/s3``, ``visual/s3_scale`` or ``visual/s3_zero``.
-    part
-        The field of :class:`~mettle_cache.tokens.LayerTokens` that is stored: ``codes``, ``scale`` or ``zero``.
     layers
         The layers in the order of the block axis.
-    chunk_shape
-        ``(T, N, D)`` for codes, with D stored values a token; ``(T, D)`` for scales and zeros.
+    codec
+        The codec's declaration of the array.
     """
 
     name: str
-    part: str
     layers: tuple[LayerSpec, ...]
-    dtype: str
-    chunk_shape: tuple[int, ...]
+    codec: CodecArray
+
+    @property
+    def part(self) -> str:
+        """What of :class:`~mettle_cache.tokens.LayerTokens` is stored: ``codes`` or the name of a part."""
+        return self.codec.part
+
+    @property
+    def dtype(self) -> str:
+        return self.codec.dtype
+
+    @property
+    def chunk_shape(self) -> tuple[int, ...]:
+        """``(T, N, C)`` for codes, with C stored values a row; ``(T, D)`` for scales and zeros."""
+        return self.codec.shape
+
+    @cached_property
+    def sharers(self) -> tuple[tuple[LayerSpec, ...], ...]:
+        """The layers of each entry of the block axis; one each, unless the codec puts several into one."""
+        each = self.codec.layers_each
+        return tuple(self.layers[start : start + each] for start in range(0, len(self.layers), each))
 
     @property
     def blocks(self) -> int:
-        return len(self.layers)
+        return len(self.sharers)
 
     @cached_property
     def chunk_bytes(self) -> int:
@@ -85,47 +113,142 @@ class ArrayLayout:
         """The file of one clip, relative to the store."""
         return f"{self.name}/{self.shard_name(clip)}"
 
+    def span(self, blocks: range) -> str:
+        """The layers of some blocks, for messages: the first to the last."""
+        first, last = self.sharers[blocks[0]][0].name, self.sharers[blocks[-1]][-1].name
+        return first if first == last else f"{first} to {last}"
+
     def zarr_json(self, clips: int) -> bytes:
         """The array's metadata, byte for byte as zarr-python 3.1.6 writes it."""
-        inner = [_LITTLE if self.dtype == "float16" else {"name": "bytes"}, _CRC32C]
         sharding = {
             "chunk_shape": [1, 1, *self.chunk_shape],
-            "codecs": inner,
+            "codecs": _chunk_codecs(self.dtype),
             "index_codecs": [_LITTLE, _CRC32C],
             "index_location": "end",
         }
         shape = [self.blocks, *self.chunk_shape]
-        return render_zarr_json(
-            {
-                "shape": [clips, *shape],
-                "data_type": self.dtype,
-                "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [1, *shape]}},
-                "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
-                # a chunk that is missing should be loud wherever the type can say so
-                "fill_value": "NaN" if self.dtype == "float16" else 0,
-                "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
-                "attributes": {},
-                "dimension_names": list(_AXES[2 + len(self.chunk_shape)]),
-                "zarr_format": 3,
-                "node_type": "array",
-                "storage_transformers": [],
-            }
+        return _array_json(
+            shape=[clips, *shape],
+            chunk=[1, *shape],
+            dtype=self.dtype,
+            codecs=[{"name": "sharding_indexed", "configuration": sharding}],
+            axes=["clip", _block_axis(self.codec), *self.codec.axes],
+        )
+
+
+@dataclass(frozen=True)
+class StaticLayout:
+    """One zarr array that belongs to all clips: ``static/visual/s3_basis``; fields as of :class:`ArrayLayout`."""
+
+    name: str
+    layers: tuple[LayerSpec, ...]
+    codec: CodecArray
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """``(blocks, *shape)``."""
+        return (-(-len(self.layers) // self.codec.layers_each), *self.codec.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values, without the checksum."""
+        return math.prod(self.shape) * _ITEM_BYTES[self.codec.dtype]
+
+    @property
+    def file(self) -> str:
+        """The file with the values and their crc32c, relative to the store."""
+        return f"{self.name}/c{'.0' * len(self.shape)}"
+
+    def zarr_json(self) -> bytes:
+        """The array's metadata."""
+        return _array_json(
+            shape=list(self.shape),
+            chunk=list(self.shape),
+            dtype=self.codec.dtype,
+            codecs=_chunk_codecs(self.codec.dtype),
+            axes=[_block_axis(self.codec), *self.codec.axes],
         )
 
 
 def store_layout(layers: Iterable[LayerSpec], segments: int, codec: Codec) -> tuple[ArrayLayout, ...]:
-    """The arrays of a store, each stage's codes before its scales and zeros."""
-    arrays: list[ArrayLayout] = []
-    dtype = str(codec.code_dtype).removeprefix("torch.")
+    """The arrays of a store with shards, each stage's codes before what goes with them.
+
+    Raises
+    ------
+    StoreError
+        The codec cannot store such layers.
+    """
+    return tuple(
+        ArrayLayout(name if array.part == CODES else f"{name}_{array.part}", members, array)
+        for name, members, array in _declared(layers, segments, codec)
+        if not array.static
+    )
+
+
+def static_layout(layers: Iterable[LayerSpec], segments: int, codec: Codec) -> tuple[StaticLayout, ...]:
+    """The static arrays of a store, stage by stage; none for most codecs."""
+    return tuple(
+        StaticLayout(f"{STATIC}/{name}_{array.part}", members, array)
+        for name, members, array in _declared(layers, segments, codec)
+        if array.static
+    )
+
+
+def bytes_per_clip(layers: Iterable[LayerSpec], segments: int, codec: Codec) -> dict[str, int]:
+    """Bytes of one clip by array, and of its records.
+
+    The arrays' are exact: codes, scales and zeros with their checksums and shard indexes. ``records`` is an upper bound
+    of the commit record and the manifest row, for ids and digests of up to 64 characters.
+    """
+    layout = store_layout(layers, segments, codec)
+    sizes = {array.name: array.shard_bytes for array in layout}
+    # a checksum in a record takes 8 digits and 3 signs, an array's or layer's name and its value at most 40
+    sizes[RECORDS] = 1024 + sum(
+        40 + 11 * array.blocks + 40 * (len(array.layers) if array.part == CODES else 0) for array in layout
+    )
+    return sizes
+
+
+def files_per_clip(layers: Iterable[LayerSpec], segments: int, codec: Codec) -> int:
+    """Files of one clip: a shard an array, and the commit record."""
+    return len(store_layout(layers, segments, codec)) + 1
+
+
+def _declared(
+    layers: Iterable[LayerSpec], segments: int, codec: Codec
+) -> Iterator[tuple[str, tuple[LayerSpec, ...], CodecArray]]:
     for name, members in group_by_array(layers).items():
-        first = members[0]
-        arrays.append(
-            ArrayLayout(name, "codes", members, dtype, (segments, first.tokens, codec.code_width(first.width)))
-        )
-        if codec.has_scale:
-            for part in ("scale", "zero"):
-                arrays.append(ArrayLayout(f"{name}_{part}", part, members, "float16", (segments, first.width)))
-    return tuple(arrays)
+        for array in codec.arrays(members, segments):
+            yield name, members, array
+
+
+def _block_axis(array: CodecArray) -> str:
+    return "block" if array.layers_each == 1 else "group"
+
+
+def _chunk_codecs(dtype: str) -> list[dict[str, object]]:
+    return [_LITTLE if _ITEM_BYTES[dtype] > 1 else {"name": "bytes"}, _CRC32C]
+
+
+def _array_json(
+    *, shape: list[int], chunk: list[int], dtype: str, codecs: list[dict[str, object]], axes: list[str]
+) -> bytes:
+    return render_zarr_json(
+        {
+            "shape": shape,
+            "data_type": dtype,
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk}},
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
+            # a chunk that is missing should be loud wherever the type can say so
+            "fill_value": "NaN" if dtype.startswith("float") else 0,
+            "codecs": codecs,
+            "attributes": {},
+            "dimension_names": axes,
+            "zarr_format": 3,
+            "node_type": "array",
+            "storage_transformers": [],
+        }
+    )
 
 
 def render_zarr_json(document: dict[str, object]) -> bytes:

@@ -1,34 +1,99 @@
-"""The manifest, one row a clip: on disk in a finished store, put together from the commits of an unfinished one."""
+"""What became of each clip: its commit record, and the manifest, one row a clip.
+
+The manifest is on disk in a finished store, and put together from the commits of an unfinished one.
+"""
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import pyarrow as pa
+from typing import TYPE_CHECKING
 
 from mettle_cache.errors import StoreCorruptError
 from mettle_cache.samples import clips_of_samples
-from mettle_cache.store.format.clip_ids import read_clip_ids
-from mettle_cache.store.format.commits import find_commit
-from mettle_cache.store.format.files import repair_hint
-from mettle_cache.store.format.metadata import StoreHead
-from mettle_cache.store.format.records import CommitRecord
-from mettle_cache.store.format.spec import digest
-from mettle_cache.store.format.tables import MANIFEST, read_table
+from mettle_cache.store.format.digests import digest
+from mettle_cache.store.format.files import MANIFEST, read_small, read_table, repair_hint
+from mettle_cache.store.format.metadata import StoreMetadata
+from mettle_cache.store.format.records import CommitRecord, ReadyRecord
 
-_SCHEMA = pa.schema(
-    [
-        ("index", pa.int64()),
-        ("id", pa.string()),
-        ("split", pa.string()),
-        ("segments", pa.int64()),
-        ("status", pa.string()),
-        ("error", pa.string()),
-        ("source", pa.string()),
-        ("commit", pa.string()),
-    ]
-)
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_LARGEST_COMMIT = 4 << 20
+_COLUMNS = {
+    "index": "int64",
+    "id": "string",
+    "split": "string",
+    "segments": "int64",
+    "status": "string",
+    "error": "string",
+    "source": "string",
+    "commit": "string",
+}
+
+
+def read_commit(metadata: StoreMetadata, clip: int) -> tuple[CommitRecord, bytes]:
+    """A clip's commit record and its bytes.
+
+    Raises
+    ------
+    StoreCorruptError
+        It is missing, damaged, of another clip or of another store.
+    """
+    path = metadata.commit_path(clip)
+    data = read_small(path, limit=_LARGEST_COMMIT, store=metadata.path)
+    try:
+        record = CommitRecord.from_bytes(data)
+        _check_belongs(record, metadata, clip)
+    except ValueError as error:
+        reason = str(error).splitlines()[0]
+        raise StoreCorruptError(f"{path}: damaged commit record: {reason}", hint=repair_hint(metadata.path)) from error
+    return record, data
+
+
+@dataclass(frozen=True)
+class NamedCommits:
+    """The commits that a manifest names: clip ids and digests of the records, by clip index."""
+
+    metadata: StoreMetadata
+    clips: Sequence[str]
+    digests: Sequence[str]
+
+    def read(self, clip: int) -> CommitRecord:
+        """A clip's record. Raises StoreCorruptError when it is not the one that the manifest names."""
+        record, data = read_commit(self.metadata, clip)
+        if record.clip != self.clips[clip] or digest(data) != self.digests[clip]:
+            raise StoreCorruptError(
+                f"clip {self.clips[clip]}: {self.metadata.commit_path(clip)}: not the record that the manifest names",
+                hint=repair_hint(self.metadata.path),
+            )
+        return record
+
+
+def find_commit(metadata: StoreMetadata, clip: int) -> CommitRecord | None:
+    """The clip's commit record, or None where it would have to be written (again)."""
+    try:
+        return read_commit(metadata, clip)[0]
+    except StoreCorruptError:
+        return None
+
+
+def misfit_shards(metadata: StoreMetadata, clip: int) -> list[tuple[int, str]]:
+    """Shards of a clip that are not regular files of the right size: the array's position in the layout, and why."""
+    misfits: list[tuple[int, str]] = []
+    for position, array in enumerate(metadata.layout):
+        try:
+            status = os.lstat(metadata.path / array.shard_path(clip))
+        except OSError as error:
+            misfits.append((position, error.strerror or str(error)))
+            continue
+        if not stat.S_ISREG(status.st_mode):
+            misfits.append((position, "not a regular file"))
+        elif status.st_size != array.shard_bytes:
+            misfits.append((position, f"{status.st_size:,} bytes instead of {array.shard_bytes:,}"))
+    return misfits
 
 
 @dataclass(frozen=True)
@@ -40,24 +105,32 @@ class Manifest:
     errors: tuple[str, ...]
     commits: tuple[str, ...]
 
+    @property
+    def failed(self) -> dict[str, str]:
+        """Clips that have no tokens, and why."""
+        rows = zip(self.ids, self.statuses, self.errors, strict=True)
+        return {clip: error for clip, status, error in rows if status == "failed"}
 
-def manifest_table(head: StoreHead, commits: Sequence[CommitRecord], samples: pa.Table) -> pa.Table:
+
+def manifest_table(metadata: StoreMetadata, commits: Sequence[CommitRecord], samples: pa.Table) -> pa.Table:
     """The manifest of a finished store as it is written."""
+    import pyarrow as pa
+
     clips = [commit.clip for commit in commits]
     columns = [
         range(len(commits)),
         clips,
         splits_of(clips, samples),
-        [head.segments] * len(commits),
+        [metadata.segments] * len(commits),
         [commit.status for commit in commits],
         [commit.error or "" for commit in commits],
         [commit.source or "" for commit in commits],
         [digest(commit.to_bytes()) for commit in commits],
     ]
-    return pa.table(columns, schema=_SCHEMA)
+    return pa.table(columns, schema=_schema())
 
 
-def read_manifest(head: StoreHead, *, expected: str) -> Manifest:
+def read_manifest(metadata: StoreMetadata, *, expected: str) -> Manifest:
     """The manifest of a finished store, whose digest ``READY`` tells.
 
     Raises
@@ -65,18 +138,25 @@ def read_manifest(head: StoreHead, *, expected: str) -> Manifest:
     StoreCorruptError
         It is damaged.
     """
-    table = read_table(head.path / MANIFEST, expected=expected, store=head.path)
-    if table.schema != _SCHEMA or tuple(table["id"].to_pylist()) != read_clip_ids(head):
-        raise StoreCorruptError(f"{head.path / MANIFEST}: not the clips of this store", hint=repair_hint(head.path))
+    table = read_table(metadata.path / MANIFEST, expected=expected, store=metadata.path)
+    if table.schema != _schema() or tuple(table["id"].to_pylist()) != metadata.read_clip_ids():
+        raise StoreCorruptError(
+            f"{metadata.path / MANIFEST}: not the clips of this store", hint=repair_hint(metadata.path)
+        )
     columns = (tuple(table[name].to_pylist()) for name in ("id", "status", "error", "commit"))
     return Manifest(*columns)
 
 
-def manifest_so_far(head: StoreHead) -> Manifest:
+def open_manifest(metadata: StoreMetadata, ready: ReadyRecord | None) -> Manifest:
+    """The manifest of a store with this ``READY``; what its commits say where there is none. Raises as both."""
+    return manifest_so_far(metadata) if ready is None else read_manifest(metadata, expected=ready.files[MANIFEST])
+
+
+def manifest_so_far(metadata: StoreMetadata) -> Manifest:
     """What the commits of an unfinished store say. Raises StoreCorruptError when the clip ids are damaged."""
-    ids = read_clip_ids(head)
-    found = [find_commit(head, clip) for clip in range(len(ids))]
-    commits = [commit if commit and commit.clip == clip else None for commit, clip in zip(found, ids, strict=True)]
+    ids = metadata.read_clip_ids()
+    records = [find_commit(metadata, clip) for clip in range(len(ids))]
+    commits = [commit if commit and commit.clip == clip else None for commit, clip in zip(records, ids, strict=True)]
     return Manifest(
         ids,
         statuses=tuple(commit.status if commit else "pending" for commit in commits),
@@ -89,8 +169,24 @@ def splits_of(clips: Sequence[str], samples: pa.Table) -> list[str]:
     """The split of each clip by its samples; several are joined by commas, none is empty."""
     if "split" not in samples.column_names:
         return [""] * len(clips)
-    found: dict[str, dict[str, None]] = {clip: {} for clip in clips}
+    splits: dict[str, dict[str, None]] = {clip: {} for clip in clips}
     for members, split in zip(clips_of_samples(samples), samples["split"].to_pylist(), strict=True):
         for clip in members:
-            found[clip][str(split)] = None
-    return [",".join(found[clip]) for clip in clips]
+            splits[clip][str(split)] = None
+    return [",".join(splits[clip]) for clip in clips]
+
+
+def _schema() -> pa.Schema:
+    import pyarrow as pa
+
+    return pa.schema([(name, pa.type_for_alias(kind)) for name, kind in _COLUMNS.items()])
+
+
+def _check_belongs(record: CommitRecord, metadata: StoreMetadata, clip: int) -> None:
+    if record.index != clip:
+        raise ValueError(f"it is that of clip {record.index}")
+    if record.key != metadata.record.key_digest:
+        raise ValueError("it is of another store")
+    expected = {array.name: array.blocks for array in metadata.layout} if record.status == "ok" else {}
+    if {name: len(checksums) for name, checksums in record.crc32c.items()} != expected:
+        raise ValueError("its arrays are not those of the store")

@@ -1,22 +1,42 @@
-"""The head of a store: what its root metadata says, checked, and the layout that follows from it."""
+"""The metadata of a store: what its root says, checked; what follows from it; and whether the store is whole.
+
+``READY`` is the record that says so; it vouches for every file beside the shards.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from mettle_cache.errors import MettleError, StoreCorruptError, StoreError, StoreMissingError
 from mettle_cache.layers import LayerSpec
-from mettle_cache.store.format.codecs import Codec, get_codec
-from mettle_cache.store.format.files import LARGEST_JSON, read_small, repair_hint
-from mettle_cache.store.format.layout import ArrayLayout, group_json, store_layout
-from mettle_cache.store.format.records import HeadRecord
-from mettle_cache.store.format.spec import FORMAT_VERSION, StoreSpec, digest, digest_of, layer_problems
-from mettle_cache.store.format.tables import table_bytes
+from mettle_cache.store.format.codecs import CODECS, Codec, get_codec
+from mettle_cache.store.format.digests import digest, digest_of
+from mettle_cache.store.format.files import (
+    CLIPS,
+    LARGEST_JSON,
+    LARGEST_TABLE,
+    MANIFEST,
+    SAMPLES,
+    parse_clip_ids,
+    read_expected,
+    read_small,
+    repair_hint,
+    table_bytes,
+)
+from mettle_cache.store.format.layout import ArrayLayout, StaticLayout, group_json, static_layout, store_layout
+from mettle_cache.store.format.records import ReadyRecord, RootRecord
+from mettle_cache.store.format.spec import FORMAT_VERSION, StoreSpec, layer_problems
+from mettle_cache.store.format.static import parse_static
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ROOT = "zarr.json"
 READY = "READY"
@@ -27,15 +47,15 @@ _LARGEST_SHARD = 1 << 33
 
 
 @dataclass(frozen=True)
-class StoreHead:
+class StoreMetadata:
     """The facts of a store that never change, and the paths of its parts."""
 
     path: Path
-    record: HeadRecord
+    record: RootRecord
 
     @classmethod
-    def of_spec(cls, path: Path, spec: StoreSpec) -> StoreHead:
-        """The head that a new store of ``spec`` gets."""
+    def of_spec(cls, path: Path, spec: StoreSpec) -> StoreMetadata:
+        """The metadata that a new store of ``spec`` gets."""
         key = spec.key_document()
         document = {
             "key": key,
@@ -43,7 +63,7 @@ class StoreHead:
             "samples": digest(table_bytes(spec.samples)),
             "provenance": spec.provenance,
         }
-        return cls(path, HeadRecord.model_validate_json(json.dumps(document)))
+        return cls(path, RootRecord.model_validate_json(json.dumps(document)))
 
     @property
     def clips(self) -> int:
@@ -66,6 +86,10 @@ class StoreHead:
         return store_layout(self.layers, self.segments, self.codec)
 
     @cached_property
+    def static_layout(self) -> tuple[StaticLayout, ...]:
+        return static_layout(self.layers, self.segments, self.codec)
+
+    @cached_property
     def clip_bytes(self) -> int:
         """Bytes of one clip's shards."""
         return sum(array.shard_bytes for array in self.layout)
@@ -79,10 +103,40 @@ class StoreHead:
     def metadata_files(self) -> dict[str, bytes]:
         """Every zarr.json of the store and its exact content; the root's comes first."""
         files = {ROOT: group_json({ATTRIBUTE: self.record.sealed()})}
-        for array in self.layout:
-            files.setdefault(f"{array.name.split('/')[0]}/{ROOT}", group_json({}))
-            files[f"{array.name}/{ROOT}"] = array.zarr_json(self.clips)
+        arrays = {array.name: array.zarr_json(self.clips) for array in self.layout}
+        arrays |= {array.name: array.zarr_json() for array in self.static_layout}
+        for name, content in arrays.items():
+            for group in reversed(PurePosixPath(name).parents[:-1]):
+                files.setdefault(f"{group}/{ROOT}", group_json({}))
+            files[f"{name}/{ROOT}"] = content
         return files
+
+    def static_digests(self) -> dict[str, str]:
+        """Name and digest of every file that is written when a store is made."""
+        files = {name: digest(content) for name, content in self.metadata_files().items()}
+        key = self.record.key
+        return {**files, CLIPS: key.clips.digest, SAMPLES: self.record.samples, **(key.static or {})}
+
+    def read_clip_ids(self) -> tuple[str, ...]:
+        """The ids, in the order of the clip axis. Raises StoreCorruptError for a damaged ``clips.json``."""
+        path, clips = self.path / CLIPS, self.record.key.clips
+        data = read_small(path, limit=LARGEST_TABLE, store=self.path)
+        return parse_clip_ids(data, path=path, count=clips.count, expected=clips.digest, store=self.path)
+
+    def read_static(self) -> dict[str, dict[str, Tensor]]:
+        """The codec's static arrays by layer name and part; a layer of most codecs has none.
+
+        Raises
+        ------
+        StoreCorruptError
+            A file is missing or damaged.
+        """
+        digests = self.record.key.static or {}
+        contents = [
+            read_expected(self.path / array.file, expected=digests[array.file], limit=LARGEST_TABLE, store=self.path)
+            for array in self.static_layout
+        ]
+        return parse_static(self.static_layout, contents)
 
 
 class _Attributes(BaseModel):
@@ -97,7 +151,7 @@ class _RootGroup(BaseModel):
     attributes: _Attributes = _Attributes()
 
 
-def load_head(path: Path) -> StoreHead:
+def load_metadata(path: Path) -> StoreMetadata:
     """Read and check a store's root metadata.
 
     Raises
@@ -125,37 +179,101 @@ def load_head(path: Path) -> StoreHead:
             f"{path} has store format {document['format']}; this version reads format {FORMAT_VERSION}",
             hint="install the version of mettle-cache that made it, or a newer one",
         )
-    head = _parse_head(path, document)
-    _refuse_links(head)
-    if head.metadata_files()[ROOT] != data:
-        raise _damaged(path, "does not fit its own digest")
-    return head
+    metadata = _parse(path, document, data)
+    _refuse_links(metadata)
+    return metadata
 
 
-def _parse_head(path: Path, document: dict[str, JsonValue]) -> StoreHead:
+def read_ready(metadata: StoreMetadata) -> ReadyRecord | None:
+    """The record, or None for a store that is not finished.
+
+    Raises
+    ------
+    StoreCorruptError
+        It is damaged or of another store.
+    """
+    path = metadata.path / READY
+    if not path.exists() and not path.is_symlink():
+        return None
+    data = read_small(path, limit=LARGEST_JSON, store=metadata.path)
+    try:
+        record = ReadyRecord.from_bytes(data)
+    except ValueError as error:
+        raise StoreCorruptError(f"{path}: {str(error).splitlines()[0]}", hint=repair_hint(metadata.path)) from error
+    vouched = {name: value for name, value in record.files.items() if name != MANIFEST}
+    if record.key != metadata.record.key_digest or vouched != metadata.static_digests() or MANIFEST not in record.files:
+        raise StoreCorruptError(f"{path}: it is of another store", hint=repair_hint(metadata.path))
+    return record
+
+
+def damaged_files(metadata: StoreMetadata, expected: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Files that do not have the digests that are expected of them: name, and what is wrong."""
+    damaged = []
+    for name, expected_digest in expected.items():
+        path = metadata.path / name
+        try:
+            read_expected(path, expected=expected_digest, limit=LARGEST_TABLE, store=metadata.path)
+        except StoreCorruptError as error:
+            damaged.append((name, error.message.removeprefix(f"{path}: ")))
+    return damaged
+
+
+def check_files(metadata: StoreMetadata, ready: ReadyRecord | None) -> None:
+    """Refuse a store whose metadata or tables are damaged. Raises StoreCorruptError."""
+    for name, what in damaged_files(metadata, metadata.static_digests() if ready is None else ready.files):
+        raise StoreCorruptError(f"{metadata.path / name}: {what}", hint=repair_hint(metadata.path))
+
+
+def _parse(path: Path, document: dict[str, JsonValue], data: bytes) -> StoreMetadata:
     body = {name: value for name, value in document.items() if name != "digest"}
     try:
-        record = HeadRecord.model_validate_json(json.dumps(body))
-        head = StoreHead(path, record)
-        problems = list(layer_problems(head.layers))
-        oversized = [array.name for array in head.layout if array.blocks * array.chunk_bytes > _LARGEST_SHARD]
+        record = RootRecord.model_validate_json(json.dumps(body))
+        metadata = StoreMetadata(path, record)
+        problems = list(layer_problems(metadata.layers))
     except (ValueError, MettleError) as error:
-        raise _damaged(path, f"is not a valid head: {str(error).splitlines()[0]}") from error
-    if oversized:
-        problems.append(f"arrays beyond any size that is read: {', '.join(oversized)}")
+        raise _damaged(path, f"is not valid: {str(error).splitlines()[0]}") from error
     if problems:
         raise _damaged(path, f"declares {'; '.join(problems)}")
     if record.key_digest != digest_of(record.key.model_dump(mode="json")):
         raise _damaged(path, "does not fit its own key digest")
-    return head
+    if group_json({ATTRIBUTE: record.sealed()}) != data:
+        raise _damaged(path, "does not fit its own digest")
+    _check_layout(metadata)
+    return metadata
 
 
-def _refuse_links(head: StoreHead) -> None:
+def _check_layout(metadata: StoreMetadata) -> None:
+    """Refuse arrays that the codec does not store, or that nobody would have written."""
+    path, name = metadata.path, metadata.record.key.codec
+    if name not in CODECS and name not in CODECS.broken:
+        raise StoreError(
+            f"{path} is written in the codec {name!a}, which is not installed here",
+            hint=f"install the package that brings it; there are {', '.join(CODECS.names())}",
+        )
+    try:
+        problems = _static_problems(metadata)
+        oversized = [array.name for array in metadata.layout if array.blocks * array.chunk_bytes > _LARGEST_SHARD]
+    except StoreError as error:
+        raise _damaged(path, f"is not valid: {error.message}") from error
+    if oversized:
+        problems.append(f"arrays beyond any size that is read: {', '.join(oversized)}")
+    if problems:
+        raise _damaged(path, f"declares {'; '.join(problems)}")
+
+
+def _static_problems(metadata: StoreMetadata) -> list[str]:
+    expected = [array.file for array in metadata.static_layout]
+    if sorted(metadata.record.key.static or {}) == sorted(expected):
+        return []
+    return [f"other static arrays than codec {metadata.record.key.codec} has ({', '.join(expected) or 'none'})"]
+
+
+def _refuse_links(metadata: StoreMetadata) -> None:
     """No folder of a store may lead elsewhere; files are opened so that a link is refused."""
-    names = {COMMITS, *(array.name for array in head.layout), *(array.name.split("/")[0] for array in head.layout)}
-    for name in sorted(names):
-        if (head.path / name).is_symlink():
-            raise StoreCorruptError(f"{head.path / name} is a link; a store holds its own files")
+    folders = [PurePosixPath(name).parent for name in metadata.metadata_files()]
+    for name in sorted({COMMITS, *(str(folder) for folder in folders if folder.name)}):
+        if (metadata.path / name).is_symlink():
+            raise StoreCorruptError(f"{metadata.path / name} is a link; a store holds its own files")
 
 
 def _damaged(path: Path, what: str) -> StoreCorruptError:

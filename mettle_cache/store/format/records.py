@@ -8,10 +8,18 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from mettle_cache.layers import LayerSpec
-from mettle_cache.store.format.spec import canonical_json, digest_of
+from mettle_cache.store.format.digests import canonical_json, digest_of
 
 Count = Annotated[int, Field(ge=0, lt=1 << 31)]
 Positive = Annotated[int, Field(ge=1, lt=1 << 31)]
@@ -73,6 +81,13 @@ class KeyModel(Strict):
     samples: SamplesModel
     vocabulary: dict[str, list[str]]
     extraction: dict[str, JsonValue]
+    static: dict[str, Digest] | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, render: SerializerFunctionWrapHandler) -> dict[str, object]:
+        # only codecs with static arrays have the field, so that other stores are what they were before there were any
+        fields: dict[str, object] = render(self)
+        return {name: value for name, value in fields.items() if name != "static" or value is not None}
 
 
 class Sealed(Strict):
@@ -120,7 +135,7 @@ class _SealedDocument(BaseModel):
         return dict(self.model_extra or {})
 
 
-class HeadRecord(Sealed):
+class RootRecord(Sealed):
     """Attribute ``mettle`` of the root group; ``samples`` is the digest of the file samples.parquet."""
 
     key: KeyModel

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-
-import pyarrow as pa
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from mettle_cache.errors import ConfigError
 from mettle_cache.layers import LayerSpec, group_by_array
 from mettle_cache.samples import CLIP, clips_of_samples
-from mettle_cache.store.format.codecs import get_codec
+from mettle_cache.store.format.codecs import NO_STATIC, StaticArrays, get_codec
+from mettle_cache.store.format.digests import canonical_json, digest, digest_of
+from mettle_cache.store.format.static import static_contents
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 FORMAT_VERSION = 1
 _LONGEST_ID = 256
@@ -34,6 +38,9 @@ class StoreSpec:
         JSON that names everything outside this class that changes bytes: weights, preprocessing, decode policy.
     provenance
         JSON for people: not compared, but it must not change from run to run either (no times, no hosts).
+    static
+        The codec's static arrays, where it has any (:meth:`mettle_cache.store.format.codecs.Codec.pilot`). The key
+        holds their digests.
 
     Raises
     ------
@@ -50,6 +57,7 @@ class StoreSpec:
     vocabulary: Mapping[str, Sequence[str]] = field(default_factory=dict)
     key: Mapping[str, object] = field(default_factory=dict)
     provenance: Mapping[str, object] = field(default_factory=dict)
+    static: StaticArrays = field(default_factory=lambda: NO_STATIC, repr=False)
 
     def __post_init__(self) -> None:
         get_codec(self.codec)
@@ -72,7 +80,7 @@ class StoreSpec:
 
     def key_document(self) -> dict[str, object]:
         """The whole key: :attr:`key` and everything of this class that changes bytes."""
-        return {
+        document: dict[str, object] = {
             "format": FORMAT_VERSION,
             "dataset": self.dataset,
             "segments": self.segments,
@@ -83,6 +91,20 @@ class StoreSpec:
             "vocabulary": {name: list(words) for name, words in self.vocabulary.items()},
             "extraction": json.loads(canonical_json(self.key)),
         }
+        if self.static_files:
+            document["static"] = {name: digest(content) for name, content in self.static_files.items()}
+        return document
+
+    @cached_property
+    def static_files(self) -> Mapping[str, bytes]:
+        """The content of the files of the codec's static arrays, by path within the store.
+
+        Raises
+        ------
+        StoreError
+            :attr:`static` does not hold what the codec declares.
+        """
+        return static_contents(self.layers, self.segments, get_codec(self.codec), self.static)
 
 
 def layer_problems(layers: Sequence[LayerSpec]) -> Iterator[str]:
@@ -111,21 +133,6 @@ def id_problems(clips: Sequence[str]) -> Iterator[str]:
         if looks in seen:
             yield f"clip ids {seen[looks][:40]!a} and {shown} are the same or look the same"
         seen[looks] = clip
-
-
-def canonical_json(document: object) -> bytes:
-    """The one rendering that digests are taken of: sorted keys, no spaces, ASCII, no NaN."""
-    return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
-
-
-def digest(data: bytes) -> str:
-    """blake2b with 16 bytes, in hex."""
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
-
-
-def digest_of(document: object) -> str:
-    """The digest of a JSON document."""
-    return digest(canonical_json(document))
 
 
 def key_differences(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:

@@ -7,19 +7,24 @@ read is checked against the commit record, which no damage to a shard can follow
 from __future__ import annotations
 
 import os
+import resource
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
 from mettle_cache.errors import StoreCorruptError
-from mettle_cache.store.format.checksum import crc32c, crc_bytes
-from mettle_cache.store.format.commits import NamedCommits
-from mettle_cache.store.format.files import open_regular, repair_hint
+from mettle_cache.store.format.digests import crc32c, crc_bytes
+from mettle_cache.store.format.files import open_regular, read_fully, repair_hint
+from mettle_cache.store.format.manifest import NamedCommits
 from mettle_cache.store.format.records import CommitRecord
 from mettle_cache.store.reading.buffers import BatchBuffer, BlockRun
-from mettle_cache.store.reading.descriptors import DescriptorCache
 
 CHECKS = ("first", "always", "never")
-_MOST_VECTORS = os.sysconf("SC_IOV_MAX")
+_MOST_OPEN = 512
 # what stays in the processor's cache between the read and the checksum
 _PIECE_BYTES = 256 << 10
 
@@ -36,13 +41,13 @@ class ClipReader:
     """
 
     def __init__(self, commits: NamedCommits, *, check: str) -> None:
-        head = commits.head
+        metadata = commits.metadata
         self.commits = commits
         self.check = check
-        self._folder = str(head.path)
+        self._folder = str(metadata.path)
         self._files = DescriptorCache(open_regular)
-        starts = np.cumsum([0, *(array.blocks for array in head.layout)])
-        self._first_block = {array.name: int(start) for array, start in zip(head.layout, starts, strict=False)}
+        starts = np.cumsum([0, *(array.blocks for array in metadata.layout)])
+        self._first_block = {array.name: int(start) for array, start in zip(metadata.layout, starts, strict=False)}
         # one byte a chunk of the store; a race between two threads costs one more check, never one less
         self._checked = np.zeros((len(commits.clips), int(starts[-1])), bool)
         # clips that need no look at their chunks any more
@@ -92,8 +97,8 @@ class ClipReader:
         for start in range(0, chunk.nbytes, _PIECE_BYTES):
             piece = chunk[start : start + _PIECE_BYTES]
             targets = [piece, checksum] if start + piece.nbytes == chunk.nbytes else [piece]
-            wanted = sum(target.nbytes for target in targets)
-            if read_fully(descriptor, targets, run.offset + start, wanted) != wanted:
+            nbytes = sum(target.nbytes for target in targets)
+            if read_fully(descriptor, targets, run.offset + start, nbytes) != nbytes:
                 raise self._cut_short(descriptor, clip, run)
             value = crc32c(piece, value)
         self._compare(clip, run, value, checksum, commit)
@@ -108,10 +113,10 @@ class ClipReader:
     def _check_index(self, descriptor: int, clip: int, run: BlockRun) -> None:
         array = run.array
         # one byte more than there is, so that a file that has grown shows it
-        found = os.pread(descriptor, len(array.index) + 1, array.index_offset)
-        if len(found) != len(array.index):
+        index = os.pread(descriptor, len(array.index) + 1, array.index_offset)
+        if len(index) != len(array.index):
             raise self._cut_short(descriptor, clip, run)
-        if found != array.index:
+        if index != array.index:
             raise self._damaged(clip, run, "the shard index is damaged")
 
     def _compare(self, clip: int, run: BlockRun, value: int, checksum: memoryview, commit: CommitRecord) -> None:
@@ -127,29 +132,94 @@ class ClipReader:
         return self._damaged(clip, run, f"{size:,} bytes instead of {run.array.shard_bytes:,}")
 
     def _damaged(self, clip: int, run: BlockRun, what: str) -> StoreCorruptError:
-        layers = run.array.layers
-        first, last = layers[run.blocks[0]].name, layers[run.blocks[-1]].name
-        where = first if first == last else f"{first} to {last}"
+        where = run.array.span(run.blocks)
         path = f"{self._folder}/{run.array.shard_path(clip)}"
         return StoreCorruptError(
-            f"clip {self.commits.clips[clip]}, layer {where}: {path}: {what}", hint=repair_hint(self.commits.head.path)
+            f"clip {self.commits.clips[clip]}, layer {where}: {path}: {what}",
+            hint=repair_hint(self.commits.metadata.path),
         )
 
 
-def read_fully(descriptor: int, targets: list[memoryview], offset: int, nbytes: int) -> int:
-    """Fill ``targets``, ``nbytes`` in all, one after the other from ``offset`` on.
+@dataclass
+class _Open:
+    descriptor: int
+    users: int = 0
 
-    Returns the bytes read, fewer only at the end of the file.
+
+class _Lease:
+    """A context manager as a class: a generator takes longer than the rest of a small read."""
+
+    __slots__ = ("_cache", "_entry")
+
+    def __init__(self, cache: DescriptorCache, entry: _Open) -> None:
+        self._cache = cache
+        self._entry = entry
+
+    def __enter__(self) -> int:
+        return self._entry.descriptor
+
+    def __exit__(self, *_: object) -> None:
+        self._cache.give_back(self._entry)
+
+
+class DescriptorCache:
+    """The files that were used last, open: opening one costs as much as reading a small block. Thread-safe.
+
+    A file is never closed while somebody reads from it.
+
+    ``open_file`` opens a path and checks it; at most ``capacity`` files stay open when nobody uses them (by default a
+    quarter of what the process may have, or 512).
     """
-    total = 0
-    while total < nbytes:
-        count = os.preadv(descriptor, targets[:_MOST_VECTORS], offset + total)
-        total += count
-        if count == 0 or total == nbytes:
-            break
-        # the kernel stops where it likes: a signal, 2 GiB, the limit on vectors
-        while count >= targets[0].nbytes:
-            count -= targets[0].nbytes
-            targets = targets[1:]
-        targets = [targets[0][count:], *targets[1:]]
-    return total
+
+    def __init__(self, open_file: Callable[[str], int], capacity: int | None = None) -> None:
+        self._open_file = open_file
+        self._capacity = (
+            min(_MOST_OPEN, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4) if capacity is None else capacity
+        )
+        self._open: OrderedDict[str, _Open] = OrderedDict()
+        self._lock = threading.Lock()
+        self._finalizer = weakref.finalize(self, _close_all, self._open)
+
+    def lease(self, path: str) -> _Lease:
+        """A descriptor of ``path`` that stays open within the ``with`` block; raises what ``open_file`` raises."""
+        return _Lease(self, self._take(path))
+
+    def give_back(self, entry: _Open) -> None:
+        """The end of a lease."""
+        with self._lock:
+            entry.users -= 1
+            self._evict()
+
+    def close(self) -> None:
+        """Close every file; the cache can be used again."""
+        with self._lock:
+            _close_all(self._open)
+
+    def _take(self, path: str) -> _Open:
+        with self._lock:
+            entry = self._open.get(path)
+            if entry is not None:
+                self._open.move_to_end(path)
+                entry.users += 1
+                return entry
+        descriptor = self._open_file(path)
+        with self._lock:
+            # another thread may have opened it meanwhile; one of the two is enough
+            entry = self._open.setdefault(path, _Open(descriptor))
+            entry.users += 1
+        if entry.descriptor != descriptor:
+            os.close(descriptor)
+        return entry
+
+    def _evict(self) -> None:
+        while len(self._open) > self._capacity:
+            # the one used longest ago comes first, and is nearly always idle
+            idle = next((path for path, entry in self._open.items() if entry.users == 0), None)
+            if idle is None:
+                return
+            os.close(self._open.pop(idle).descriptor)
+
+
+def _close_all(files: OrderedDict[str, _Open]) -> None:
+    while files:
+        os.close(files.popitem()[1].descriptor)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 
 from mettle_cache.store.reading.buffers import Allocate, Assemble, BatchBuffer, BlockRun, new_memory, pinned_memory
-from mettle_cache.store.reading.transfer import Transfer
 from mettle_cache.tokens import TokenBatch
 
 # reads in flight: enough for a disk, few enough for two cores
@@ -76,3 +75,38 @@ def prefetch_batches(
     finally:
         # waits for the reads under way (a clip each): they write into buffers that are about to be freed
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+class Transfer:
+    """Hands filled buffers over to ``device``: nothing to do on a CPU, one asynchronous copy on a GPU.
+
+    On CUDA the copy runs on a stream of its own, beside the kernels of the step before; the current stream waits for
+    it, the host does not until :meth:`wait`.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.pinned = device.type == "cuda"
+        self._stream = torch.cuda.Stream(device) if self.pinned else None
+        self._copied: torch.cuda.Event | None = None
+
+    def deliver(self, buffer: BatchBuffer, clips: Sequence[int], names: Sequence[str]) -> TokenBatch:
+        """The batch in ``buffer``, on the device; on a CPU it is the buffer's own memory."""
+        if self.device.type == "cpu":
+            return buffer.batch(clips, names)
+        if self._stream is None:
+            return buffer.batch_in(buffer.memory.to(self.device), clips, names)
+        current = torch.cuda.current_stream(self.device)
+        with torch.cuda.stream(self._stream):
+            memory = buffer.memory.to(self.device, non_blocking=True)
+            self._copied = self._stream.record_event()
+        current.wait_event(self._copied)
+        # the allocator must not give this memory away while kernels of the consumer's stream still read it
+        memory.record_stream(current)
+        return buffer.batch_in(memory, clips, names)
+
+    def wait(self) -> None:
+        """Return when the buffer that was delivered last may be filled again."""
+        if self._copied is not None:
+            self._copied.synchronize()
+            self._copied = None

@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
+import difflib
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import pyarrow as pa
 import torch
 
-from mettle_cache.errors import StoreError, StoreUnfinishedError, UsageError
+from mettle_cache.errors import StoreError, StoreKeyError, StoreUnfinishedError, UsageError
 from mettle_cache.layers import LayerSpec
-from mettle_cache.store.format.commits import NamedCommits
-from mettle_cache.store.format.manifest import Manifest, manifest_so_far, read_manifest
-from mettle_cache.store.format.metadata import StoreHead, load_head
-from mettle_cache.store.format.ready import check_files, read_ready
-from mettle_cache.store.format.tables import MANIFEST, SAMPLES, read_table
-from mettle_cache.store.reading.buffers import BatchBuffer, block_runs
+from mettle_cache.store.format.codecs import CODES, StaticArrays
+from mettle_cache.store.format.digests import digest_of
+from mettle_cache.store.format.files import SAMPLES, read_table
+from mettle_cache.store.format.manifest import Manifest, NamedCommits, open_manifest
+from mettle_cache.store.format.metadata import StoreMetadata, check_files, load_metadata, read_ready
+from mettle_cache.store.reading.buffers import BatchBuffer, MemoryPool, block_runs
 from mettle_cache.store.reading.clip_reader import CHECKS, ClipReader
-from mettle_cache.store.reading.memory_pool import MemoryPool
 from mettle_cache.store.reading.prefetch import READS_AHEAD, prefetch_batches
 from mettle_cache.tokens import LayerTokens, TokenBatch
+
+if TYPE_CHECKING:
+    import zarr
+
+
+class LabelledTask(Protocol):
+    """What :meth:`TokenStore.labels` asks of a task (:class:`mettle_cache.tasks.protocol.Task`)."""
+
+    def targets(self, rows: Sequence[int]) -> torch.Tensor:
+        """Targets of samples, by position in the sample table, leading axis B."""
+        ...
 
 
 class TokenStore:
     """A finished store, open for reading; make one with :meth:`open`. Safe to use from several threads.
+
+    It is a collection of clips: ``len(store)``, ``"id" in store``, iteration over ids, and ``store[clip]`` for the
+    tokens of one clip, by id or index. Another process that it is sent to opens the same store there.
 
     Attributes
     ----------
@@ -37,33 +52,37 @@ class TokenStore:
         ``ok``, ``failed`` or (in an unfinished store) ``pending``, by index.
     failed
         Clips that have no tokens, and why.
+    finished
+        Whether the store has its ``READY``.
     key
         Everything that made the tokens what they are; ``key_digest`` is its short name.
     """
 
-    def __init__(self, head: StoreHead, manifest: Manifest, samples: pa.Table, *, check: str) -> None:
-        key = head.record.key
-        self.path = head.path
+    def __init__(
+        self, metadata: StoreMetadata, manifest: Manifest, samples: pa.Table, *, check: str, finished: bool = True
+    ) -> None:
+        key = metadata.record.key
+        self.path = metadata.path
         self.dataset = key.dataset
         self.segments = key.segments
-        self.layers: tuple[LayerSpec, ...] = head.layers
+        self.layers: tuple[LayerSpec, ...] = metadata.layers
         self.codec = key.codec
         self.vocabulary: Mapping[str, list[str]] = key.vocabulary
         self.key: Mapping[str, Any] = key.model_dump(mode="json")
-        self.key_digest = head.record.key_digest
-        self.provenance: Mapping[str, Any] = head.record.provenance
+        self.key_digest = metadata.record.key_digest
+        self.provenance: Mapping[str, Any] = metadata.record.provenance
         self.samples = samples
         self.clips = manifest.ids
         self.statuses = manifest.statuses
-        self.failed = {
-            clip: error
-            for clip, status, error in zip(manifest.ids, manifest.statuses, manifest.errors, strict=True)
-            if status == "failed"
-        }
-        self.nbytes = head.clip_bytes * self.statuses.count("ok")
-        self._head = head
+        self.failed = manifest.failed
+        self.finished = finished
+        self.nbytes = metadata.clip_bytes * self.statuses.count("ok")
+        self._metadata = metadata
+        self._index = {clip: number for number, clip in enumerate(manifest.ids)}
+        self._specs = {layer.name: layer for layer in metadata.layers}
+        self._static: dict[torch.device, StaticArrays] = {}
         self._memory = MemoryPool()
-        self._reader = ClipReader(NamedCommits(head, manifest.ids, manifest.commits), check=check)
+        self._reader = ClipReader(NamedCommits(metadata, manifest.ids, manifest.commits), check=check)
 
     @classmethod
     def open(cls, path: Path | str, *, check: str = "first", allow_unfinished: bool = False) -> TokenStore:
@@ -88,35 +107,116 @@ class TokenStore:
         """
         if check not in CHECKS:
             raise UsageError(f"check '{check}' is none of {', '.join(CHECKS)}")
-        head = load_head(Path(path))
-        ready = read_ready(head)
+        metadata = load_metadata(Path(path))
+        ready = read_ready(metadata)
         if ready is None and not allow_unfinished:
             raise StoreUnfinishedError(
                 f"{path} is unfinished: it has no READY record",
                 hint="run the same mettle extract command again; it goes on where the last run stopped",
             )
-        check_files(head, ready)
-        manifest = manifest_so_far(head) if ready is None else read_manifest(head, expected=ready.files[MANIFEST])
-        samples = read_table(head.path / SAMPLES, expected=head.record.samples, store=head.path)
-        return cls(head, manifest, samples, check=check)
+        check_files(metadata, ready)
+        manifest = open_manifest(metadata, ready)
+        samples = read_table(metadata.path / SAMPLES, expected=metadata.record.samples, store=metadata.path)
+        return cls(metadata, manifest, samples, check=check, finished=ready is not None)
 
-    def read(self, clips: Sequence[int], layers: Sequence[str] | None = None) -> TokenBatch:
-        """Tokens ``[B, T, N, *]`` of clips by index, in new memory; all layers, or those named.
+    def __len__(self) -> int:
+        """The number of clips, those without tokens included."""
+        return len(self.clips)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.clips)
+
+    def __contains__(self, clip: object) -> bool:
+        return clip in self._index
+
+    def __getitem__(self, clip: str | int) -> Mapping[str, LayerTokens]:
+        """One clip's tokens ``[T, N, D]`` by layer name, in new memory; raises as :meth:`read`."""
+        return {name: tokens[0] for name, tokens in self.read([clip]).layers.items()}
+
+    def __repr__(self) -> str:
+        without = sum(status != "ok" for status in self.statuses)
+        lacking = f" ({without} without tokens)" if without else ""
+        unfinished = "" if self.finished else ", unfinished"
+        return (
+            f"<TokenStore {self.path}: {self.dataset}, {len(self):,} clips{lacking} of {self.segments} segments, "
+            f"{len(self.layers)} layers ({self.layers[0].name} to {self.layers[-1].name}) in {self.codec}, "
+            f"{self.nbytes:,} bytes{unfinished}>"
+        )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _reopen, (self.path.absolute(), self._identity(), self._reader.check, not self.finished)
+
+    def read(self, clips: Sequence[str | int], layers: Sequence[str] | None = None) -> TokenBatch:
+        """Tokens ``[B, T, N, *]`` of clips by id or index, in new memory; all layers, or those named.
 
         Raises
         ------
         UsageError
-            An index or a layer that the store does not have.
+            An id, an index or a layer that the store does not have.
         StoreError
             A clip without tokens; StoreCorruptError for damage.
         """
         names = self._layer_names(layers)
-        for clip in clips:
-            self._check_clip(clip)
-        buffer = BatchBuffer(block_runs(self._head.layout, names), len(clips), self._assemble)
-        for slot, clip in enumerate(clips):
-            self._reader.read_clip(clip, buffer, slot)
-        return buffer.batch(clips, names)
+        if isinstance(clips, str):
+            raise UsageError(f"read() takes several clips, not the one '{clips}'", hint=f"store.read(['{clips}'])")
+        numbers = [self.index(clip) for clip in clips]
+        for number in numbers:
+            self._check_clip(number)
+        buffer = BatchBuffer(block_runs(self._metadata.layout, names), len(numbers), self._assemble)
+        for slot, number in enumerate(numbers):
+            self._reader.read_clip(number, buffer, slot)
+        return buffer.batch(numbers, names)
+
+    def index(self, clip: str | int) -> int:
+        """A clip's place on the clip axis, from its id, or from the place itself.
+
+        Raises
+        ------
+        UsageError
+            There is no such clip.
+        """
+        if isinstance(clip, str):
+            if clip in self._index:
+                return self._index[clip]
+            near = difflib.get_close_matches(clip, self.clips, n=1)
+            raise UsageError(
+                f"there is no clip '{clip}' in {self.path}",
+                hint=f"did you mean '{near[0]}'?" if near else "store.clips lists them",
+            )
+        try:
+            number = operator.index(clip)
+        except TypeError:
+            number = None
+        if number is None or isinstance(clip, bool):
+            raise UsageError(f"a clip is named by its id or index, not by {clip!r}", hint="store.clips lists the ids")
+        if not 0 <= number < len(self.clips):
+            raise UsageError(f"there is no clip {number}; {self.path} has clips 0 to {len(self.clips) - 1}")
+        return number
+
+    def labels(self, task: LabelledTask) -> torch.Tensor:
+        """The targets of all samples, in the order of :attr:`samples`, as a task object that is bound to them gives
+        them: its own shape behind the leading axis."""
+        return task.targets(range(self.samples.num_rows))
+
+    def to_zarr(self) -> zarr.Group:
+        """The store as a group of zarr-python, read-only, for tools that know nothing of it.
+
+        Chunks of clips that have no tokens raise StoreError instead of being read as zeros. What zarr reads it checks
+        against the checksums in the shards, not against the commit records.
+
+        Raises
+        ------
+        StoreUnfinishedError
+            The store is not finished.
+        """
+        if not self.finished:
+            raise StoreUnfinishedError(
+                f"{self.path} is unfinished, and zarr would read what is missing as zeros",
+                hint="run the same mettle extract command again; it goes on where the last run stopped",
+            )
+        from mettle_cache.store.reading.zarr_view import open_zarr
+
+        return open_zarr(self.path, self.failed, self.clips)
 
     def batches(
         self,
@@ -145,7 +245,7 @@ class TokenStore:
         if isinstance(order, Sequence):
             for clip in {clip for clips in order for clip in clips}:
                 self._check_clip(clip)
-        runs = block_runs(self._head.layout, names)
+        runs = block_runs(self._metadata.layout, names)
         return prefetch_batches(
             self._read_clip,
             order,
@@ -167,7 +267,7 @@ class TokenStore:
             As :meth:`read`.
         """
         self._check_clip(clip)
-        return tuple(self._head.shard_paths(clip))
+        return tuple(self._metadata.shard_paths(clip))
 
     def close(self) -> None:
         """Close the files and free the memory that are kept for the next read; the store can be read again."""
@@ -186,9 +286,25 @@ class TokenStore:
         self._check_clip(clip)
         self._reader.read_clip(clip, buffer, slot)
 
-    def _assemble(self, _: str, arrays: Mapping[str, torch.Tensor]) -> LayerTokens:
-        parts = {part: array for part, array in arrays.items() if part != "codes"}
-        return LayerTokens(arrays["codes"], self._head.codec.format, parts)
+    def _assemble(self, layer: str, arrays: Mapping[str, torch.Tensor]) -> LayerTokens:
+        codes = arrays[CODES]
+        parts = {part: array for part, array in arrays.items() if part != CODES}
+        static = self._static_arrays(codes.device).get(layer, {})
+        return LayerTokens(codes, self._metadata.codec.format(self._specs[layer]), parts, static)
+
+    def _static_arrays(self, device: torch.device) -> StaticArrays:
+        """The codec's static arrays, read once and taken to each device once."""
+        if device not in self._static:
+            self._static[device] = {
+                layer: {part: array.to(device) for part, array in arrays.items()}
+                for layer, arrays in self._metadata.read_static().items()
+            }
+        return self._static[device]
+
+    def _identity(self) -> str:
+        """What a store that takes this one's place would not have: the digest of its key and its commits."""
+        ready = read_ready(self._metadata)
+        return digest_of([self.key_digest, ready.commits if ready else None])
 
     def _layer_names(self, layers: Sequence[str] | None) -> list[str]:
         known = [layer.name for layer in self.layers]
@@ -203,12 +319,20 @@ class TokenStore:
         return list(dict.fromkeys(layers))
 
     def _check_clip(self, clip: int) -> None:
-        if not 0 <= clip < len(self.clips):
-            raise UsageError(f"there is no clip {clip}; {self.path} has clips 0 to {len(self.clips) - 1}")
-        name = self.clips[clip]
+        name = self.clips[self.index(clip)]
         if self.statuses[clip] == "failed":
             raise StoreError(f"clip {name} has no tokens: {self.failed[name]}", hint="leave it out; see store.failed")
         if self.statuses[clip] != "ok":
             raise StoreUnfinishedError(
                 f"clip {name} is not committed in {self.path}", hint="run the same mettle extract command again"
             )
+
+
+def _reopen(path: Path, identity: str, check: str, allow_unfinished: bool) -> TokenStore:
+    """The other end of pickling a store."""
+    store = TokenStore.open(path, check=check, allow_unfinished=allow_unfinished)
+    if store._identity() != identity:
+        raise StoreKeyError(
+            f"{path} is another store than the one that was sent here", hint="open the store in this process"
+        )
+    return store

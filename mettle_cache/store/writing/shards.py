@@ -10,7 +10,8 @@ from torch import Tensor
 
 from mettle_cache.errors import StoreError
 from mettle_cache.layers import LayerSpec
-from mettle_cache.store.format.checksum import crc32c, crc_bytes
+from mettle_cache.store.format.codecs import CODES
+from mettle_cache.store.format.digests import crc32c, crc_bytes
 from mettle_cache.store.format.layout import ArrayLayout
 from mettle_cache.store.writing.durable import Buffer
 from mettle_cache.tokens import LayerTokens
@@ -29,8 +30,8 @@ def build_shard(array: ArrayLayout, tokens: Mapping[str, LayerTokens]) -> Shard:
     """The shard of one array from a clip's tokens by layer name (checked by :func:`check_tokens`)."""
     buffers: list[Buffer] = []
     checksums: list[str] = []
-    for layer in array.layers:
-        chunk = tensor_bytes(stored_arrays(tokens[layer.name])[array.part])
+    for first, *_ in array.sharers:
+        chunk = tensor_bytes(stored_arrays(tokens[first.name])[array.part])
         checksum = crc32c(chunk)
         buffers += [chunk, crc_bytes(checksum)]
         checksums.append(f"{checksum:08x}")
@@ -39,7 +40,7 @@ def build_shard(array: ArrayLayout, tokens: Mapping[str, LayerTokens]) -> Shard:
 
 def stored_arrays(tokens: LayerTokens) -> dict[str, Tensor]:
     """What is stored of a layer's tokens, by the name of the part."""
-    return {"codes": tokens.codes, **tokens.parts}
+    return {CODES: tokens.codes, **tokens.parts}
 
 
 def tensor_bytes(tensor: Tensor) -> memoryview:
@@ -56,9 +57,9 @@ def check_tokens(tokens: Mapping[str, LayerTokens], layout: Sequence[ArrayLayout
     StoreError
         A layer is missing or surplus, or a tensor has another shape or type; names the clip and the layer.
     """
-    wanted = {layer.name for array in layout for layer in array.layers}
-    if set(tokens) != wanted:
-        missing, surplus = sorted(wanted - set(tokens)), sorted(set(tokens) - wanted)
+    table = {layer.name for array in layout for layer in array.layers}
+    if set(tokens) != table:
+        missing, surplus = sorted(table - set(tokens)), sorted(set(tokens) - table)
         raise StoreError(
             f"clip {clip}: layers {missing or 'none'} are missing, {surplus or 'none'} are not of this store"
         )
@@ -81,7 +82,7 @@ def largest_values(tokens: Mapping[str, LayerTokens], layers: Sequence[LayerSpec
     StoreError
         It is not finite; names the clip and the layer.
     """
-    found: dict[str, float] = {}
+    largest_by_layer: dict[str, float] = {}
     for layer in layers:
         largest = float(_largest(tokens[layer.name]))
         if not largest < float("inf"):
@@ -89,8 +90,8 @@ def largest_values(tokens: Mapping[str, LayerTokens], layers: Sequence[LayerSpec
                 f"clip {clip}, layer {layer.name}: tokens decode to values that are not finite",
                 hint="encode with a codec of mettle_cache.store.format.codecs; it refuses what it cannot hold",
             )
-        found[layer.name] = float(f"{largest:.6g}")
-    return found
+        largest_by_layer[layer.name] = float(f"{largest:.6g}")
+    return largest_by_layer
 
 
 def _largest(tokens: LayerTokens) -> Tensor:

@@ -13,14 +13,12 @@ from types import TracebackType
 from typing import Self
 
 from mettle_cache.errors import UsageError
-from mettle_cache.store.format.clip_ids import read_clip_ids
-from mettle_cache.store.format.commits import find_commit, misfit_shards
-from mettle_cache.store.format.metadata import COMMITS, StoreHead, load_head
+from mettle_cache.store.format.manifest import find_commit, misfit_shards
+from mettle_cache.store.format.metadata import COMMITS, StoreMetadata, load_metadata
 from mettle_cache.store.format.records import CommitRecord
 from mettle_cache.store.format.spec import StoreSpec
-from mettle_cache.store.writing.creation import create_store
 from mettle_cache.store.writing.durable import PARTIAL, disk_errors, remove_files, write_file, write_files
-from mettle_cache.store.writing.finishing import finish_store, unready
+from mettle_cache.store.writing.lifecycle import create_store, finish_store, unready
 from mettle_cache.store.writing.locks import PartLock, finish_lock, part_range
 from mettle_cache.store.writing.shards import build_shard, check_tokens, largest_values
 from mettle_cache.tokens import LayerTokens
@@ -49,8 +47,8 @@ class StoreWriter:
     processes that :meth:`join`, call :meth:`write_clip` and :meth:`fail_clip` for different clips.
     """
 
-    def __init__(self, head: StoreHead, clips: tuple[str, ...]) -> None:
-        self.head = head
+    def __init__(self, metadata: StoreMetadata, clips: tuple[str, ...]) -> None:
+        self.metadata = metadata
         self.clips = clips
         self._lock: PartLock | None = None
 
@@ -70,12 +68,12 @@ class StoreWriter:
     @classmethod
     def join(cls, path: Path | str) -> Self:
         """Open a store that another process has made, to write clips into it."""
-        head = load_head(Path(path))
-        return cls(head, read_clip_ids(head))
+        metadata = load_metadata(Path(path))
+        return cls(metadata, metadata.read_clip_ids())
 
     @property
     def path(self) -> Path:
-        return self.head.path
+        return self.metadata.path
 
     def pending(self, part: tuple[int, int] = (0, 1), *, retry_failed: bool = True) -> list[int]:
         """Claim a part until :meth:`close`, sweep what a killed writer left in it, and list the clips still to write.
@@ -108,26 +106,26 @@ class StoreWriter:
             The disk is full; the clip is not committed.
         """
         clip = self._clip_id(index)
-        check_tokens(tokens, self.head.layout, clip)
-        largest = largest_values(tokens, self.head.layers, clip)
-        shards = [build_shard(array, tokens) for array in self.head.layout]
-        unready(self.head)
-        remove_files([self.head.commit_path(index)])
+        check_tokens(tokens, self.metadata.layout, clip)
+        largest = largest_values(tokens, self.metadata.layers, clip)
+        shards = [build_shard(array, tokens) for array in self.metadata.layout]
+        unready(self.metadata)
+        remove_files([self.metadata.commit_path(index)])
         write_files([(self.path / shard.array.shard_path(index), shard.buffers) for shard in shards])
         self._commit(
             index,
             status="ok",
             source=source,
-            nbytes=self.head.clip_bytes,
+            nbytes=self.metadata.clip_bytes,
             crc32c={shard.array.name: list(shard.checksums) for shard in shards},
             max_abs=largest,
         )
-        return self.head.clip_bytes
+        return self.metadata.clip_bytes
 
     def fail_clip(self, index: int, error: str, source: str | None = None) -> None:
         """Record that a clip cannot be extracted, and remove what an earlier attempt may have left of it."""
-        unready(self.head)
-        remove_files([self.head.commit_path(index), *self.head.shard_paths(index)])
+        unready(self.metadata)
+        remove_files([self.metadata.commit_path(index), *self.metadata.shard_paths(index)])
         self._commit(index, status="failed", source=source, error=error[:_LONGEST_ERROR])
 
     def finish(self) -> StoreReport:
@@ -148,7 +146,7 @@ class StoreWriter:
         self.close()
         if report.finished:
             with finish_lock(self.path):
-                finish_store(self.head, commits)
+                finish_store(self.metadata, commits)
         return report
 
     def close(self) -> None:
@@ -172,16 +170,16 @@ class StoreWriter:
 
     def _commit(self, index: int, **facts: object) -> None:
         empty: dict[str, object] = {"error": None, "nbytes": 0, "crc32c": {}, "max_abs": {}}
-        known = {"index": index, "clip": self._clip_id(index), "key": self.head.record.key_digest}
+        known = {"index": index, "clip": self._clip_id(index), "key": self.metadata.record.key_digest}
         record = CommitRecord.model_validate({**empty, **known, **facts})
-        write_file(self.head.commit_path(index), record.to_bytes())
+        write_file(self.metadata.commit_path(index), record.to_bytes())
 
     def _state(self, clip: int) -> CommitRecord | None:
         """The commit of a clip whose data is there as committed, or None."""
-        commit = find_commit(self.head, clip)
+        commit = find_commit(self.metadata, clip)
         if commit is None or commit.clip != self.clips[clip]:
             return None
-        return None if commit.status == "ok" and misfit_shards(self.head, clip) else commit
+        return None if commit.status == "ok" and misfit_shards(self.metadata, clip) else commit
 
     def _is_done(self, clip: int, retry_failed: bool) -> bool:
         commit = self._state(clip)
@@ -189,7 +187,7 @@ class StoreWriter:
 
     def _sweep(self, clips: range) -> None:
         """Remove temporary files of the clips of a part that was just claimed: nobody can be writing them."""
-        folders = [self.path / COMMITS, *(self.path / array.name for array in self.head.layout)]
+        folders = [self.path / COMMITS, *(self.path / array.name for array in self.metadata.layout)]
         for folder in folders:
             for leftover in folder.glob(f"*{PARTIAL}"):
                 number = leftover.name.removeprefix("c.").split(".")[0]

@@ -5,7 +5,7 @@ import torch
 
 from mettle_cache.pipelines.benchmark.fullsize import SEGMENTS, bench_layers, store_bytes, write_bench_store
 from mettle_cache.store import TokenStore, verify_store
-from mettle_cache.store.format.codecs import CODECS
+from tests.store.tiny import CODECS
 
 
 def test_the_full_layer_table_is_the_papers():

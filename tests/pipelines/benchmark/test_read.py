@@ -36,7 +36,7 @@ from mettle_cache.pipelines.benchmark.readers import (
 from mettle_cache.pipelines.benchmark.registry import run_bench
 from mettle_cache.pipelines.progress import Silent
 from mettle_cache.store import TokenStore
-from mettle_cache.store.format.metadata import load_head
+from mettle_cache.store.format.metadata import load_metadata
 
 CLIPS = 6
 INSTALLED = [baseline for baseline in BASELINES if is_installed(baseline)]
@@ -53,7 +53,7 @@ def store(tmp_path_factory):
 def source(store, tmp_path_factory):
     def make(baseline):
         folder = tmp_path_factory.mktemp("baseline")
-        made = Source(store=store, arrays=load_head(store).layout, clips=CLIPS, folder=folder, threads=2)
+        made = Source(store=store, arrays=load_metadata(store).layout, clips=CLIPS, folder=folder, threads=2)
         baseline.write(made)
         return made
 

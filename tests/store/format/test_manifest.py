@@ -5,9 +5,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from mettle_cache.errors import StoreCorruptError
-from mettle_cache.store.format.clip_ids import read_clip_ids
 from mettle_cache.store.format.manifest import manifest_so_far, splits_of
-from mettle_cache.store.format.metadata import load_head
+from mettle_cache.store.format.metadata import load_metadata
 from mettle_cache.store.writing.writer import StoreWriter
 from tests.store.tiny import clip_tokens, make_spec, source, write_store
 
@@ -34,7 +33,7 @@ def test_before_the_end_the_commits_are_the_manifest(tmp_path):
     with StoreWriter.create_or_resume(tmp_path / "s.zarr", make_spec()) as writer:
         writer.write_clip(1, clip_tokens(1), source=source(1))
         writer.fail_clip(3, "no sound")
-    so_far = manifest_so_far(load_head(tmp_path / "s.zarr"))
+    so_far = manifest_so_far(load_metadata(tmp_path / "s.zarr"))
     assert so_far.statuses == ("pending", "ok", "pending", "failed")
     assert so_far.errors == ("", "", "", "no sound")
     assert not (tmp_path / "s.zarr" / "manifest.parquet").exists()
@@ -45,4 +44,4 @@ def test_other_ids_than_the_key_s_are_refused(tmp_path, content):
     write_store(tmp_path / "s.zarr")
     (tmp_path / "s.zarr" / "clips.json").write_bytes(content)
     with pytest.raises(StoreCorruptError, match=r"clips\.json: not the clips that the store's key names"):
-        read_clip_ids(load_head(tmp_path / "s.zarr"))
+        load_metadata(tmp_path / "s.zarr").read_clip_ids()

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mettle_cache.errors import ConfigError, UsageError
-from mettle_cache.store.format.spec import canonical_json, digest_of, id_problems, key_differences
+from mettle_cache.store.format.digests import canonical_json, digest_of
+from mettle_cache.store.format.spec import id_problems, key_differences
 from tests.store.tiny import LAYERS, make_spec
 
 

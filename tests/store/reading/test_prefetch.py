@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mettle_cache.store.format.codecs import get_codec
+from mettle_cache.store.format.files import read_fully
 from mettle_cache.store.format.layout import store_layout
 from mettle_cache.store.reading import prefetch
 from mettle_cache.store.reading.buffers import BatchBuffer, block_runs
-from mettle_cache.store.reading.clip_reader import read_fully
 from mettle_cache.store.reading.prefetch import prefetch_batches
 from mettle_cache.store.reading.token_store import TokenStore
 from mettle_cache.tokens import INT8, LayerTokens

@@ -8,10 +8,9 @@ import torch
 
 from mettle_cache.errors import StoreCorruptError, StoreError, StoreMissingError, StoreUnfinishedError, UsageError
 from mettle_cache.store import StoreWriter, TokenStore, find_stores
-from mettle_cache.store.format.codecs import CODECS
-from mettle_cache.store.format.metadata import load_head
+from mettle_cache.store.format.metadata import load_metadata
 from mettle_cache.store.reading import clip_reader
-from tests.store.tiny import LAYERS, clip_tokens, make_spec, source, write_store
+from tests.store.tiny import CODECS, LAYERS, clip_tokens, make_spec, source, write_store
 
 NAMES = [layer.name for layer in LAYERS]
 
@@ -113,7 +112,7 @@ def test_checks_first_always_never(stored):
 def test_checking_in_pieces_of_any_size_reads_the_same_and_finds_every_flip(stored, codec, piece, monkeypatch):
     monkeypatch.setattr(clip_reader, "_PIECE_BYTES", piece)
     assert_equal(TokenStore.open(stored, check="always").read([2, 0]), codec)
-    array = load_head(stored).layout[0]
+    array = load_metadata(stored).layout[0]
     file = stored / array.shard_path(1)
     good = file.read_bytes()
     for place in (0, array.chunk_bytes - 1, array.chunk_bytes, array.chunk_offset(1), array.index_offset - 1):

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from mettle_cache.errors import NoRoomError, StoreError, StoreKeyError, StoreMissingError, UsageError
-from mettle_cache.store.format.codecs import CODECS
 from mettle_cache.store.format.records import CommitRecord
 from mettle_cache.store.format.spec import FORMAT_VERSION
 from mettle_cache.store.reading.token_store import TokenStore
@@ -17,7 +16,7 @@ from mettle_cache.store.verify import verify_store
 from mettle_cache.store.writing.durable import PARTIAL
 from mettle_cache.store.writing.writer import StoreWriter
 from mettle_cache.tokens import FLOATS, INT8, LayerTokens
-from tests.store.tiny import LAYERS, clip_tokens, contents, make_spec, raw_tokens, source, write_store
+from tests.store.tiny import CODECS, LAYERS, clip_tokens, contents, make_spec, raw_tokens, source, write_store
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mettle_cache.store import TokenStore
-from mettle_cache.store.reading.memory_pool import MemoryPool
+from mettle_cache.store.reading.buffers import MemoryPool
 from tests.store.tiny import make_spec, write_store
 
 

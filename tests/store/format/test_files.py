@@ -7,9 +7,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mettle_cache.errors import StoreCorruptError
-from mettle_cache.store.format import tables
-from mettle_cache.store.format.spec import digest
-from mettle_cache.store.format.tables import read_table, table_bytes
+from mettle_cache.store.format import files
+from mettle_cache.store.format.digests import digest
+from mettle_cache.store.format.files import read_table, table_bytes
 
 TABLE = pa.table({"clip": ["a", "b", "a"], "split": ["train", "val", "test"], "start": [0, 2, 4]})
 
@@ -46,14 +46,14 @@ def test_tables_that_could_unfold_are_refused(tmp_path, options):
 
 
 def test_too_many_rows_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "_MOST_ROWS", 2)
+    monkeypatch.setattr(files, "_MOST_ROWS", 2)
     (tmp_path / "t.parquet").write_bytes(table_bytes(TABLE))
     with pytest.raises(StoreCorruptError, match="3 rows"):
         read(tmp_path / "t.parquet")
 
 
 def test_a_table_beyond_any_size_is_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "LARGEST_TABLE", 100)
+    monkeypatch.setattr(files, "LARGEST_TABLE", 100)
     (tmp_path / "t.parquet").write_bytes(table_bytes(TABLE))
     with pytest.raises(StoreCorruptError, match="more than the 100 such a file may have"):
         read(tmp_path / "t.parquet")

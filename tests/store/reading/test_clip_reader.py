@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from mettle_cache.store.format.files import open_regular
-from mettle_cache.store.reading.descriptors import DescriptorCache
+from mettle_cache.store.reading.clip_reader import DescriptorCache
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mettle_cache.store.format import checksum
-from mettle_cache.store.format.checksum import crc32c, crc32c_of_google, crc32c_of_icrar, crc_bytes
+from mettle_cache.store.format import digests
+from mettle_cache.store.format.digests import crc32c, crc32c_of_google, crc32c_of_icrar, crc_bytes
 
 # RFC 3720, appendix B.4, and the check value of the CRC catalogue
 VECTORS = {bytes(32): 0x8A9136AA, b"\xff" * 32: 0x62A8AB43, bytes(range(32)): 0x46DD794E, b"123456789": 0xE3069283}
@@ -31,4 +31,4 @@ def test_the_checksum_is_stored_as_four_bytes_little_endian():
 
 
 def test_the_library_in_use_is_named():
-    assert checksum.LIBRARY in ("crc32c", "google-crc32c")
+    assert digests.LIBRARY in ("crc32c", "google-crc32c")
