@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba.core import types
 from numba.extending import overload
 
-from mettle_cache.methods.kernels.cpu.compiled import Array
+from mettle_cache.methods.kernels.cpu.compiled import PACKED, Array
 
 
 def some_tokens(codes: Array, f: int, start: int, step: int, scratch: Array) -> Array:
@@ -42,4 +41,4 @@ def _some_tokens(codes: Any, f: Any, start: Any, step: Any, scratch: Any) -> Any
                 low[d], high[d] = row[d] & 15, row[d] >> 4
         return scratch
 
-    return packed if codes.dtype == types.uint8 else plain
+    return packed if codes.dtype == PACKED else plain

@@ -31,6 +31,8 @@ Array = NDArray[Any]
 # sums may be reordered into vectors; infinities and NaN keep their meaning
 FAST = {"contract", "reassoc", "nsz", "arcp"}
 LINE = 64  # bytes of a cache
+# the type by which compiled code tells packed int4 codes, two a byte; pooling.py hands over no other unsigned bytes
+PACKED = types.uint8
 NEWEST_KEPT = 4
 UNUSED_SECONDS = 7 * 24 * 3600.0
 _SOURCES = Path(__file__).parent

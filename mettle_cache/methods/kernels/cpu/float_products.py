@@ -14,10 +14,9 @@ from typing import Any
 
 import numpy as np
 from numba import float32
-from numba.core import types
 from numba.extending import overload
 
-from mettle_cache.methods.kernels.cpu.compiled import FAST, Array, aligned, compiled, vector_of
+from mettle_cache.methods.kernels.cpu.compiled import FAST, PACKED, Array, aligned, compiled, vector_of
 
 Sums = tuple[float, float, float, float]
 
@@ -71,7 +70,7 @@ def _decode_block(codes: Any, f: Any, n: Any, scale: Any, offset: Any, g: Any, x
             s3 += low3 + high3
         return s0, s1, s2, s3
 
-    return packed if codes.dtype == types.uint8 else plain
+    return packed if codes.dtype == PACKED else plain
 
 
 @compiled(fastmath=FAST)

@@ -36,7 +36,7 @@ PART_BYTES = 1 << 20
 MOST_FRAMES = 32
 _ROW_STEP = 16
 _FLOATS = (torch.float16, torch.float32)
-# unsigned bytes hold two int4 codes each: the compiled loops take them apart, and get no other unsigned bytes
+# type of the codes, and whether a byte holds two: the compiled loops take those apart
 _INTEGERS = ((torch.int8, False), (torch.uint8, True))
 
 
