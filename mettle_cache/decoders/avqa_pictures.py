@@ -10,6 +10,7 @@ Shapes: ``...`` leading axes (clips, segments), N positions, D channels, K vecto
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -59,7 +60,9 @@ class Pictures:
         return norms
 
 
-def inject_vectors(pictures: Pictures, vectors: Tensor, *, softmax_over: str) -> Pictures:
+def inject_vectors(
+    pictures: Pictures, vectors: Tensor, *, softmax_over: Literal["meta_tokens", "positions"]
+) -> Pictures:
     """One step of equation 3.4 on top of the pictures: :func:`mettle_cache.methods.mti.inject` without adding up.
 
     ``vectors`` are meta-tokens ``[..., K, D]``; the softmax is over them or, with ``positions``, over the N positions.

@@ -1,76 +1,110 @@
-"""Layer-Centric Distillation of one layer: N tokens into K meta-tokens (Mettle, equations 3.1 and 3.2)."""
+"""Layer-Centric Distillation of one layer: N tokens into K meta-tokens (Mettle, equations 3.1 and 3.2).
+
+The attention has two readings. Event localisation's published totals fit a whole attention module, shared by all steps,
+with norms around it. Segmentation's fit three matrices a step and no output projection, as equation 3.1 prints it
+(spec-avs.md 8.3, reading A). Each has its own way of evaluation, and with it the order of its sums: a module's steps
+are one function each, with a backward pass by hand; the matrices' are taken apart by autograd.
+
+Shapes: F frames (B clips times T segments), N tokens, D channels, K meta-tokens, H attention heads, d output channels.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 
 from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec
-from mettle_cache.methods.kernels.ops import distil_tokens
+from mettle_cache.methods.kernels.ops import absorbed_pooling, distil_tokens
 from mettle_cache.methods.kernels.projections import ProjectionWeights, fold_keys
+from mettle_cache.options import Options
 from mettle_cache.tokens import LayerTokens
 
-ATTENTION_PATHS = ("absorbed", "stock")
-PRETRAINED_BRANCHES = ("linear", "avgpool", "none")
+if TYPE_CHECKING:
+    from mettle_cache.methods.lcd import LCDOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistillerOptions:
-    """The switches of Tables 8 to 10, and what spec-avel.md section 9 leaves open.
+class MatrixOptions(Options):
+    """Three matrices, as equation 3.1 prints them, in the place of an attention module.
 
-    ``steps`` is R. ``task_specific`` is the attention branch (TS), ``pretrained_branch`` the token-mixing one (DP).
-    ``norm`` puts a LayerNorm on the meta-tokens and on the attended tokens. ``residual`` adds the meta-tokens back
-    after the attention, which the paper does not. ``attention`` chooses the evaluation, not the function: ``stock``
-    runs ``nn.MultiheadAttention`` on decoded tokens and is the oracle of ``absorbed``.
+    Attributes
+    ----------
+    out_proj
+        A linear after the attention, which equation 3.1 does not have: ``D² + D`` more parameters.
+    shared_steps
+        One set of matrices for all steps.
     """
 
-    steps: int = 1
-    heads: int = 8
-    task_specific: bool = True
-    pretrained_branch: str = "linear"
-    norm: bool = True
-    residual: bool = False
-    attention: str = "absorbed"
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or self.heads < 1:
-            raise UsageError(f"LCD needs at least one step and one head, not {self.steps} and {self.heads}")
-        for value, legal in (
-            (self.pretrained_branch, PRETRAINED_BRANCHES),
-            (self.attention, ATTENTION_PATHS),
-        ):
-            if value not in legal:
-                raise UsageError(f"LCD has no '{value}'; use one of {', '.join(legal)}")
-        if not self.task_specific and self.pretrained_branch == "none":
-            raise UsageError("LCD without the task-specific and without the pretrained branch distils nothing")
+    out_proj: bool = False
+    shared_steps: bool = False
 
 
 class LayerDistiller(nn.Module):
-    """Distil one layer. Parameters count ``4D² + 4D`` (attention), ``4D`` (norms), ``KD``, and ``NK + K`` (mixing)."""
+    """Distil one layer.
 
-    def __init__(self, layer: LayerSpec, meta_tokens: int, options: DistillerOptions) -> None:
+    Parameters count ``KD``, ``NK + K`` (mixing), and with the attention ``4D² + 4D`` and ``4D`` (norms); or
+    ``3D² + 3D`` for each set of matrices.
+
+    Parameters
+    ----------
+    meta_tokens, steps
+        K and R.
+    options
+        What all layers have in common: attention heads, branches, norm and residual.
+    matrices
+        Matrices instead of an attention module; then neither norm nor residual.
+
+    Raises
+    ------
+    UsageError
+        A width that the attention heads do not divide, or matrices with norm or residual.
+    """
+
+    def __init__(
+        self,
+        layer: LayerSpec,
+        meta_tokens: int,
+        steps: int,
+        options: LCDOptions,
+        matrices: MatrixOptions | None = None,
+    ) -> None:
         super().__init__()
-        if meta_tokens < 1:
-            raise UsageError(f"layer {layer.name}: LCD needs at least one meta-token, not {meta_tokens}")
         if layer.width % options.heads:
             raise UsageError(f"layer {layer.name}: width {layer.width} is not divisible by {options.heads} heads")
-        self.layer = layer
-        self.options = options
-        self.count = meta_tokens
+        if matrices is not None and (options.norm or options.residual):
+            raise UsageError(
+                "equation 3.1 has three matrices and neither norm nor residual",
+                hint="set lcd.norm = false and lcd.residual = false",
+            )
+        self.layer, self.options, self.matrices = layer, options, matrices
+        self.count, self.steps = meta_tokens, steps
         if options.task_specific:
             self.meta_tokens = nn.Parameter(torch.empty(meta_tokens, layer.width).normal_(std=0.02))
-            self.attention = nn.MultiheadAttention(layer.width, options.heads, batch_first=True)
-            if options.norm:
-                self.norm_meta_tokens = nn.LayerNorm(layer.width)
-                self.norm_tokens = nn.LayerNorm(layer.width)
+            if matrices is None:
+                self._add_module()
+            else:
+                self._add_matrices(matrices)
         if options.pretrained_branch == "linear":
             self.mix = nn.Linear(layer.tokens, meta_tokens)
         # follows the module's precision and device, also where a variant has no parameters
         self.unit: Tensor
         self.register_buffer("unit", torch.ones(()), persistent=False)
+
+    def _add_module(self) -> None:
+        width = self.layer.width
+        self.attention = nn.MultiheadAttention(width, self.options.heads, batch_first=True)
+        if self.options.norm:
+            self.norm_meta_tokens = nn.LayerNorm(width)
+            self.norm_tokens = nn.LayerNorm(width)
+
+    def _add_matrices(self, matrices: MatrixOptions) -> None:
+        width, sets = self.layer.width, 1 if matrices.shared_steps else self.steps
+        self.projections = nn.ModuleList(_xavier_linear(3 * width, width) for _ in range(sets))
+        self.outputs = nn.ModuleList(_xavier_linear(width, width) for _ in range(sets if matrices.out_proj else 0))
 
     def forward(self, tokens: LayerTokens, projection: nn.Linear | None = None, *, summed: bool = False) -> Tensor:
         """Meta-tokens ``[F, K, D]`` of a layer's tokens, ``codes [F, N, D]``; or, projected, ``[F, K, d]``.
@@ -78,14 +112,14 @@ class LayerDistiller(nn.Module):
         Their sum, ``[F, D]`` or ``[F, d]``, costs less than they do: all that follows the softmax is affine, and serves
         K meta-tokens at once.
         """
-        if self.options.attention == "stock":
-            distilled = self._distil_stock(tokens.floats(self.unit.dtype))
-            distilled = distilled if projection is None else projection(distilled)
-            return distilled.sum(1) if summed else distilled
         # logits and statistics stay in full precision; the products that autocast would speed up are tiny
         with torch.autocast(tokens.codes.device.type, enabled=False):
-            distilled = self._distil_absorbed(tokens, projection, summed=summed)
-        return distilled.squeeze(1) if summed else distilled
+            if self.matrices is None or not self.options.task_specific:
+                distilled = self._distil(tokens, projection, summed=summed)
+                return distilled.squeeze(1) if summed else distilled
+            distilled = self._distil_with_matrices(tokens)
+            distilled = distilled if projection is None else projection(distilled)
+            return distilled.sum(1) if summed else distilled
 
     def mixing(self) -> Tensor | None:
         """Weights ``[K, N]`` of the token-mixing branch."""
@@ -95,22 +129,23 @@ class LayerDistiller(nn.Module):
             return (self.unit / self.layer.tokens).expand(self.count, self.layer.tokens)
         return None
 
-    def fold_queries(self, meta_tokens: Tensor) -> Tensor:
+    def absorbed_queries(self, meta_tokens: Tensor) -> Tensor:
         """``W_Kᵀ q`` of each head, logit scale and norm weight included: ``[..., K, D]`` to ``[..., K H, D]``."""
-        return self._fold(meta_tokens)[0]
+        return self._absorb(meta_tokens)[0]
 
-    def _fold(self, meta_tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries of :meth:`fold_queries`, and the values' projection and its bias."""
+    def _absorb(self, meta_tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries of :meth:`absorbed_queries`, and the values' projection and its bias."""
         attention = self.attention
-        asked = self.norm_meta_tokens(meta_tokens) if self.options.norm else meta_tokens
-        folded, values, values_bias = fold_keys(
-            asked, attention.in_proj_weight, attention.in_proj_bias, self.options.heads
+        normed = self.norm_meta_tokens(meta_tokens) if self.options.norm else meta_tokens
+        queries, values, values_bias = fold_keys(
+            normed, attention.in_proj_weight, attention.in_proj_bias, self.options.heads
         )
         if self.options.norm:
-            folded = folded * self.norm_tokens.weight
-        return folded.flatten(-3, -2), values, values_bias
+            queries = queries * self.norm_tokens.weight
+        return queries.flatten(-3, -2), values, values_bias
 
-    def _distil_absorbed(self, tokens: LayerTokens, projection: nn.Linear | None, *, summed: bool) -> Tensor:
+    def _distil(self, tokens: LayerTokens, projection: nn.Linear | None, *, summed: bool) -> Tensor:
+        """With the attention module, or without any attention."""
         options, mixing = self.options, self.mixing()
         weights = ProjectionWeights(mix_bias=self.mix.bias if options.pretrained_branch == "linear" else None)
         queries = self.unit.new_empty(0, self.layer.width)
@@ -118,10 +153,10 @@ class LayerDistiller(nn.Module):
         if options.task_specific:
             attention = self._attention_weights(weights)
             meta_tokens = self.meta_tokens.expand(len(tokens.codes), -1, -1)
-            queries, weights = self._ask(self.meta_tokens, meta_tokens, attention)
-            for _ in range(options.steps - 1):
+            queries, weights = self._step_weights(self.meta_tokens, meta_tokens, attention)
+            for _ in range(self.steps - 1):
                 meta_tokens = distil_tokens(tokens, queries, mixing, weights, heads=options.heads, eps=eps)
-                queries, weights = self._ask(meta_tokens, meta_tokens, attention)
+                queries, weights = self._step_weights(meta_tokens, meta_tokens, attention)
         if projection is not None:
             weights = weights._replace(projection=projection.weight, projection_bias=projection.bias)
         contexts = queries.shape[-2]
@@ -130,32 +165,56 @@ class LayerDistiller(nn.Module):
             mixing = None if mixing is None else mixing.sum(0, keepdim=True)
         return distil_tokens(tokens, queries, mixing, weights, heads=options.heads, eps=eps, contexts=contexts)
 
-    def _ask(self, asked: Tensor, meta_tokens: Tensor, weights: ProjectionWeights) -> tuple[Tensor, ProjectionWeights]:
-        """A step's queries, and ``weights`` with what is this step's own."""
-        queries, values, values_bias = self._fold(asked)
+    def _step_weights(
+        self, asking: Tensor, meta_tokens: Tensor, weights: ProjectionWeights
+    ) -> tuple[Tensor, ProjectionWeights]:
+        """A step's queries, of the meta-tokens ``asking``, and ``weights`` with what is this step's own."""
+        queries, values, values_bias = self._absorb(asking)
         residual = meta_tokens if self.options.residual else None
         return queries, weights._replace(values=values, values_bias=values_bias, residual=residual)
 
     def _attention_weights(self, outputs: ProjectionWeights) -> ProjectionWeights:
+        """``outputs`` with the weights of the attention that all steps share."""
         out = self.attention.out_proj
         weights = outputs._replace(out=out.weight, out_bias=out.bias)
         if self.options.norm:
             weights = weights._replace(norm=self.norm_tokens.weight, norm_bias=self.norm_tokens.bias)
         return weights
 
-    def _distil_stock(self, tokens: Tensor) -> Tensor:
+    def _distil_with_matrices(self, tokens: LayerTokens) -> Tensor:
         mixing = self.mixing()
-        pretrained = None if mixing is None else mixing @ tokens
-        if pretrained is not None and self.options.pretrained_branch == "linear":
-            pretrained = pretrained + self.mix.bias.unsqueeze(-1)
-        if not self.options.task_specific:
-            assert pretrained is not None
-            return pretrained
-        keys = self.norm_tokens(tokens) if self.options.norm else tokens
-        meta_tokens = self.meta_tokens.expand(tokens.shape[0], -1, -1)
-        for _ in range(self.options.steps):
-            asked = self.norm_meta_tokens(meta_tokens) if self.options.norm else meta_tokens
-            attended, _ = self.attention(asked, keys, keys, need_weights=False)
-            attended = attended + meta_tokens if self.options.residual else attended
+        meta_tokens: Tensor = self.meta_tokens
+        pretrained: Tensor | None = None
+        for step in range(self.steps):
+            number = min(step, len(self.projections) - 1)
+            queries, values, values_bias = self._absorb_matrices(number, meta_tokens)
+            # the tokens are mixed once, for all steps
+            context, mixed = absorbed_pooling(tokens, queries, mixing if step == 0 else None)[:2]
+            if step == 0 and mixing is not None:
+                linear = self.options.pretrained_branch == "linear"
+                pretrained = mixed + self.mix.bias.unsqueeze(-1) if linear else mixed
+            by_head = context.unflatten(1, (self.count, self.options.heads))
+            attended = torch.einsum("fkhd,hed->fkhe", by_head, values).flatten(-2) + values_bias
+            if self.outputs:
+                attended = self.outputs[number](attended)
             meta_tokens = attended if pretrained is None else attended + pretrained
         return meta_tokens
+
+    def _absorb_matrices(self, number: int, meta_tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``W_Kᵀ q`` of each head ``[..., K H, D]``, ``W_V`` by head ``[H, D/H, D]`` and its bias ``[D]``."""
+        width, heads = self.layer.width, self.options.heads
+        linear = cast(nn.Linear, self.projections[number])
+        weight, bias = linear.weight, linear.bias
+        by_head = nn.functional.linear(meta_tokens, weight[:width], bias[:width]).unflatten(-1, (heads, -1))
+        keys = weight[width : 2 * width].unflatten(0, (heads, -1))
+        queries = torch.einsum("...khe,hed->...khd", by_head, keys) * (width // heads) ** -0.5
+        values: Tensor = weight[2 * width :].unflatten(0, (heads, -1))
+        return queries.flatten(-3, -2), values, bias[2 * width :]
+
+
+def _xavier_linear(outputs: int, inputs: int) -> nn.Linear:
+    """A linear that starts as those of ``nn.MultiheadAttention`` do."""
+    linear = nn.Linear(inputs, outputs)
+    nn.init.xavier_uniform_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear

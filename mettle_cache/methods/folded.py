@@ -139,11 +139,12 @@ def load_folded(path: Path) -> dict[str, FoldedLCD]:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunError(f"{path}: its description of the folded layers is damaged ({error})") from error
     for name, module in modules.items():
-        own = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
+        start = f"{name}."
+        state = {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
         expected = {key: value.shape for key, value in module.state_dict().items()}
-        if expected != {key: value.shape for key, value in own.items()}:
+        if expected != {key: value.shape for key, value in state.items()}:
             raise RunError(f"{path}: the tensors of {name} are not those of its description", hint=_AGAIN)
-        module.load_state_dict(own, assign=True)
+        module.load_state_dict(state, assign=True)
         module.requires_grad_(False).eval()
     return modules
 

@@ -55,9 +55,9 @@ def _fold_layer(
 ) -> tuple[FoldedShape, dict[str, Tensor], Tensor]:
     """Shape, tensors and constant of one layer, ``share`` being the weight of a meta-token in the mean."""
     options, layer, count = distiller.options, distiller.layer, distiller.count
-    if options.task_specific and options.steps > 1:
+    if options.task_specific and distiller.steps > 1:
         raise UsageError(
-            f"layer {layer.name}: LCD with R = {options.steps} cannot be folded: from its second step on the queries "
+            f"layer {layer.name}: LCD with R = {distiller.steps} cannot be folded: from its second step on the queries "
             "depend on the tokens",
             hint="train with lcd.steps_visual = 1 and lcd.steps_audio = 1, or use the run as it is",
         )
@@ -68,7 +68,7 @@ def _fold_layer(
     tensors = {"queries": project.new_empty(0, layer.width)}
     if options.task_specific:
         out = exact.attention.out_proj
-        tensors["queries"] = exact.fold_queries(exact.meta_tokens)
+        tensors["queries"] = exact.absorbed_queries(exact.meta_tokens)
         tensors["values"], shift = _fold_values(exact)
         tensors["out"] = share * project @ out.weight
         constant += count * (out.weight @ shift + out.bias)

@@ -3,73 +3,107 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec
-from mettle_cache.methods.distiller import DistillerOptions, LayerDistiller
+from mettle_cache.methods.distiller import LayerDistiller
 from mettle_cache.methods.kernels.layer_threads import LayerWork, add_up_layers
 from mettle_cache.methods.kernels.ops import layers_side_by_side
+from mettle_cache.methods.protocol import MethodKind, PerModality
+from mettle_cache.options import Count, Options
 from mettle_cache.tokens import LayerTokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class LCDOptions(Options):
+    """The switches of Tables 6 to 10, and what spec-avel.md section 9 leaves open.
+
+    Attributes
+    ----------
+    dim
+        d, the common width; ``none`` leaves out the projection, for backbones whose layers have one width (ViT).
+    k_visual, k_audio
+        K, the meta-tokens of a layer: one number for all, or one for each stage in ascending order (Table 7).
+    steps_visual, steps_audio
+        R, the distillation steps.
+    heads
+        Attention heads; they divide every layer's width.
+    task_specific, pretrained_branch
+        TS, the attention, and DP, the token-mixing branch: ``linear`` (W_g), ``avgpool`` or ``none`` (Tables 9, 10).
+    norm
+        A LayerNorm on the meta-tokens and one on the attended tokens.
+    residual
+        Add the meta-tokens back after the attention, which the paper does not.
+    """
+
+    settled: ClassVar[Mapping[str, object]] = {"attention": "absorbed"}
+
+    dim: Count | Literal["none"] = 256
+    k_visual: Count | tuple[Count, ...] = 1
+    k_audio: Count | tuple[Count, ...] = 1
+    steps_visual: Count = 1
+    steps_audio: Count = 1
+    heads: Count = 8
+    task_specific: bool = True
+    pretrained_branch: Literal["linear", "avgpool", "none"] = "linear"
+    norm: bool = True
+    residual: bool = False
+
+    def problems(self) -> Sequence[str]:
+        if self.task_specific or self.pretrained_branch != "none":
+            return ()
+        return ("task_specific = false and pretrained_branch = 'none' together leave nothing to train",)
+
+    def meta_tokens(self, modality: str) -> int | tuple[int, ...]:
+        """K of a modality."""
+        return self.k_visual if modality == "visual" else self.k_audio
+
+    def steps(self, modality: str) -> int:
+        """R of a modality."""
+        return self.steps_visual if modality == "visual" else self.steps_audio
 
 
 class LCD(nn.Module):
     """Distil each layer in parallel, project to a common width, and average (equations 3.1 to 3.3).
 
-    Nothing is shared between layers; everything is shared over the T segments.
+    Nothing is shared between layers; everything is shared over the T segments. Shapes: B clips, T segments, N tokens, D
+    channels of a layer, d output channels.
 
     Parameters
     ----------
     layers
-        The layers to read, of one modality.
-    dim
-        d, the common width; None leaves out the projection, for backbones whose layers have one width (ViT).
-    meta_tokens
-        K, for all layers alike or one number for each stage in ascending order (Table 7).
-    steps, heads, task_specific, pretrained_branch, norm, residual, attention
-        See :class:`DistillerOptions`.
+        The layers to read, of one modality, which decides K and R.
+    options
+        Default: those of :class:`LCDOptions`.
 
     Raises
     ------
     UsageError
-        No layers, a width that ``heads`` does not divide, different widths without a projection, or a list of
-        meta-token numbers that does not match the stages.
+        No layers, layers of two modalities, a width that ``heads`` does not divide, different widths without a
+        projection, or a list of meta-token numbers that does not match the stages.
     """
 
-    def __init__(
-        self,
-        layers: Sequence[LayerSpec],
-        *,
-        dim: int | None = 256,
-        meta_tokens: int | Sequence[int] = 1,
-        steps: int = 1,
-        heads: int = 8,
-        task_specific: bool = True,
-        pretrained_branch: str = "linear",
-        norm: bool = True,
-        residual: bool = False,
-        attention: str = "absorbed",
-    ) -> None:
+    def __init__(self, layers: Sequence[LayerSpec], options: LCDOptions | None = None) -> None:
         super().__init__()
-        options = DistillerOptions(
-            steps=steps,
-            heads=heads,
-            task_specific=task_specific,
-            pretrained_branch=pretrained_branch,
-            norm=norm,
-            residual=residual,
-            attention=attention,
-        )
-        if not layers:
-            raise UsageError("LCD needs at least one layer")
+        options = options or LCDOptions()
+        modalities = sorted({layer.modality for layer in layers})
+        if len(modalities) != 1:
+            raise UsageError(f"LCD needs at least one layer, all of one modality, not {modalities or 'none'}")
         self.layers = tuple(layers)
-        counts = count_by_stage(self.layers, meta_tokens)
+        counts = count_by_stage(self.layers, options.meta_tokens(modalities[0]))
         self.count = sum(counts[layer.stage] for layer in self.layers)
-        self.absorbed = attention == "absorbed"
         self.distillers = nn.ModuleDict(
-            {_key(layer): LayerDistiller(layer, counts[layer.stage], options) for layer in self.layers}
+            {
+                _key(layer): LayerDistiller(layer, counts[layer.stage], options.steps(modalities[0]), options)
+                for layer in self.layers
+            }
         )
+        dim = None if isinstance(options.dim, str) else options.dim
         self.output_dim = dim if dim is not None else _common_width(self.layers)
         self.projections = nn.ModuleDict(
             {} if dim is None else {_key(layer): nn.Linear(layer.width, dim) for layer in self.layers}
@@ -78,17 +112,28 @@ class LCD(nn.Module):
     def forward(self, tokens: Mapping[str, LayerTokens]) -> Tensor:
         """Aggregate meta-tokens ``[B, T, d]`` from ``tokens`` by layer name, each ``[B, T, N, D]``.
 
-        B clips, T segments, N tokens, D channels. Layers that this module does not read are ignored.
+        Layers that this module does not read are ignored.
         """
         works = [self._work(layer, tokens[layer.name]) for layer in self.layers]
         first = tokens[self.layers[0].name]
-        summed = add_up_layers(works, side_by_side=self.absorbed and layers_side_by_side(first))
+        summed = add_up_layers(works, side_by_side=layers_side_by_side(first))
         meta_tokens: Tensor = summed.unflatten(0, first.codes.shape[:2]) / self.count
         return meta_tokens
 
+    def separate(self, tokens: Mapping[str, LayerTokens]) -> Tensor:
+        """The meta-tokens one by one, ``[B, T, K, d]``, those of all layers in their order."""
+        distilled = []
+        for layer in self.layers:
+            stored, projection = tokens[layer.name], self._projection(layer)
+            own = self.distillers[_key(layer)](stored.flatten_frames()).unflatten(0, stored.codes.shape[:2])
+            distilled.append(own if projection is None else projection(own))
+        return distilled[0] if len(distilled) == 1 else torch.cat(distilled, dim=-2)
+
+    def _projection(self, layer: LayerSpec) -> nn.Module | None:
+        return self.projections[_key(layer)] if self.projections else None
+
     def _work(self, layer: LayerSpec, stored: LayerTokens) -> LayerWork:
-        key = _key(layer)
-        distiller, projection = self.distillers[key], self.projections[key] if self.projections else None
+        distiller, projection = self.distillers[_key(layer)], self._projection(layer)
         parameters = [*distiller.parameters(), *(projection.parameters() if projection else ())]
 
         def distil() -> Tensor:
@@ -100,13 +145,26 @@ class LCD(nn.Module):
 
 
 def count_by_stage(layers: Sequence[LayerSpec], meta_tokens: int | Sequence[int]) -> dict[int, int]:
-    """K for each stage that ``layers`` touch."""
+    """K for each stage that ``layers`` touch.
+
+    Raises
+    ------
+    UsageError
+        There are more or fewer numbers than stages.
+    """
     stages = sorted({layer.stage for layer in layers})
     if isinstance(meta_tokens, int):
         return dict.fromkeys(stages, meta_tokens)
     if len(meta_tokens) != len(stages):
         raise UsageError(f"{len(meta_tokens)} meta-token numbers for {len(stages)} stages ({stages})")
     return dict(zip(stages, meta_tokens, strict=True))
+
+
+def _build(layers: Sequence[LayerSpec], options: Any) -> PerModality:
+    return PerModality(layers, lambda chosen: LCD(chosen, options))
+
+
+KIND = MethodKind(LCDOptions, _build)
 
 
 def _key(layer: LayerSpec) -> str:
@@ -117,5 +175,5 @@ def _key(layer: LayerSpec) -> str:
 def _common_width(layers: Sequence[LayerSpec]) -> int:
     widths = {layer.width for layer in layers}
     if len(widths) > 1:
-        raise UsageError(f"layers of widths {sorted(widths)} need a projection: give LCD a dim")
+        raise UsageError(f"layers of widths {sorted(widths)} need a projection: set dim to a number")
     return widths.pop()

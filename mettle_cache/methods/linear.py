@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec
+from mettle_cache.methods.protocol import MethodKind, PerModality
+from mettle_cache.options import Count, Options
 from mettle_cache.tokens import LayerTokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearOptions(Options):
+    """``dim`` is d, the width that the linear gives, one for both modalities, or ``none`` for the layer's own."""
+
+    dim: Count | Literal["none"] = 256
 
 
 class LinearProbe(nn.Module):
@@ -19,8 +30,8 @@ class LinearProbe(nn.Module):
     ----------
     layers
         The layers of one modality; the last one is read.
-    dim
-        d, the width that the linear gives, so that heads which want one width for both modalities serve; None keeps D.
+    options
+        Default: those of :class:`LinearOptions`.
 
     Raises
     ------
@@ -28,12 +39,14 @@ class LinearProbe(nn.Module):
         No layers.
     """
 
-    def __init__(self, layers: Sequence[LayerSpec], *, dim: int | None = 256) -> None:
+    def __init__(self, layers: Sequence[LayerSpec], options: LinearOptions | None = None) -> None:
         super().__init__()
+        dim = (options or LinearOptions()).dim
         if not layers:
             raise UsageError("a linear probe needs a layer")
         self.layer = layers[-1]
-        self.output_dim = self.layer.width if dim is None else dim
+        self.layers = (self.layer,)
+        self.output_dim = self.layer.width if isinstance(dim, str) else dim
         self.linear = nn.Linear(self.layer.width, self.output_dim)
 
     def forward(self, tokens: Mapping[str, LayerTokens]) -> Tensor:
@@ -50,3 +63,10 @@ def mean_token(tokens: LayerTokens, dtype: torch.dtype = torch.float32) -> Tenso
     if tokens.scale is None or tokens.zero is None:
         return mean
     return tokens.scale.to(dtype) * (mean + tokens.zero.to(dtype))
+
+
+def _build(layers: Sequence[LayerSpec], options: Any) -> PerModality:
+    return PerModality(layers, lambda chosen: LinearProbe(chosen, options))
+
+
+KIND = MethodKind(LinearOptions, _build)

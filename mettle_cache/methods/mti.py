@@ -10,19 +10,61 @@ Shapes: ``...`` leading axes (clips, segments), N tokens, D channels of a stage,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec
+from mettle_cache.options import Options
 from mettle_cache.tokens import LayerTokens
 
-ORDERS = ("cross_first", "intra_first")
-SOFTMAX_AXES = ("meta_tokens", "positions")
+Level = Annotated[int, Field(ge=1, le=4)]
+"""One of the four stages of a pyramid, counted from 1, fine to coarse."""
+
+SoftmaxOver = Literal["meta_tokens", "positions"]
 
 
-def inject(tokens: Tensor, meta_tokens: Tensor, *, softmax_over: str = "meta_tokens") -> Tensor:
+@dataclass(frozen=True, kw_only=True)
+class MTIOptions(Options):
+    """The switches of Table 11 and the text beside it.
+
+    Attributes
+    ----------
+    cross, intra
+        The two injections, of the audio and of the visual meta-tokens.
+    order
+        ``cross_first`` as published, or ``intra_first``; within 0.4 points of each other in the paper.
+    inject_into
+        The stages that are injected into. The others pass through unchanged.
+    softmax_over
+        ``meta_tokens`` as published, or ``positions``; see :func:`inject`.
+    identity
+        Leave out the linear where a stage is as wide as the meta-tokens.
+    """
+
+    cross: bool = True
+    intra: bool = True
+    order: Literal["cross_first", "intra_first"] = "cross_first"
+    inject_into: tuple[Level, ...] = (1, 2, 3, 4)
+    softmax_over: SoftmaxOver = "meta_tokens"
+    identity: bool = True
+
+    def problems(self) -> Sequence[str]:
+        return levels_problem("inject_into", self.inject_into)
+
+
+def levels_problem(name: str, levels: Sequence[int]) -> tuple[str, ...]:
+    """What is wrong with a choice of levels, if anything."""
+    if levels and len(set(levels)) == len(levels):
+        return ()
+    return (f"{name} must name at least one level, each once",)
+
+
+def inject(tokens: Tensor, meta_tokens: Tensor, *, softmax_over: SoftmaxOver = "meta_tokens") -> Tensor:
     """One step of equation 3.4: ``tokens [..., N, D]`` and ``meta_tokens [..., K, D]`` to ``[..., N, D]``.
 
     Over the meta-tokens, as the paper writes it, a softmax over K = 1 is 1: the step adds one vector to every position.
@@ -43,52 +85,34 @@ class MTI(nn.Module):
         The visual layers to read, first to last.
     dim
         d, of the meta-tokens of both modalities: the paper wants them equal.
-    cross, intra
-        The two injections (Table 11).
-    order
-        ``cross_first`` as published, or ``intra_first``; within 0.4 points of each other in the paper.
-    inject_into
-        Which of ``stages`` are injected into, counted from 1; None: all. The others pass through unchanged.
-    softmax_over
-        ``meta_tokens`` as published, or ``positions``; see :func:`inject`.
-    identity
-        Leave out the linear where a stage is as wide as the meta-tokens.
+    options
+        Default: those of :class:`MTIOptions`.
 
     Raises
     ------
     UsageError
-        No stages, an unknown order or axis, or a stage that is not there.
+        No stages, or a stage to inject into that is not there.
     """
 
-    def __init__(
-        self,
-        stages: Sequence[LayerSpec],
-        dim: int,
-        *,
-        cross: bool = True,
-        intra: bool = True,
-        order: str = "cross_first",
-        inject_into: Sequence[int] | None = None,
-        softmax_over: str = "meta_tokens",
-        identity: bool = True,
-    ) -> None:
+    def __init__(self, stages: Sequence[LayerSpec], dim: int, options: MTIOptions | None = None) -> None:
         super().__init__()
-        for value, legal in ((order, ORDERS), (softmax_over, SOFTMAX_AXES)):
-            if value not in legal:
-                raise UsageError(f"MTI has no '{value}'; use one of {', '.join(legal)}")
+        options = options or MTIOptions()
         self.stages = tuple(stages)
-        self.softmax_over = softmax_over
-        wanted = tuple(range(1, len(self.stages) + 1)) if inject_into is None else tuple(inject_into)
-        if not self.stages or not set(wanted) <= set(range(1, len(self.stages) + 1)):
-            raise UsageError(f"MTI into stages {list(wanted)}: there are {len(self.stages)} stages, counted from 1")
-        sources = [name for name, used in (("cross", cross), ("intra", intra)) if used]
-        self.sources = tuple(sources if order == "cross_first" else reversed(sources))
+        if max(options.inject_into) > len(self.stages):
+            raise UsageError(
+                f"MTI into stages {list(options.inject_into)}: there are {len(self.stages)} stages, counted from 1"
+            )
+        self.softmax_over = options.softmax_over
+        sources = [name for name, used in (("cross", options.cross), ("intra", options.intra)) if used]
+        self.sources = tuple(sources if options.order == "cross_first" else reversed(sources))
         self.linears = nn.ModuleDict(
             {
-                f"{source}{place}": nn.Identity() if identity and stage.width == dim else nn.Linear(dim, stage.width)
+                f"{source}{place}": nn.Identity()
+                if options.identity and stage.width == dim
+                else nn.Linear(dim, stage.width)
                 for source in sources
                 for place, stage in enumerate(self.stages, start=1)
-                if place in wanted
+                if place in options.inject_into
             }
         )
 
@@ -100,16 +124,16 @@ class MTI(nn.Module):
         ``visual`` and ``audio`` are meta-tokens ``[..., K, d]``; K may differ, and None serves where their injection is
         switched off. Stored codes are decoded here, because a dense head reads every one of them.
         """
-        given = {"cross": audio, "intra": visual}
-        meta_tokens = {source: tensor for source in self.sources if (tensor := given[source]) is not None}
+        by_source = {"cross": audio, "intra": visual}
+        meta_tokens = {source: tensor for source in self.sources if (tensor := by_source[source]) is not None}
         dtype = next((tensor.dtype for tensor in (visual, audio) if tensor is not None), torch.float32)
         updated = []
         for place, stage in enumerate(self.stages, start=1):
             features = tokens[stage.name].floats(dtype)
             for source in self.sources:
                 if f"{source}{place}" in self.linears:
-                    own: Tensor = self.linears[f"{source}{place}"](meta_tokens[source])
-                    features = inject(features, own, softmax_over=self.softmax_over)
+                    aligned: Tensor = self.linears[f"{source}{place}"](meta_tokens[source])
+                    features = inject(features, aligned, softmax_over=self.softmax_over)
             updated.append(features)
         return updated
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mettle_cache.layers import LayerSpec
-from mettle_cache.tasks.options import MethodOptions
+from mettle_cache.methods.registry import MethodChoice
 
 Predictions = Mapping[str, np.ndarray]
 
@@ -66,6 +66,20 @@ class StepInputs:
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+AUXILIARY = "auxiliary_"
+"""What the names of outputs begin with that are a method's own losses."""
+
+
+def auxiliary_outputs(losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A method's own losses as outputs of a model."""
+    return {f"{AUXILIARY}{name}": loss for name, loss in losses.items()}
+
+
+def auxiliary_terms(outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of a model's outputs those that training adds to the task's loss as they are."""
+    return {name: value for name, value in outputs.items() if name.startswith(AUXILIARY)}
+
+
 class Task(Protocol):
     """One task, bound to the layers, samples and vocabulary of one store."""
 
@@ -79,6 +93,8 @@ class Task(Protocol):
     published_vocabulary: ClassVar[Mapping[str, Sequence[str]]]
     published_segments: ClassVar[int]
     """T of the published data sets."""
+    methods: ClassVar[tuple[str, ...] | None] = None
+    """The methods that the task takes; None: every one, because one vector a segment and modality is enough."""
 
     layers: tuple[LayerSpec, ...]
     """The layers that the model reads, of those it was offered."""
@@ -90,12 +106,15 @@ class Task(Protocol):
         samples: pa.Table,
         vocabulary: Mapping[str, Sequence[str]],
         segments: int,
-        method: MethodOptions,
+        method: MethodChoice,
         options: Any,
     ) -> None: ...
 
     def build_model(self) -> nn.Module:
-        """A model from ``{layer name: LayerTokens [B, T, N, D]}``, and :meth:`inputs` if any, to named outputs."""
+        """A model from ``{layer name: LayerTokens [B, T, N, D]}``, and :meth:`inputs` if any, to named outputs.
+
+        Outputs of :func:`auxiliary_outputs` are loss terms, which training adds by itself.
+        """
 
     def initialise(self, model: nn.Module) -> None:
         """Give a new model the weights of the files that the options name; never called for a resumed or scored run.

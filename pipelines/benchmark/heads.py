@@ -10,6 +10,7 @@ import torch
 from mettle_cache.backbones import Backbone, create_backbone, shared_audio
 from mettle_cache.layers import LayerSpec
 from mettle_cache.pipelines.benchmark.fullsize import CATEGORIES, SEGMENTS, bench_clip, bench_layers, bench_samples
+from mettle_cache.pipelines.benchmark.stock_attention import use_stock_attention
 from mettle_cache.pipelines.train.binding import bind_task
 from mettle_cache.pipelines.train.recipe import Recipe, load_recipe
 from mettle_cache.pipelines.train.sample_loader import Feed, FeedBatch, read_split
@@ -26,10 +27,9 @@ TINY_BACKBONE = "test_vit@64"
 BACKBONES = ("swinv2_l", "htsat")
 
 
-def bench_recipe(*, tiny: bool, attention: str = "absorbed") -> Recipe:
-    """The paper's best row; ``tiny`` takes smaller batches. Attention is ``absorbed`` or ``stock``."""
-    overrides = [f"lcd.attention={attention}"]
-    return load_recipe(RECIPE, [*overrides, f"train.batch_size={TINY_BATCH}"] if tiny else overrides)
+def bench_recipe(*, tiny: bool) -> Recipe:
+    """The paper's best row; ``tiny`` takes smaller batches."""
+    return load_recipe(RECIPE, [f"train.batch_size={TINY_BATCH}"] if tiny else [])
 
 
 def store_trainee(store: TokenStore, recipe: Recipe, *, seed: int = 0, device: torch.device) -> Trainee:
@@ -44,7 +44,7 @@ def layer_trainee(layers: Sequence[LayerSpec], recipe: Recipe, *, clips: int, de
         samples=bench_samples(clips),
         vocabulary={"categories": CATEGORIES},
         segments=SEGMENTS,
-        method=recipe.method_options(),
+        method=recipe.method_choice(),
         options=recipe.head,
     )
     return Trainee(task, recipe.train, seed=0, device=device)
@@ -73,7 +73,9 @@ def load_libraries(device: torch.device, attention: str) -> None:
     So what a measurement finds is the work's, not the libraries'.
     """
     layers = bench_layers(tiny=True)
-    trainee = layer_trainee(layers, bench_recipe(tiny=True, attention=attention), clips=1, device=device)
+    trainee = layer_trainee(layers, bench_recipe(tiny=True), clips=1, device=device)
+    if attention == "stock":
+        use_stock_attention(trainee.model)
     clip = bench_clip(layers, "int8")
     tokens = {name: layer.map(lambda part: part[None]).to(device) for name, layer in clip.items()}
     trainee.step(FeedBatch([0], TokenBatch(tokens, (0,)), StepInputs()), epoch=0, index=0)

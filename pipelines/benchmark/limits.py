@@ -13,11 +13,13 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 
 from mettle_cache.layers import LayerSpec
+from mettle_cache.methods.lcd import LCDOptions
 from mettle_cache.pipelines.train.recipe import Recipe
 
 # long enough for a steady rate, short enough for several repeats
@@ -124,10 +126,10 @@ def necessary_products(layers: Sequence[LayerSpec], recipe: Recipe, *, segments:
     the softmax is affine. What does not grow with the frames is left out, and so is the decoder: both are small, and a
     lower floor is the harder one to come near.
     """
-    lcd, total = recipe.lcd, 0
+    lcd, total = cast(LCDOptions, recipe.method_options), 0
     stages = {m: sorted({layer.stage for layer in layers if layer.modality == m}) for m in ("visual", "audio")}
     for layer in layers:
-        counts = lcd.k_visual if layer.modality == "visual" else lcd.k_audio
+        counts = lcd.meta_tokens(layer.modality)
         k = counts if isinstance(counts, int) else counts[stages[layer.modality].index(layer.stage)]
         tokens, width = layer.tokens, layer.width
         dim = lcd.dim if isinstance(lcd.dim, int) else 0

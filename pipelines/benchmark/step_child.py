@@ -25,6 +25,7 @@ from mettle_cache.pipelines.benchmark.heads import (
     store_trainee,
     training_batches,
 )
+from mettle_cache.pipelines.benchmark.stock_attention import use_stock_attention
 from mettle_cache.pipelines.train.sample_loader import FeedBatch
 from mettle_cache.pipelines.train.trainee import Trainee
 from mettle_cache.store.reading.token_store import TokenStore
@@ -83,7 +84,7 @@ def _work(request: dict[str, Any]) -> dict[str, object]:
     device = torch.device(wanted.device)
     load_libraries(device, wanted.attention)
     meter = MemoryMeter(device)
-    recipe = bench_recipe(tiny=wanted.tiny, attention=wanted.attention)
+    recipe = bench_recipe(tiny=wanted.tiny)
     if wanted.store is None:
         source = _OnlineSource(wanted, device)
         trainee = layer_trainee(source.layers, recipe, clips=wanted.batch, device=device)
@@ -101,6 +102,8 @@ def _time_steps(
     trainee: Trainee, batches: Iterator[FeedBatch], wanted: StepRequest, online: _OnlineSource | None
 ) -> dict[str, object]:
     """Steps as ``wanted``; of the online source what its steps take, and not what they leave out."""
+    if wanted.attention == "stock":
+        use_stock_attention(trainee.model)
     first = next(batches)
     given = [*trainee.model.parameters(), *trainee.model.buffers(), *token_tensors(first.tokens)]
     with counting_saved(given) as saved:

@@ -78,7 +78,7 @@ def _unbound_task(table: Mapping[str, Any]) -> Task:
         samples=kind.sample_schema.empty_table(),
         vocabulary=TypeAdapter(dict[str, list[str]]).validate_python(table["vocabulary"]),
         segments=TypeAdapter(int).validate_python(table["segments"]),
-        method=recipe.method_options(),
+        method=recipe.method_choice(),
         options=recipe.head,
     )
 

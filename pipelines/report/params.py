@@ -55,7 +55,7 @@ def count_trainable(task: type[Task], row: PublishedRow) -> int:
         samples=task.sample_schema.empty_table(),
         vocabulary=task.published_vocabulary,
         segments=task.published_segments,
-        method=recipe.method_options(),
+        method=recipe.method_choice(),
         options=recipe.head,
     )
     with torch.device("meta"):

@@ -52,7 +52,7 @@ def bind_task(recipe: Recipe, store: TokenStore) -> Task:
         samples=store.samples,
         vocabulary=store.vocabulary,
         segments=store.segments,
-        method=recipe.method_options(),
+        method=recipe.method_choice(),
         options=recipe.head,
     )
 

@@ -12,7 +12,7 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import ConfigDict, Field
 
 from mettle_cache.errors import ConfigError, UsageError
+from mettle_cache.methods.registry import METHODS, MethodChoice, method_kind
 from mettle_cache.options import STRICT, Count, Options, read_options
 from mettle_cache.pipelines.report.store_facts import find_published, store_facts
-from mettle_cache.tasks.options import LCDOptions, LinearOptions, MethodOptions
 from mettle_cache.tasks.registry import TASKS, get_task, task_of_dataset
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _BARE_WORD = re.compile(r"[A-Za-z0-9_.:,/+-]+")
 _MAX_BYTES = 1 << 20
+DEFAULT_METHOD = "lcd"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,31 +54,44 @@ class TrainOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """A resolved recipe. ``layers`` is a selection from the store's (``mettle_cache.layers.select_layers``).
-
-    ``head`` is of the type that the task declares; ``lcd`` and ``linear`` are read where ``method`` says so.
-    """
+class _Plain:
+    """The part of a recipe whose form no task and no method decides."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     name: str
     task: str
-    head: Any
-    method: Literal["lcd", "linear"] = "lcd"
+    method: str = DEFAULT_METHOD
     layers: str = "all"
-    lcd: LCDOptions = field(default_factory=LCDOptions)
-    linear: LinearOptions = field(default_factory=LinearOptions)
     train: TrainOptions = field(default_factory=TrainOptions)
 
-    def method_options(self) -> MethodOptions:
-        return MethodOptions(name=self.method, lcd=self.lcd, linear=self.linear)
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(_Plain):
+    """A resolved recipe. ``layers`` is a selection from the store's (``mettle_cache.layers.select_layers``).
+
+    ``head`` is of the type that the task declares, ``method_options`` of the one that the method does: a file holds
+    them in the tables ``[head]`` and, for the method lcd, ``[lcd]``.
+    """
+
+    head: Any
+    method_options: Options
+
+    def method_choice(self) -> MethodChoice:
+        """The method with its options."""
+        return MethodChoice(self.method, self.method_options)
 
     def to_json(self) -> dict[str, object]:
-        """Nested plain values; :func:`recipe_from_json` is the inverse."""
+        """Nested plain values, as a file holds them; :func:`recipe_from_json` is the inverse."""
+        order = ("name", "task", "head", "method", "layers", "method_options", "train")
+        values = asdict(self)
+        table = {self.method if key == "method_options" else key: values[key] for key in order}
         # through JSON, so that a tuple is the list that it will be when it is read back
-        plain: dict[str, object] = json.loads(json.dumps(asdict(self)))
+        plain: dict[str, object] = json.loads(json.dumps(table))
         return plain
+
+
+_PLAIN_KEYS = tuple(item.name for item in fields(_Plain))
 
 
 def list_recipes() -> list[str]:
@@ -127,10 +141,27 @@ def recipe_from_json(table: Mapping[str, object], *, where: str) -> Recipe:
 
 
 def recipe_differences(ours: Recipe, other: Recipe) -> list[str]:
-    """Keys whose values differ, names aside, each as ``key = ours instead of other's``."""
-    mine, theirs = _flatten(ours.to_json()), _flatten(other.to_json())
+    """Keys whose values differ, names aside, each as ``key = ours instead of other's``.
+
+    Of different methods only the names are compared: their options have nothing in common.
+    """
+    mine, theirs = ours.to_json(), other.to_json()
+    if ours.method != other.method:
+        mine.pop(ours.method)
+        theirs.pop(other.method)
+    mine, theirs = _flatten(mine), _flatten(theirs)
     keys = [key for key in {**mine, **theirs} if key != "name"]
     return [f"{key} = {mine.get(key)} instead of {theirs.get(key)}" for key in keys if mine.get(key) != theirs.get(key)]
+
+
+def same_recipe(ours: Mapping[str, object], other: Mapping[str, object]) -> bool:
+    """Whether two recipes in plain values train alike: one that an older version wrote may hold keys that went."""
+    if ours == other:
+        return True
+    try:
+        return recipe_from_json(ours, where="") == recipe_from_json(other, where="")
+    except ConfigError:
+        return False
 
 
 def _read(name_or_path: str | Path) -> tuple[str, str]:
@@ -180,23 +211,53 @@ def _apply(table: dict[str, Any], override: str) -> list[str]:
 
 
 def _validate(table: dict[str, Any], *, where: str, problems: list[str]) -> Recipe:
-    task = table.get("task")
-    head = table.pop("head", {})
-    if task not in TASKS:
-        known = ", ".join(TASKS)
-        problems = [
-            *problems,
-            f"task = {task!r}: must be one of {known}" if "task" in table else f"task: missing ({known})",
-        ]
-    else:
-        head, wrong = read_options(get_task(str(task)).options_type, head, "head.")
-        problems = [*problems, *wrong]
-    recipe, wrong = read_options(Recipe, {**table, "head": {}}, "")
+    head, wrong = _read_head(table.get("task"), table.pop("head", {}))
     problems = [*problems, *wrong]
+    # those of other methods too, so that a mistake shows before the method is switched; they are left out then
+    methods = {}
+    for name in [key for key in table if key in METHODS and key not in _PLAIN_KEYS]:
+        methods[name], wrong = read_options(method_kind(name).options_type, table.pop(name), f"{name}.")
+        problems += wrong
+    plain, wrong = read_options(_Plain, {key: table.pop(key) for key in _PLAIN_KEYS if key in table}, "")
+    problems += [*wrong, *_unknown_keys(table)]
+    if plain:
+        problems += _method_problems(plain)
     if problems:
         raise ConfigError(problems, where=where, hint="correct these keys; pipelines/recipes holds complete examples")
-    resolved: Recipe = replace(recipe, head=head)
-    return resolved
+    options = methods.get(plain.method) or method_kind(plain.method).options_type()
+    return Recipe(**vars(plain), head=head, method_options=options)
+
+
+def _read_head(task: object, table: object) -> tuple[Any, list[str]]:
+    """The task's own options, and what is wrong with them or with the task."""
+    if task is None:
+        return None, [f"task: missing ({', '.join(TASKS)})"]
+    if task not in TASKS:
+        return None, [f"task = {task!r}: must be one of {', '.join(TASKS)}"]
+    return read_options(get_task(str(task)).options_type, table, "head.")
+
+
+def _method_problems(plain: _Plain) -> list[str]:
+    """What is wrong with the choice of the method."""
+    installed = ", ".join(METHODS.names())
+    if plain.method not in METHODS:
+        return [f"method = {plain.method!r}: no method is called so (installed: {installed})"]
+    accepted = get_task(plain.task).methods if plain.task in TASKS else None
+    if accepted is None or plain.method in accepted:
+        return []
+    return [
+        f"method = {plain.method!r}: the task {plain.task} takes {' or '.join(accepted)} only (installed: {installed})"
+    ]
+
+
+def _unknown_keys(table: Mapping[str, object]) -> list[str]:
+    known = ["name", "task", "head", "method", *METHODS.names(), "layers", "train"]
+    problems = []
+    for key in table:
+        near = difflib.get_close_matches(key, known, n=1)
+        guess = f"did you mean {near[0]}?" if near else f"(known: {', '.join(known)})"
+        problems.append(f"{key}: no such key{'; ' if near else ' '}{guess}")
+    return problems
 
 
 def _flatten(table: dict[str, Any], prefix: str = "") -> dict[str, object]:

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from mettle_cache.errors import RunError, UsageError
-from mettle_cache.pipelines.train.recipe import Recipe, recipe_from_json
+from mettle_cache.pipelines.train.recipe import Recipe, recipe_from_json, same_recipe
 from mettle_cache.store.writing.durable import PARTIAL, make_folder, remove_files, write_file
 
 if TYPE_CHECKING:
@@ -63,9 +63,13 @@ class RunConfig:
 
     def differences(self, other: RunConfig) -> list[str]:
         """What would change a run's numbers; the store's path may differ."""
-        ours, theirs = asdict(self), asdict(other)
-        found = [key for key in ("recipe", "seed", "select_on") if ours[key] != theirs[key]]
-        return found + (["store"] if self.store.key_digest != other.store.key_digest else [])
+        same = {
+            "recipe": same_recipe(self.recipe, other.recipe),
+            "seed": self.seed == other.seed,
+            "select_on": self.select_on == other.select_on,
+            "store": self.store.key_digest == other.store.key_digest,
+        }
+        return [name for name, alike in same.items() if not alike]
 
 
 @dataclass(frozen=True)

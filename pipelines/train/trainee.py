@@ -27,7 +27,7 @@ from mettle_cache.pipelines.train.checkpoint import (
 )
 from mettle_cache.pipelines.train.recipe import TrainOptions
 from mettle_cache.pipelines.train.sample_loader import FeedBatch
-from mettle_cache.tasks.protocol import Predictions, Task
+from mettle_cache.tasks.protocol import Predictions, Task, auxiliary_terms
 
 if TYPE_CHECKING:
     from mettle_cache.store.reading.token_store import TokenStore
@@ -66,7 +66,7 @@ class Trainee:
         with seeded(self.seed, epoch + 1, index, device=self.device):
             with self._precision():
                 outputs = self._forward(batch)
-            terms = self.task.loss(self.model, outputs, targets)
+            terms = {**self.task.loss(self.model, outputs, targets), **auxiliary_terms(outputs)}
             stacked = torch.stack(list(terms.values()))
         stacked.sum().backward()
         # one transfer, and only once the backward pass is queued: a GPU must not wait for it

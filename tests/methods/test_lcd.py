@@ -1,13 +1,16 @@
-"""LCD: the absorbed path against the stock nn.MultiheadAttention path, and every switch of Tables 6 to 10."""
+"""LCD: against nn.MultiheadAttention on decoded tokens, and every switch of Tables 6 to 10."""
+
+from dataclasses import replace
 
 import pytest
 import torch
 
 from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec
-from mettle_cache.methods.lcd import LCD
+from mettle_cache.methods.lcd import LCD, LCDOptions
 from mettle_cache.tokens import FLOATS, LayerTokens
 from tests.methods.conftest import make_tokens
+from tests.methods.stock import StockLCD, lcd_options
 
 LAYERS = tuple(
     LayerSpec(modality="visual", stage=stage, block=block, grid=(side, side), tokens=side * side, width=width)
@@ -29,13 +32,11 @@ def clip_tokens(form, layers=LAYERS):
 def build_pair(layers=LAYERS, **switches):
     """The same weights, far from their initial values, behind both paths."""
     torch.manual_seed(0)
-    absorbed = LCD(layers, **switches).double()
+    absorbed = LCD(layers, lcd_options(**switches)).double()
     with torch.no_grad():
         for parameter in absorbed.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.2)
-    stock = LCD(layers, attention="stock", **switches).double()
-    stock.load_state_dict(absorbed.state_dict())
-    return absorbed, stock
+    return absorbed, StockLCD(absorbed)
 
 
 def assert_pair_agrees(form, **switches):
@@ -79,7 +80,7 @@ def test_every_switch_means_the_same_on_both_paths(switches):
 
 def test_nothing_is_kept_for_the_backward_pass_but_what_is_there_anyway():
     """Of a layer: its codes, which are the reader's, and parameters; no activations, whatever the number of frames."""
-    module = LCD(LAYERS, dim=8)
+    module = LCD(LAYERS, LCDOptions(dim=8))
     tokens = clip_tokens("int8")
     own = {part.untyped_storage().data_ptr() for t in tokens.values() for part in (t.codes, t.scale, t.zero)}
     own |= {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
@@ -128,23 +129,40 @@ def test_parameters_of_swin_are_those_of_the_spec(meta_tokens, expected):
         for b in range(blocks)
     ]
     with torch.device("meta"):
-        module = LCD(layers, meta_tokens=meta_tokens)
+        module = LCD(layers, LCDOptions(k_visual=meta_tokens))
     assert sum(p.numel() for p in module.parameters()) == expected
 
 
 @pytest.mark.parametrize(
     ("switches", "message"),
     [
-        ({"layers": ()}, "at least one layer"),
+        ({"layers": ()}, "at least one layer, all of one modality, not none"),
+        ({"layers": (LAYERS[0], replace(LAYERS[1], modality="audio"))}, r"not \['audio', 'visual'\]"),
         ({"heads": 5}, "width 16 is not divisible by 5 heads"),
         ({"dim": None}, "need a projection"),
         ({"meta_tokens": [1, 2, 3]}, "3 meta-token numbers for 2 stages"),
-        ({"meta_tokens": 0}, "at least one meta-token"),
-        ({"steps": 0}, "at least one step"),
-        ({"pretrained_branch": "max"}, "use one of linear, avgpool, none"),
-        ({"task_specific": False, "pretrained_branch": "none"}, "distils nothing"),
+        ({"meta_tokens": 0}, "k_visual: Input should be greater than or equal to 1, not 0"),
+        ({"steps": 0}, "steps_visual: Input should be greater than or equal to 1, not 0"),
+        ({"pretrained_branch": "max"}, "Input should be 'linear', 'avgpool' or 'none', not \"max\""),
+        ({"task_specific": False, "pretrained_branch": "none"}, "together leave nothing to train"),
     ],
 )
 def test_impossible_settings_are_refused(switches, message):
+    layers = switches.pop("layers", LAYERS)
     with pytest.raises(UsageError, match=message):
-        LCD(**{"layers": LAYERS, **switches})
+        LCD(layers, lcd_options(**switches))
+
+
+def test_k_and_steps_are_those_of_the_modality():
+    options = LCDOptions(k_visual=2, k_audio=3, steps_visual=1, steps_audio=4)
+    audio = [replace(layer, modality="audio") for layer in LAYERS]
+    found = [[(d.count, d.steps) for d in LCD(layers, options).distillers.values()] for layers in (LAYERS, audio)]
+    assert found == [[(2, 1)] * 3, [(3, 4)] * 3]
+
+
+def test_separate_meta_tokens_are_those_that_the_mean_is_of(form):
+    module, _ = build_pair(meta_tokens=[3, 1], steps=2)
+    tokens = clip_tokens(form)
+    separate = module.separate(tokens)
+    assert separate.shape == (CLIPS, SEGMENTS, 7, 256)
+    assert torch.allclose(separate.mean(2), module(tokens), rtol=1e-12, atol=1e-12)

@@ -3,7 +3,7 @@ import torch
 
 from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec
-from mettle_cache.methods.linear import LinearProbe, mean_token
+from mettle_cache.methods.linear import LinearOptions, LinearProbe, mean_token
 from mettle_cache.tokens import FLOATS, INT4, INT8, LayerTokens, pack_int4
 
 LAYERS = [
@@ -41,7 +41,7 @@ def test_float16_tokens_are_averaged_in_single_precision():
 
 def test_probe_reads_the_last_layer_only():
     torch.manual_seed(0)
-    probe = LinearProbe(LAYERS, dim=5)
+    probe = LinearProbe(LAYERS, LinearOptions(dim=5))
     tokens = stored("int8", torch.Generator().manual_seed(1))
     result = probe({LAYERS[1].name: tokens})
     expected = tokens.floats().mean(-2) @ probe.linear.weight.T + probe.linear.bias
@@ -50,7 +50,7 @@ def test_probe_reads_the_last_layer_only():
 
 
 def test_without_a_width_the_probe_keeps_the_layers():
-    assert LinearProbe(LAYERS, dim=None).output_dim == 16
+    assert LinearProbe(LAYERS, LinearOptions(dim="none")).output_dim == 16
 
 
 def test_no_layers_are_refused():

@@ -7,7 +7,7 @@ import torch
 
 from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec
-from mettle_cache.methods.mti import MTI, decode_stages, inject
+from mettle_cache.methods.mti import MTI, MTIOptions, decode_stages, inject
 from mettle_cache.store.format.codecs import encode_layers, get_codec
 from mettle_cache.tokens import FLOATS, LayerTokens
 
@@ -73,7 +73,7 @@ def test_gradients_of_a_step(axis, count):
 @pytest.mark.parametrize("order", ["cross_first", "intra_first"])
 @pytest.mark.parametrize(("cross", "intra"), [(True, True), (True, False), (False, True), (False, False)])
 def test_the_switches_of_table_11_and_the_order(order, cross, intra):
-    mti = MTI(STAGES, DIM, cross=cross, intra=intra, order=order).double()
+    mti = MTI(STAGES, DIM, MTIOptions(cross=cross, intra=intra, order=order)).double()
     tokens, visual, audio = random_tokens(), meta_tokens(2, 1), meta_tokens(3, 2)
     steps = [("cross", audio)] * cross + [("intra", visual)] * intra
     if order == "intra_first":
@@ -90,18 +90,18 @@ def test_the_switches_of_table_11_and_the_order(order, cross, intra):
 
 def test_parameters_are_a_linear_for_each_modality_and_stage_of_another_width():
     def count(**options):
-        return sum(p.numel() for p in MTI(STAGES, DIM, **options).parameters())
+        return sum(p.numel() for p in MTI(STAGES, DIM, MTIOptions(**options)).parameters())
 
     narrow = (DIM + 1) * (2 + 4)
     assert count() == 2 * narrow
     assert count(identity=False) == 2 * (narrow + 2 * (DIM + 1) * 6)
     assert count(cross=False) == narrow
-    assert count(inject_into=[1]) == 2 * (DIM + 1) * 2
+    assert count(inject_into=(1,)) == 2 * (DIM + 1) * 2
     assert count(cross=False, intra=False) == 0
 
 
 def test_other_stages_pass_through():
-    mti = MTI(STAGES, DIM, inject_into=[2]).double()
+    mti = MTI(STAGES, DIM, MTIOptions(inject_into=(2,))).double()
     tokens = random_tokens()
     updated = mti(tokens, visual=meta_tokens(1, 1), audio=meta_tokens(1, 2))
     changed = [not torch.equal(got, tokens[s.name].codes) for s, got in zip(STAGES, updated, strict=True)]
@@ -124,11 +124,15 @@ def test_codes_are_decoded(codec):
 
 
 def test_what_mti_refuses():
-    with pytest.raises(UsageError, match="MTI has no 'last'; use one of cross_first, intra_first"):
-        MTI(STAGES, DIM, order="last")
-    with pytest.raises(UsageError, match="MTI has no 'channels'; use one of meta_tokens, positions"):
-        MTI(STAGES, DIM, softmax_over="channels")
-    with pytest.raises(UsageError, match=r"MTI into stages \[5\]: there are 4 stages, counted from 1"):
-        MTI(STAGES, DIM, inject_into=[5])
+    with pytest.raises(UsageError, match="order: Input should be 'cross_first' or 'intra_first', not \"last\""):
+        MTI(STAGES, DIM, MTIOptions(order="last"))
+    with pytest.raises(UsageError, match="softmax_over: Input should be 'meta_tokens' or 'positions'"):
+        MTI(STAGES, DIM, MTIOptions(softmax_over="channels"))
+    with pytest.raises(UsageError, match="inject_into: Input should be less than or equal to 4, not 5"):
+        MTI(STAGES, DIM, MTIOptions(inject_into=(5,)))
+    with pytest.raises(UsageError, match="inject_into must name at least one level, each once"):
+        MTI(STAGES, DIM, MTIOptions(inject_into=(2, 2)))
+    with pytest.raises(UsageError, match=r"MTI into stages \[1, 4\]: there are 3 stages, counted from 1"):
+        MTI(STAGES[:3], DIM, MTIOptions(inject_into=(1, 4)))
     with pytest.raises(UsageError, match="there are 0 stages"):
         MTI([], DIM)

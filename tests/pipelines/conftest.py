@@ -2,6 +2,8 @@
 
 import pytest
 
+from mettle_cache.methods.registry import METHODS
+from mettle_cache.registry import MethodRow
 from tests.pipelines.tiny_store import write_tiny_store
 
 
@@ -17,3 +19,11 @@ def tiny_store(tmp_path_factory):
         return written[name]
 
     return make
+
+
+@pytest.fixture
+def mean_method():
+    """A method that this package does not have, registered as ``mean``."""
+    METHODS.register(MethodRow("mean", "tests.pipelines.mean_method:KIND"))
+    yield
+    METHODS.unregister("mean")

@@ -150,8 +150,9 @@ def test_a_head_of_one_meta_token_is_exported_and_one_of_two_is_refused(store, r
 def test_the_recipes_are_the_recommended_starting_point():
     specific, shared = (load_recipe(f"music-avqa-swin-{audio}") for audio in ("htsat", "shared"))
     for found in (specific, shared):
-        assert (found.task, found.method, found.layers, found.lcd.dim) == ("avqa", "lcd", "last:1", "none")
-        assert (found.lcd.k_visual, found.lcd.k_audio, found.lcd.steps_visual, found.lcd.steps_audio) == (1, 1, 1, 1)
+        assert (found.task, found.method, found.layers, found.method_options.dim) == ("avqa", "lcd", "last:1", "none")
+        lcd = found.method_options
+        assert (lcd.k_visual, lcd.k_audio, lcd.steps_visual, lcd.steps_audio) == (1, 1, 1, 1)
         assert (found.train.batch_size, found.train.epochs, found.train.step_size, found.train.gamma) == (
             32,
             30,

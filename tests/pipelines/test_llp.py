@@ -104,8 +104,8 @@ def write_store(tmp_path_factory):
 def test_the_published_recipe_has_the_paper_s_hyper_parameters():
     recipe = load_recipe("llp-swin-htsat")
     assert (recipe.task, recipe.method, recipe.layers) == ("avvp", "lcd", "stages")
-    assert (recipe.lcd.dim, recipe.lcd.k_visual, recipe.lcd.k_audio) == (256, 1, 1)
-    assert (recipe.lcd.steps_visual, recipe.lcd.steps_audio) == (1, 1)
+    assert (recipe.method_options.dim, recipe.method_options.k_visual, recipe.method_options.k_audio) == (256, 1, 1)
+    assert (recipe.method_options.steps_visual, recipe.method_options.steps_audio) == (1, 1)
     assert (recipe.train.batch_size, recipe.train.epochs, recipe.train.learning_rate) == (16, 15, 3e-4)
     assert (recipe.train.step_size, recipe.train.gamma, recipe.train.weight_decay) == (5, 0.5, 0.0)
     assert (recipe.head.decoder, recipe.head.reads_motion) == ("mmpyr", False)

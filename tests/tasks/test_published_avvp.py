@@ -8,10 +8,15 @@ import numpy as np
 import pytest
 
 from mettle_cache.datasets import open_dataset
+from mettle_cache.layers import LayerSpec
+from mettle_cache.methods.lcd import LCDOptions
+from mettle_cache.methods.registry import MethodChoice
 from mettle_cache.tasks.avvp.options import ParsingHeadOptions
 from mettle_cache.tasks.avvp.task import AvvpTask
-from mettle_cache.tasks.options import MethodOptions
 
+LAYERS = tuple(
+    LayerSpec(modality=modality, stage=1, block=1, grid=(1, 1), tokens=1, width=8) for modality in ("visual", "audio")
+)
 _REPOSITORY = Path(__file__).parents[2]
 PUBLISHED = Path(os.environ.get("METTLE_ANNOTATIONS", _REPOSITORY.parent / "shared" / "annotations"))
 
@@ -28,11 +33,11 @@ def task(request, tmp_path_factory):
     shutil.copyfile(PUBLISHED / request.param / "AVVP_eval_audio.csv", root / "AVVP_eval_audio.csv")
     dataset = open_dataset("llp", root)
     return AvvpTask(
-        (),
+        LAYERS,
         samples=dataset.samples,
         vocabulary=dataset.vocabulary,
         segments=dataset.segments,
-        method=MethodOptions(),
+        method=MethodChoice("lcd", LCDOptions()),
         options=ParsingHeadOptions(),
     )
 
@@ -69,11 +74,11 @@ def test_the_three_rows_that_one_version_lacks_change_two_videos_at_most(task):
     fixed = open_dataset("llp", PUBLISHED / "llp")
     rows = rows_of(task, "test")
     other = AvvpTask(
-        (),
+        LAYERS,
         samples=fixed.samples,
         vocabulary=fixed.vocabulary,
         segments=10,
-        method=MethodOptions(),
+        method=MethodChoice("lcd", LCDOptions()),
         options=ParsingHeadOptions(),
     )
     scores = task.score(truth_of(other, rows), rows)

@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar, Literal, cast
 import numpy as np
 import pyarrow as pa
 import torch
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from mettle_cache.decoders.cmbs import PSPCMBS
@@ -21,6 +21,7 @@ from mettle_cache.decoders.psp import PSP29
 from mettle_cache.decoders.registry import create_decoder
 from mettle_cache.errors import DatasetError
 from mettle_cache.layers import LayerSpec
+from mettle_cache.methods.registry import MethodChoice
 from mettle_cache.metrics.avel import (
     category_accuracy,
     predict_event_and_class,
@@ -28,16 +29,14 @@ from mettle_cache.metrics.avel import (
     segment_accuracy,
     segment_labels,
 )
-from mettle_cache.tasks.model import AudioVisualModel, build_method, common_width
-from mettle_cache.tasks.options import STRICT, MethodOptions
+from mettle_cache.options import Options
+from mettle_cache.tasks.model import AudioVisualModel, common_width
 from mettle_cache.tasks.protocol import Predictions, PublishedRow, Task
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeadOptions:
+class AvelHeadOptions(Options):
     """The head; ``avps_weight`` is lambda of PSP's pair term and counts for ``psp29`` only."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     decoder: Literal["psp_cmbs", "psp29"] = "psp_cmbs"
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
@@ -81,7 +80,7 @@ class AvelTask(Task):
             ("end", pa.int64()),
         ]
     )
-    options_type: ClassVar[type] = HeadOptions
+    options_type: ClassVar[type] = AvelHeadOptions
     metric: ClassVar[str] = "accuracy"
     published: ClassVar[tuple[PublishedRow, ...]] = (
         _row("ave-swin-htsat", "swinv2_l", "htsat", 83.3, 338.0, 23.0),
@@ -99,14 +98,14 @@ class AvelTask(Task):
         samples: pa.Table,
         vocabulary: Mapping[str, Sequence[str]],
         segments: int,
-        method: MethodOptions,
-        options: HeadOptions,
+        method: MethodChoice,
+        options: AvelHeadOptions,
     ) -> None:
         if not vocabulary.get("categories"):
             raise DatasetError("the store's vocabulary names no categories, so there is nothing to tell apart")
         if "background" in vocabulary["categories"]:
             raise DatasetError("the vocabulary lists 'background', which is implicit: every second outside an event")
-        self.layers = tuple(layers)
+        self.layers = method.layers(layers)
         self.categories = tuple(vocabulary["categories"])
         self.samples = samples
         self.method = method
@@ -120,17 +119,16 @@ class AvelTask(Task):
         )
 
     def build_model(self) -> nn.Module:
-        visual = build_method(self.layers, "visual", self.method)
-        audio = build_method(self.layers, "audio", self.method)
+        method = self.method.build(self.layers)
         extra = {"avps_weight": self.options.avps_weight} if self.options.decoder == "psp29" else {}
         decoder = create_decoder(
             self.options.decoder,
-            common_width(visual, audio),
+            common_width(method),
             len(self.categories),
             dropout=self.options.dropout,
             **extra,
         )
-        return AudioVisualModel(visual, audio, decoder)
+        return AudioVisualModel(method, decoder)
 
     def targets(self, rows: Sequence[int]) -> Tensor:
         """Labels ``[B, T]``; the number of categories is background."""
@@ -141,10 +139,9 @@ class AvelTask(Task):
 
     def predict(self, outputs: dict[str, Tensor], rows: Sequence[int]) -> Predictions:
         """``labels [B, T]``."""
-        arrays = {name: value.float().cpu().numpy() for name, value in outputs.items()}
-        if "event" in arrays:
-            return {"labels": predict_event_and_class(arrays["event"], arrays["category"])}
-        return {"labels": predict_segments(arrays["segments"])}
+        names = ("event", "category") if "event" in outputs else ("segments",)
+        arrays = [outputs[name].float().cpu().numpy() for name in names]
+        return {"labels": predict_event_and_class(*arrays) if "event" in outputs else predict_segments(*arrays)}
 
     def score(self, predictions: Predictions, rows: Sequence[int]) -> dict[str, float]:
         return {"accuracy": segment_accuracy(predictions["labels"], self._labels(rows))}

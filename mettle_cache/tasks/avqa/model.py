@@ -8,7 +8,6 @@ heard, and the pictures are the last layer's tokens after equation 3.4.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +16,14 @@ from mettle_cache.decoders.avqa import AVQADecoder
 from mettle_cache.decoders.avqa_pictures import Pictures, inject_vectors
 from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec
-from mettle_cache.methods.distiller import LayerDistiller
 from mettle_cache.methods.lcd import LCD
+from mettle_cache.methods.mti import SoftmaxOver
+from mettle_cache.methods.protocol import PerModality
 from mettle_cache.tokens import LayerTokens
 
 
 class AvqaModel(nn.Module):
-    """``visual`` and ``audio`` give the meta-tokens, ``layer`` is what the head sees.
+    """The ``method`` gives the meta-tokens, ``layer`` is what the decoder sees.
 
     ``raw_negatives`` leaves the pictures of other videos as the backbone gives them, as the published heads do: then
     the match can be told from the injection alone. Otherwise they take the same injection, from the sound that they do
@@ -32,24 +32,22 @@ class AvqaModel(nn.Module):
 
     def __init__(
         self,
-        visual: nn.Module,
-        audio: nn.Module,
+        method: PerModality,
         decoder: AVQADecoder,
         layer: LayerSpec,
         *,
-        widths: tuple[int, int],
-        softmax_over: str,
+        softmax_over: SoftmaxOver,
         raw_negatives: bool,
     ) -> None:
         super().__init__()
-        self.visual, self.audio, self.decoder = visual, audio, decoder
-        self.counts = {"visual": count_meta_tokens(visual), "audio": count_meta_tokens(audio)}
+        self.visual, self.audio, self.decoder = method.visual, method.audio, decoder
+        self.counts = {"visual": count_meta_tokens(method.visual), "audio": count_meta_tokens(method.audio)}
         self.layer = layer
         self.softmax_over = softmax_over
         self.raw_negatives = raw_negatives
-        seen, heard = widths
-        self.cross = nn.Linear(heard, layer.width)
-        self.intra = nn.Identity() if seen == layer.width else nn.Linear(seen, layer.width)
+        same = method.visual_dim == layer.width
+        self.cross = nn.Linear(method.audio_dim, layer.width)
+        self.intra = nn.Identity() if same else nn.Linear(method.visual_dim, layer.width)
 
     def forward(
         self,
@@ -83,14 +81,14 @@ class AvqaModel(nn.Module):
         """Meta-tokens ``[B, T, K, d]``."""
         method = self.visual if modality == "visual" else self.audio
         if self.counts[modality] == 1:
-            found: Tensor = method(tokens).unsqueeze(-2)
-            return found
+            meta_token: Tensor = method(tokens).unsqueeze(-2)
+            return meta_token
         if not isinstance(method, LCD):
             raise UsageError(
                 f"an LCD with K = {self.counts[modality]} cannot be folded for this head: it uses each meta-token",
                 hint="use the run's best.safetensors as it is, or train with lcd.k_visual = 1 and lcd.k_audio = 1",
             )
-        return distil_tokens(method, tokens)
+        return method.separate(tokens)
 
     def _raw_pictures(self, tokens: Mapping[str, LayerTokens]) -> Pictures:
         return Pictures.of(tokens[self.layer.name].floats(self._precision))
@@ -100,28 +98,15 @@ class AvqaModel(nn.Module):
         visual = self._distil("visual", tokens)
         pictures = self._raw_pictures(tokens)
         with torch.autocast(visual.device.type, enabled=False):
-            for linear, own in ((self.cross, audio), (self.intra, visual)):
-                vectors = linear(own.to(self._precision))
+            for linear, meta_tokens in ((self.cross, audio), (self.intra, visual)):
+                vectors = linear(meta_tokens.to(self._precision))
                 pictures = inject_vectors(pictures, vectors, softmax_over=self.softmax_over)
         return pictures
 
 
 def count_meta_tokens(method: nn.Module) -> int:
     """K of an LCD of one layer, whose meta-tokens are used one by one; 1 of whatever gives their mean."""
-    if not isinstance(method, LCD) or len(method.layers) > 1:
-        return 1
-    (distiller,) = method.distillers.values()
-    return cast(LayerDistiller, distiller).count
-
-
-def distil_tokens(lcd: LCD, tokens: Mapping[str, LayerTokens]) -> Tensor:
-    """Meta-tokens ``[B, T, K, d]`` of an LCD of one layer, one by one."""
-    (layer,), (distiller,) = lcd.layers, lcd.distillers.values()
-    stored = tokens[layer.name]
-    distilled: Tensor = distiller(stored.flatten_frames()).unflatten(0, stored.codes.shape[:2])
-    for projection in lcd.projections.values():
-        distilled = projection(distilled)
-    return distilled
+    return method.count if isinstance(method, LCD) and len(method.layers) == 1 else 1
 
 
 def take_seconds(tokens: LayerTokens, clips: Tensor, seconds: Tensor) -> LayerTokens:
@@ -131,5 +116,5 @@ def take_seconds(tokens: LayerTokens, clips: Tensor, seconds: Tensor) -> LayerTo
 
 def last_layers(layers: Sequence[LayerSpec]) -> tuple[LayerSpec, ...]:
     """The last layer of each modality, visual first; a modality without layers is left out."""
-    found = {layer.modality: layer for layer in layers}
-    return tuple(found[modality] for modality in ("visual", "audio") if modality in found)
+    last = {layer.modality: layer for layer in layers}
+    return tuple(last[modality] for modality in ("visual", "audio") if modality in last)

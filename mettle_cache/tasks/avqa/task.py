@@ -14,12 +14,17 @@ from typing import Annotated, ClassVar, Literal, cast
 import numpy as np
 import pyarrow as pa
 import torch
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from mettle_cache.decoders.avqa import AVQADecoder
 from mettle_cache.errors import DatasetError
 from mettle_cache.layers import LayerSpec
+from mettle_cache.methods.lcd import LCD, LCDOptions
+from mettle_cache.methods.linear import LinearOptions, LinearProbe
+from mettle_cache.methods.mti import SoftmaxOver
+from mettle_cache.methods.protocol import PerModality
+from mettle_cache.methods.registry import MethodChoice
 from mettle_cache.metrics.avqa import (
     TYPES,
     answer_accuracies,
@@ -27,11 +32,11 @@ from mettle_cache.metrics.avqa import (
     most_common_answers,
     predict_answers,
 )
+from mettle_cache.options import Count, Options
 from mettle_cache.tasks.avqa.grounding import load_grounding
 from mettle_cache.tasks.avqa.model import AvqaModel, last_layers
 from mettle_cache.tasks.avqa.negatives import negative_inputs
-from mettle_cache.tasks.model import build_method
-from mettle_cache.tasks.options import STRICT, Count, MethodOptions
+from mettle_cache.tasks.model import require_method
 from mettle_cache.tasks.protocol import Predictions, PublishedRow, StepInputs, Task
 
 LENGTH = 14
@@ -39,7 +44,7 @@ LENGTH = 14
 
 
 @dataclass(frozen=True, kw_only=True)
-class AvqaOptions:
+class AvqaHeadOptions(Options):
     """The head, and what spec-avqa.md section 9.2 leaves open.
 
     ``dim`` is the head's width, ``none`` for that of the pictures, which grounding files want. ``init_grounding`` is
@@ -48,12 +53,10 @@ class AvqaOptions:
     ``negative_videos`` is how many other videos a step draws them from, ``all`` for no bound.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
-
     dim: Count | Literal["none"] = "none"
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     aggregate: Literal["last_layer", "all_layers"] = "last_layer"
-    softmax_over: Literal["meta_tokens", "positions"] = "meta_tokens"
+    softmax_over: SoftmaxOver = "meta_tokens"
     negatives: Literal["injected", "raw"] = "injected"
     negative_videos: Annotated[int, Field(ge=2)] | Literal["all"] = 16
     packed: bool = False
@@ -96,7 +99,7 @@ class AvqaTask(Task):
             ("answer", pa.string()),
         ]
     )
-    options_type: ClassVar[type] = AvqaOptions
+    options_type: ClassVar[type] = AvqaHeadOptions
     metric: ClassVar[str] = "accuracy"
     published: ClassVar[tuple[PublishedRow, ...]] = (
         _row("music-avqa-swin-htsat", "htsat", (74.8, 77.4, 81.9, 70.7), "DG-SCT"),
@@ -107,6 +110,7 @@ class AvqaTask(Task):
         "answers": tuple(str(answer) for answer in range(42)),
     }
     published_segments: ClassVar[int] = 10
+    methods: ClassVar[tuple[str, ...] | None] = ("lcd", "linear")
 
     def __init__(
         self,
@@ -115,9 +119,10 @@ class AvqaTask(Task):
         samples: pa.Table,
         vocabulary: Mapping[str, Sequence[str]],
         segments: int,
-        method: MethodOptions,
-        options: AvqaOptions,
+        method: MethodChoice,
+        options: AvqaHeadOptions,
     ) -> None:
+        require_method(method, self.methods or (), reason="question answering injects each meta-token by itself")
         for name in ("words", "answers"):
             if not vocabulary.get(name):
                 raise DatasetError(f"the store's vocabulary has no {name}, so no question can be asked or answered")
@@ -137,11 +142,10 @@ class AvqaTask(Task):
         _, self.video_of = np.unique(np.array(samples["clip"].to_pylist(), dtype=str), return_inverse=True)
 
     def build_model(self) -> nn.Module:
-        visual = build_method(self.layers, "visual", self._method_of("visual"))
-        audio = build_method(self.layers, "audio", self._method_of("audio"))
+        method = PerModality(self.layers, self._build_module)
         layer = last_layers(self.layers)[0]
         decoder = AVQADecoder(
-            audio.output_dim,
+            method.audio_dim,
             layer.width,
             words=len(self.words),
             answers=len(self.answers),
@@ -150,11 +154,9 @@ class AvqaTask(Task):
             packed=self.options.packed,
         )
         return AvqaModel(
-            visual,
-            audio,
+            method,
             decoder,
             layer,
-            widths=(visual.output_dim, audio.output_dim),
             softmax_over=self.options.softmax_over,
             raw_negatives=self.options.negatives == "raw",
         )
@@ -171,8 +173,8 @@ class AvqaTask(Task):
             return StepInputs(tensors=question)
         bound = self.options.negative_videos
         at_most = None if isinstance(bound, str) else bound
-        found = negative_inputs(self.video_of, rows, pool, segments=self.segments, at_most=at_most, rng=rng)
-        return StepInputs(rows=found.rows, tensors={**question, **found.tensors})
+        others = negative_inputs(self.video_of, rows, pool, segments=self.segments, at_most=at_most, rng=rng)
+        return StepInputs(rows=others.rows, tensors={**question, **others.tensors})
 
     def targets(self, rows: Sequence[int]) -> Tensor:
         """Answers ``[B]``; -1 for one that no train question has, which only val and test can have."""
@@ -215,12 +217,15 @@ class AvqaTask(Task):
         columns["prediction"] = pa.array([self.answers[number] for number in predictions["answers"]], pa.string())
         return pa.table(columns)
 
-    def _method_of(self, modality: str) -> MethodOptions:
-        """The method's options, with the width of the modality's last layer where layers differ in width."""
-        if self.options.aggregate == "last_layer" or self.method.lcd.dim != "none":
-            return self.method
-        width = next(layer.width for layer in reversed(self.layers) if layer.modality == modality)
-        return replace(self.method, lcd=replace(self.method.lcd, dim=width))
+    def _build_module(self, layers: Sequence[LayerSpec]) -> nn.Module:
+        """The method of one modality, as wide as its last layer where layers differ in width."""
+        options = self.method.options
+        if isinstance(options, LinearOptions):
+            return LinearProbe(layers, options)
+        options = cast(LCDOptions, options)
+        if self.options.aggregate == "all_layers" and options.dim == "none":
+            options = replace(options, dim=layers[-1].width)
+        return LCD(layers, options)
 
     def _train(self) -> list[int]:
         return [row for row, split in enumerate(self.samples["split"].to_pylist()) if split == "train"]

@@ -6,8 +6,11 @@ Shapes: B videos, T frames (seconds), N tokens, K meta-tokens of d channels, C c
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal, cast
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from mettle_cache.decoders.fpn import FPN, LEVELS
@@ -15,12 +18,56 @@ from mettle_cache.decoders.matching import matching_divergence
 from mettle_cache.decoders.tpavi import AUDIO_WIDTH, TPAVI
 from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec
-from mettle_cache.methods.linear import LinearProbe, mean_token
-from mettle_cache.methods.mti import MTI, decode_stages
-from mettle_cache.methods.plain_distiller import PlainDistiller
-from mettle_cache.tasks.avs.options import AvsHeadOptions
-from mettle_cache.tasks.options import MethodOptions
+from mettle_cache.methods.distiller import LayerDistiller, MatrixOptions
+from mettle_cache.methods.lcd import LCDOptions
+from mettle_cache.methods.linear import LinearOptions, LinearProbe, mean_token
+from mettle_cache.methods.mti import MTI, Level, MTIOptions, decode_stages, levels_problem
+from mettle_cache.methods.registry import MethodChoice
+from mettle_cache.options import Count
+from mettle_cache.tasks.model import require_method
 from mettle_cache.tokens import LayerTokens
+
+METHODS = ("lcd", "linear")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AvsHeadOptions(MTIOptions, MatrixOptions):
+    """The ``[head]`` table: what lies between the tokens and the masks, with the keys of MTI and of LCD's matrices.
+
+    Levels count the pyramid's four stages from 1, fine to coarse.
+
+    Attributes
+    ----------
+    mti
+        Inject meta-tokens; without it the decoder sees the stages alone, and no LCD is built.
+    lcd_levels
+        The levels whose tokens LCD reads, of both modalities; all their meta-tokens are injected (Table 12).
+    lateral, width
+        See :class:`mettle_cache.decoders.fpn.FPN`.
+    tpavi
+        AVSBench's interaction over all frames, between the laterals and the pyramid.
+    matching
+        ``kl`` adds AVSBench's audio-visual matching term, times ``matching_weight``.
+    group
+        Videos that share a threshold in the F-measure.
+    """
+
+    mti: bool = True
+    lcd_levels: tuple[Level, ...] = (4,)
+    lateral: Literal["linear", "dilated"] = "linear"
+    width: Annotated[int, Field(ge=8, multiple_of=8)] = 256
+    tpavi: bool = False
+    matching: Literal["off", "kl"] = "off"
+    matching_weight: Annotated[float, Field(ge=0)] = 0.5
+    group: Count = 4
+
+    def problems(self) -> Sequence[str]:
+        wrong = [*super().problems(), *levels_problem("lcd_levels", self.lcd_levels)]
+        if self.mti and not (self.cross or self.intra):
+            wrong.append("cross = false and intra = false together inject nothing: set mti = false")
+        if self.matching == "kl" and not (self.tpavi or (self.mti and self.cross)):
+            wrong.append("matching = 'kl' compares with the sound: it needs mti with cross, or tpavi")
+        return wrong
 
 
 class SegmentationModel(nn.Module):
@@ -30,9 +77,10 @@ class SegmentationModel(nn.Module):
     """
 
     def __init__(
-        self, visual: Sequence[LayerSpec], audio: Sequence[LayerSpec], method: MethodOptions, options: AvsHeadOptions
+        self, visual: Sequence[LayerSpec], audio: Sequence[LayerSpec], method: MethodChoice, options: AvsHeadOptions
     ) -> None:
         super().__init__()
+        require_method(method, METHODS, reason="segmentation injects each meta-token by itself")
         self.stages = tuple(visual)
         self.fpn = FPN(visual, lateral=options.lateral, width=options.width)
         dim = _common_width(visual[-1], method)
@@ -40,10 +88,10 @@ class SegmentationModel(nn.Module):
         read = [level - len(LEVELS) - 1 for level in options.lcd_levels]
         self.visual = self.audio = None
         if options.mti and options.intra:
-            self.visual = MetaTokens([visual[level] for level in read], dim, method, options)
+            self.visual = LevelTokens([visual[level] for level in read], dim, method, options)
         if options.mti and options.cross:
-            self.audio = MetaTokens([audio[level] for level in read], dim, method, options)
-        self.mti = _build_mti(visual, dim, options) if options.mti else None
+            self.audio = LevelTokens([audio[level] for level in read], dim, method, options)
+        self.mti = MTI(visual, dim, options) if options.mti else None
         self.tpavi = SoundOverTime(audio[-1], options.width) if options.tpavi else None
         self.matching = options.matching == "kl"
         self.sound = (
@@ -80,11 +128,12 @@ class SegmentationModel(nn.Module):
         return updated
 
 
-class MetaTokens(nn.Module):
-    """Meta-tokens ``[B, T, K, d]`` of one modality's layers; one of another width gets a linear to d."""
+class LevelTokens(nn.Module):
+    """Meta-tokens ``[B, T, K, d]`` of one modality's layers; those of another width get a linear to d."""
 
-    def __init__(self, layers: Sequence[LayerSpec], dim: int, method: MethodOptions, options: AvsHeadOptions) -> None:
+    def __init__(self, layers: Sequence[LayerSpec], dim: int, method: MethodChoice, options: AvsHeadOptions) -> None:
         super().__init__()
+        self.layers = tuple(layers)
         self.sources = nn.ModuleList(_source(layer, dim, method, options) for layer in layers)
         self.aligns = nn.ModuleList(
             nn.Identity() if method.name == "linear" or layer.width == dim else nn.Linear(layer.width, dim)
@@ -92,18 +141,25 @@ class MetaTokens(nn.Module):
         )
 
     def forward(self, tokens: Mapping[str, LayerTokens]) -> Tensor:
-        return torch.cat([align(source(tokens)) for source, align in zip(self.sources, self.aligns, strict=True)], -2)
+        """From tokens ``[B, T, N, D]`` by layer name."""
+        aligned = []
+        for layer, source, align in zip(self.layers, self.sources, self.aligns, strict=True):
+            stored = tokens[layer.name]
+            meta_tokens = source(stored.flatten_frames()).unflatten(0, stored.codes.shape[:2])
+            aligned.append(align(meta_tokens))
+        return torch.cat(aligned, -2)
 
 
 class ProbedToken(nn.Module):
-    """Linear probing's one meta-token, the mean of the projected tokens: ``[B, T, 1, d]`` (Table 5)."""
+    """Linear probing's one meta-token, the mean of the projected tokens (Table 5)."""
 
     def __init__(self, layer: LayerSpec, dim: int) -> None:
         super().__init__()
-        self.probe = LinearProbe([layer], dim=dim)
+        self.probe = LinearProbe([layer], LinearOptions(dim=dim))
 
-    def forward(self, tokens: Mapping[str, LayerTokens]) -> Tensor:
-        meta_tokens: Tensor = self.probe(tokens).unsqueeze(-2)
+    def forward(self, tokens: LayerTokens) -> Tensor:
+        """``[F, 1, d]`` of a layer's tokens ``[F, N, D]``."""
+        meta_tokens: Tensor = self.probe({self.probe.layer.name: tokens}).unsqueeze(-2)
         return meta_tokens
 
 
@@ -123,44 +179,18 @@ class SoundOverTime(nn.Module):
         return [seen.flatten(0, 1) for seen, _ in pairs], [heard.flatten(0, 1) for _, heard in pairs]
 
 
-def _build_mti(stages: Sequence[LayerSpec], dim: int, options: AvsHeadOptions) -> MTI:
-    return MTI(
-        stages,
-        dim,
-        cross=options.cross,
-        intra=options.intra,
-        order=options.order,
-        inject_into=options.inject_into,
-        softmax_over=options.softmax_over,
-        identity=options.identity,
-    )
-
-
-def _source(layer: LayerSpec, dim: int, method: MethodOptions, options: AvsHeadOptions) -> nn.Module:
+def _source(layer: LayerSpec, dim: int, method: MethodChoice, options: AvsHeadOptions) -> nn.Module:
+    """What gives one layer's meta-tokens."""
     if method.name == "linear":
         return ProbedToken(layer, dim)
-    lcd = method.lcd
-    wanted = lcd.k_visual if layer.modality == "visual" else lcd.k_audio
-    if not isinstance(wanted, int):
+    lcd = cast(LCDOptions, method.options)
+    count = lcd.meta_tokens(layer.modality)
+    if not isinstance(count, int):
         raise UsageError("segmentation has one number of meta-tokens a modality", hint="set lcd.k_visual to one number")
-    if lcd.norm or lcd.residual or lcd.attention != "absorbed":
-        raise UsageError(
-            "segmentation's LCD is that of equations 3.1 and 3.2, without norm, residual or stock attention",
-            hint="set lcd.norm = false, lcd.residual = false and lcd.attention = absorbed",
-        )
-    return PlainDistiller(
-        layer,
-        meta_tokens=wanted,
-        steps=lcd.steps_visual if layer.modality == "visual" else lcd.steps_audio,
-        heads=lcd.heads,
-        task_specific=lcd.task_specific,
-        pretrained_branch=lcd.pretrained_branch,
-        out_proj=options.out_proj,
-        shared_steps=options.shared_steps,
-    )
+    return LayerDistiller(layer, count, lcd.steps(layer.modality), lcd, matrices=options)
 
 
-def _common_width(last: LayerSpec, method: MethodOptions) -> int:
+def _common_width(last: LayerSpec, method: MethodChoice) -> int:
     """d, by default that of the last visual level (spec-avs.md 9.2, question 3)."""
-    dim = method.linear.dim if method.name == "linear" else method.lcd.dim
+    dim = cast(LCDOptions | LinearOptions, method.options).dim
     return last.width if isinstance(dim, str) else dim

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
-from mettle_cache.tasks.options import STRICT, Count
+from mettle_cache.options import Count, Options
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Amount = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class MMPyrOptions:
+class MMPyrOptions(Options):
     """The sizes of :class:`mettle_cache.decoders.mmpyr.MMPyramid`; its width is that of the meta-tokens."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     ffn: Count = 1024
     levels: Annotated[int, Field(ge=1, le=16)] = 1
@@ -26,10 +24,8 @@ class MMPyrOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HANOptions:
+class HANOptions(Options):
     """The sizes of :class:`mettle_cache.decoders.han.HAN`; its width is that of the meta-tokens."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     ffn: Count = 512
     heads: Count = 1
@@ -37,10 +33,8 @@ class HANOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MGNOptions:
+class MGNOptions(Options):
     """The switches of :class:`mettle_cache.decoders.mgn.MGN`."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     drop_path: Share = 0.1
     temporal_gate: bool = True
@@ -48,15 +42,13 @@ class MGNOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ParsingHeadOptions:
+class ParsingHeadOptions(Options):
     """The head of video parsing; ``decoder`` says which of ``mmpyr``, ``han`` and ``mgn`` counts.
 
     ``motion`` adds the R(2+1)D features (visual_st in the published code): ``auto`` for ``mgn`` only. The targets of a
     modality move by ``smoothing_...`` towards a half. ``video_mask`` lets a segment have only the categories that the
     video as a whole is given.
     """
-
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     decoder: Literal["mmpyr", "han", "mgn"] = "mmpyr"
     motion: bool | Literal["auto"] = "auto"

@@ -23,11 +23,11 @@ from mettle_cache.decoders.mmpyr import MMPyramid
 from mettle_cache.decoders.registry import create_decoder
 from mettle_cache.errors import DatasetError, UsageError
 from mettle_cache.layers import LayerSpec
+from mettle_cache.methods.registry import MethodChoice
 from mettle_cache.metrics.avvp import Parsing, category_scores, paint_events, parse, parsing_scores
 from mettle_cache.tasks.avvp.motion import MotionFeatures
 from mettle_cache.tasks.avvp.options import ParsingHeadOptions
-from mettle_cache.tasks.model import AudioVisualModel, build_method, common_width
-from mettle_cache.tasks.options import MethodOptions
+from mettle_cache.tasks.model import AudioVisualModel, common_width
 from mettle_cache.tasks.protocol import Predictions, PublishedRow, StepInputs, Task
 
 MODALITIES = ("audio", "visual")
@@ -93,12 +93,12 @@ class AvvpTask(Task):
         samples: pa.Table,
         vocabulary: Mapping[str, Sequence[str]],
         segments: int,
-        method: MethodOptions,
+        method: MethodChoice,
         options: ParsingHeadOptions,
     ) -> None:
         if not vocabulary.get("categories"):
             raise DatasetError("the store's vocabulary names no categories, so there is nothing to tell apart")
-        self.layers = tuple(layers)
+        self.layers = method.layers(layers)
         self.categories = tuple(vocabulary["categories"])
         self.sources = tuple(vocabulary.get("dense_annotations", ()))
         self.samples = samples
@@ -111,21 +111,20 @@ class AvvpTask(Task):
         self.motion = MotionFeatures(samples, segments) if options.reads_motion else None
 
     def build_model(self) -> nn.Module:
-        visual = build_method(self.layers, "visual", self.method)
-        audio = build_method(self.layers, "audio", self.method)
+        method = self.method.build(self.layers)
         name = self.options.decoder
         sizes: dict[str, object] = asdict(getattr(self.options, name))
         if name == "mgn":
             sizes["segments"] = self.segments
         decoder = create_decoder(
             name,
-            common_width(visual, audio),
+            common_width(method),
             len(self.categories),
             motion=self.options.reads_motion,
             smoothing=Smoothing(self.options.smoothing_audio, self.options.smoothing_visual),
             **sizes,
         )
-        return AudioVisualModel(visual, audio, decoder)
+        return AudioVisualModel(method, decoder)
 
     def inputs(self, rows: Sequence[int], *, pool: Sequence[int], rng: np.random.Generator | None) -> StepInputs:
         """``motion`` ``[B, T, 512]`` where the options ask for it."""

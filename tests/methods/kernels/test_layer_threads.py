@@ -13,6 +13,7 @@ from torch import nn
 from mettle_cache.methods.kernels import layer_threads
 from mettle_cache.methods.kernels.layer_threads import LayerWork, add_up_layers, run_in_threads
 from mettle_cache.methods.lcd import LCD
+from tests.methods.stock import lcd_options
 from tests.methods.test_lcd import LAYERS, clip_tokens
 
 
@@ -24,11 +25,9 @@ def several_threads():
     torch.set_num_threads(before)
 
 
-def build(*, absorbed=True, **switches):
+def build(**switches):
     torch.manual_seed(0)
-    module = LCD(LAYERS, meta_tokens=2, dim=24, **switches)
-    module.absorbed = absorbed
-    return module
+    return LCD(LAYERS, lcd_options(meta_tokens=2, dim=24, **switches))
 
 
 def run(module, tokens, threads=3):
@@ -42,7 +41,7 @@ def run(module, tokens, threads=3):
 @pytest.mark.parametrize("steps", [1, 2])
 def test_not_a_bit_differs_from_one_layer_after_the_other(form, steps):
     tokens = clip_tokens(form)
-    expected, wanted = run(build(absorbed=False, steps=steps), tokens, threads=1)
+    expected, wanted = run(build(steps=steps), tokens, threads=1)
     for threads in (2, 3):
         output, gradients = run(build(steps=steps), tokens, threads)
         assert torch.equal(output, expected)
@@ -90,7 +89,6 @@ def test_without_gradients_there_is_no_graph(mode):
         output = module(tokens)
         assert output.is_inference() == torch.is_inference_mode_enabled()
     assert not output.requires_grad
-    module.absorbed = False
     torch.set_num_threads(1)
     assert torch.equal(output, module(tokens))
 
@@ -121,14 +119,16 @@ def test_what_layers_keep_is_kept_in_the_callers_graph():
         output.sum().backward()
         return sorted((tuple(t.shape), str(t.dtype)) for t in kept)
 
-    assert kept_by(build()) == kept_by(build(absorbed=False)) != []
+    side_by_side = kept_by(build())
+    torch.set_num_threads(1)
+    assert side_by_side == kept_by(build()) != []
 
 
 def test_gradients_of_chosen_parameters():
     module, tokens = build(), clip_tokens("int8")
     wanted = [module.projections["s1b01"].weight]
     ours = torch.autograd.grad(module(tokens).sum(), wanted)
-    module.absorbed = False
+    torch.set_num_threads(1)
     theirs = torch.autograd.grad(module(tokens).sum(), wanted)
     assert torch.equal(ours[0], theirs[0])
 

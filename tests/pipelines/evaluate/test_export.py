@@ -15,6 +15,7 @@ from mettle_cache.pipelines.train.recipe import load_recipe
 from mettle_cache.pipelines.train.training import train_run
 from mettle_cache.store import TokenStore
 from mettle_cache.tokens import FLOATS, LayerTokens
+from tests.methods.stock import StockLCD
 
 FAST = ["lcd.dim=16", "train.learning_rate=3e-3", "train.epochs=2", "lcd.pretrained_branch=linear", "lcd.k_visual=2"]
 
@@ -40,10 +41,10 @@ def exported(trained, store, tmp_path):
 
 
 def trained_model(run, store):
-    """The head as training left it, on the stock path: the oracle."""
-    recipe = load_recipe("ave-small", [*FAST, "lcd.attention=stock"])
-    model = bind_task(recipe, store).build_model()
+    """The head as training left it, with ``nn.MultiheadAttention`` on decoded tokens: the oracle."""
+    model = bind_task(load_recipe("ave-small", FAST), store).build_model()
     model.load_state_dict(load_checkpoint(run / "best.safetensors")[0])
+    model.visual, model.audio = StockLCD(model.visual), StockLCD(model.audio)
     return model.eval()
 
 

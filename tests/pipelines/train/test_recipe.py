@@ -7,12 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mettle_cache.errors import ConfigError, UsageError
+from mettle_cache.methods.linear import LinearOptions
 from mettle_cache.pipelines.train.recipe import (
     default_recipe,
     list_recipes,
     load_recipe,
     recipe_differences,
     recipe_from_json,
+    same_recipe,
 )
 
 # Tables 13 and 14, and spec-avel section 8 for the width
@@ -27,8 +29,8 @@ PUBLISHED = {
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_recipes_have_the_paper_s_hyper_parameters(name):
     recipe = load_recipe(name)
-    assert {key: getattr(recipe.lcd, key) for key in PUBLISHED[name]} == PUBLISHED[name]
-    assert (recipe.lcd.steps_visual, recipe.lcd.steps_audio) == (1, 1)
+    assert {key: getattr(recipe.method_options, key) for key in PUBLISHED[name]} == PUBLISHED[name]
+    assert (recipe.method_options.steps_visual, recipe.method_options.steps_audio) == (1, 1)
     assert (recipe.train.batch_size, recipe.train.epochs, recipe.train.learning_rate) == (16, 10, 4e-4)
     assert (recipe.train.step_size, recipe.train.gamma, recipe.train.weight_decay) == (3, 0.35, 0.0)
     assert (recipe.task, recipe.method, recipe.layers, recipe.head.decoder) == ("avel", "lcd", "all", "psp_cmbs")
@@ -56,7 +58,6 @@ def test_a_recipe_survives_json(name):
         ("lcd.pretrained_branch=avgpool", "lcd.pretrained_branch", "avgpool"),
         ('lcd.pretrained_branch="none"', "lcd.pretrained_branch", "none"),
         ("lcd.dim=none", "lcd.dim", "none"),
-        ("lcd.attention=stock", "lcd.attention", "stock"),
         ("lcd.norm=false", "lcd.norm", False),
         ("lcd.residual=true", "lcd.residual", True),
         ("lcd.heads=4", "lcd.heads", 4),
@@ -71,7 +72,7 @@ def test_a_recipe_survives_json(name):
 )
 def test_overrides_are_toml_values_or_one_word(override, path, value):
     found = load_recipe("ave-swin-shared", [override])
-    for part in path.split("."):
+    for part in path.replace("lcd.", "method_options.").split("."):
         found = getattr(found, part)
     assert found == value
     assert type(found) is type(value)
@@ -91,7 +92,7 @@ def test_all_mistakes_are_reported_together():
         "lcd.k_audio: Input should be greater than or equal to 1, not 0, or Input should be a valid array, not 0",
         "lcd.k_visal: no such key; did you mean k_visual?",
         "train.epochs: Input should be a valid integer, not 2.5",
-        "foo: no such key (known: name, task, head, method, layers, lcd, linear, train)",
+        "foo: no such key (known: name, task, head, method, lcd, linear, layers, train)",
     )
 
 
@@ -109,7 +110,11 @@ def test_all_mistakes_are_reported_together():
         ("lcd.dim=a b", "'a b' is not a TOML value"),
         ("=3", "must be key=value"),
         ("train.batch_size=-1", "greater than or equal to 1"),
-        ("method=direct", "method: Input should be 'lcd' or 'linear'"),
+        ("method=direct", r"method = 'direct': no method is called so \(installed: lcd, linear\)"),
+        ("method=3", "method: Input should be a valid string"),
+        ("lcd.attention=stock", 'lcd.attention: is always "absorbed" now, not "stock"'),
+        ("linear.dim=0", "linear.dim: Input should be greater than or equal to 1"),
+        ("tran.epochs=3", "tran: no such key; did you mean train?"),
         ("task=asr", "task = 'asr': must be one of avel"),
         ("train.precision=fp8", "Input should be 'auto', 'float32' or 'bfloat16'"),
     ],
@@ -122,6 +127,31 @@ def test_wrong_values_are_named(override, message):
 def test_switching_both_branches_off_is_refused():
     with pytest.raises(ConfigError, match="together leave nothing to train"):
         load_recipe("ave-small", ["lcd.task_specific=false", "lcd.pretrained_branch=none"])
+
+
+def test_keys_that_went_are_accepted_where_they_say_what_is_now_fixed():
+    assert load_recipe("ave-small", ["lcd.attention=absorbed"]) == load_recipe("ave-small")
+
+
+def test_an_old_run_s_recipe_holds_both_methods_and_still_loads():
+    new = load_recipe("ave-small", ["lcd.k_visual=2"])
+    old = new.to_json()
+    old["lcd"]["attention"] = "absorbed"
+    old["linear"] = {"dim": 256}
+    assert recipe_from_json(old, where="x") == new
+    assert same_recipe(new.to_json(), old)
+    old["method"] = "linear"
+    assert recipe_from_json(old, where="x").method_options == LinearOptions(dim=256)
+    assert not same_recipe(new.to_json(), old)
+    assert not same_recipe(new.to_json(), {"grounding": {}})
+
+
+@pytest.mark.usefixtures("mean_method")
+@pytest.mark.parametrize("recipe", ["avs-s4-small", "music-avqa-small"])
+def test_a_task_that_cannot_use_a_method_says_which_it_takes(recipe):
+    with pytest.raises(ConfigError, match=r"method = 'mean': the task .* takes lcd or linear only"):
+        load_recipe(recipe, ["method=mean"])
+    assert load_recipe("ave-small", ["method=mean", "mean.dim=8"]).method_options.dim == 8
 
 
 def test_a_user_s_file(tmp_path):
@@ -172,6 +202,8 @@ def test_differences_name_keys_and_both_values():
         "train.epochs = 20 instead of 10",
     ]
     assert recipe_differences(ours, ours) == []
+    other = load_recipe("ave-swin-htsat", ["method=linear"])
+    assert recipe_differences(other, load_recipe("ave-swin-htsat")) == ["method = linear instead of lcd"]
 
 
 def test_odd_values_have_a_reason_beside_them():

@@ -49,7 +49,7 @@ def test_commas_inside_brackets_and_quotes_belong_to_a_value(text, values):
 def test_variants_become_the_recipes_that_they_say():
     first, second = combine_variants(["lcd.k_visual=[1,2],2", "train.epochs=3"], ["layers='visual/s1,audio'"])
     recipes = [load_recipe("ave-small", list(variant.overrides)) for variant in (first, second)]
-    assert [recipe.lcd.k_visual for recipe in recipes] == [(1, 2), 2]
+    assert [recipe.method_options.k_visual for recipe in recipes] == [(1, 2), 2]
     assert {(recipe.train.epochs, recipe.layers) for recipe in recipes} == {(3, "visual/s1,audio")}
 
 

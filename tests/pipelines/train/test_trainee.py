@@ -123,9 +123,7 @@ def test_a_loss_that_is_not_finite_names_epoch_step_and_terms(store):
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_precision_reaches_the_method(store, precision, tmp_path):
-    recipe = load_recipe(
-        "ave-small", ["lcd.dim=16", "lcd.attention=stock", f"train.precision={precision}", "method=linear"]
-    )
+    recipe = load_recipe("ave-small", ["lcd.dim=16", f"train.precision={precision}", "method=linear"])
     trainee = make(store, recipe=recipe)
     seen = []
     trainee.model.visual.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))

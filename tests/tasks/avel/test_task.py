@@ -9,10 +9,10 @@ from mettle_cache.decoders.cmbs import PSPCMBS
 from mettle_cache.decoders.psp import PSP29
 from mettle_cache.errors import DatasetError, UsageError
 from mettle_cache.layers import LayerSpec
-from mettle_cache.methods.lcd import LCD
-from mettle_cache.methods.linear import LinearProbe
-from mettle_cache.tasks.avel.task import AvelTask, HeadOptions
-from mettle_cache.tasks.options import LCDOptions, LinearOptions, MethodOptions
+from mettle_cache.methods.lcd import LCD, LCDOptions
+from mettle_cache.methods.linear import LinearOptions, LinearProbe
+from mettle_cache.methods.registry import MethodChoice
+from mettle_cache.tasks.avel.task import AvelHeadOptions, AvelTask
 from mettle_cache.tokens import FLOATS, LayerTokens
 
 LAYERS = tuple(
@@ -39,8 +39,8 @@ def make(method=None, options=None, layers=LAYERS, samples=SAMPLES, vocabulary=V
         samples=samples,
         vocabulary=vocabulary,
         segments=10,
-        method=method or MethodOptions(),
-        options=options or HeadOptions(),
+        method=method or MethodChoice("lcd", LCDOptions()),
+        options=options or AvelHeadOptions(),
     )
 
 
@@ -61,13 +61,13 @@ def test_the_vocabulary_decides_the_number_of_categories():
 
 
 def test_default_is_lcd_of_each_modality_and_psp_with_cmbs():
-    model = make(MethodOptions(lcd=LCDOptions(k_visual=2, steps_audio=3))).build_model()
+    model = make(MethodChoice("lcd", LCDOptions(k_visual=2, steps_audio=3))).build_model()
     assert isinstance(model.visual, LCD)
     assert isinstance(model.decoder, PSPCMBS)
     assert {layer.modality for layer in model.audio.layers} == {"audio"}
     assert model.visual.distillers["s1b01"].count == 2
     assert model.audio.distillers["s1b01"].count == 1
-    assert [model.visual.distillers["s1b01"].options.steps, model.audio.distillers["s1b01"].options.steps] == [1, 3]
+    assert [model.visual.distillers["s1b01"].steps, model.audio.distillers["s1b01"].steps] == [1, 3]
 
 
 def test_every_lcd_switch_reaches_the_method():
@@ -79,19 +79,18 @@ def test_every_lcd_switch_reaches_the_method():
         pretrained_branch="avgpool",
         norm=False,
         residual=True,
-        attention="stock",
     )
-    visual = make(MethodOptions(lcd=lcd)).build_model().visual
+    visual = make(MethodChoice("lcd", lcd)).build_model().visual
     options = visual.distillers["s1b01"].options
     assert visual.output_dim == 24
     assert [visual.distillers[name].count for name in ("s1b01", "s2b01")] == [3, 1]
     assert (options.heads, options.task_specific, options.pretrained_branch) == (4, True, "avgpool")
-    assert (options.norm, options.residual, options.attention) == (False, True, "stock")
+    assert (options.norm, options.residual) == (False, True)
 
 
 def test_linear_probe_and_psp29_by_option():
-    options = HeadOptions(decoder="psp29", avps_weight=3.0, dropout=0.2)
-    model = make(MethodOptions(name="linear", linear=LinearOptions(dim=12)), options).build_model()
+    options = AvelHeadOptions(decoder="psp29", avps_weight=3.0, dropout=0.2)
+    model = make(MethodChoice("linear", LinearOptions(dim=12)), options).build_model()
     assert isinstance(model.visual, LinearProbe)
     assert model.visual.output_dim == 12
     assert isinstance(model.decoder, PSP29)
@@ -100,7 +99,7 @@ def test_linear_probe_and_psp29_by_option():
 
 @pytest.mark.parametrize("decoder", ["psp_cmbs", "psp29"])
 def test_outputs_losses_and_predictions_fit_together(decoder):
-    task = make(options=HeadOptions(decoder=decoder))
+    task = make(options=AvelHeadOptions(decoder=decoder))
     model = task.build_model().eval()
     outputs = model(tokens())
     terms = task.loss(model, outputs, task.targets([0, 1]))
@@ -139,7 +138,7 @@ def test_one_modality_is_not_enough():
 
 def test_widths_that_differ_ask_for_a_projection():
     with pytest.raises(UsageError, match=r"visual features are 8 wide and audio features 16\n.*lcd.dim"):
-        make(MethodOptions(lcd=LCDOptions(dim="none")), layers=(LAYERS[0], LAYERS[3])).build_model()
+        make(MethodChoice("lcd", LCDOptions(dim="none")), layers=(LAYERS[0], LAYERS[3])).build_model()
 
 
 @pytest.mark.parametrize(

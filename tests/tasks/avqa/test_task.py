@@ -9,11 +9,12 @@ import torch
 from mettle_cache.decoders.avqa_pictures import Pictures
 from mettle_cache.errors import DatasetError, UsageError
 from mettle_cache.layers import LayerSpec
-from mettle_cache.methods.lcd import LCD
+from mettle_cache.methods.lcd import LCD, LCDOptions
+from mettle_cache.methods.linear import LinearOptions
 from mettle_cache.methods.mti import inject
+from mettle_cache.methods.registry import MethodChoice
 from mettle_cache.tasks.avqa.model import last_layers, take_seconds
-from mettle_cache.tasks.avqa.task import AvqaOptions, AvqaTask, word_indexes
-from mettle_cache.tasks.options import LCDOptions, LinearOptions, MethodOptions
+from mettle_cache.tasks.avqa.task import AvqaHeadOptions, AvqaTask, word_indexes
 from mettle_cache.tokens import FLOATS, INT8, LayerTokens
 
 SEGMENTS = 3
@@ -40,7 +41,7 @@ VOCABULARY = {
     "answers": ["one", "left", "two"],
     "release": ["json_update"],
 }
-LCD_2 = MethodOptions(lcd=LCDOptions(dim="none", heads=2, k_visual=2, k_audio=3))
+LCD_2 = MethodChoice("lcd", LCDOptions(dim="none", heads=2, k_visual=2, k_audio=3))
 
 
 def make(method=LCD_2, layers=LAYERS, samples=SAMPLES, vocabulary=VOCABULARY, **options):
@@ -50,7 +51,7 @@ def make(method=LCD_2, layers=LAYERS, samples=SAMPLES, vocabulary=VOCABULARY, **
         vocabulary=vocabulary,
         segments=SEGMENTS,
         method=method,
-        options=AvqaOptions(**options),
+        options=AvqaHeadOptions(**options),
     )
 
 
@@ -144,7 +145,7 @@ def test_the_prediction_table_says_what_was_asked_and_answered():
 @pytest.mark.parametrize(
     "options", [{}, {"negatives": "raw"}, {"dim": 12}, {"packed": True}, {"softmax_over": "positions"}]
 )
-@pytest.mark.parametrize("method", [LCD_2, MethodOptions(name="linear", linear=LinearOptions(dim=5))])
+@pytest.mark.parametrize("method", [LCD_2, MethodChoice("linear", LinearOptions(dim=5))])
 @pytest.mark.parametrize("aggregate", ["last_layer", "all_layers"])
 def test_outputs_losses_and_predictions_fit_together(method, options, aggregate):
     task = make(method=method, aggregate=aggregate, **options)
@@ -246,7 +247,7 @@ def test_the_recommended_head_has_the_parameters_of_the_specification():
     htsat = LayerSpec(modality="audio", stage=4, block=2, grid=(8, 8), tokens=64, width=768)
     vocabulary = {"words": [str(n) for n in range(93)], "answers": [str(n) for n in range(42)]}
     task = make(
-        MethodOptions(lcd=LCDOptions(dim="none")),
+        MethodChoice("lcd", LCDOptions(dim="none")),
         layers=(swin, htsat),
         samples=AvqaTask.sample_schema.empty_table(),
         vocabulary=vocabulary,

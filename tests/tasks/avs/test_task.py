@@ -10,10 +10,12 @@ from PIL import Image
 
 from mettle_cache.errors import DatasetError, RunError, UsageError
 from mettle_cache.layers import LayerSpec
+from mettle_cache.methods.lcd import LCDOptions
+from mettle_cache.methods.linear import LinearOptions
+from mettle_cache.methods.registry import MethodChoice
 from mettle_cache.metrics.avs import frame_iou
-from mettle_cache.tasks.avs.options import AvsHeadOptions
+from mettle_cache.tasks.avs.model import AvsHeadOptions
 from mettle_cache.tasks.avs.task import AvsTask
-from mettle_cache.tasks.options import LCDOptions, LinearOptions, MethodOptions
 from mettle_cache.tokens import FLOATS, LayerTokens
 
 SIDE = 224
@@ -27,7 +29,7 @@ def layer(modality, stage, side, width):
 VISUAL = tuple(layer("visual", n, side, 8 * n) for n, side in ((1, 8), (2, 4), (3, 2), (4, 1)))
 AUDIO = tuple(layer("audio", n, side, 4 * n) for n, side in ((1, 4), (2, 3), (3, 2), (4, 2)))
 LAYERS = (*VISUAL, AUDIO[-1])
-METHOD = MethodOptions(lcd=LCDOptions(dim="none", heads=4, norm=False))
+METHOD = MethodChoice("lcd", LCDOptions(dim="none", heads=4, norm=False))
 
 
 def mask(number):
@@ -200,7 +202,7 @@ def test_the_matching_term_is_weighted_and_summed_over_frames():
 
 
 def test_linear_probing_injects_the_mean_projected_token():
-    task = make_task(method=MethodOptions(name="linear", linear=LinearOptions(dim="none")))
+    task = make_task(method=MethodChoice("linear", LinearOptions(dim="none")))
     model, tokens = task.build_model(), make_tokens(1, 1)
     last = tokens[VISUAL[-1].name].codes
     probe = model.visual.sources[0].probe.linear
@@ -252,15 +254,14 @@ def test_what_the_store_lacks_is_said(layers, options, message):
 @pytest.mark.parametrize(
     ("lcd", "message"),
     [
-        ({"norm": True}, "without norm, residual or stock attention"),
-        ({"norm": False, "residual": True}, "without norm, residual or stock attention"),
-        ({"norm": False, "attention": "stock"}, "without norm, residual or stock attention"),
+        ({"norm": True}, "neither norm nor residual\n.*set lcd.norm = false"),
+        ({"norm": False, "residual": True}, "neither norm nor residual"),
         ({"norm": False, "k_visual": (1, 1)}, "segmentation has one number of meta-tokens a modality"),
     ],
 )
 def test_lcd_options_that_segmentation_has_not(lcd, message):
     with pytest.raises(UsageError, match=message):
-        make_task(method=MethodOptions(lcd=LCDOptions(**{"heads": 4, **lcd}))).build_model()
+        make_task(method=MethodChoice("lcd", LCDOptions(**{"heads": 4, **lcd}))).build_model()
 
 
 @pytest.mark.parametrize(
@@ -276,6 +277,12 @@ def test_lcd_options_that_segmentation_has_not(lcd, message):
 def test_head_options_that_exclude_each_other(options, message):
     with pytest.raises(ValueError, match=message):
         AvsHeadOptions(**options)
+
+
+def test_a_method_that_gives_one_vector_a_segment_is_refused_and_not_replaced():
+    expected = r"injects each meta-token by itself, so it takes lcd or linear, not 'mean'\n.*installed: lcd, linear"
+    with pytest.raises(UsageError, match=expected):
+        make_task(method=MethodChoice("mean", LCDOptions())).build_model()
 
 
 def test_masks_of_another_size_in_a_store_are_refused():

@@ -11,10 +11,11 @@ from mettle_cache.decoders.mmil import Smoothing
 from mettle_cache.decoders.mmpyr import MMPyramid
 from mettle_cache.errors import DatasetError, RunError, UsageError
 from mettle_cache.layers import LayerSpec
+from mettle_cache.methods.lcd import LCDOptions
+from mettle_cache.methods.registry import MethodChoice
 from mettle_cache.metrics.avvp import Parsing, parsing_scores
 from mettle_cache.tasks.avvp.options import HANOptions, MGNOptions, MMPyrOptions, ParsingHeadOptions
 from mettle_cache.tasks.avvp.task import AvvpTask
-from mettle_cache.tasks.options import LCDOptions, MethodOptions
 from mettle_cache.tokens import FLOATS, LayerTokens
 
 LAYERS = tuple(
@@ -54,7 +55,7 @@ def make(options=None, samples=None, vocabulary=VOCABULARY, layers=LAYERS):
         samples=make_samples() if samples is None else samples,
         vocabulary=vocabulary,
         segments=10,
-        method=MethodOptions(lcd=LCDOptions(dim=16)),
+        method=MethodChoice("lcd", LCDOptions(dim=16)),
         options=options or ParsingHeadOptions(),
     )
 

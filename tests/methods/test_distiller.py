@@ -1,25 +1,34 @@
-"""Equations 3.1 and 3.2 against loops over heads on decoded tokens."""
+"""One layer with matrices, as equations 3.1 and 3.2 print it, against loops over heads on decoded tokens.
+
+Whole attention modules are tested with LCD, against ``nn.MultiheadAttention``.
+"""
 
 import pytest
 import torch
 
 from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec
-from mettle_cache.methods.plain_distiller import PlainDistiller
+from mettle_cache.methods.distiller import LayerDistiller, MatrixOptions
+from mettle_cache.methods.lcd import LCDOptions
 from tests.methods.conftest import make_tokens
 
 LAYER = LayerSpec(modality="visual", stage=4, block=2, grid=(3, 3), tokens=9, width=16)
-CLIPS, SEGMENTS = 2, 3
+FRAMES = 6
 
 
-def clip_tokens(form):
-    flat = make_tokens(form, CLIPS * SEGMENTS, LAYER.tokens, LAYER.width, seed=4)
-    return {LAYER.name: flat.map(lambda part: part.unflatten(0, (CLIPS, SEGMENTS)))}
+def frame_tokens(form):
+    return make_tokens(form, FRAMES, LAYER.tokens, LAYER.width, seed=4)
+
+
+def distiller(*, meta_tokens=1, steps=1, out_proj=False, shared_steps=False, **switches):
+    options = LCDOptions(**{"heads": 4, "norm": False, **switches})
+    matrices = MatrixOptions(out_proj=out_proj, shared_steps=shared_steps)
+    return LayerDistiller(LAYER, meta_tokens, steps, options, matrices)
 
 
 def build(**options):
     torch.manual_seed(1)
-    module = PlainDistiller(LAYER, heads=4, **options).double()
+    module = distiller(**options).double()
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.2)
@@ -28,11 +37,11 @@ def build(**options):
 
 def plainly(module, x):
     """One frame's meta-tokens ``[K, D]`` of its floats ``[N, D]``, the equations written out."""
-    width, size = LAYER.width, LAYER.width // module.heads
+    width, size = LAYER.width, LAYER.width // module.options.heads
     meta = module.meta_tokens if hasattr(module, "meta_tokens") else None
     weights = module.mixing()
     mixed = 0 if weights is None else weights @ x
-    if module.pretrained_branch == "linear":
+    if module.options.pretrained_branch == "linear":
         mixed = mixed + module.mix.bias[:, None]
     if meta is None:
         return mixed
@@ -58,10 +67,10 @@ def plainly(module, x):
 )
 def test_outputs_and_gradients_are_those_of_the_equations(form, options, pretrained_branch):
     module = build(pretrained_branch=pretrained_branch, **options)
-    tokens = clip_tokens(form)
+    tokens = frame_tokens(form)
     got = module(tokens)
-    floats = tokens[LAYER.name].floats(torch.float64).flatten(0, 1)
-    expected = torch.stack([plainly(module, x) for x in floats]).unflatten(0, (CLIPS, SEGMENTS))
+    floats = tokens.floats(torch.float64)
+    expected = torch.stack([plainly(module, x) for x in floats])
     torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
     weights = torch.randn_like(got)
     parameters = list(module.parameters())
@@ -72,15 +81,22 @@ def test_outputs_and_gradients_are_those_of_the_equations(form, options, pretrai
 
 
 def test_without_the_attention_the_mixed_tokens_are_left():
-    module, tokens = build(task_specific=False), clip_tokens("int8")
-    floats = tokens[LAYER.name].floats(torch.float64).flatten(0, 1)
-    expected = torch.stack([plainly(module, x) for x in floats]).unflatten(0, (CLIPS, SEGMENTS))
+    module, tokens = build(task_specific=False), frame_tokens("int8")
+    floats = tokens.floats(torch.float64)
+    expected = torch.stack([plainly(module, x) for x in floats])
     torch.testing.assert_close(module(tokens), expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("task_specific", [True, False])
+def test_projected_and_summed_meta_tokens_are_those_of_the_sum(task_specific):
+    module, tokens = build(meta_tokens=3, task_specific=task_specific), frame_tokens("int8")
+    projection = torch.nn.Linear(LAYER.width, 5).double()
+    torch.testing.assert_close(module(tokens, projection, summed=True), projection(module(tokens)).sum(1))
 
 
 def test_parameters_are_counted_as_the_docstring_says():
     def count(**options):
-        return sum(p.numel() for p in PlainDistiller(LAYER, **options).parameters())
+        return sum(p.numel() for p in distiller(**options).parameters())
 
     d, n = LAYER.width, LAYER.tokens
     assert count() == 3 * d * d + 3 * d + d + n + 1
@@ -92,12 +108,11 @@ def test_parameters_are_counted_as_the_docstring_says():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"meta_tokens": 0}, "at least one meta-token, step and head, not 0, 1, 8"),
         ({"heads": 3}, r"layer visual/s4b02: width 16 is not divisible by 3 heads"),
-        ({"pretrained_branch": "max"}, "LCD has no 'max'; use one of linear, avgpool, none"),
-        ({"task_specific": False, "pretrained_branch": "none"}, "distils nothing"),
+        ({"norm": True}, "three matrices and neither norm nor residual\n.*lcd.norm = false"),
+        ({"residual": True}, "three matrices and neither norm nor residual"),
     ],
 )
 def test_what_is_refused(options, message):
     with pytest.raises(UsageError, match=message):
-        PlainDistiller(LAYER, **options)
+        distiller(**options)

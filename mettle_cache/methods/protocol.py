@@ -1,0 +1,99 @@
+"""What training asks of a method: the way from the stored tokens of both modalities to their meta-tokens.
+
+A method is a module with a :class:`MethodKind`, and a row of the registry that names it
+(:mod:`mettle_cache.methods.registry`). Shapes: B clips, T segments, N tokens, D channels, d output channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from mettle_cache.errors import UsageError
+from mettle_cache.layers import LayerSpec
+from mettle_cache.options import Options
+from mettle_cache.tokens import LayerTokens
+
+
+@dataclass(frozen=True)
+class MetaTokens:
+    """``visual`` and ``audio``, ``[B, T, d]`` each; ``losses`` are scalars by name, which training adds to its loss."""
+
+    visual: Tensor
+    audio: Tensor
+    losses: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Method(nn.Module):
+    """Both modalities' tokens to :class:`MetaTokens`.
+
+    Attributes
+    ----------
+    layers
+        The layers that are read, of those offered: the others need not leave the disk.
+    visual_dim, audio_dim
+        d of each modality.
+    companions
+        Names of the files beside a store that are needed, such as the results of an analysis of its tokens.
+    """
+
+    layers: tuple[LayerSpec, ...]
+    visual_dim: int
+    audio_dim: int
+    companions: tuple[str, ...] = ()
+
+    def forward(self, tokens: Mapping[str, LayerTokens]) -> MetaTokens:
+        """From tokens ``[B, T, N, D]`` by layer name; layers that are not read are ignored."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class MethodKind:
+    """What stands behind a method's name.
+
+    ``options_type`` is what a recipe's table of that name holds; ``build`` makes a method with the options, new
+    parameters included, on the layers that are offered. It raises UsageError where the two do not fit.
+    """
+
+    options_type: type[Options]
+    build: Callable[[Sequence[LayerSpec], Any], Method]
+
+
+class PerModality(Method):
+    """A method that treats the modalities apart, with a module for each: tokens by name to ``[B, T, d]``.
+
+    Parameters
+    ----------
+    layers
+        Those offered, of both modalities.
+    build
+        Makes one modality's module of its layers; it has ``layers`` and ``output_dim``.
+
+    Raises
+    ------
+    UsageError
+        There are no layers of one modality.
+    """
+
+    def __init__(self, layers: Sequence[LayerSpec], build: Callable[[Sequence[LayerSpec]], nn.Module]) -> None:
+        super().__init__()
+        self.visual, self.audio = (build(layers_of(layers, modality)) for modality in ("visual", "audio"))
+        self.layers = (*self.visual.layers, *self.audio.layers)
+        self.visual_dim, self.audio_dim = self.visual.output_dim, self.audio.output_dim
+
+    def forward(self, tokens: Mapping[str, LayerTokens]) -> MetaTokens:
+        return MetaTokens(self.visual(tokens), self.audio(tokens))
+
+
+def layers_of(layers: Sequence[LayerSpec], modality: str) -> tuple[LayerSpec, ...]:
+    """The layers of one modality; raises UsageError where there is none."""
+    chosen = tuple(layer for layer in layers if layer.modality == modality)
+    if not chosen:
+        raise UsageError(
+            f"none of the {len(layers)} layers is {modality}, and the task needs both modalities",
+            hint="select layers of both modalities, or extract the store again with both",
+        )
+    return chosen

@@ -1,0 +1,79 @@
+"""The methods by name. A new one is a module with a :class:`MethodKind`, and one row, here or in another package."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mettle_cache.errors import PluginError, UsageError
+from mettle_cache.layers import LayerSpec
+from mettle_cache.options import Options
+from mettle_cache.registry import MethodRow, Registry
+
+if TYPE_CHECKING:
+    from mettle_cache.methods.protocol import Method, MethodKind
+
+METHODS = Registry(
+    "method",
+    "mettle_cache.methods",
+    MethodRow,
+    (
+        MethodRow("lcd", "mettle_cache.methods.lcd:KIND"),
+        MethodRow("linear", "mettle_cache.methods.linear:KIND"),
+    ),
+)
+
+
+def method_kind(name: str) -> MethodKind:
+    """What stands behind a method's name.
+
+    Raises
+    ------
+    UsageError
+        No method has that name; the message lists those that there are.
+    PluginError
+        The package that offers it is broken.
+    """
+    from mettle_cache.methods.protocol import MethodKind  # with PyTorch behind it
+
+    kind = METHODS.load(name)
+    if not isinstance(kind, MethodKind):
+        raise PluginError(f"{METHODS.row(name).target} is no MethodKind but a {type(kind).__name__}")
+    return kind
+
+
+@dataclass(frozen=True)
+class MethodChoice:
+    """A method by its name, with its options."""
+
+    name: str
+    options: Options
+
+    def layers(self, offered: Sequence[LayerSpec]) -> tuple[LayerSpec, ...]:
+        """The layers that it reads, of those offered. Raises as :meth:`build` does."""
+        import torch
+
+        with torch.device("meta"):
+            read = {layer.name for layer in self.build(offered).layers}
+        return tuple(layer for layer in offered if layer.name in read)
+
+    def build(self, layers: Sequence[LayerSpec]) -> Method:
+        """The method on ``layers``, with new parameters.
+
+        Raises
+        ------
+        UsageError
+            There is no such method, the options are another's, it refuses the layers, or it needs companion files.
+        """
+        kind = method_kind(self.name)
+        if not isinstance(self.options, kind.options_type):
+            raise UsageError(
+                f"the method {self.name} takes {kind.options_type.__name__}, not {type(self.options).__name__}"
+            )
+        method = kind.build(layers, self.options)
+        if method.companions:
+            raise UsageError(
+                f"the method {self.name} needs {', '.join(method.companions)} beside the store, which no store has yet"
+            )
+        return method
