@@ -30,6 +30,7 @@ from mettle_cache.pipelines.extract.extractor import (
     open_config_dataset,
     store_spec,
 )
+from mettle_cache.pipelines.extract.pilot import with_static_arrays
 from mettle_cache.pipelines.extract.stream import Outcome, stream_clips
 from mettle_cache.store.writing.writer import StoreWriter
 
@@ -86,7 +87,7 @@ def extract_task(config: ExtractConfig, indexes: Sequence[int]) -> list[Outcome]
     """
     assert config.out is not None, "cluster_clips names the store"
     with _ONE_AT_A_TIME:
-        extractor = _worker_extractor(config)
+        extractor = with_static_arrays(_worker_extractor(config), config.out)
         # not a mere join: a worker with other weights or libraries would write other bytes, and is refused here
         with StoreWriter.create_or_resume(config.out, store_spec(extractor, config)) as writer:
             outcomes = list(stream_clips(extractor, writer, indexes, threading.Event()))

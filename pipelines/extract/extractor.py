@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from mettle_cache.errors import MediaError, UsageError
 from mettle_cache.layers import LayerSpec, select_layers
 from mettle_cache.pipelines.extract.config import DEFAULT_CODEC, ExtractConfig
 from mettle_cache.preprocessing import SHARED
-from mettle_cache.store.format.codecs import Codec, encode_layers, get_codec
+from mettle_cache.store.format.codecs import NO_STATIC, Codec, StaticArrays, encode_layers, get_codec
 from mettle_cache.store.format.spec import StoreSpec
 from mettle_cache.tokens import LayerTokens
 
@@ -48,7 +48,7 @@ class PreparedClip:
 class Extractor:
     """Everything that turns clip indexes into codes; safe to use from several threads.
 
-    ``cores`` is how many of this machine's may be used.
+    ``cores`` is how many of this machine's may be used; ``static`` holds the codec's static arrays, where it has any.
     """
 
     dataset: Dataset
@@ -58,6 +58,7 @@ class Extractor:
     device: torch.device
     precision: str
     cores: int
+    static: StaticArrays = field(default_factory=lambda: NO_STATIC)
 
     @property
     def clips_a_batch(self) -> int:
@@ -90,20 +91,33 @@ class Extractor:
 
     def encode(self, clips: Sequence[PreparedClip]) -> dict[int, dict[str, LayerTokens]]:
         """Tokens of one group's clips: clip index to layer name to codes ``[T, N, *]`` on the CPU."""
-        segments, size = self.dataset.segments, self.clips_a_batch
         codes: dict[int, dict[str, LayerTokens]] = {clip.index: {} for clip in clips}
-        stored = {layer.name for layer in self.layers}
         with torch.inference_mode():
-            for number, backbone in enumerate(self.backbones):
-                batch = torch.zeros(size, segments, *backbone.segment_shape)
-                for clip in clips:
-                    batch[clip.index % size] = clip.inputs[number]
-                tokens = backbone.forward_tokens(batch.flatten(0, 1).to(self.device))
-                for clip in clips:
-                    first = clip.index % size * segments
-                    of_clip = {name: x[first : first + segments] for name, x in tokens.items() if name in stored}
-                    codes[clip.index] |= {n: t.to("cpu") for n, t in encode_layers(of_clip, self.codec).items()}
+            for number in range(len(self.backbones)):
+                for clip, tokens in self._forward(number, clips):
+                    encoded = encode_layers(tokens, self.codec, self.layers, self.static)
+                    codes[clip] |= {name: layer.to("cpu") for name, layer in encoded.items()}
         return codes
+
+    def clip_tokens(self, clip: PreparedClip) -> dict[str, Tensor]:
+        """One clip's tokens ``[T, N, D]`` by layer, as they are before the codec."""
+        with torch.inference_mode():
+            passes = [self._forward(number, [clip]) for number in range(len(self.backbones))]
+            return {name: x for ((_, tokens),) in passes for name, x in tokens.items()}
+
+    def _forward(self, number: int, clips: Sequence[PreparedClip]) -> list[tuple[int, dict[str, Tensor]]]:
+        """One group through one backbone: each clip's index and its tokens of the layers that are stored."""
+        backbone, segments, size = self.backbones[number], self.dataset.segments, self.clips_a_batch
+        stored = {layer.name for layer in self.layers}
+        batch = torch.zeros(size, segments, *backbone.segment_shape)
+        for clip in clips:
+            batch[clip.index % size] = clip.inputs[number]
+        tokens = backbone.forward_tokens(batch.flatten(0, 1).to(self.device))
+        starts = {clip.index: clip.index % size * segments for clip in clips}
+        return [
+            (index, {name: x[first : first + segments] for name, x in tokens.items() if name in stored})
+            for index, first in starts.items()
+        ]
 
     def describe(self, error: MediaError) -> str:
         """The reason that the store records: without the data set's own place, which must not change bytes."""
@@ -188,6 +202,7 @@ def store_spec(extractor: Extractor, config: ExtractConfig) -> StoreSpec:
         vocabulary=extractor.dataset.vocabulary,
         key=extraction_key(extractor, config),
         provenance=provenance(extractor.dataset, config),
+        static=extractor.static,
     )
 
 

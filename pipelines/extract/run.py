@@ -21,6 +21,7 @@ from mettle_cache.errors import DatasetError, MettleError, NoRoomError, StoreCor
 from mettle_cache.pipelines.extract.cluster import cluster_clips
 from mettle_cache.pipelines.extract.config import ExtractConfig, ExtractReport, default_out
 from mettle_cache.pipelines.extract.extractor import Extractor, build_extractor, open_config_dataset, store_spec
+from mettle_cache.pipelines.extract.pilot import with_static_arrays
 from mettle_cache.pipelines.extract.stream import Outcome, stream_clips
 from mettle_cache.pipelines.progress import Progress, Silent
 from mettle_cache.pipelines.report.units import format_bytes
@@ -80,7 +81,7 @@ def extract(config: ExtractConfig, progress: Progress | None = None) -> ExtractR
     for note in (*dataset.notes, f"looking at the media of {len(dataset.clips)} clips in {dataset.root}"):
         progress.note(note)
     missing = find_missing(dataset, config, out)
-    extractor = build_extractor(config, dataset)
+    extractor = with_static_arrays(build_extractor(config, dataset), out, progress)
     about_store = _store_notes(extractor, missing)
     for note in about_store:
         progress.note(note)

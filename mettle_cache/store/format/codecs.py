@@ -47,9 +47,9 @@ class CodecArray:
     static
         One for all clips, from :meth:`Codec.pilot`, instead of one a clip.
     layers_each
-        How many layers, one after another in the stage, share one entry of the array (the last of them may be fewer).
-        The layout, the writer and the reader follow it; no codec of this package makes use of it, and the extraction
-        has not been run with one.
+        How many layers, one after another in the stage, share one entry of the array (the last ones may be fewer):
+        their encoded tokens hold the same array. No codec of this package does so; a test's is written, verified and
+        read, but no extraction, training or kernel has been run on shared codes.
     """
 
     part: str
@@ -100,8 +100,8 @@ class Codec(Protocol):
         """
         ...
 
-    def format(self, layer: LayerSpec) -> TokenFormat:
-        """How the layer's codes stand for tokens."""
+    def format(self, layer: LayerSpec, stage: Sequence[LayerSpec]) -> TokenFormat:
+        """How the codes of ``layer`` stand for tokens, where the stored layers of its stage are ``stage``."""
         ...
 
     def pilot(self, layers: Sequence[LayerSpec]) -> Pilot | None:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 
 from mettle_cache.errors import StoreError, StoreKeyError, StoreUnfinishedError, UsageError
-from mettle_cache.layers import LayerSpec
+from mettle_cache.layers import LayerSpec, group_by_array
 from mettle_cache.store.format.codecs import CODES, StaticArrays
 from mettle_cache.store.format.digests import digest_of
 from mettle_cache.store.format.files import SAMPLES, read_table
@@ -79,7 +79,11 @@ class TokenStore:
         self.nbytes = metadata.clip_bytes * self.statuses.count("ok")
         self._metadata = metadata
         self._index = {clip: number for number, clip in enumerate(manifest.ids)}
-        self._specs = {layer.name: layer for layer in metadata.layers}
+        self._formats = {
+            layer.name: metadata.codec.format(layer, stage)
+            for stage in group_by_array(metadata.layers).values()
+            for layer in stage
+        }
         self._static: dict[torch.device, StaticArrays] = {}
         self._memory = MemoryPool()
         self._reader = ClipReader(NamedCommits(metadata, manifest.ids, manifest.commits), check=check)
@@ -290,7 +294,7 @@ class TokenStore:
         codes = arrays[CODES]
         parts = {part: array for part, array in arrays.items() if part != CODES}
         static = self._static_arrays(codes.device).get(layer, {})
-        return LayerTokens(codes, self._metadata.codec.format(self._specs[layer]), parts, static)
+        return LayerTokens(codes, self._formats[layer], parts, static)
 
     def _static_arrays(self, device: torch.device) -> StaticArrays:
         """The codec's static arrays, read once and taken to each device once."""

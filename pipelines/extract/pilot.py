@@ -1,0 +1,52 @@
+"""A codec's pilot: a look at some clips from which its static arrays come, before the store is begun.
+
+It is done or not done: what it found is in the store from the beginning, and a later run, or another worker, takes it
+from there. Most codecs have none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from mettle_cache.errors import MediaError, StoreCorruptError, StoreMissingError
+from mettle_cache.pipelines.extract.extractor import Extractor
+from mettle_cache.pipelines.extract.stream import reproducible_passes
+from mettle_cache.pipelines.progress import Progress, Silent
+from mettle_cache.store.format.codecs import Pilot, StaticArrays
+from mettle_cache.store.format.metadata import load_metadata
+
+
+def with_static_arrays(extractor: Extractor, out: Path, progress: Progress | None = None) -> Extractor:
+    """The extractor with its codec's static arrays: those of the store at ``out``, or those of a new pilot.
+
+    A store whose arrays are damaged is given them anew; they must be the same, or the store's key refuses them.
+    """
+    pilot = extractor.codec.pilot(extractor.layers)
+    if pilot is None:
+        return extractor
+    try:
+        metadata = load_metadata(out)
+        # a store in another codec or of other layers has nothing to give; its key says so in a moment
+        if metadata.codec == extractor.codec and metadata.layers == extractor.layers:
+            return replace(extractor, static=metadata.read_static())
+    except (StoreMissingError, StoreCorruptError):
+        pass
+    return replace(extractor, static=_run(pilot, extractor, progress or Silent()))
+
+
+def _run(pilot: Pilot, extractor: Extractor, progress: Progress) -> StaticArrays:
+    """Show the pilot its clips, one after the other; those that cannot be decoded are passed over."""
+    chosen = pilot.choose([clip.id for clip in extractor.dataset.clips])
+    progress.start(len(chosen), "clips", f"look at clips for codec {extractor.codec.name}")
+    with reproducible_passes(extractor.device):
+        for index in chosen:
+            try:
+                clip = extractor.prepare(index)
+            except MediaError:
+                continue
+            finally:
+                progress.advance(1)
+            pilot.add(extractor.clip_tokens(clip))
+    progress.finish()
+    return pilot.finish()

@@ -1,0 +1,169 @@
+"""Codecs of other packages from writing to reading: static arrays, numbers a token, packed codes, shared codes."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+import zarr
+
+from mettle_cache.errors import MettleError, StoreCorruptError, StoreError, StoreKeyError, UsageError
+from mettle_cache.store import StoreWriter, TokenStore, describe_store, verify_store
+from mettle_cache.store.format.codecs import CODECS, encode_layers, get_codec
+from tests.store.tiny import LAYERS, contents, make_spec, raw_tokens, source
+from tests.store.toy_codecs import PAIRS, SIX
+
+CLIPS = 3
+
+
+@pytest.fixture(autouse=True, scope="module")
+def installed():
+    for row in (SIX, PAIRS):
+        CODECS.register(row)
+    yield
+    for row in (SIX, PAIRS):
+        CODECS.unregister(row.name)
+
+
+def run_pilot(clips=(0, 1, 2)):
+    pilot = get_codec("six").pilot(LAYERS)
+    assert list(pilot.choose([f"clip-{clip}" for clip in range(CLIPS)])) == [0, 1, 2]
+    for clip in clips:
+        pilot.add(raw_tokens(clip))
+    return pilot.finish()
+
+
+def spec_of(codec, **fields):
+    return make_spec(codec, CLIPS, **({"static": run_pilot()} if codec == "six" else {}), **fields)
+
+
+def encoded(spec, clip):
+    return encode_layers(raw_tokens(clip, spec.layers), get_codec(spec.codec), spec.layers, spec.static)
+
+
+def write(path, spec, clips=range(CLIPS)):
+    with StoreWriter.create_or_resume(path, spec) as writer:
+        for clip in set(writer.pending()) & set(clips):
+            writer.write_clip(clip, encoded(spec, clip), source=source(clip))
+        return writer.finish()
+
+
+@pytest.fixture(scope="module")
+def six(installed, tmp_path_factory):
+    path = tmp_path_factory.mktemp("six") / "s.zarr"
+    write(path, spec_of("six"))
+    return path
+
+
+@pytest.mark.parametrize("codec", ["six", "pairs"])
+def test_what_was_encoded_is_read(tmp_path, codec):
+    spec = spec_of(codec)
+    assert write(tmp_path / "s.zarr", spec).finished
+    assert verify_store(tmp_path / "s.zarr", deep=True).ok
+    bound = {"six": 0.06, "pairs": 5e-4}[codec]
+    with TokenStore.open(tmp_path / "s.zarr", check="always") as store:
+        assert store.codec == codec
+        batch = store.read([2, 0])
+        for slot, clip in enumerate((2, 0)):
+            for name, x in raw_tokens(clip).items():
+                floats = batch.layers[name].floats()[slot]
+                assert torch.equal(floats, encoded(spec, clip)[name].floats())
+                assert (floats - x).norm() <= bound * x.norm()
+
+
+def test_the_pilots_arrays_are_in_the_store_and_in_its_key(six):
+    static = run_pilot()
+    document = describe_store(six)["key"]["static"]
+    assert sorted(document) == [f"static/{array}_levels/c.0.0" for array in ("audio/s1", "visual/s1", "visual/s2")]
+    levels = zarr.open_group(six, mode="r")["static/visual/s2_levels"]
+    assert levels.metadata.dimension_names == ("block", "code")
+    expected = torch.stack([static[layer.name]["levels"] for layer in LAYERS if layer.array == "visual/s2"])
+    assert torch.equal(torch.from_numpy(levels[:]), expected)
+
+
+def test_another_set_of_static_arrays_is_refused(six):
+    with pytest.raises(StoreKeyError, match=r"static\.static/visual/s1_levels/c\.0\.0: \"\w+\" -> \"\w+\""):
+        StoreWriter.create_or_resume(six, replace(spec_of("six"), static=run_pilot([0])))
+
+
+def test_static_arrays_that_are_missing_or_of_another_form_are_refused(tmp_path):
+    static = run_pilot()
+    name = LAYERS[1].name
+    for wrong, message in [
+        ({**static, name: {}}, "not none at all"),
+        ({**static, name: {"levels": static[name]["levels"][:9]}}, r"not float32 \(9,\)"),
+        ({**static, name: {"levels": static[name]["levels"].half()}}, r"not float16 \(64,\)"),
+    ]:
+        with pytest.raises(StoreError, match=f"layer {name}: codec six stores float32 .* {message}"):
+            write(tmp_path / "s.zarr", replace(spec_of("six"), static=wrong))
+    with pytest.raises(UsageError, match="codec six needs the static arrays of its pilot for audio/s1b01"):
+        encode_layers(raw_tokens(0), get_codec("six"), LAYERS)
+
+
+def test_a_run_that_was_killed_after_any_file_goes_on_to_the_same_bytes(six, tmp_path):
+    """Whatever prefix of its files, in the order of writing, a killed run has left."""
+    whole = contents(six)
+    first = [name for name in whole if name == "zarr.json"]
+    static = [name for name in whole if name.startswith("static")]
+    for kept in (first, first + static[:1], first + static, [*first, *static, "clips.json", "samples.parquet"]):
+        path = tmp_path / f"{len(kept)}.zarr"
+        for name in kept:
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            (path / name).write_bytes(whole[name])
+        write(path, spec_of("six"), clips=[1])
+        assert not TokenStore.open(path, allow_unfinished=True).finished
+        write(path, spec_of("six"))
+        assert contents(path) == whole
+
+
+@pytest.mark.parametrize("kind", ["flip", "short", "deleted"])
+def test_damage_to_every_file_is_found(six, tmp_path, kind):
+    for number, file in enumerate(sorted(contents(six))):
+        path = shutil.copytree(six, tmp_path / str(number))
+        data = (path / file).read_bytes()
+        if kind == "deleted":
+            (path / file).unlink()
+        else:
+            middle = len(data) // 2
+            damaged = data[:-1] if kind == "short" else data[:middle] + bytes([data[middle] ^ 4]) + data[middle + 1 :]
+            (path / file).write_bytes(damaged)
+        try:
+            report = verify_store(path, deep=True)
+        except MettleError:
+            assert file == "zarr.json"
+            continue
+        assert not report.ok
+        assert file == "READY" or any(problem.file == file for problem in report.problems)
+
+
+def test_a_damaged_static_array_is_never_read_and_is_written_anew(six, tmp_path):
+    path = shutil.copytree(six, tmp_path / "s.zarr")
+    file = path / "static/visual/s1_levels/c.0.0"
+    whole = file.read_bytes()
+    file.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+    with pytest.raises(StoreCorruptError, match=r"static/visual/s1_levels/c\.0\.0: not the bytes that were written"):
+        TokenStore.open(path)
+    write(path, spec_of("six"))
+    assert contents(path) == contents(six)
+
+
+def test_shared_codes_are_stored_once_and_read_for_any_of_their_layers(tmp_path):
+    write(tmp_path / "s.zarr", spec_of("pairs"))
+    group = zarr.open_group(tmp_path / "s.zarr", mode="r")
+    assert group["visual/s2"].shape == (CLIPS, 2, 2, 4, 16)
+    assert group["visual/s2"].metadata.dimension_names[1] == "group"
+    with TokenStore.open(tmp_path / "s.zarr") as store:
+        batch = store.read([1], layers=["visual/s2b02", "visual/s2b01"])
+        first, second = (batch.layers[f"visual/s2b0{block}"] for block in (1, 2))
+        assert first.codes.data_ptr() == second.codes.data_ptr()
+        for block, tokens in ((1, first), (2, second)):
+            assert torch.equal(tokens.floats()[0], raw_tokens(1)[f"visual/s2b0{block}"].half().float())
+
+
+def test_a_store_in_a_codec_that_is_not_installed_says_so(six):
+    CODECS.unregister("six")
+    try:
+        with pytest.raises(StoreError, match="is written in the codec 'six', which is not installed here"):
+            TokenStore.open(six)
+    finally:
+        CODECS.register(SIX)
