@@ -1,4 +1,4 @@
-"""What the stages ask of the machine they run on: a device, sums in one order, memory that stays, the memory taken.
+"""What the stages ask of the machine they run on: a device, cores, random numbers, sums in one order, memory.
 
 Light: PyTorch is loaded by the functions that need it.
 """
@@ -10,6 +10,8 @@ import os
 import re
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,6 +49,19 @@ def choose_device(name: str | None) -> torch.device:
 def available_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Random numbers of the CPU, and of ``device``, follow from ``seed`` inside; outside nothing changes."""
+    import torch
+
+    on_gpu = device is not None and device.type == "cuda"
+    with torch.random.fork_rng([device] if on_gpu else []):
+        torch.default_generator.manual_seed(seed)
+        if on_gpu:
+            torch.cuda.manual_seed_all(seed)
+        yield
 
 
 def prepare_process() -> None:

@@ -85,3 +85,13 @@ def test_the_peak_says_what_it_is_of():
     taken, of = peak_memory(torch.device("cpu"))
     assert taken > len(block)
     assert of == "process (RSS)"
+
+
+def test_random_numbers_follow_from_the_seed_and_leave_no_trace():
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    with devices.seeded(11):
+        first = torch.rand(3)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(11)
+    assert torch.equal(torch.rand(3), first)

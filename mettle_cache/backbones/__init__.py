@@ -3,12 +3,14 @@
 A new family is a file and a row in :mod:`~mettle_cache.backbones.registry`, or a package with an entry point.
 """
 
-from mettle_cache.backbones.choice import BackboneChoice, parse_backbone, split_size
 from mettle_cache.backbones.factory import (
+    BackboneChoice,
     create_backbone,
     frozen_parameters,
     layer_table,
+    parse_backbone,
     shared_audio,
+    split_size,
 )
 from mettle_cache.backbones.protocol import Backbone, BackboneInfo, BackboneRequest, Family
 from mettle_cache.backbones.registry import BACKBONES, list_backbones

@@ -17,15 +17,13 @@ import torch
 import torchaudio
 from torch import Tensor
 
-from mettle_cache.backbones.fbank import check_waveform
+from mettle_cache.backbones.front_ends import check_waveform
 from mettle_cache.backbones.htsat_checkpoint import load_htsat
 from mettle_cache.backbones.htsat_frontend import dft_kernels
 from mettle_cache.backbones.htsat_trunk import Htsat, HtsatSizes, original_parameters
-from mettle_cache.backbones.inputs import check_batch, release
 from mettle_cache.backbones.protocol import Backbone, BackboneRequest
 from mettle_cache.backbones.published import CHECKPOINTS, WEIGHTS_FOLDER, find_checkpoint
-from mettle_cache.backbones.random_init import build_seeded
-from mettle_cache.backbones.trunk import FrozenTrunk
+from mettle_cache.backbones.trunk import FrozenTrunk, build_seeded, check_batch, release
 from mettle_cache.errors import UsageError, WeightsError
 from mettle_cache.layers import LayerSpec
 

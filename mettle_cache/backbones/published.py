@@ -117,7 +117,7 @@ def _from_timm(
 ) -> PublishedFamily:
     return PublishedFamily(
         name=name,
-        implementation=f"mettle_cache.backbones.timm_family:{constant}",
+        implementation=f"mettle_cache.backbones.timm_backbone:{constant}",
         summary=summary,
         parameters=parameters,
         stages={"visual": visual, "audio": audio},

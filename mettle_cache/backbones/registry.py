@@ -44,7 +44,7 @@ def find_family(name: str) -> Builder:
         family: Family = BACKBONES.load(name)
         return family
     if _may_be_timms(name):
-        from mettle_cache.backbones.timm_family import TimmFamily
+        from mettle_cache.backbones.timm_backbone import TimmFamily
 
         if TimmFamily.knows(name):
             return TimmFamily(name)

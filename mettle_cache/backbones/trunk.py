@@ -1,18 +1,18 @@
-"""A frozen network whose blocks are tapped with forward hooks."""
+"""A frozen network: its blocks tapped with forward hooks, its weights' digest, or weights drawn from a seed."""
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from mettle_cache.backbones.weights import weights_digest
-from mettle_cache.devices import fix_summation_order
+from mettle_cache.devices import fix_summation_order, seeded
 from mettle_cache.errors import UsageError
 
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -116,3 +116,54 @@ def reproducible(device: torch.device, precision: str) -> Iterator[None]:
         if device.type != "meta":
             stack.enter_context(torch.autocast(device.type, dtype=dtype, enabled=dtype is not None))
         yield
+
+
+def weights_digest(module: nn.Module) -> str:
+    """blake2b, as 32 hex characters, over name, type, shape and bytes of every tensor in use, in the order of names."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(memoryview(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()))
+    return digest.hexdigest()
+
+
+def check_batch(name: str, x: Tensor, shapes: Sequence[tuple[int, ...]]) -> None:
+    """Refuse a batch that is not float32 [B, *shape] for one of the shapes, or that is empty.
+
+    Raises
+    ------
+    UsageError
+        Anything else.
+    """
+    if x.dtype != torch.float32 or tuple(x.shape[1:]) not in shapes or not len(x):
+        wanted = " or ".join(f"[B, {', '.join(map(str, shape))}]" for shape in shapes)
+        raise UsageError(
+            f"backbone '{name}' takes float32 {wanted}, not {str(x.dtype).removeprefix('torch.')} {list(x.shape)}",
+            hint="pass what its preprocess() returns",
+        )
+
+
+def release(version: str) -> str:
+    """A version without its build: ``2.11.0+cpu`` and ``2.11.0+cu128`` are one release."""
+    return str(version).partition("+")[0]
+
+
+M = TypeVar("M", bound=nn.Module)
+
+# Swin-V2's residual norms, the last BatchNorm of a residual branch and layer scales start at (almost) zero, so that
+# training begins at the identity: every block of a stage would give the same tokens. With 0.2 each block acts, and 33
+# ResNeXt blocks grow their variance by 1.04^33 = 3.6 only, well inside float16.
+BRANCH_GAIN = 0.2
+NEGLIGIBLE = 1e-3
+
+
+def build_seeded(build: Callable[[], M], seed: int) -> M:
+    """``build()`` with parameters drawn from ``seed``; see :data:`BRANCH_GAIN` for what differs from its own values."""
+    with seeded(seed):
+        module = build()
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            is_gain = parameter.ndim == 1 and not name.endswith("bias")
+            if is_gain and bool((parameter.abs() <= NEGLIGIBLE).all()):
+                parameter.fill_(BRANCH_GAIN)
+    return module

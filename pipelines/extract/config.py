@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from mettle_cache.backbones.choice import parse_backbone
+from mettle_cache.backbones.factory import parse_backbone
 from mettle_cache.backbones.protocol import PRECISIONS
 from mettle_cache.datasets import DATASETS, resolve_options
 from mettle_cache.errors import ConfigError, UsageError

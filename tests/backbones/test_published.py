@@ -10,7 +10,7 @@ import pytest
 
 from mettle_cache.backbones import BackboneRequest
 from mettle_cache.backbones.published import HTSAT, RESNEXT101, SWINV2_L, VIT_L16, find_checkpoint
-from mettle_cache.backbones.timm_model import pretrained_cfg
+from mettle_cache.backbones.timm_network import pretrained_cfg
 from mettle_cache.errors import UsageError
 
 FAMILIES = (SWINV2_L, VIT_L16, RESNEXT101, HTSAT)

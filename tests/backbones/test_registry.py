@@ -6,7 +6,7 @@ import pytest
 import timm
 
 from mettle_cache.backbones.registry import BACKBONES, find_family, list_backbones, timm_names
-from mettle_cache.backbones.timm_family import TimmFamily
+from mettle_cache.backbones.timm_backbone import TimmFamily
 from mettle_cache.errors import UsageError
 from mettle_cache.registry import BackboneRow
 
