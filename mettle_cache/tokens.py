@@ -6,7 +6,7 @@ which every layer carries; a codec of another package brings its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -192,6 +192,11 @@ class LayerTokens:
 
         return replace(self.map(move), static={name: move(array) for name, array in self.static.items()})
 
+    def pin_memory(self) -> LayerTokens:
+        """The same in page-locked memory, from which a GPU can fetch it asynchronously."""
+        pinned = self.map(Tensor.pin_memory)
+        return replace(pinned, static={name: array.pin_memory() for name, array in self.static.items()})
+
     def flatten_frames(self) -> LayerTokens:
         """``[B, T, *]`` as ``[B T, *]``, without a copy."""
         return self.map(lambda part: torch.flatten(part, 0, 1))
@@ -199,6 +204,13 @@ class LayerTokens:
     def __getitem__(self, index: int | slice | Tensor) -> LayerTokens:
         """Index the leading (clip) axis of every part alike."""
         return self.map(lambda part: part[index])
+
+
+def stack_tokens(samples: Sequence[LayerTokens]) -> LayerTokens:
+    """Tokens ``[..., N, D]`` of one layer along a new first axis; static arrays are those of the first."""
+    first = samples[0]
+    parts = {name: torch.stack([tokens.parts[name] for tokens in samples]) for name in first.parts}
+    return replace(first, codes=torch.stack([tokens.codes for tokens in samples]), parts=parts)
 
 
 def unpack_int4(packed: Tensor) -> Tensor:
@@ -226,3 +238,7 @@ class TokenBatch:
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> TokenBatch:
         moved = {name: tokens.to(device, non_blocking=non_blocking) for name, tokens in self.layers.items()}
         return TokenBatch(moved, self.clips)
+
+    def pin_memory(self) -> TokenBatch:
+        """The same in page-locked memory; ``DataLoader(pin_memory=True)`` calls it."""
+        return TokenBatch({name: tokens.pin_memory() for name, tokens in self.layers.items()}, self.clips)

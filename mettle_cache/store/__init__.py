@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mettle_cache.store.catalog import describe_store, find_stores
     from mettle_cache.store.format.codecs import CODECS, get_codec
     from mettle_cache.store.format.spec import StoreSpec
+    from mettle_cache.store.reading.dataset import TokenDataset
     from mettle_cache.store.reading.disk_speed import measure_read_speed
     from mettle_cache.store.reading.token_store import TokenStore
     from mettle_cache.store.verify import Problem, VerifyReport, repair_store, verify_store
@@ -23,6 +24,7 @@ __all__ = [
     "StoreReport",
     "StoreSpec",
     "StoreWriter",
+    "TokenDataset",
     "TokenStore",
     "VerifyReport",
     "describe_store",
@@ -37,6 +39,7 @@ _MODULES = {
     "catalog": ("describe_store", "find_stores"),
     "format.codecs": ("CODECS", "get_codec"),
     "format.spec": ("StoreSpec",),
+    "reading.dataset": ("TokenDataset",),
     "reading.disk_speed": ("measure_read_speed",),
     "reading.token_store": ("TokenStore",),
     "verify": ("Problem", "VerifyReport", "repair_store", "verify_store"),

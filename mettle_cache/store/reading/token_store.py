@@ -160,7 +160,7 @@ class TokenStore:
         StoreError
             A clip without tokens; StoreCorruptError for damage.
         """
-        names = self._layer_names(layers)
+        names = self.layer_names(layers)
         if isinstance(clips, str):
             raise UsageError(f"read() takes several clips, not the one '{clips}'", hint=f"store.read(['{clips}'])")
         numbers = [self.index(clip) for clip in clips]
@@ -196,6 +196,19 @@ class TokenStore:
         if not 0 <= number < len(self.clips):
             raise UsageError(f"there is no clip {number}; {self.path} has clips 0 to {len(self.clips) - 1}")
         return number
+
+    def layer_names(self, layers: Sequence[str] | None = None) -> list[str]:
+        """The names of all layers, or those given without repetition. Raises UsageError for others."""
+        known = [layer.name for layer in self.layers]
+        if layers is None:
+            return known
+        unknown = [name for name in layers if name not in known]
+        if unknown or not layers:
+            raise UsageError(
+                f"{self.path} has no layer {', '.join(unknown) or '(none named)'}",
+                hint=f"it has {known[0]} to {known[-1]}; see: mettle info {self.path}",
+            )
+        return list(dict.fromkeys(layers))
 
     def labels(self, task: LabelledTask) -> torch.Tensor:
         """The targets of all samples, in the order of :attr:`samples`, as a task object that is bound to them gives
@@ -245,7 +258,7 @@ class TokenStore:
         """
         if threads < 1 or depth < 1:
             raise UsageError(f"reading needs at least one thread and one buffer, not {threads} and {depth}")
-        names = self._layer_names(layers)
+        names = self.layer_names(layers)
         if isinstance(order, Sequence):
             for clip in {clip for clips in order for clip in clips}:
                 self._check_clip(clip)
@@ -309,18 +322,6 @@ class TokenStore:
         """What a store that takes this one's place would not have: the digest of its key and its commits."""
         ready = read_ready(self._metadata)
         return digest_of([self.key_digest, ready.commits if ready else None])
-
-    def _layer_names(self, layers: Sequence[str] | None) -> list[str]:
-        known = [layer.name for layer in self.layers]
-        if layers is None:
-            return known
-        unknown = [name for name in layers if name not in known]
-        if unknown or not layers:
-            raise UsageError(
-                f"{self.path} has no layer {', '.join(unknown) or '(none named)'}",
-                hint=f"it has {known[0]} to {known[-1]}; see: mettle info {self.path}",
-            )
-        return list(dict.fromkeys(layers))
 
     def _check_clip(self, clip: int) -> None:
         name = self.clips[self.index(clip)]

@@ -1,12 +1,20 @@
 """The reader against what was encoded, and everything that it must refuse."""
 
+import pickle
 import shutil
 import threading
 
 import pytest
 import torch
 
-from mettle_cache.errors import StoreCorruptError, StoreError, StoreMissingError, StoreUnfinishedError, UsageError
+from mettle_cache.errors import (
+    StoreCorruptError,
+    StoreError,
+    StoreKeyError,
+    StoreMissingError,
+    StoreUnfinishedError,
+    UsageError,
+)
 from mettle_cache.store import StoreWriter, TokenStore, find_stores
 from mettle_cache.store.format.metadata import load_metadata
 from mettle_cache.store.reading import clip_reader
@@ -186,3 +194,99 @@ def test_finished_stores_are_found_newest_first(tmp_path):
     StoreWriter.create_or_resume(tmp_path / "d.zarr", make_spec()).close()
     assert find_stores(tmp_path) == [tmp_path / "b.zarr", tmp_path / "a.zarr"]
     assert find_stores(tmp_path / "nowhere") == []
+
+
+def test_a_store_is_a_collection_of_clips(stored, codec):
+    with TokenStore.open(stored) as store:
+        assert len(store) == len(store.clips)
+        assert list(store) == list(store.clips)
+        assert "clip-1" in store
+        assert "clip-9" not in store
+        for name, tokens in store["clip-1"].items():
+            expected = clip_tokens(1, codec)[name]
+            assert torch.equal(tokens.codes, expected.codes)
+            assert torch.equal(store[1][name].floats(), expected.floats())
+        mixed = store.read(["clip-2", 0])
+        assert mixed.clips == (2, 0)
+        assert torch.equal(mixed.layers[LAYERS[0].name].codes, store.read([2, 0]).layers[LAYERS[0].name].codes)
+
+
+@pytest.mark.parametrize(
+    ("clip", "message"),
+    [
+        ("clip_1", r"there is no clip 'clip_1' in .*\n.*did you mean 'clip-1'\?"),
+        ("nothing like it", r"there is no clip 'nothing like it' in .*\n.*store\.clips lists them"),
+        (True, "by its id or index, not by True"),
+        (1.0, r"by its id or index, not by 1\.0"),
+        (None, "by its id or index, not by None"),
+        (-1, "there is no clip -1"),
+        (99, "there is no clip 99"),
+    ],
+)
+def test_what_names_no_clip_is_refused(tmp_path, clip, message):
+    write_store(tmp_path / "s.zarr", make_spec(clips=2))
+    with TokenStore.open(tmp_path / "s.zarr") as store:
+        for use in (store.__getitem__, lambda name: store.read([name])):
+            with pytest.raises(UsageError, match=message):
+                use(clip)
+        with pytest.raises(
+            UsageError, match=r"takes several clips, not the one 'clip-1'\n.*store\.read\(\['clip-1'\]\)"
+        ):
+            store.read("clip-1")
+
+
+def test_its_repr_says_what_is_in_it(tmp_path):
+    write_store(tmp_path / "s.zarr", make_spec(clips=3), failed=[1])
+    text = repr(TokenStore.open(tmp_path / "s.zarr"))
+    assert text.startswith(
+        f"<TokenStore {tmp_path / 's.zarr'}: tiny, 3 clips (1 without tokens) of 2 segments, 6 layers"
+    )
+    assert "(visual/s1b01 to audio/s1b01) in int8" in text
+    assert "unfinished" not in text
+
+
+def test_labels_are_those_of_a_task_object(tmp_path):
+    write_store(tmp_path / "s.zarr", make_spec(clips=2))
+
+    class RowTask:
+        def targets(self, rows):
+            return torch.tensor([[row, 2 * row] for row in rows])
+
+    with TokenStore.open(tmp_path / "s.zarr") as store:
+        labels = store.labels(RowTask())
+        assert torch.equal(labels, torch.tensor([[row, 2 * row] for row in range(store.samples.num_rows)]))
+
+
+def test_another_process_opens_the_same_store_and_refuses_another(tmp_path, monkeypatch):
+    write_store(tmp_path / "s.zarr", make_spec(clips=2))
+    monkeypatch.chdir(tmp_path)
+    sent = pickle.dumps(TokenStore.open("s.zarr", check="always"))
+    monkeypatch.chdir("/")
+    there = pickle.loads(sent)  # noqa: S301 - our own bytes
+    assert there.clips == ("clip-0", "clip-1")
+    assert torch.equal(there[1][LAYERS[0].name].codes, clip_tokens(1)[LAYERS[0].name].codes)
+    shutil.rmtree(tmp_path / "s.zarr")
+    write_store(tmp_path / "s.zarr", make_spec(clips=2, key={"visual": "other"}))
+    with pytest.raises(StoreKeyError, match="is another store than the one that was sent here"):
+        pickle.loads(sent)  # noqa: S301
+    shutil.rmtree(tmp_path / "s.zarr")
+    write_store(tmp_path / "s.zarr", make_spec(clips=2), failed=[0])
+    with pytest.raises(StoreKeyError, match="is another store"):
+        pickle.loads(sent)  # noqa: S301
+
+
+def test_zarr_reads_a_finished_store_and_nothing_that_is_not_there(tmp_path):
+    path = tmp_path / "s.zarr"
+    write_store(path, make_spec("float16", clips=3), failed=[1])
+    group = TokenStore.open(path).to_zarr()
+    assert torch.equal(torch.from_numpy(group["visual/s2"][2, 1]), clip_tokens(2, "float16")["visual/s2b02"].codes)
+    with pytest.raises(ValueError, match=r"read.only"):
+        group["visual/s2"][0] = 0
+    with pytest.raises(StoreError, match="clip clip-1 has no tokens: no such video"):
+        group["visual/s2"][:]
+    (path / "visual/s2/c.2.0.0.0.0").unlink()
+    with pytest.raises(StoreCorruptError, match=r"clip clip-2: .*c\.2\.0\.0\.0\.0 is missing"):
+        group["visual/s2"][2]
+    (path / "READY").unlink()
+    with pytest.raises(StoreUnfinishedError, match="zarr would read what is missing as zeros"):
+        TokenStore.open(path, allow_unfinished=True).to_zarr()
