@@ -14,7 +14,7 @@ from mettle_cache.cli.output import emit
 from mettle_cache.cli.table import table_lines
 
 if TYPE_CHECKING:
-    from mettle_cache.pipelines.report.evaluate_report import EvaluateReport, EvaluationGroup
+    from mettle_cache.pipelines.report.run_reports import EvaluateReport, EvaluationGroup
 
 EPILOG = """Examples:
 
@@ -45,13 +45,13 @@ def evaluate(
 
     Several runs of one store are scored in one pass over it, and their mean and standard deviation given.
     """
-    from mettle_cache.pipelines.evaluate.evaluation import evaluate_run, evaluate_runs, find_runs
+    from mettle_cache.pipelines.evaluate.evaluation import evaluate, evaluate_runs, find_runs
     from mettle_cache.pipelines.progress import terminal_progress
 
     found = [run for folder in runs for run in find_runs(folder)]
     progress = terminal_progress()
     if found == runs[:1]:
-        report = evaluate_run(found[0], split=split, store=store, root=root, device=device, progress=progress)
+        report = evaluate(found[0], split=split, store=store, root=root, device=device, progress=progress)
         emit(report.to_json(), report_lines(report))
         return
     group = evaluate_runs(found, split=split, store=store, root=root, device=device, progress=progress)

@@ -13,7 +13,7 @@ from mettle_cache.pipelines.report.units import format_bytes
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mettle_cache.pipelines.report.group_report import GroupReport, Spread
+    from mettle_cache.pipelines.report.run_reports import GroupReport, Spread
 
 
 def emit_group(report: GroupReport) -> None:

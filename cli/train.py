@@ -13,7 +13,7 @@ from mettle_cache.cli.output import emit
 from mettle_cache.pipelines.report.units import format_bytes
 
 if TYPE_CHECKING:
-    from mettle_cache.pipelines.report.train_report import TrainReport
+    from mettle_cache.pipelines.report.run_reports import TrainReport
 
 EPILOG = """Examples:
 

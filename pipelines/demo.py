@@ -129,7 +129,7 @@ def _extract(report: DemoReport, data: Path, store: Path, seed: int, progress: P
 
 
 def _train(report: DemoReport, store: Path, run: Path, seed: int, progress: Progress) -> None:
-    from mettle_cache.pipelines.evaluate.evaluation import evaluate_run
+    from mettle_cache.pipelines.evaluate.evaluation import evaluate
     from mettle_cache.pipelines.train.job import TrainJob, start_training
 
     report.run(
@@ -139,7 +139,7 @@ def _train(report: DemoReport, store: Path, run: Path, seed: int, progress: Prog
     )
     evaluated = report.run(
         "evaluate",
-        lambda: evaluate_run(run, progress=progress),
+        lambda: evaluate(run, progress=progress),
         lambda done: f"{done.scores[done.metric]:.1f} % of {done.samples} test clips' seconds",
     )
     report.accuracy = evaluated.scores["accuracy"]

@@ -1,4 +1,4 @@
-"""Heads for benches: the paper's best setting on bench stores, through the trainee that training uses."""
+"""Heads for benches: the paper's best setting on bench stores, through the run that training uses."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from mettle_cache.backbones import Backbone, create_backbone, shared_audio
 from mettle_cache.layers import LayerSpec
 from mettle_cache.pipelines.benchmark.fullsize import CATEGORIES, SEGMENTS, bench_clip, bench_layers, bench_samples
 from mettle_cache.pipelines.benchmark.stock_attention import use_stock_attention
-from mettle_cache.pipelines.train.binding import bind_task
 from mettle_cache.pipelines.train.recipe import Recipe, load_recipe
-from mettle_cache.pipelines.train.sample_loader import Feed, FeedBatch, read_split
-from mettle_cache.pipelines.train.trainee import Trainee
+from mettle_cache.pipelines.train.run import Run
+from mettle_cache.pipelines.train.sample_loader import SampleBatch, SampleLoader, read_split
+from mettle_cache.pipelines.train.task import bind_task
 from mettle_cache.store.reading.token_store import TokenStore
 from mettle_cache.tasks.avel.task import AvelTask
 from mettle_cache.tasks.protocol import StepInputs
@@ -32,12 +32,12 @@ def bench_recipe(*, tiny: bool) -> Recipe:
     return load_recipe(RECIPE, [f"train.batch_size={TINY_BATCH}"] if tiny else [])
 
 
-def store_trainee(store: TokenStore, recipe: Recipe, *, seed: int = 0, device: torch.device) -> Trainee:
+def store_run(store: TokenStore, recipe: Recipe, *, seed: int = 0, device: torch.device) -> Run:
     """A head on a store."""
-    return Trainee(bind_task(recipe, store), recipe.train, seed=seed, device=device)
+    return Run(bind_task(recipe, store), recipe.train, seed=seed, device=device)
 
 
-def layer_trainee(layers: Sequence[LayerSpec], recipe: Recipe, *, clips: int, device: torch.device) -> Trainee:
+def layer_run(layers: Sequence[LayerSpec], recipe: Recipe, *, clips: int, device: torch.device) -> Run:
     """A head on layers that come from a backbone, with the labels of ``clips`` clips."""
     task = AvelTask(
         layers,
@@ -47,15 +47,15 @@ def layer_trainee(layers: Sequence[LayerSpec], recipe: Recipe, *, clips: int, de
         method=recipe.method_choice(),
         options=recipe.head,
     )
-    return Trainee(task, recipe.train, seed=0, device=device)
+    return Run(task, recipe.train, seed=0, device=device)
 
 
 def training_batches(
     store: TokenStore, layers: Sequence[LayerSpec], batch: int, count: int, device: torch.device
-) -> Iterator[FeedBatch]:
+) -> Iterator[SampleBatch]:
     """``count`` batches of the train split, from its beginning again when it is over."""
     rows = list(islice(cycle(read_split(store, "train").rows), batch * count))
-    return Feed(store, layers, device=device).batches(rows, batch)
+    return SampleLoader(store, layers, device=device).batches(rows, batch)
 
 
 def bench_backbones(*, tiny: bool, device: torch.device) -> tuple[Backbone, Backbone]:
@@ -73,9 +73,9 @@ def load_libraries(device: torch.device, attention: str) -> None:
     So what a measurement finds is the work's, not the libraries'.
     """
     layers = bench_layers(tiny=True)
-    trainee = layer_trainee(layers, bench_recipe(tiny=True), clips=1, device=device)
+    run = layer_run(layers, bench_recipe(tiny=True), clips=1, device=device)
     if attention == "stock":
-        use_stock_attention(trainee.model)
+        use_stock_attention(run.model)
     clip = bench_clip(layers, "int8")
     tokens = {name: layer.map(lambda part: part[None]).to(device) for name, layer in clip.items()}
-    trainee.step(FeedBatch([0], TokenBatch(tokens, (0,)), StepInputs()), epoch=0, index=0)
+    run.step(SampleBatch([0], TokenBatch(tokens, (0,)), StepInputs()), epoch=0, index=0)

@@ -12,7 +12,7 @@ import torch
 
 from mettle_cache.devices import prepare_process
 from mettle_cache.pipelines.benchmark.child_process import available_memory, call_in_child, serve
-from mettle_cache.pipelines.benchmark.heads import bench_recipe, store_trainee, training_batches
+from mettle_cache.pipelines.benchmark.heads import bench_recipe, store_run, training_batches
 from mettle_cache.pipelines.benchmark.step_child import now
 from mettle_cache.store.reading.token_store import TokenStore
 
@@ -50,21 +50,21 @@ def _work(request: dict[str, Any]) -> dict[str, object]:
     device = torch.device(wanted.device)
     recipe = bench_recipe(tiny=wanted.tiny)
     with TokenStore.open(Path(wanted.store)) as store:
-        trainees = [store_trainee(store, recipe, seed=0, device=device)]
-        counts = _fitting(wanted.counts, _KEPT_A_PARAMETER * trainees[0].parameters, available_memory(device))
-        trainees += [store_trainee(store, recipe, seed=seed, device=device) for seed in range(1, max(counts))]
+        runs = [store_run(store, recipe, seed=0, device=device)]
+        counts = _fitting(wanted.counts, _KEPT_A_PARAMETER * runs[0].parameters, available_memory(device))
+        runs += [store_run(store, recipe, seed=seed, device=device) for seed in range(1, max(counts))]
         steps = wanted.untimed + wanted.repeats * len(counts)
-        batches = training_batches(store, trainees[0].task.layers, wanted.batch, steps, device)
+        batches = training_batches(store, runs[0].task.layers, wanted.batch, steps, device)
         for index, batch in enumerate(islice(batches, wanted.untimed)):
-            for trainee in trainees:
-                trainee.step(batch, epoch=0, index=index)
+            for run in runs:
+                run.step(batch, epoch=0, index=index)
         seconds: dict[int, list[float]] = {count: [] for count in counts}
         for index in range(wanted.repeats):
             for count in counts:
                 started = now(device)
                 batch = next(batches)
-                for trainee in trainees[:count]:
-                    trainee.step(batch, epoch=1, index=index)
+                for run in runs[:count]:
+                    run.step(batch, epoch=1, index=index)
                 seconds[count].append(now(device) - started)
     return {"seconds": seconds}
 

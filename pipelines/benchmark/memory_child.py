@@ -12,9 +12,9 @@ from torch import Tensor
 
 from mettle_cache.devices import prepare_process
 from mettle_cache.pipelines.benchmark.child_process import MemoryMeter, call_in_child, counting_saved, serve
-from mettle_cache.pipelines.benchmark.heads import bench_recipe, load_libraries, store_trainee, training_batches
+from mettle_cache.pipelines.benchmark.heads import bench_recipe, load_libraries, store_run, training_batches
 from mettle_cache.pipelines.benchmark.step_child import token_tensors
-from mettle_cache.pipelines.train.trainee import Trainee
+from mettle_cache.pipelines.train.run import Run
 from mettle_cache.store.reading.token_store import TokenStore
 
 MODULE = "mettle_cache.pipelines.benchmark.memory_child"
@@ -79,19 +79,19 @@ def _read(store: TokenStore, wanted: MemoryRequest) -> dict[str, object]:
 
 
 def _train(store: TokenStore, wanted: MemoryRequest, device: torch.device) -> dict[str, object]:
-    trainee = store_trainee(store, bench_recipe(tiny=wanted.tiny), device=device)
-    gradients = _GradientCounter(trainee)
+    run = store_run(store, bench_recipe(tiny=wanted.tiny), device=device)
+    gradients = _GradientCounter(run)
     codes = saved_bytes = 0
-    batches = training_batches(store, trainee.task.layers, wanted.batch, wanted.steps, device)
+    batches = training_batches(store, run.task.layers, wanted.batch, wanted.steps, device)
     for index, batch in enumerate(batches):
-        given = [*trainee.model.parameters(), *trainee.model.buffers(), *token_tensors(batch.tokens)]
+        given = [*run.model.parameters(), *run.model.buffers(), *token_tensors(batch.tokens)]
         with counting_saved(given) as saved:
-            trainee.step(batch, epoch=0, index=index)
+            run.step(batch, epoch=0, index=index)
         codes, saved_bytes = max(codes, batch.tokens.nbytes), max(saved_bytes, saved.nbytes)
         del given
-    moments = [value for slots in trainee.optimizer.state.values() for value in slots.values() if value.ndim]
+    moments = [value for slots in run.optimizer.state.values() for value in slots.values() if value.ndim]
     return {
-        "heads": _nbytes(trainee.model.parameters()),
+        "heads": _nbytes(run.model.parameters()),
         "gradients": gradients.nbytes,
         "moments": _nbytes(moments),
         "codes": codes,
@@ -102,9 +102,9 @@ def _train(store: TokenStore, wanted: MemoryRequest, device: torch.device) -> di
 class _GradientCounter:
     """Counts the gradients that a backward pass leaves, each parameter's once."""
 
-    def __init__(self, trainee: Trainee) -> None:
+    def __init__(self, run: Run) -> None:
         self._sizes: dict[int, int] = {}
-        for parameter in trainee.model.parameters():
+        for parameter in run.model.parameters():
             parameter.register_post_accumulate_grad_hook(self._count)
 
     @property

@@ -20,14 +20,14 @@ from mettle_cache.pipelines.benchmark.fullsize import SEGMENTS
 from mettle_cache.pipelines.benchmark.heads import (
     bench_backbones,
     bench_recipe,
-    layer_trainee,
+    layer_run,
     load_libraries,
-    store_trainee,
+    store_run,
     training_batches,
 )
 from mettle_cache.pipelines.benchmark.stock_attention import use_stock_attention
-from mettle_cache.pipelines.train.sample_loader import FeedBatch
-from mettle_cache.pipelines.train.trainee import Trainee
+from mettle_cache.pipelines.train.run import Run
+from mettle_cache.pipelines.train.sample_loader import SampleBatch
 from mettle_cache.store.reading.token_store import TokenStore
 from mettle_cache.tasks.protocol import StepInputs
 from mettle_cache.tokens import FLOATS, LayerTokens, TokenBatch
@@ -87,42 +87,42 @@ def _work(request: dict[str, Any]) -> dict[str, object]:
     recipe = bench_recipe(tiny=wanted.tiny)
     if wanted.store is None:
         source = _OnlineSource(wanted, device)
-        trainee = layer_trainee(source.layers, recipe, clips=wanted.batch, device=device)
-        result = _time_steps(trainee, source.batches(), wanted, source)
+        run = layer_run(source.layers, recipe, clips=wanted.batch, device=device)
+        result = _time_steps(run, source.batches(), wanted, source)
     else:
         with TokenStore.open(Path(wanted.store)) as store:
-            trainee = store_trainee(store, recipe, device=device)
+            run = store_run(store, recipe, device=device)
             steps = wanted.untimed + wanted.steps
-            batches = training_batches(store, trainee.task.layers, wanted.batch, steps, device)
-            result = _time_steps(trainee, batches, wanted, None)
+            batches = training_batches(store, run.task.layers, wanted.batch, steps, device)
+            result = _time_steps(run, batches, wanted, None)
     return {**result, "peak": meter.peak, "memory_of": meter.kind}
 
 
 def _time_steps(
-    trainee: Trainee, batches: Iterator[FeedBatch], wanted: StepRequest, online: _OnlineSource | None
+    run: Run, batches: Iterator[SampleBatch], wanted: StepRequest, online: _OnlineSource | None
 ) -> dict[str, object]:
     """Steps as ``wanted``; of the online source what its steps take, and not what they leave out."""
     if wanted.attention == "stock":
-        use_stock_attention(trainee.model)
+        use_stock_attention(run.model)
     first = next(batches)
-    given = [*trainee.model.parameters(), *trainee.model.buffers(), *token_tensors(first.tokens)]
+    given = [*run.model.parameters(), *run.model.buffers(), *token_tensors(first.tokens)]
     with counting_saved(given) as saved:
-        trainee.step(first, epoch=0, index=0)
+        run.step(first, epoch=0, index=0)
     tokens = first.tokens.nbytes
     del given, first
     for index, batch in enumerate(islice(batches, wanted.untimed - 1)):
-        trainee.step(batch, epoch=0, index=index + 1)
+        run.step(batch, epoch=0, index=index + 1)
     if online is not None:
         online.seconds = online.copying = 0.0
-    started = now(trainee.device)
+    started = now(run.device)
     for index, batch in enumerate(batches):
-        trainee.step(batch, epoch=1, index=index)
-    seconds = now(trainee.device) - started - (online.copying if online else 0.0)
+        run.step(batch, epoch=1, index=index)
+    seconds = now(run.device) - started - (online.copying if online else 0.0)
     backbone = online.seconds if online else 0.0
     return {
         "seconds": seconds / wanted.steps,
         "backbone": backbone / wanted.steps,
-        "optimiser": time_update(trainee),
+        "optimiser": time_update(run),
         "saved": saved.nbytes,
         "tokens": tokens,
     }
@@ -142,14 +142,14 @@ class _OnlineSource:
         self.layers = tuple(layer for backbone in self._backbones for layer in backbone.layers)
         self.seconds = self.copying = 0.0
 
-    def batches(self) -> Iterator[FeedBatch]:
+    def batches(self) -> Iterator[SampleBatch]:
         clips = self._wanted.batch
         rows = list(range(clips))
         for _ in range(self._wanted.untimed + self._wanted.steps):
             layers: dict[str, LayerTokens] = {}
             for backbone in self._backbones:
                 layers |= self._tokens(backbone, clips)
-            yield FeedBatch(rows, TokenBatch(layers, tuple(rows)), StepInputs())
+            yield SampleBatch(rows, TokenBatch(layers, tuple(rows)), StepInputs())
 
     def _tokens(self, backbone: Backbone, clips: int) -> dict[str, LayerTokens]:
         inputs = torch.randn(clips * SEGMENTS, *backbone.segment_shape, device=self._device)
@@ -169,14 +169,14 @@ def token_tensors(batch: TokenBatch) -> list[torch.Tensor]:
     return [tensor for layer in batch.layers.values() for tensor in (layer.codes, *layer.parts.values())]
 
 
-def time_update(trainee: Trainee) -> float:
+def time_update(run: Run) -> float:
     """Seconds of one update of the weights by the optimiser, with gradients of zero; the better of two."""
     seconds = []
-    for parameter in trainee.model.parameters():
+    for parameter in run.model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     for _ in range(2):
-        seconds.append(timed(trainee.optimizer.step, trainee.device))
-    trainee.optimizer.zero_grad(set_to_none=True)
+        seconds.append(timed(run.optimizer.step, run.device))
+    run.optimizer.zero_grad(set_to_none=True)
     return min(seconds)
 
 

@@ -17,42 +17,56 @@ from mettle_cache.errors import RunError, UsageError
 from mettle_cache.pipelines.atomic import write_atomically
 from mettle_cache.pipelines.evaluate.artefacts import StoredFrames, write_artefacts
 from mettle_cache.pipelines.evaluate.comparison import compare_with_paper
-from mettle_cache.pipelines.evaluate.run_store import open_run_store
 from mettle_cache.pipelines.progress import Progress, Silent
-from mettle_cache.pipelines.report.evaluate_report import EvaluateReport, EvaluationGroup
-from mettle_cache.pipelines.train.binding import bind_task, predict_split
-from mettle_cache.pipelines.train.checkpoint import file_digest, load_checkpoint
+from mettle_cache.pipelines.report.run_reports import EvaluateReport, EvaluationGroup
+from mettle_cache.pipelines.train.checkpoint import file_digest
+from mettle_cache.pipelines.train.loop import predict_split
 from mettle_cache.pipelines.train.recipe import Recipe
+from mettle_cache.pipelines.train.run import Run
 from mettle_cache.pipelines.train.run_folder import RunConfig, RunFolder, hold_run
-from mettle_cache.pipelines.train.sample_loader import Feed, Split, read_split
-from mettle_cache.pipelines.train.trainee import Trainee, union_of_layers
+from mettle_cache.pipelines.train.sample_loader import SampleLoader, Split, read_split
+from mettle_cache.pipelines.train.task import bind_task
 from mettle_cache.tasks.protocol import Predictions
 
 if TYPE_CHECKING:
     from mettle_cache.store.reading.token_store import TokenStore
 
 
-def evaluate_run(
-    run: Path,
+def evaluate(
+    run: str | Path,
     *,
     split: str = "test",
-    store: Path | TokenStore | None = None,
-    root: Path | None = None,
+    store: str | Path | TokenStore | None = None,
+    root: str | Path | None = None,
     device: str | None = None,
     threads: int = 3,
     progress: Progress | None = None,
 ) -> EvaluateReport:
-    """Score the best epoch of ``run``; writes ``predictions-SPLIT.parquet`` and adds to ``result.json``.
+    """Score the best epoch of a run on a split, by the published protocol, beside the paper's row.
 
-    What a task has to show of its predictions goes to ``artefacts-SPLIT``.
+    For example::
+
+        report = evaluate("runs/first")
+        report.scores[report.metric], report.differs
+
+    Writes ``predictions-SPLIT.parquet`` into the run's folder and adds to its ``result.json``. What a task has to show
+    of its predictions goes to ``artefacts-SPLIT``.
 
     Parameters
     ----------
+    run
+        The folder that :func:`mettle_cache.pipelines.train.train` wrote.
+    split
+        ``test``, ``val`` or ``train``.
     store
         The store to read, where it is no longer at the path that the run remembers. It must have the key of the
         store that the run was trained from: other tokens would give a number that means nothing.
     root
         The data set, for frames to draw predictions on; None: its default place, if it is there.
+    device
+        ``cpu``, ``cuda`` or ``cuda:N``; None: a GPU where there is one.
+    threads
+        How many read the store ahead of the batches.
 
     Raises
     ------
@@ -70,47 +84,48 @@ def evaluate_run(
 
 
 def evaluate_runs(
-    runs: Sequence[Path],
+    runs: Sequence[str | Path],
     *,
     split: str = "test",
-    store: Path | TokenStore | None = None,
-    root: Path | None = None,
+    store: str | Path | TokenStore | None = None,
+    root: str | Path | None = None,
     device: str | None = None,
     threads: int = 3,
     progress: Progress | None = None,
 ) -> EvaluationGroup:
-    """:func:`evaluate_run` for several runs; those of one store and batch size share a pass over the split.
+    """:func:`evaluate` for several runs; those of one store and batch size share a pass over the split.
 
     A run without a finished epoch, or whose outputs are not finite, is reported as a failure; the others are scored.
 
     Raises
     ------
     RunError, StoreMissingError, UsageError
-        As :func:`evaluate_run`, for whatever is not of one run's own.
+        As :func:`evaluate`, for whatever is not of one run's own.
     """
     progress = progress or Silent()
     prepare_process()
-    target = choose_device(device)
-    stores = _Stores(store)
+    target, root = choose_device(device), Path(root) if root else None
+    paths = [Path(run) for run in runs]
+    stores = _Stores(Path(store) if isinstance(store, str) else store)
     reports: dict[Path, EvaluateReport] = {}
     failures: list[tuple[Path, RunError]] = []
     with ExitStack() as held:
         loaded = []
-        for run in dict.fromkeys(runs):
-            config = RunFolder(run).read_config()
-            folder = held.enter_context(hold_run(run))
+        for path in dict.fromkeys(paths):
+            config = RunFolder(path).read_config()
+            folder = held.enter_context(hold_run(path))
             try:
-                loaded.append(_load(folder, config, stores.open(config, run), split, target))
+                loaded.append(_load(folder, config, stores.open(config, path), split, target))
             except RunError as error:
-                failures.append((run, error))
-        for shared in _group_by_pass(loaded):
-            for head, found in zip(shared, _predict_together(shared, threads, progress), strict=True):
-                if isinstance(found, RunError):
-                    failures.append((head.folder.path, found))
+                failures.append((path, error))
+        for group in _group_by_pass(loaded):
+            for trained, outcome in zip(group, _predict_together(group, threads, progress), strict=True):
+                if isinstance(outcome, RunError):
+                    failures.append((trained.folder.path, outcome))
                 else:
-                    frames = StoredFrames(head.store, root, progress)
-                    reports[head.folder.path] = _record(head, found, frames)
-    return EvaluationGroup(split=split, reports=[reports[run] for run in runs if run in reports], failures=failures)
+                    frames = StoredFrames(trained.store, root, progress)
+                    reports[trained.folder.path] = _record(trained, outcome, frames)
+    return EvaluationGroup(split=split, reports=[reports[path] for path in paths if path in reports], failures=failures)
 
 
 def find_runs(path: Path) -> list[Path]:
@@ -123,10 +138,10 @@ def find_runs(path: Path) -> list[Path]:
     """
     if RunFolder(path).config.exists():
         return [path]
-    found = [config.parent for pattern in ("*/config.json", "*/*/config.json") for config in path.glob(pattern)]
-    if not found:
+    runs = [config.parent for pattern in ("*/config.json", "*/*/config.json") for config in path.glob(pattern)]
+    if not runs:
         raise RunError(f"{path}: there is no run here (no config.json)", hint="name a folder that train or sweep wrote")
-    return sorted(found, key=lambda run: [_natural(part) for part in run.relative_to(path).parts])
+    return sorted(runs, key=lambda run: [_natural(part) for part in run.relative_to(path).parts])
 
 
 def _natural(text: str) -> list[tuple[int, str]]:
@@ -135,82 +150,80 @@ def _natural(text: str) -> list[tuple[int, str]]:
 
 
 @dataclass(frozen=True)
-class _Head:
-    """A run's best weights and the samples to score them on."""
+class _TrainedRun:
+    """A run with the weights of its best epoch, and the samples to score it on."""
 
     folder: RunFolder
     config: RunConfig
     recipe: Recipe
     store: TokenStore
     split: Split
-    trainee: Trainee
+    run: Run
     epoch: int
 
 
 class _Stores:
-    """Opens the stores of runs, each of them once."""
+    """Opens the stores of runs, each of them once; ``instead`` takes the place of all of them."""
 
-    def __init__(self, given: Path | TokenStore | None) -> None:
-        self._given = given
+    def __init__(self, instead: Path | TokenStore | None) -> None:
+        self._instead = instead
         self._opened: dict[Path, TokenStore] = {}
 
     def open(self, config: RunConfig, run: Path) -> TokenStore:
-        """As :func:`open_run_store`."""
-        if self._given is not None and not isinstance(self._given, Path):
-            return open_run_store(config, self._given, run)
-        path = self._given or Path(config.store.path)
-        self._opened[path] = open_run_store(config, self._opened.get(path, path), run)
+        """As :meth:`StoreReference.open`."""
+        if self._instead is not None and not isinstance(self._instead, Path):
+            return config.store.open(run, instead=self._instead)
+        path = self._instead or Path(config.store.path)
+        self._opened[path] = config.store.open(run, instead=self._opened.get(path, path))
         return self._opened[path]
 
 
-def _load(folder: RunFolder, config: RunConfig, store: TokenStore, split: str, device: torch.device) -> _Head:
-    tensors, state = load_checkpoint(folder.best)
+def _load(folder: RunFolder, config: RunConfig, store: TokenStore, split: str, device: torch.device) -> _TrainedRun:
     recipe = config.load_recipe()
-    task, chosen = bind_task(recipe, store), read_split(store, split)
-    if not chosen.rows:
+    run = Run(bind_task(recipe, store), recipe.train, seed=config.seed, device=device)
+    epoch = run.load_best(folder)
+    samples = read_split(store, split)
+    if not samples.rows:
         raise UsageError(f"{store.path}: the {split} split has no samples with tokens", hint="mettle info STORE")
-    trainee = Trainee(task, recipe.train, seed=config.seed, device=device)
-    trainee.load_weights(tensors, where=folder.best)
-    return _Head(folder, config, recipe, store, chosen, trainee, int(state["epoch"]))
+    return _TrainedRun(folder, config, recipe, store, samples, run, epoch)
 
 
-def _group_by_pass(heads: Sequence[_Head]) -> list[list[_Head]]:
-    """Heads that can take the same batches: those of one store, task and batch size."""
-    groups: dict[tuple[object, ...], list[_Head]] = {}
-    for head in heads:
-        key = (id(head.store), head.recipe.task, head.recipe.train.batch_size)
-        groups.setdefault(key, []).append(head)
+def _group_by_pass(trained: Sequence[_TrainedRun]) -> list[list[_TrainedRun]]:
+    """Runs that can take the same batches: those of one store, task and batch size."""
+    groups: dict[tuple[object, ...], list[_TrainedRun]] = {}
+    for one in trained:
+        key = (id(one.store), one.recipe.task, one.recipe.train.batch_size)
+        groups.setdefault(key, []).append(one)
     return list(groups.values())
 
 
-def _predict_together(heads: Sequence[_Head], threads: int, progress: Progress) -> list[Predictions | RunError]:
-    """Each head's predictions, from one pass over the split."""
-    first, trainees = heads[0], [head.trainee for head in heads]
-    layers = union_of_layers(first.store, trainees)
-    feed = Feed(first.store, layers, device=first.trainee.device, threads=threads)
+def _predict_together(group: Sequence[_TrainedRun], threads: int, progress: Progress) -> list[Predictions | RunError]:
+    """Each run's predictions, from one pass over the split."""
+    first, runs = group[0], [trained.run for trained in group]
+    loader = SampleLoader.for_tasks(first.store, [run.task for run in runs], device=first.run.device, threads=threads)
     progress.start(len(first.split), "clips", f"evaluate {first.split.name}")
-    predictions = predict_split(trainees, feed, first.split, first.recipe.train.batch_size, progress)
+    predictions = predict_split(runs, loader, first.split, first.recipe.train.batch_size, progress)
     progress.finish()
     return predictions
 
 
-def _record(head: _Head, predictions: Predictions, frames: StoredFrames) -> EvaluateReport:
+def _record(trained: _TrainedRun, predictions: Predictions, frames: StoredFrames) -> EvaluateReport:
     """Write the predictions, what shows them, and the report into the run's folder."""
-    task, folder = head.trainee.task, head.folder
-    shown = write_artefacts(task, predictions, head.split.rows, folder.artefacts(head.split.name), frames)
-    report = replace(_report(head, predictions), artefacts=shown)
-    table = task.prediction_table(predictions, head.split.rows)
+    task, folder = trained.run.task, trained.folder
+    shown = write_artefacts(task, predictions, trained.split.rows, folder.artefacts(trained.split.name), frames)
+    report = replace(_report(trained, predictions), artefacts=shown)
+    table = task.prediction_table(predictions, trained.split.rows)
     write_atomically(report.predictions, lambda partial: pq.write_table(table, partial), needed=table.nbytes)
-    folder.update_result({"evaluation": {**_earlier(folder), head.split.name: report.to_json()}})
+    folder.update_result({"evaluation": {**_earlier(folder), trained.split.name: report.to_json()}})
     return report
 
 
-def _report(head: _Head, predictions: Predictions) -> EvaluateReport:
-    folder, store, task, split = head.folder, head.store, head.trainee.task, head.split
+def _report(trained: _TrainedRun, predictions: Predictions) -> EvaluateReport:
+    folder, store, task, split = trained.folder, trained.store, trained.run.task, trained.split
     # what selected the epoch in fact: a store without val samples makes the last one the best
-    selected_on = head.config.select_on if read_split(store, head.config.select_on).rows else "last"
-    comparison = compare_with_paper(task, head.recipe, store, split, selected_on=selected_on)
-    training = folder.read_result().get("training", {})
+    selected_on = trained.config.select_on if read_split(store, trained.config.select_on).rows else "last"
+    comparison = compare_with_paper(task, trained.recipe, store, split, selected_on=selected_on)
+    training_result = folder.read_result().get("training", {})
     return EvaluateReport(
         run=folder.path,
         split=split.name,
@@ -224,15 +237,15 @@ def _report(head: _Head, predictions: Predictions) -> EvaluateReport:
         differs=comparison.differs,
         comparable=not split.dropped and not read_split(store, "train").dropped,
         selected_on=selected_on,
-        best_epoch=head.epoch,
+        best_epoch=trained.epoch,
         times_evaluated=int(_earlier(folder).get(split.name, {}).get("times_evaluated", 0)) + 1,
         predictions=folder.predictions(split.name),
         store=Path(store.path),
         store_digest=store.key_digest,
         checkpoint_digest=file_digest(folder.best),
-        seed=head.config.seed,
-        variant=str(training.get("variant", "")),
-        training_failure=training.get("failure"),
+        seed=trained.config.seed,
+        variant=str(training_result.get("variant", "")),
+        training_failure=training_result.get("failure"),
     )
 
 

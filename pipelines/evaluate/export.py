@@ -1,27 +1,35 @@
-"""From a run to a head for inference: fold its LCDs, check that nothing changed, measure what it saves, write it."""
+"""From a run to a head for inference: fold its LCDs, check that nothing changed, measure what it saves, write it.
+
+The file is one safetensors file that describes itself: the folded LCDs, and the rest of the head as it was.
+:func:`load_exported` gives the whole head back, from the tokens to the decoder's outputs;
+:func:`mettle_cache.methods.folded.load_folded` the LCDs alone. Neither needs a store, and the tokens may come in any
+codec, or as floats from the backbones themselves.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from mettle_cache.devices import choose_device
-from mettle_cache.errors import RunError, UsageError
+from mettle_cache.errors import MettleError, RunError, UsageError
+from mettle_cache.layers import LayerSpec
+from mettle_cache.methods.folded import FORMAT, FoldedLCD, load_folded, read_folded
 from mettle_cache.methods.folding import fold_lcd
 from mettle_cache.methods.lcd import LCD
-from mettle_cache.pipelines.evaluate.exported import describe_head, folded_modules, write_exported
-from mettle_cache.pipelines.evaluate.run_store import open_run_store
 from mettle_cache.pipelines.progress import Silent
 from mettle_cache.pipelines.timing import Samples, Variant, time_interleaved
-from mettle_cache.pipelines.train.binding import bind_task
-from mettle_cache.pipelines.train.checkpoint import file_digest, load_checkpoint, load_model
+from mettle_cache.pipelines.train.checkpoint import file_digest, load_checkpoint, load_model, write_tensors
+from mettle_cache.pipelines.train.recipe import Recipe, recipe_from_json
 from mettle_cache.pipelines.train.run_folder import RunFolder, hold_run
-from mettle_cache.pipelines.train.sample_loader import Feed, FeedBatch, evaluation_inputs, read_split
+from mettle_cache.pipelines.train.sample_loader import SampleBatch, SampleLoader, evaluation_inputs, read_split
+from mettle_cache.pipelines.train.task import bind_task, task_on_layers
 from mettle_cache.tasks.protocol import Task
 from mettle_cache.tokens import LayerTokens
 
@@ -95,7 +103,7 @@ def export_run(
         raise UsageError(f"{out}: the exported head's place is a folder", hint="name a file with --out")
     with hold_run(run) as folder:
         tensors, _ = load_checkpoint(folder.best)
-        opened = open_run_store(config, store, run)
+        opened = config.store.open(run, instead=store)
         task = bind_task(recipe, opened)
         trained, folded = task.build_model(), task.build_model()
         for model in (trained, folded):
@@ -105,8 +113,7 @@ def export_run(
         batch = _one_sample(task, opened, target)
         difference = _compare(trained, folded, names, batch)
         times = _time_models(trained, folded, batch, target, repeats)
-        origin = {"checkpoint": file_digest(folder.best), "store": opened.key_digest}
-        write_exported(out, folded, {**describe_head(task, recipe, opened), **origin})
+        _write(out, folded, task, recipe, opened, folder.best)
     return ExportReport(
         run=run,
         out=out,
@@ -143,23 +150,77 @@ def fold_model(model: nn.Module) -> list[str]:
     return names
 
 
-def _one_sample(task: Task, store: TokenStore, device: torch.device) -> FeedBatch:
+def load_exported(path: Path) -> nn.Module:
+    """The whole exported head: from ``{layer name: LayerTokens [B, T, N, D]}`` to the decoder's outputs by name.
+
+    For example::
+
+        head = load_exported(Path("runs/ave-swin-htsat-0/folded.safetensors"))
+        outputs = head(store.read([0]).layers)
+
+    Raises
+    ------
+    RunError
+        The file is missing, damaged, or something else.
+    """
+    folded = load_folded(path)
+    tensors, table = read_folded(path)
+    try:
+        model = _task_of(table).build_model()
+        for name, module in folded.items():
+            model.set_submodule(name, module)
+    except (KeyError, TypeError, ValueError, AttributeError, MettleError) as error:
+        raise RunError(f"{path}: its description of the head is damaged ({error})") from error
+    load_model(model, tensors, where=path)
+    return model.requires_grad_(False).eval()
+
+
+def folded_modules(model: nn.Module) -> dict[str, FoldedLCD]:
+    """The folded LCDs of a head by their place in it."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, FoldedLCD)}
+
+
+def _write(path: Path, model: nn.Module, task: Task, recipe: Recipe, store: TokenStore, checkpoint: Path) -> None:
+    """Write a folded head and what it takes to build it again, whole or not at all."""
+    description = {
+        "folded": {name: module.to_json() for name, module in folded_modules(model).items()},
+        "layers": [asdict(layer) for layer in task.layers],
+        "recipe": recipe.to_json(),
+        "vocabulary": {name: list(values) for name, values in store.vocabulary.items()},
+        "segments": store.segments,
+        "checkpoint": file_digest(checkpoint),
+        "store": store.key_digest,
+    }
+    write_tensors(path, model.state_dict(), FORMAT, description)
+
+
+def _task_of(table: Mapping[str, Any]) -> Task:
+    """The task of an exported head, by its description."""
+    return task_on_layers(
+        recipe_from_json(table["recipe"], where="the exported head"),
+        TypeAdapter(tuple[LayerSpec, ...]).validate_python(table["layers"]),
+        vocabulary=TypeAdapter(dict[str, list[str]]).validate_python(table["vocabulary"]),
+        segments=TypeAdapter(int).validate_python(table["segments"]),
+    )
+
+
+def _one_sample(task: Task, store: TokenStore, device: torch.device) -> SampleBatch:
     """The first sample that has tokens, on the device."""
     for split in dict.fromkeys(store.samples["split"].to_pylist()):
         rows = read_split(store, split).rows[:1]
         if rows:
-            feed = Feed(store, task.layers, device=device, threads=1)
-            return next(feed.batches(rows, 1, evaluation_inputs(task, rows)))
+            loader = SampleLoader(store, task.layers, device=device, threads=1)
+            return next(loader.batches(rows, 1, evaluation_inputs(task, rows)))
     raise UsageError(f"{store.path}: no sample has tokens", hint="see: mettle info STORE")
 
 
 @torch.no_grad()
-def _compare(trained: nn.Module, folded: nn.Module, names: list[str], batch: FeedBatch) -> float:
+def _compare(trained: nn.Module, folded: nn.Module, names: list[str], batch: SampleBatch) -> float:
     """The largest difference between the features of the LCDs before and after, against their peak."""
     worst = 0.0
     for name in names:
-        expected, found = (model.get_submodule(name)(batch.tokens.layers) for model in (trained, folded))
-        worst = max(worst, ((found - expected).abs().max() / expected.abs().max()).item())
+        expected, actual = (model.get_submodule(name)(batch.tokens.layers) for model in (trained, folded))
+        worst = max(worst, ((actual - expected).abs().max() / expected.abs().max()).item())
     if not worst <= TOLERANCE:
         raise RunError(
             f"the folded head's features differ from the trained one's by {worst:.1e} of their peak, more than "
@@ -170,7 +231,7 @@ def _compare(trained: nn.Module, folded: nn.Module, names: list[str], batch: Fee
 
 
 def _time_models(
-    trained: nn.Module, folded: nn.Module, batch: FeedBatch, device: torch.device, repeats: int
+    trained: nn.Module, folded: nn.Module, batch: SampleBatch, device: torch.device, repeats: int
 ) -> dict[str, Samples]:
     inputs = {name: tensor.to(device) for name, tensor in batch.inputs.tensors.items()}
     layers: Mapping[str, LayerTokens] = batch.tokens.layers

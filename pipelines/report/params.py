@@ -11,6 +11,7 @@ import torch
 from mettle_cache.backbones.factory import frozen_parameters, layer_table
 from mettle_cache.layers import select_layers
 from mettle_cache.pipelines.train.recipe import load_recipe
+from mettle_cache.pipelines.train.task import task_on_layers
 from mettle_cache.preprocessing import SHARED
 from mettle_cache.tasks.protocol import PublishedRow, Task
 from mettle_cache.tasks.registry import TASKS
@@ -50,13 +51,11 @@ def count_trainable(task: type[Task], row: PublishedRow) -> int:
     recipe = load_recipe(row.setting)
     heard = row.visual if row.audio == SHARED else row.audio
     layers = (*layer_table(row.visual, "visual"), *layer_table(heard, "audio"))
-    bound = task(
+    bound = task_on_layers(
+        recipe,
         select_layers(layers, recipe.layers),
-        samples=task.sample_schema.empty_table(),
         vocabulary=task.published_vocabulary,
         segments=task.published_segments,
-        method=recipe.method_choice(),
-        options=recipe.head,
     )
     with torch.device("meta"):
         model = bound.build_model()

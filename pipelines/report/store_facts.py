@@ -29,7 +29,7 @@ class StoreFacts:
 def store_facts(store: TokenStore) -> StoreFacts:
     """Read the facts from the fingerprints of the backbones, which extraction puts into the key."""
     prints = store.key["extraction"].get("backbones", {})
-    names = {modality: str(found["architecture"]) for modality, found in prints.items()}
+    names = {modality: str(fingerprint["architecture"]) for modality, fingerprint in prints.items()}
     visual, audio = names.get("visual", ""), names.get("audio", "")
     return StoreFacts(
         dataset=store.dataset,

@@ -100,8 +100,10 @@ def load_model(model: nn.Module, tensors: Mapping[str, Tensor], *, where: Path) 
     RunError
         Names or shapes differ from the model's; the first ones are listed.
     """
-    own = model.state_dict()
-    wrong = sorted(set(own) ^ set(tensors)) or [name for name in own if own[name].shape != tensors[name].shape]
+    expected = model.state_dict()
+    wrong = sorted(set(expected) ^ set(tensors)) or [
+        name for name in expected if expected[name].shape != tensors[name].shape
+    ]
     if wrong:
         raise RunError(
             f"{where}: the weights are not those of this run's model: {', '.join(wrong[:4])}",
@@ -112,8 +114,8 @@ def load_model(model: nn.Module, tensors: Mapping[str, Tensor], *, where: Path) 
 
 def _as_os_error(error: SafetensorError) -> OSError:
     """What the operating system said, which safetensors hands on as text only."""
-    found = re.search(r"os error (\d+)", str(error))
-    return OSError(int(found[1]), os.strerror(int(found[1]))) if found else OSError(str(error))
+    number = re.search(r"os error (\d+)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))
 
 
 def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -19,14 +19,12 @@ from mettle_cache.devices import choose_device, peak_memory, prepare_process
 from mettle_cache.errors import ConfigError, UsageError
 from mettle_cache.pipelines.progress import Progress, Silent
 from mettle_cache.pipelines.train.checkpoint import load_checkpoint, save_checkpoint
-from mettle_cache.pipelines.train.headrun import HeadRun
 from mettle_cache.pipelines.train.job import CACHE, newest_store
-from mettle_cache.pipelines.train.loop import Member, Pass, train_members
+from mettle_cache.pipelines.train.loop import SharedPass, train_epochs
 from mettle_cache.pipelines.train.recipe import TrainOptions
+from mettle_cache.pipelines.train.run import Run
 from mettle_cache.pipelines.train.run_folder import RunConfig, StoreReference, claim_run
-from mettle_cache.pipelines.train.run_log import RunLog
-from mettle_cache.pipelines.train.sample_loader import Feed, Split, read_split
-from mettle_cache.pipelines.train.trainee import Trainee
+from mettle_cache.pipelines.train.sample_loader import SampleLoader, Split, read_split
 from mettle_cache.store import TokenStore
 from mettle_cache.tasks.avqa.grounding import GroundingTask
 from mettle_cache.tasks.protocol import Task
@@ -115,21 +113,19 @@ def pretrain_grounding(job: GroundingJob, progress: Progress | None = None) -> G
     store = TokenStore.open(job.store or newest_store(CACHE))
     out = job.out or WEIGHTS / f"{Path(store.path).stem}-grounding.safetensors"
     folder = _run_folder(out)
-    trainee, shared = _prepare(job, store, progress)
+    run, shared = _prepare(job, store, progress)
     progress.note(f"store {store.path}, {len(shared.train)} videos, seed {job.seed}, file {out}")
     config = _config(job, store)
     with ExitStack() as held:
         claimed = held.enter_context(claim_run(folder, config, resume=job.resume))
-        run = HeadRun(trainee, claimed, store_digest=store.key_digest)
-        log = held.enter_context(RunLog(claimed, start_step=run.history.epochs * shared.steps))
-        member = Member(run, log)
-        tally = train_members(shared, [member])
-        if member.failure is not None:
-            raise member.failure
+        held.enter_context(run.record(claimed, store_digest=store.key_digest, steps=shared.steps))
+        throughput = train_epochs(shared, [run])
+        if run.failure is not None:
+            raise run.failure
         tensors, _ = load_checkpoint(claimed.best)
-        layers = {layer.modality: layer.name for layer in trainee.task.layers}
+        layers = {layer.modality: layer.name for layer in run.task.layers}
         save_checkpoint(out, grounding_layers(tensors), {"store": store.key_digest, "layers": layers})
-    memory, memory_of = peak_memory(shared.feed.device)
+    memory, memory_of = peak_memory(shared.loader.device)
     splits = [split for split in (shared.train, shared.selection) if split is not None]
     return GroundingReport(
         out=out,
@@ -138,8 +134,8 @@ def pretrain_grounding(job: GroundingJob, progress: Progress | None = None) -> G
         best_epoch=run.history.best_epoch,
         accuracy=run.history.best_score,
         videos={split.name: len(split) for split in splits},
-        parameters=trainee.parameters,
-        videos_per_second=tally.clips_per_second,
+        parameters=run.parameters,
+        videos_per_second=throughput.clips_per_second,
         peak_memory_bytes=memory,
         peak_memory_of=memory_of,
     )
@@ -164,7 +160,7 @@ def one_sample_a_video(store: TokenStore, split: str, videos: Videos) -> Split:
     return Split(split, tuple(rows), chosen.dropped)
 
 
-def _prepare(job: GroundingJob, store: TokenStore, progress: Progress) -> tuple[Trainee, Pass]:
+def _prepare(job: GroundingJob, store: TokenStore, progress: Progress) -> tuple[Run, SharedPass]:
     if store.dataset not in GroundingTask.datasets:
         raise UsageError(
             f"grounding is trained for {', '.join(GroundingTask.datasets)}; {store.path} is of {store.dataset}",
@@ -180,16 +176,16 @@ def _prepare(job: GroundingJob, store: TokenStore, progress: Progress) -> tuple[
         progress.note("too few val videos that train lacks: the last epoch is kept instead of the best")
     task = GroundingTask(store.layers, samples=store.samples, segments=store.segments)
     # the training loop asks for no more of a task than this one has
-    trainee = Trainee(cast(Task, task), job.options(), seed=job.seed, device=choose_device(job.device))
-    shared = Pass(
-        feed=Feed(store, task.layers, device=trainee.device),
+    run = Run(cast(Task, task), job.options(), seed=job.seed, device=choose_device(job.device))
+    shared = SharedPass(
+        loader=SampleLoader(store, task.layers, device=run.device),
         batch_size=job.videos_a_step,
         order_seed=job.options().order_seed,
         train=train,
         selection=val if len(val) > 1 else None,
         progress=progress,
     )
-    return trainee, shared
+    return run, shared
 
 
 def _config(job: GroundingJob, store: TokenStore) -> RunConfig:

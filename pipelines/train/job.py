@@ -9,17 +9,15 @@ from typing import cast, get_args
 
 from mettle_cache.errors import RunError, StoreMissingError, UsageError
 from mettle_cache.pipelines.progress import Progress
-from mettle_cache.pipelines.report.group_report import GroupReport
-from mettle_cache.pipelines.report.train_report import TrainReport
+from mettle_cache.pipelines.report.run_reports import GroupReport, TrainReport
 from mettle_cache.pipelines.train.recipe import default_recipe, load_recipe
 from mettle_cache.pipelines.train.run_folder import RunFolder, SelectOn
-from mettle_cache.pipelines.train.spec import HeadPlan
+from mettle_cache.pipelines.train.spec import RunSpec
 from mettle_cache.pipelines.train.sweep import Variant
-from mettle_cache.pipelines.train.training import train_heads, train_run
+from mettle_cache.pipelines.train.training import RUNS, default_out, train, train_runs
 from mettle_cache.store import TokenStore, find_stores
 
 CACHE = Path("cache")
-RUNS = Path("runs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +46,9 @@ def start_training(job: TrainJob, progress: Progress) -> TrainReport:
     """
     store, name = _open(job)
     recipe = load_recipe(name, list(job.overrides))
-    out = job.out or RUNS / f"{_stem(store)}-{recipe.name}-{job.seed}"
+    out = job.out or default_out(store, recipe, job.seed)
     progress.note(f"store {store.path}, recipe {recipe.name}, seed {job.seed}, run {out}")
-    return train_run(
+    return train(
         store,
         recipe=recipe,
         out=out,
@@ -67,8 +65,8 @@ def start_seeds(job: TrainJob, seeds: Sequence[int], progress: Progress) -> Grou
     store, name = _open(job)
     recipe = load_recipe(name, list(job.overrides))
     folder = job.out or RUNS / f"{_stem(store)}-{recipe.name}"
-    plans = [HeadPlan(recipe=recipe, seed=seed, folder=folder, name=f"seed-{seed}") for seed in seeds]
-    return _start_group(job, store, plans, folder, progress)
+    specs = [RunSpec(recipe=recipe, seed=seed, folder=folder, name=f"seed-{seed}") for seed in seeds]
+    return _start_group(job, store, specs, folder, progress)
 
 
 def start_sweep(job: TrainJob, variants: Sequence[Variant], seeds: Sequence[int], progress: Progress) -> GroupReport:
@@ -78,8 +76,8 @@ def start_sweep(job: TrainJob, variants: Sequence[Variant], seeds: Sequence[int]
     """
     store, name = _open(job)
     folder = job.out or RUNS / f"{_stem(store)}-{Path(name).stem}-sweep"
-    plans = [
-        HeadPlan(
+    specs = [
+        RunSpec(
             recipe=load_recipe(name, list(variant.overrides)),
             seed=seed,
             folder=folder,
@@ -89,19 +87,19 @@ def start_sweep(job: TrainJob, variants: Sequence[Variant], seeds: Sequence[int]
         for variant in variants
         for seed in seeds
     ]
-    return _start_group(job, store, plans, folder, progress)
+    return _start_group(job, store, specs, folder, progress)
 
 
 def _start_group(
-    job: TrainJob, store: TokenStore, plans: Sequence[HeadPlan], folder: Path, progress: Progress
+    job: TrainJob, store: TokenStore, specs: Sequence[RunSpec], folder: Path, progress: Progress
 ) -> GroupReport:
     if RunFolder(folder).config.exists():
         raise RunError(f"{folder}: this is the folder of one run", hint="choose another folder for several with --out")
-    recipe = plans[0].recipe.name if plans else ""
-    progress.note(f"store {store.path}, recipe {recipe}, {len(plans)} heads from one pass, runs under {folder}")
-    return train_heads(
+    recipe = specs[0].recipe.name if specs else ""
+    progress.note(f"store {store.path}, recipe {recipe}, {len(specs)} heads from one pass, runs under {folder}")
+    return train_runs(
         store,
-        plans,
+        specs,
         select_on=cast(SelectOn, job.select_on),
         resume=job.resume,
         device=job.device,

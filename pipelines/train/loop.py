@@ -1,8 +1,8 @@
-"""Heads that follow one pass over a store: every batch is read once and goes to each of them.
+"""The loop over epochs: every batch of a store is read once and goes to each of the runs that share the pass.
 
 A head gets the numbers that it would get alone, bit for bit on a CPU: batches follow from ``order_seed`` and the epoch,
-a head's random numbers from its seed, epoch and step. Heads may be at different epochs, as a killed process leaves
-them, and may have different numbers of epochs: each joins the passes that it lacks. A head that fails is left behind.
+a head's random numbers from its seed, epoch and step. Runs may be at different epochs, as a killed process leaves
+them, and may have different numbers of epochs: each joins the passes that it lacks. A run that fails is left behind.
 """
 
 from __future__ import annotations
@@ -12,19 +12,27 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
+
 from mettle_cache.errors import RunError
 from mettle_cache.pipelines.progress import Progress
-from mettle_cache.pipelines.train.binding import predict_split
-from mettle_cache.pipelines.train.headrun import HeadRun
-from mettle_cache.pipelines.train.run_log import RunLog
-from mettle_cache.pipelines.train.sample_loader import Feed, Split, common_inputs, epoch_order, training_inputs
+from mettle_cache.pipelines.train.run import Run
+from mettle_cache.pipelines.train.sample_loader import (
+    SampleLoader,
+    Split,
+    common_inputs,
+    epoch_order,
+    evaluation_inputs,
+    training_inputs,
+)
+from mettle_cache.tasks.protocol import Predictions
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pass:
-    """What all heads of a pass share, their batches included."""
+class SharedPass:
+    """What all runs of a pass share, their batches included."""
 
-    feed: Feed
+    loader: SampleLoader
     batch_size: int
     order_seed: int
     train: Split
@@ -38,35 +46,7 @@ class Pass:
 
 
 @dataclass
-class Member:
-    """A head in a pass. ``label`` stands before its lines of progress, ``failure`` is what ended it early, if anything.
-
-    A head without a label is alone, and says nothing of its own failure: that is the caller's to report.
-    """
-
-    run: HeadRun
-    log: RunLog
-    label: str = ""
-    failure: RunError | None = None
-
-    @property
-    def epochs(self) -> range:
-        """Epochs that are left, counted from 0."""
-        return range(self.run.history.epochs, self.run.trainee.options.epochs)
-
-    @contextmanager
-    def failing_alone(self, progress: Progress) -> Iterator[None]:
-        """Keep this head's own failure from the other heads."""
-        try:
-            yield
-        except RunError as error:
-            self.failure = error
-            if self.label:
-                progress.note(f"{self.label} failed and is left behind: {error.message}")
-
-
-@dataclass
-class Tally:
+class Throughput:
     """What the optimiser steps of this process came to."""
 
     clips: int = 0
@@ -78,74 +58,101 @@ class Tally:
         return self.clips / self.seconds if self.seconds else 0.0
 
 
-def train_members(shared: Pass, members: Sequence[Member]) -> Tally:
-    """Train the epochs that are left to each head, score and save each epoch."""
-    tally = Tally()
-    passes = sorted({epoch for member in members for epoch in member.epochs})
-    if not passes:
-        return tally
+def train_epochs(shared: SharedPass, runs: Sequence[Run]) -> Throughput:
+    """Train the epochs that are left to each run, score and save each epoch."""
+    throughput = Throughput()
+    epochs = sorted({epoch for run in runs for epoch in run.epochs_left})
+    if not epochs:
+        return throughput
     scored = len(shared.selection) if shared.selection else 0
-    shared.progress.start(len(passes) * (len(shared.train) + scored), "clips", "train")
-    for epoch in passes:
-        active = [member for member in _healthy(members) if epoch in member.epochs]
+    shared.progress.start(len(epochs) * (len(shared.train) + scored), "clips", "train")
+    for epoch in epochs:
+        active = [run for run in _healthy(runs) if epoch in run.epochs_left]
         if active:
-            _one_epoch(shared, active, epoch, tally)
+            _train_and_score(shared, active, epoch, throughput)
     shared.progress.finish()
-    return tally
+    return throughput
 
 
-def _one_epoch(shared: Pass, members: Sequence[Member], epoch: int, tally: Tally) -> None:
-    seconds = train_epoch(shared, members, epoch)
-    tally.clips += len(shared.train)
-    tally.seconds += seconds
+def _train_and_score(shared: SharedPass, runs: Sequence[Run], epoch: int, throughput: Throughput) -> None:
+    seconds = train_epoch(shared, runs, epoch)
+    throughput.clips += len(shared.train)
+    throughput.seconds += seconds
     split = shared.selection
-    scores = _score_members(shared, members, split) if split else [{} for _ in members]
-    for member, found in zip(members, scores, strict=True):
-        if member.failure is not None:
-            continue
-        line = member.run.end_epoch(
-            found,
-            split=split.name if split else "",
-            speed=len(shared.train) / seconds,
-            log=member.log,
-            step=(epoch + 1) * shared.steps,
-        )
-        name = f"{member.label}: " if member.label else ""
-        shared.progress.note(f"epoch {epoch + 1}/{member.epochs.stop}: {name}{line}")
+    scores = _score_runs(shared, runs, split) if split else [{} for _ in runs]
+    for run, run_scores in zip(runs, scores, strict=True):
+        if run.failure is None:
+            split_name = split.name if split else ""
+            line = run.end_epoch(run_scores, split=split_name, speed=len(shared.train) / seconds)
+            name = f"{run.label}: " if run.label else ""
+            shared.progress.note(f"epoch {epoch + 1}/{run.epochs_left.stop}: {name}{line}")
 
 
-def train_epoch(shared: Pass, members: Sequence[Member], epoch: int) -> float:
-    """One pass over the train split, every batch to every head; the seconds it took."""
+def train_epoch(shared: SharedPass, runs: Sequence[Run], epoch: int) -> float:
+    """One pass over the train split, every batch to every run; the seconds it took."""
     started = time.perf_counter()
     rows = shared.train.rows
     order = [rows[position] for position in epoch_order(len(rows), seed=shared.order_seed, epoch=epoch)]
-    asked = [
-        training_inputs(member.run.trainee.task, rows, order_seed=shared.order_seed, epoch=epoch) for member in members
-    ]
-    for index, batch in enumerate(shared.feed.batches(order, shared.batch_size, common_inputs(asked))):
-        if not any(_healthy(members)):
+    inputs = common_inputs([training_inputs(run.task, rows, order_seed=shared.order_seed, epoch=epoch) for run in runs])
+    for index, batch in enumerate(shared.loader.batches(order, shared.batch_size, inputs)):
+        if not any(_healthy(runs)):
             break
-        for member in _healthy(members):
-            with member.failing_alone(shared.progress):
-                terms = member.run.trainee.step(batch, epoch=epoch, index=index)
-                member.run.add_step(terms, samples=len(batch.rows), log=member.log, step=epoch * shared.steps + index)
+        for run in _healthy(runs):
+            with _failing_alone(run, shared.progress):
+                run.step(batch, epoch=epoch, index=index)
         shared.progress.advance(len(batch.rows), nbytes=batch.tokens.nbytes)
     return time.perf_counter() - started
 
 
-def _score_members(shared: Pass, members: Sequence[Member], split: Split) -> list[dict[str, float]]:
-    """Each head's scores on a split, which is read once; empty for those that have failed."""
-    scores: dict[int, dict[str, float]] = {id(member): {} for member in members}
-    healthy = list(_healthy(members))
-    trainees = [member.run.trainee for member in healthy]
-    predictions = predict_split(trainees, shared.feed, split, shared.batch_size, shared.progress) if trainees else []
-    for member, found in zip(healthy, predictions, strict=True):
-        with member.failing_alone(shared.progress):
-            if isinstance(found, RunError):
-                raise found
-            scores[id(member)] = member.run.trainee.task.score(found, split.rows)
+def predict_split(
+    runs: Sequence[Run], loader: SampleLoader, split: Split, batch_size: int, progress: Progress
+) -> list[Predictions | RunError]:
+    """Each run's predictions for the samples of a split, in their order, from one pass over them.
+
+    A run that fails (its outputs are not finite) has its error in their place, and the others go on.
+    """
+    parts: list[list[Predictions]] = [[] for _ in runs]
+    failed: dict[int, RunError] = {}
+    inputs = common_inputs([evaluation_inputs(run.task, split.rows) for run in runs])
+    for batch in loader.batches(split.rows, batch_size, inputs):
+        for number, run in enumerate(runs):
+            if number not in failed:
+                try:
+                    parts[number].append(run.predict(batch))
+                except RunError as error:
+                    failed[number] = error
+        progress.advance(len(batch.rows), nbytes=batch.tokens.nbytes)
+    return [failed[number] if number in failed else join_predictions(part) for number, part in enumerate(parts)]
+
+
+def join_predictions(parts: Sequence[Predictions]) -> Predictions:
+    """Predictions of consecutive batches as those of all their samples."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _score_runs(shared: SharedPass, runs: Sequence[Run], split: Split) -> list[dict[str, float]]:
+    """Each run's scores on a split, which is read once; empty for those that have failed."""
+    scores: dict[int, dict[str, float]] = {id(run): {} for run in runs}
+    healthy = list(_healthy(runs))
+    outcomes = predict_split(healthy, shared.loader, split, shared.batch_size, shared.progress) if healthy else []
+    for run, outcome in zip(healthy, outcomes, strict=True):
+        with _failing_alone(run, shared.progress):
+            if isinstance(outcome, RunError):
+                raise outcome
+            scores[id(run)] = run.task.score(outcome, split.rows)
     return list(scores.values())
 
 
-def _healthy(members: Sequence[Member]) -> Iterator[Member]:
-    return (member for member in members if member.failure is None)
+@contextmanager
+def _failing_alone(run: Run, progress: Progress) -> Iterator[None]:
+    """Keep a run's own failure from the others. One without a label is alone: its failure is the caller's to report."""
+    try:
+        yield
+    except RunError as error:
+        run.failure = error
+        if run.label:
+            progress.note(f"{run.label} failed and is left behind: {error.message}")
+
+
+def _healthy(runs: Sequence[Run]) -> Iterator[Run]:
+    return (run for run in runs if run.failure is None)

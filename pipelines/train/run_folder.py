@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from filelock import FileLock, Timeout
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from mettle_cache.errors import RunError, UsageError
+from mettle_cache.errors import RunError, StoreMissingError, UsageError
 from mettle_cache.pipelines.train.recipe import Recipe, recipe_from_json, same_recipe
 from mettle_cache.store.writing.durable import PARTIAL, make_folder, remove_files, write_file
 
@@ -44,6 +44,32 @@ class StoreReference:
             dataset=store.dataset,
             codec=store.codec,
         )
+
+    def open(self, run: Path, *, instead: Path | TokenStore | None = None) -> TokenStore:
+        """That store, or ``instead`` in its place, which must hold the same tokens; ``run`` is for the messages.
+
+        Raises
+        ------
+        StoreMissingError
+            There is none.
+        RunError
+            Its key is another one: its tokens would mean something else.
+        """
+        from mettle_cache.store.reading.token_store import TokenStore  # zarr takes long to import
+
+        place = Path(self.path) if instead is None else instead
+        try:
+            store = TokenStore.open(place) if isinstance(place, Path) else place
+        except StoreMissingError as error:
+            raise StoreMissingError(
+                f"{run}: its store is not at {place}", hint="name the store's new place with --store"
+            ) from error
+        if store.key_digest != self.key_digest:
+            raise RunError(
+                f"{run}: trained from a store with key {self.key_digest}; {store.path} has {store.key_digest}",
+                hint="use the run's own store, or train again from this one",
+            )
+        return store
 
 
 @dataclass(frozen=True, kw_only=True)

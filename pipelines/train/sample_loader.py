@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
@@ -54,7 +54,7 @@ def epoch_order(count: int, *, seed: int, epoch: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class FeedBatch:
+class SampleBatch:
     """B samples by position, their tokens, and what else the model is given; ``inputs.rows`` follow in the tokens."""
 
     rows: list[int]
@@ -62,8 +62,8 @@ class FeedBatch:
     inputs: StepInputs
 
 
-class Feed:
-    """Batches of one store's tokens for the samples that are asked for; ``nbytes`` counts what it has delivered."""
+class SampleLoader:
+    """Batches of one store's tokens for chosen samples; ``nbytes`` counts what it has delivered."""
 
     def __init__(
         self, store: TokenStore, layers: Sequence[LayerSpec], *, device: torch.device, threads: int = 3
@@ -76,20 +76,26 @@ class Feed:
         index = {clip: position for position, clip in enumerate(store.clips)}
         self._clips_of_row = [[index[clip] for clip in clips] for clips in clips_of_samples(store.samples)]
 
-    def batches(self, rows: Sequence[int], batch_size: int, inputs: Inputs | None = None) -> Iterator[FeedBatch]:
+    @classmethod
+    def for_tasks(cls, store: TokenStore, tasks: Sequence[Task], *, device: torch.device, threads: int = 3) -> Self:
+        """A loader of the layers that any of the tasks reads."""
+        names = {layer.name for task in tasks for layer in task.layers}
+        return cls(store, [layer for layer in store.layers if layer.name in names], device=device, threads=threads)
+
+    def batches(self, rows: Sequence[int], batch_size: int, inputs: Inputs | None = None) -> Iterator[SampleBatch]:
         """Samples and their tokens, ``batch_size`` at a time; the last batch may be smaller.
 
-        A batch's memory is reused: it is valid until the next one is asked for. ``inputs`` is asked for every batch,
-        with its number and rows, before anything is read.
+        A batch's memory is reused: it is valid until the next one is taken. ``inputs`` is called for every batch, with
+        its number and rows, before anything is read.
         """
         groups = [list(rows[start : start + batch_size]) for start in range(0, len(rows), batch_size)]
-        given = [inputs(number, group) if inputs else StepInputs() for number, group in enumerate(groups)]
-        samples = [(*group, *more.rows) for group, more in zip(groups, given, strict=True)]
-        wanted = [[clip for row in rows for clip in self._clips_of_row[row]] for rows in samples]
-        tokens = self.store.batches(wanted, layers=self.names, threads=self.threads, device=str(self.device))
-        for group, more, batch in zip(groups, given, tokens, strict=True):
+        extras = [inputs(number, group) if inputs else StepInputs() for number, group in enumerate(groups)]
+        samples = [(*group, *extra.rows) for group, extra in zip(groups, extras, strict=True)]
+        clips = [[clip for row in rows for clip in self._clips_of_row[row]] for rows in samples]
+        tokens = self.store.batches(clips, layers=self.names, threads=self.threads, device=str(self.device))
+        for group, extra, batch in zip(groups, extras, tokens, strict=True):
             self.nbytes += batch.nbytes
-            yield FeedBatch(group, join_clips(batch, len(group) + len(more.rows)), more)
+            yield SampleBatch(group, join_clips(batch, len(group) + len(extra.rows)), extra)
 
 
 Inputs = Callable[[int, Sequence[int]], StepInputs]
@@ -110,17 +116,17 @@ def evaluation_inputs(task: Task, pool: Sequence[int]) -> Inputs:
     return lambda _number, rows: task.inputs(rows, pool=pool, rng=None)
 
 
-def common_inputs(asked: Sequence[Inputs]) -> Inputs:
-    """What every head's task gives its model, which must be the same for all of them.
+def common_inputs(inputs_of_runs: Sequence[Inputs]) -> Inputs:
+    """What every run's task gives its model, which must be the same for all of them.
 
     Raises
     ------
     UsageError
-        When asked: two tasks give different samples or tensors.
+        From the function that is returned: two tasks give different samples or tensors.
     """
 
     def inputs(number: int, rows: Sequence[int]) -> StepInputs:
-        first, *others = (ask(number, rows) for ask in asked)
+        first, *others = (inputs_of(number, rows) for inputs_of in inputs_of_runs)
         if not all(_same_inputs(first, other) for other in others):
             raise UsageError(
                 "these heads cannot share a pass: their head options make the task give them different inputs",

@@ -1,4 +1,4 @@
-"""Which heads to train together, and whether one pass over a store can serve them all."""
+"""Which runs to train together, and whether one pass over a store can serve them all."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from mettle_cache.pipelines.train.recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeadPlan:
-    """One head to train.
+class RunSpec:
+    """One run to train.
 
-    ``variant`` says what the recipe changes against that of the other heads, as ``key=value`` words; empty where
+    ``variant`` says what the recipe changes against that of the other runs, as ``key=value`` words; empty where
     nothing. ``name`` is the run's place below ``folder``, such as ``seed-0`` or ``lcd.k_visual=2/seed-0``; empty for a
-    head that is trained alone in ``folder`` itself.
+    run that is trained alone in ``folder`` itself.
     """
 
     recipe: Recipe
@@ -39,7 +39,7 @@ _COMMON: dict[str, Callable[[Recipe], object]] = {
 }
 
 
-def check_shared(plans: Sequence[HeadPlan]) -> None:
+def check_shared(specs: Sequence[RunSpec]) -> None:
     """Make sure that these heads take the same batches, and that each has a folder of its own.
 
     Layers, methods, learning rates and numbers of epochs may differ.
@@ -49,15 +49,15 @@ def check_shared(plans: Sequence[HeadPlan]) -> None:
     UsageError
         No heads, two heads for one folder, or a setting that heads of one pass must have in common.
     """
-    if not plans:
+    if not specs:
         raise UsageError("there is no head to train", hint="name at least one seed")
-    folders = [plan.out for plan in plans]
-    twice = next((plan for plan in plans if folders.count(plan.out) > 1), None)
+    folders = [spec.out for spec in specs]
+    twice = next((spec for spec in specs if folders.count(spec.out) > 1), None)
     if twice is not None:
         raise UsageError(f"two heads would be trained in {twice.out}", hint="name every seed and every variant once")
-    first = plans[0]
+    first = specs[0]
     for key, value_of in _COMMON.items():
-        other = next((plan for plan in plans if value_of(plan.recipe) != value_of(first.recipe)), None)
+        other = next((spec for spec in specs if value_of(spec.recipe) != value_of(first.recipe)), None)
         if other is not None:
             raise UsageError(
                 f"heads that share a pass over the store must have the same {key}: it is {value_of(first.recipe)} in "

@@ -1,4 +1,4 @@
-"""From what a sweep was asked to vary to the variants of its recipe.
+"""From the options of a sweep to the variants of its recipe.
 
 Every combination of one ``--variant`` and one value of each ``--set`` is a variant; a ``--set`` with one value is
 common to all of them.
@@ -66,14 +66,14 @@ def combine_variants(sets: Sequence[str], variants: Sequence[str]) -> list[Varia
     explicit = [_split_words(text) for text in variants] or [()]
     common = tuple(values[0] for values in grid if len(values) == 1)
     axes = [values for values in grid if len(values) > 1]
-    found = [Variant(common, (*chosen, *point)) for chosen in explicit for point in itertools.product(*axes)]
-    for variant in found:
+    combined = [Variant(common, (*chosen, *point)) for chosen in explicit for point in itertools.product(*axes)]
+    for variant in combined:
         _check_keys(variant)
-    names = [variant.name for variant in found]
-    twice = next((variant for variant in found if names.count(variant.name) > 1), None)
+    names = [variant.name for variant in combined]
+    twice = next((variant for variant in combined if names.count(variant.name) > 1), None)
     if twice is not None:
         raise UsageError(f"two variants would have the folder {twice.name}", hint="name every value once")
-    return found
+    return combined
 
 
 def parse_seeds(text: str) -> list[int]:

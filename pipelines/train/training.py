@@ -5,35 +5,31 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from mettle_cache.devices import choose_device, peak_memory, prepare_process
 from mettle_cache.errors import UsageError
 from mettle_cache.pipelines.progress import Progress, Silent
-from mettle_cache.pipelines.report.group_report import GroupReport
-from mettle_cache.pipelines.report.train_report import TrainReport
+from mettle_cache.pipelines.report.run_reports import GroupReport, TrainReport
 from mettle_cache.pipelines.report.units import format_bytes
-from mettle_cache.pipelines.train.binding import bind_task, open_store
-from mettle_cache.pipelines.train.headrun import HeadRun
-from mettle_cache.pipelines.train.loop import Member, Pass, Tally, train_members
-from mettle_cache.pipelines.train.recipe import Recipe
+from mettle_cache.pipelines.train.loop import SharedPass, Throughput, train_epochs
+from mettle_cache.pipelines.train.recipe import Recipe, default_recipe, load_recipe
+from mettle_cache.pipelines.train.run import Run
 from mettle_cache.pipelines.train.run_folder import RunConfig, RunFolder, SelectOn, StoreReference, claim_runs
-from mettle_cache.pipelines.train.run_log import RunLog
-from mettle_cache.pipelines.train.sample_loader import Feed, Split, read_split
-from mettle_cache.pipelines.train.spec import HeadPlan, check_shared
-from mettle_cache.pipelines.train.trainee import Trainee, union_of_layers
+from mettle_cache.pipelines.train.sample_loader import SampleLoader, Split, read_split
+from mettle_cache.pipelines.train.spec import RunSpec, check_shared
+from mettle_cache.pipelines.train.task import bind_task
+from mettle_cache.store.reading.token_store import TokenStore
 
-if TYPE_CHECKING:
-    from mettle_cache.store.reading.token_store import TokenStore
+RUNS = Path("runs")
 
 
-def train_run(
-    store: Path | TokenStore,
+def train(
+    store: str | Path | TokenStore,
     *,
-    recipe: Recipe,
-    out: Path,
+    recipe: Recipe | str | Path | None = None,
+    out: str | Path | None = None,
     seed: int = 0,
     select_on: SelectOn = "val",
     resume: bool = False,
@@ -41,14 +37,18 @@ def train_run(
     threads: int = 3,
     progress: Progress | None = None,
 ) -> TrainReport:
-    """Train one head and keep the best epoch.
+    """Train one head on the tokens of a store, and keep the best epoch.
 
-    On a CPU the same store, recipe and seed give the same weights bit for bit, resumed or not, whatever the number of
-    reader threads (the number of PyTorch's own threads being the same, and PyTorch's first product of the process being
-    ours or an extraction's: see reproducible.py).
+    For example ``train("cache/ave-swinv2_l-htsat.zarr", recipe="ave-swin-htsat").best_score``. On a CPU the same store,
+    recipe and seed give the same weights bit for bit, resumed or not, whatever ``threads``, the number of the store's
+    readers (see :func:`mettle_cache.devices.fix_summation_order` for PyTorch's own threads and earlier products).
 
     Parameters
     ----------
+    recipe
+        A recipe, a built-in one's name, or a TOML file; None: the one that fits the store.
+    out
+        The run's folder, which ``evaluate`` takes; None: ``runs/STORE-RECIPE-SEED``.
     select_on
         The split whose score picks the epoch to keep. ``test`` is what the peers do, and marks the result; ``last``
         keeps the last epoch. Where the store has no val samples, ``val`` keeps the last epoch and says so.
@@ -57,28 +57,28 @@ def train_run(
 
     Raises
     ------
-    UsageError
-        The recipe does not fit the store, or a split that is needed is empty.
+    UsageError, ConfigError
+        The recipe does not fit the store or is not a valid one, or a split that is needed is empty.
     RunError
         ``out`` holds another run, or the loss is not finite.
+    StoreError
+        There is no finished store at that path, or it is damaged.
     """
-    report = train_heads(
-        store,
-        [HeadPlan(recipe=recipe, seed=seed, folder=out)],
-        select_on=select_on,
-        resume=resume,
-        device=device,
-        threads=threads,
-        progress=progress,
+    opened = _open(store)
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe or default_recipe(opened))
+    spec = RunSpec(recipe=recipe, seed=seed, folder=Path(out) if out else default_out(opened, recipe, seed))
+    group = train_runs(
+        opened, [spec], select_on=select_on, resume=resume, device=device, threads=threads, progress=progress
     )
-    if report.errors:
-        raise report.errors[0]
-    return report.heads[0]
+    if group.errors:
+        raise group.errors[0]
+    return group.heads[0]
 
 
-def train_heads(
-    store: Path | TokenStore,
-    plans: Sequence[HeadPlan],
+def train_runs(
+    store: str | Path | TokenStore,
+    specs: Sequence[RunSpec],
     *,
     select_on: SelectOn = "val",
     resume: bool = False,
@@ -88,81 +88,89 @@ def train_heads(
 ) -> GroupReport:
     """Train several heads from one pass over the store for each epoch, and keep the best epoch of each.
 
-    Each gets the numbers of a :func:`train_run` of its own, and a run folder that ``evaluate_run`` and a resume take.
-    A head that fails (its loss is no longer finite) is reported and left at its last finished epoch; the others go on.
-    Options are those of :func:`train_run`; with ``resume`` every head goes on after its own last finished epoch, and
-    those that are new start from the beginning.
+    Each gets the numbers of a :func:`train` of its own, and a run folder that ``evaluate`` and a resume take.
+    A run that fails (its loss is no longer finite) is reported and left at its last finished epoch; the others go on.
+    Options are those of :func:`train`; with ``resume`` every run goes on after its own last finished epoch, and those
+    that are new start from the beginning.
 
     Raises
     ------
     UsageError
-        As :func:`train_run`, or heads that cannot share a pass (see ``spec.check_shared``).
+        As :func:`train`, or runs that cannot share a pass (see ``spec.check_shared``).
     RunError
         One of the folders holds another run; then none is touched.
     """
     progress = progress or Silent()
     prepare_process()
-    check_shared(plans)
-    opened, target = open_store(store), choose_device(device)
-    train, selection, notes = _choose_splits(opened, select_on)
+    check_shared(specs)
+    opened, target = _open(store), choose_device(device)
+    train_split, selection, notes = _choose_splits(opened, select_on)
     # built before the folders are claimed: a recipe that does not fit the layers must not leave a run behind
-    trainees = [_build_trainee(plan, opened, target, resume) for plan in plans]
-    shared = Pass(
-        feed=Feed(opened, union_of_layers(opened, trainees), device=target, threads=threads),
-        batch_size=plans[0].recipe.train.batch_size,
-        order_seed=plans[0].recipe.train.order_seed,
-        train=train,
+    runs = [_build_run(spec, opened, target, resume) for spec in specs]
+    shared = SharedPass(
+        loader=SampleLoader.for_tasks(opened, [run.task for run in runs], device=target, threads=threads),
+        batch_size=specs[0].recipe.train.batch_size,
+        order_seed=specs[0].recipe.train.order_seed,
+        train=train_split,
         selection=selection,
         progress=progress,
     )
-    for note in [*_describe_group(trainees), *notes]:
+    for note in [*_describe_group(runs), *notes]:
         progress.note(note)
-    configs = [_run_config(plan, select_on, opened) for plan in plans]
-    with _claim_members(shared, plans, trainees, configs, resume) as members:
-        tally = _train(shared, members, plans[0].folder)
-        return _report_group(shared, plans, members, tally, notes)
+    configs = [_run_config(spec, select_on, opened) for spec in specs]
+    with _hold_folders(shared, specs, runs, configs, resume):
+        throughput = _train(shared, runs, specs[0].folder)
+        return _report_group(shared, specs, runs, throughput, notes)
 
 
-def _build_trainee(plan: HeadPlan, store: TokenStore, device: torch.device, resume: bool) -> Trainee:
-    trainee = Trainee(bind_task(plan.recipe, store), plan.recipe.train, seed=plan.seed, device=device)
-    if not (resume and RunFolder(plan.out).last.exists()):
-        trainee.task.initialise(trainee.model)
-    return trainee
+def default_out(store: TokenStore, recipe: Recipe, seed: int) -> Path:
+    """Where a run lies when nobody says where."""
+    return RUNS / f"{Path(store.path).stem}-{recipe.name}-{seed}"
 
 
-def _describe_group(trainees: Sequence[Trainee]) -> list[str]:
+def _open(store: str | Path | TokenStore) -> TokenStore:
+    return TokenStore.open(Path(store)) if isinstance(store, str | Path) else store
+
+
+def _build_run(spec: RunSpec, store: TokenStore, device: torch.device, resume: bool) -> Run:
+    task = bind_task(spec.recipe, store)
+    run = Run(task, spec.recipe.train, seed=spec.seed, device=device, label=spec.name)
+    if not (resume and RunFolder(spec.out).last.exists()):
+        task.initialise(run.model)
+    return run
+
+
+def _describe_group(runs: Sequence[Run]) -> list[str]:
     """What several heads hold together: a sweep can outgrow a machine that holds any one of them."""
-    if len(trainees) == 1:
+    if len(runs) == 1:
         return []
-    parameters = sum(trainee.parameters for trainee in trainees)
+    parameters = sum(run.parameters for run in runs)
     # single precision: weights and Adam's two moments
     held = format_bytes(parameters * 3 * 4)
-    return [f"{len(trainees)} heads together: {parameters / 1e6:.1f} M parameters, {held} with their optimisers"]
+    return [f"{len(runs)} heads together: {parameters / 1e6:.1f} M parameters, {held} with their optimisers"]
 
 
 @contextmanager
-def _claim_members(
-    shared: Pass, plans: Sequence[HeadPlan], trainees: Sequence[Trainee], configs: Sequence[RunConfig], resume: bool
-) -> Iterator[list[Member]]:
-    """Hold the folder and the log of every head."""
-    claims = [(plan.out, config) for plan, config in zip(plans, configs, strict=True)]
+def _hold_folders(
+    shared: SharedPass, specs: Sequence[RunSpec], runs: Sequence[Run], configs: Sequence[RunConfig], resume: bool
+) -> Iterator[None]:
+    """Hold the folder of every run, and let the run go on from what is in it."""
+    claims = [(spec.out, config) for spec, config in zip(specs, configs, strict=True)]
     with ExitStack() as held:
         folders = held.enter_context(claim_runs(claims, resume=resume))
-        members = []
-        for plan, trainee, folder in zip(plans, trainees, folders, strict=True):
-            run = HeadRun(trainee, folder, store_digest=shared.feed.store.key_digest)
-            log = held.enter_context(RunLog(folder, start_step=run.history.epochs * shared.steps))
-            members.append(Member(run, log, plan.name))
-        yield members
+        for run, folder in zip(runs, folders, strict=True):
+            held.enter_context(run.record(folder, store_digest=shared.loader.store.key_digest, steps=shared.steps))
+        yield
 
 
-def _run_config(plan: HeadPlan, select_on: SelectOn, store: TokenStore) -> RunConfig:
-    return RunConfig(recipe=plan.recipe.to_json(), seed=plan.seed, select_on=select_on, store=StoreReference.of(store))
+def _run_config(spec: RunSpec, select_on: SelectOn, store: TokenStore) -> RunConfig:
+    return RunConfig(recipe=spec.recipe.to_json(), seed=spec.seed, select_on=select_on, store=StoreReference.of(store))
 
 
 def _choose_splits(store: TokenStore, select_on: SelectOn) -> tuple[Split, Split | None, list[str]]:
-    train = read_split(store, "train")
-    if not train.rows:
+    """The samples to train on, those to select the epoch on, if any, and what a reader of the numbers has to know."""
+    train_split = read_split(store, "train")
+    if not train_split.rows:
         raise UsageError(f"{store.path}: the train split has no samples with tokens", hint="see: mettle info STORE")
     selection = read_split(store, select_on) if select_on != "last" else None
     notes = []
@@ -173,71 +181,71 @@ def _choose_splits(store: TokenStore, select_on: SelectOn) -> tuple[Split, Split
         selection = None
     if select_on == "test":
         notes.append("the epoch is selected on the test split, as the peers do: its test accuracy is optimistic")
-    dropped = len(train.dropped) + (len(selection.dropped) if selection else 0)
+    dropped = len(train_split.dropped) + (len(selection.dropped) if selection else 0)
     if dropped:
         notes.append(f"samples left out because their clips have no tokens: {dropped}; the accuracy is not comparable")
-    return train, selection, notes
+    return train_split, selection, notes
 
 
-def _train(shared: Pass, members: Sequence[Member], folder: Path) -> Tally:
-    for member in members:
-        done = member.run.history.epochs
+def _train(shared: SharedPass, runs: Sequence[Run], folder: Path) -> Throughput:
+    """The epochs that are left, saying where each run goes on from, and after Ctrl-C how."""
+    for run in runs:
+        done = run.history.epochs
         if done:
-            name = f"{member.label}: " if member.label else ""
-            shared.progress.note(f"{name}resuming after epoch {done} of {member.run.trainee.options.epochs}")
+            name = f"{run.label}: " if run.label else ""
+            shared.progress.note(f"{name}resuming after epoch {done} of {run.options.epochs}")
     try:
-        return train_members(shared, members)
+        return train_epochs(shared, runs)
     except KeyboardInterrupt:
-        done = min(member.run.history.epochs for member in members)
+        done = min(run.history.epochs for run in runs)
         shared.progress.note(f"interrupted; go on after epoch {done} with --resume --out {folder}")
         raise
 
 
 def _report_group(
-    shared: Pass, plans: Sequence[HeadPlan], members: Sequence[Member], tally: Tally, notes: list[str]
+    shared: SharedPass, specs: Sequence[RunSpec], runs: Sequence[Run], throughput: Throughput, notes: list[str]
 ) -> GroupReport:
-    """Report every head, in its own folder too."""
-    memory, memory_of = peak_memory(shared.feed.device)
-    heads = []
-    for plan, member in zip(plans, members, strict=True):
-        head = _report_head(shared, plan, member, tally, notes)
-        member.run.folder.update_result({"training": head.to_json()})
-        heads.append(head)
+    """Report every run, in its own folder too."""
+    memory, memory_of = peak_memory(shared.loader.device)
+    reports = []
+    for spec, run in zip(specs, runs, strict=True):
+        report = _report_run(shared, spec, run, throughput, notes)
+        RunFolder(spec.out).update_result({"training": report.to_json()})
+        reports.append(report)
     return GroupReport(
-        folder=plans[0].folder,
-        heads=heads,
-        bytes_read=shared.feed.nbytes,
-        clips_per_second=tally.clips_per_second,
+        folder=specs[0].folder,
+        heads=reports,
+        bytes_read=shared.loader.nbytes,
+        clips_per_second=throughput.clips_per_second,
         peak_memory_bytes=memory,
         peak_memory_of=memory_of,
         notes=notes,
-        errors=[member.failure for member in members if member.failure is not None],
+        errors=[run.failure for run in runs if run.failure is not None],
     )
 
 
-def _report_head(shared: Pass, plan: HeadPlan, member: Member, tally: Tally, notes: list[str]) -> TrainReport:
-    run = member.run
+def _report_run(shared: SharedPass, spec: RunSpec, run: Run, throughput: Throughput, notes: list[str]) -> TrainReport:
     splits = [split for split in (shared.train, shared.selection) if split is not None]
     dropped = {split.name: len(split.dropped) for split in splits}
-    memory, memory_of = peak_memory(shared.feed.device)
+    memory, memory_of = peak_memory(shared.loader.device)
     return TrainReport(
-        out=run.folder.path,
-        recipe=plan.recipe.name,
-        seed=plan.seed,
+        out=spec.out,
+        recipe=spec.recipe.name,
+        seed=spec.seed,
         epochs=run.history.epochs,
         selected_on=shared.selection.name if shared.selection else "last",
-        metric=run.trainee.task.metric,
+        metric=run.task.metric,
         best_epoch=run.history.best_epoch,
         best_score=run.history.best_score,
-        parameters=run.trainee.parameters,
+        parameters=run.parameters,
         samples={split.name: len(split) for split in splits},
         dropped=dropped,
         comparable=not any(dropped.values()),
-        clips_per_second=tally.clips_per_second,
+        clips_per_second=throughput.clips_per_second,
         peak_memory_bytes=memory,
         peak_memory_of=memory_of,
         history=run.history.rows,
         notes=notes,
-        variant=plan.variant,
-        failure=member.failure.message if member.failure else None,
+        variant=spec.variant,
+        failure=run.failure.message if run.failure else None,
     )

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from mettle_cache.cli.evaluate import report_lines
-from mettle_cache.pipelines.report.evaluate_report import EvaluateReport
+from mettle_cache.pipelines.report.run_reports import EvaluateReport
 
 ROW = {"setting": "llp-swin", "visual": "swinv2_l", "audio": "htsat", "total_m": 283.5, "source": "Mettle, Table 2"}
 

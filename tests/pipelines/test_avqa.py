@@ -7,17 +7,16 @@ import torch
 
 from mettle_cache.datasets.avqa import SAMPLE_SCHEMA
 from mettle_cache.errors import UsageError
-from mettle_cache.pipelines.evaluate.evaluation import evaluate_run
-from mettle_cache.pipelines.evaluate.export import export_run
-from mettle_cache.pipelines.evaluate.exported import load_exported
+from mettle_cache.pipelines.evaluate.evaluation import evaluate
+from mettle_cache.pipelines.evaluate.export import export_run, load_exported
 from mettle_cache.pipelines.report.params import count_trainable, params_table
-from mettle_cache.pipelines.train.binding import bind_task
-from mettle_cache.pipelines.train.checkpoint import load_checkpoint
 from mettle_cache.pipelines.train.recipe import default_recipe, load_recipe
-from mettle_cache.pipelines.train.sample_loader import Feed, evaluation_inputs, read_split, training_inputs
-from mettle_cache.pipelines.train.spec import HeadPlan
-from mettle_cache.pipelines.train.trainee import Trainee
-from mettle_cache.pipelines.train.training import train_heads, train_run
+from mettle_cache.pipelines.train.run import Run
+from mettle_cache.pipelines.train.run_folder import RunFolder
+from mettle_cache.pipelines.train.sample_loader import SampleLoader, evaluation_inputs, read_split, training_inputs
+from mettle_cache.pipelines.train.spec import RunSpec
+from mettle_cache.pipelines.train.task import bind_task
+from mettle_cache.pipelines.train.training import train, train_runs
 from mettle_cache.tasks.avqa.task import AvqaTask
 from tests.pipelines.tiny_avqa import write_tiny_avqa
 
@@ -43,7 +42,7 @@ def store(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(store, tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "run"
-    train_run(store, recipe=recipe(), out=out)
+    train(store, recipe=recipe(), out=out)
     return out
 
 
@@ -52,7 +51,7 @@ def test_the_data_set_offers_every_column_that_the_task_reads():
 
 
 def test_it_answers_what_a_blind_model_cannot(store, run):
-    report = evaluate_run(run, store=store)
+    report = evaluate(run, store=store)
     floor = report.floors["most frequent answer of the template"]
     assert report.scores["accuracy"] > floor + 30
     assert report.details["questions_of"] == "json_update"
@@ -62,7 +61,7 @@ def test_it_answers_what_a_blind_model_cannot(store, run):
 
 
 def test_it_stands_beside_a_peer_s_row_and_says_whose(store, run):
-    report = evaluate_run(run, store=store)
+    report = evaluate(run, store=store)
     assert "Mettle publishes no number" in str(report.paper["source"])
     assert report.paper["total_m"] is None
     assert "data: 24 test samples instead of 9185" in report.differs
@@ -75,13 +74,13 @@ def test_the_generic_recipe_serves_other_backbones(store):
 
 def test_a_resumed_run_gives_the_same_bits(store, tmp_path, monkeypatch):
     short = recipe("train.epochs=3")
-    whole = train_run(store, recipe=short, out=tmp_path / "whole")
+    whole = train(store, recipe=short, out=tmp_path / "whole")
     with monkeypatch.context() as patched:
         patched.setattr(
-            "mettle_cache.pipelines.train.loop.Member.epochs", property(lambda self: range(self.run.history.epochs, 2))
+            "mettle_cache.pipelines.train.run.Run.epochs_left", property(lambda self: range(self.history.epochs, 2))
         )
-        train_run(store, recipe=short, out=tmp_path / "cut")
-    resumed = train_run(store, recipe=short, out=tmp_path / "cut", resume=True, threads=1)
+        train(store, recipe=short, out=tmp_path / "cut")
+    resumed = train(store, recipe=short, out=tmp_path / "cut", resume=True, threads=1)
     assert [row["loss"] for row in resumed.history] == [row["loss"] for row in whole.history]
     files = [(tmp_path / name / "best.safetensors").read_bytes() for name in ("whole", "cut")]
     assert files[0] == files[1]
@@ -89,29 +88,29 @@ def test_a_resumed_run_gives_the_same_bits(store, tmp_path, monkeypatch):
 
 def test_heads_that_share_a_pass_get_what_they_get_alone(store, tmp_path):
     short = recipe("train.epochs=2")
-    plans = [HeadPlan(recipe=short, seed=seed, folder=tmp_path / "group", name=f"seed-{seed}") for seed in (0, 1)]
-    group = train_heads(store, plans)
-    alone = train_run(store, recipe=short, out=tmp_path / "alone", seed=1)
+    specs = [RunSpec(recipe=short, seed=seed, folder=tmp_path / "group", name=f"seed-{seed}") for seed in (0, 1)]
+    group = train_runs(store, specs)
+    alone = train(store, recipe=short, out=tmp_path / "alone", seed=1)
     assert [row["loss"] for row in group.heads[1].history] == [row["loss"] for row in alone.history]
 
 
 def test_questions_about_videos_without_tokens_are_left_out_and_counted(tmp_path):
     store = write_tiny_avqa(tmp_path / "store.zarr", failed={"00000001", "00000033"})
-    train_run(store, recipe=recipe("train.epochs=1"), out=tmp_path / "run")
-    report = evaluate_run(tmp_path / "run", store=store)
+    train(store, recipe=recipe("train.epochs=1"), out=tmp_path / "run")
+    report = evaluate(tmp_path / "run", store=store)
     assert (report.samples, report.dropped, report.comparable) == (22, 2, False)
     assert "data: test samples left out because their clips have no tokens: 2" in report.differs
 
 
 def test_negatives_are_other_videos_of_the_train_split(store):
     task, split = bind_task(recipe(), store), read_split(store, "train")
-    feed = Feed(store, task.layers, device=torch.device("cpu"))
+    loader = SampleLoader(store, task.layers, device=torch.device("cpu"))
     clips = store.samples["clip"].to_pylist()
-    train = {clips[row] for row in split.rows}
+    train_clips = {clips[row] for row in split.rows}
     inputs = training_inputs(task, split.rows, order_seed=0, epoch=0)
-    for batch in feed.batches(split.rows, 8, inputs):
+    for batch in loader.batches(split.rows, 8, inputs):
         read = [store.clips[index] for index in batch.tokens.clips]
-        assert set(read) <= train
+        assert set(read) <= train_clips
         assert len(batch.inputs.rows) <= 4
         chosen = batch.inputs.tensors["negative_clip"]
         for own, drawn in zip(batch.rows, chosen.tolist(), strict=True):
@@ -122,8 +121,8 @@ def test_negatives_are_other_videos_of_the_train_split(store):
     ["head.aggregate=all_layers", "layers=all"], ["method=linear"], ["head.negatives=raw", "head.negative_videos=all"],
 ])  # fmt: skip
 def test_every_variant_trains_and_scores(store, tmp_path, overrides):
-    train_run(store, recipe=recipe("train.epochs=1", *overrides), out=tmp_path / "run")
-    assert 0 <= evaluate_run(tmp_path / "run", store=store).scores["accuracy"] <= 100
+    train(store, recipe=recipe("train.epochs=1", *overrides), out=tmp_path / "run")
+    assert 0 <= evaluate(tmp_path / "run", store=store).scores["accuracy"] <= 100
 
 
 def test_a_head_of_one_meta_token_is_exported_and_one_of_two_is_refused(store, run, tmp_path):
@@ -132,16 +131,16 @@ def test_a_head_of_one_meta_token_is_exported_and_one_of_two_is_refused(store, r
     assert set(report.folded) == {"visual", "audio"}
     head = load_exported(out)
     task, rows = bind_task(recipe(), store), read_split(store, "test").rows[:5]
-    trained = Trainee(task, recipe().train, seed=0, device=torch.device("cpu"))
-    trained.load_weights(load_checkpoint(run / "best.safetensors")[0], where=run)
-    feed = Feed(store, task.layers, device=torch.device("cpu"))
-    (batch,) = feed.batches(rows, 5, evaluation_inputs(task, rows))
+    trained = Run(task, recipe().train, seed=0, device=torch.device("cpu"))
+    trained.load_best(RunFolder(run))
+    loader = SampleLoader(store, task.layers, device=torch.device("cpu"))
+    (batch,) = loader.batches(rows, 5, evaluation_inputs(task, rows))
     with torch.no_grad():
         ours, exported = (
             model.eval()(batch.tokens.layers, **batch.inputs.tensors)["answer"] for model in (trained.model, head)
         )
     assert torch.allclose(ours, exported, atol=1e-4)
-    train_run(store, recipe=recipe("train.epochs=1", "lcd.k_audio=2"), out=tmp_path / "two")
+    train(store, recipe=recipe("train.epochs=1", "lcd.k_audio=2"), out=tmp_path / "two")
     with pytest.raises(UsageError, match="an LCD with K = 2 cannot be folded for this head"):
         export_run(tmp_path / "two", store=store, repeats=1)
     assert not (tmp_path / "two" / "folded.safetensors").exists()

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from mettle_cache.errors import RunError, UsageError
-from mettle_cache.pipelines.evaluate.evaluation import evaluate_run, evaluate_runs, find_runs
+from mettle_cache.pipelines.evaluate.evaluation import evaluate, evaluate_runs, find_runs
 from mettle_cache.pipelines.train.checkpoint import load_checkpoint, save_checkpoint
 from mettle_cache.pipelines.train.recipe import load_recipe
-from mettle_cache.pipelines.train.spec import HeadPlan
-from mettle_cache.pipelines.train.training import train_heads
+from mettle_cache.pipelines.train.spec import RunSpec
+from mettle_cache.pipelines.train.training import train_runs
 from tests.pipelines.test_train_heads import Counting
 
 FAST = ["lcd.dim=16", "train.learning_rate=3e-3", "train.epochs=2"]
@@ -31,10 +31,10 @@ def store(tiny_store):
 @pytest.fixture(scope="module")
 def trained(store, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "group"
-    train_heads(
+    train_runs(
         store,
         [
-            HeadPlan(
+            RunSpec(
                 recipe=load_recipe("ave-small", [*FAST, *overrides]),
                 seed=seed,
                 folder=folder,
@@ -71,7 +71,7 @@ def test_each_run_has_the_result_that_it_has_alone(store, trained, group, tmp_pa
     assert len(counting.asked) == 7
     assert together.failures == []
     for report, name in zip(together.reports, HEADS, strict=True):
-        expected = evaluate_run(alone / name, store=store)
+        expected = evaluate(alone / name, store=store)
         assert (report.scores, report.seed, report.variant) == (expected.scores, HEADS[name][1], HEADS[name][2])
         assert pq.read_table(report.predictions).equals(pq.read_table(expected.predictions))
         assert json.loads((group / name / "result.json").read_text())["evaluation"]["test"] == report.to_json()
@@ -125,7 +125,7 @@ def test_no_run_has_scores_where_none_could_be_loaded(store, group):
     together = evaluate_runs([group / "b/seed-0"], store=store)
     assert (together.reports, together.summary) == ([], [])
     with pytest.raises(RunError, match="there is no checkpoint"):
-        evaluate_run(group / "b/seed-0", store=store)
+        evaluate(group / "b/seed-0", store=store)
 
 
 def test_what_is_wrong_for_all_runs_is_raised(store, group):

@@ -10,13 +10,12 @@ import torch
 
 from mettle_cache.decoders.mmpyr import MMPyramid
 from mettle_cache.errors import UsageError
-from mettle_cache.pipelines.evaluate.evaluation import evaluate_run
-from mettle_cache.pipelines.evaluate.export import export_run
-from mettle_cache.pipelines.evaluate.exported import load_exported
+from mettle_cache.pipelines.evaluate.evaluation import evaluate
+from mettle_cache.pipelines.evaluate.export import export_run, load_exported
 from mettle_cache.pipelines.report.params import count_trainable, params_table
-from mettle_cache.pipelines.train.binding import bind_task
 from mettle_cache.pipelines.train.recipe import default_recipe, load_recipe
-from mettle_cache.pipelines.train.training import train_run
+from mettle_cache.pipelines.train.task import bind_task
+from mettle_cache.pipelines.train.training import train
 from mettle_cache.store import StoreSpec, StoreWriter, TokenStore, get_codec
 from mettle_cache.store.format.codecs import encode_layers
 from mettle_cache.tasks.avvp.task import AvvpTask
@@ -175,9 +174,9 @@ def test_a_store_of_other_backbones_gets_the_small_recipe(write_store):
 
 def test_weak_labels_teach_what_is_heard_and_seen_when(write_store, tmp_path):
     store = write_store()
-    trained = train_run(store, recipe=load_recipe("llp-small", SMALL), out=tmp_path / "run")
+    trained = train(store, recipe=load_recipe("llp-small", SMALL), out=tmp_path / "run")
     assert (trained.metric, trained.selected_on) == ("segment_type_av", "val")
-    report = evaluate_run(tmp_path / "run", store=store)
+    report = evaluate(tmp_path / "run", store=store)
     assert report.floors == {"nothing predicted": pytest.approx(100 / 6)}  # half of the videos share no event
     assert report.scores["segment_type_av"] > 40
     assert len(report.scores) == 11
@@ -200,15 +199,15 @@ def test_weak_labels_teach_what_is_heard_and_seen_when(write_store, tmp_path):
 def test_the_other_decoders_train_with_motion_features(write_store, tmp_path, decoder):
     recipe = load_recipe("llp-small", [f"head.decoder={decoder}", "head.motion=true", "lcd.dim=8", "train.epochs=1"])
     store = write_store(motion=True)
-    train_run(store, recipe=recipe, out=tmp_path / "run")
-    assert set(evaluate_run(tmp_path / "run", store=store).scores) == set(AvvpTask.published[0].scores)
+    train(store, recipe=recipe, out=tmp_path / "run")
+    assert set(evaluate(tmp_path / "run", store=store).scores) == set(AvvpTask.published[0].scores)
 
 
 @pytest.mark.parametrize("decoder", ["mmpyr", "mgn"])
 def test_an_exported_head_predicts_what_the_trained_one_does_without_a_store(write_store, tmp_path, decoder):
     store = write_store(motion=True)
     recipe = load_recipe("llp-small", [f"head.decoder={decoder}", "lcd.dim=8", "train.epochs=1"])
-    train_run(store, recipe=recipe, out=tmp_path / "run")
+    train(store, recipe=recipe, out=tmp_path / "run")
     report = export_run(tmp_path / "run", store=store, repeats=1)
     assert report.difference < 1e-4
     task = bind_task(recipe, store)
@@ -224,7 +223,7 @@ def test_a_store_without_motion_features_is_refused_by_a_head_that_reads_them(wr
 
 def test_the_train_split_cannot_be_scored(write_store, tmp_path):
     recipe = load_recipe("llp-small", [*SMALL, "train.epochs=1"])
-    train_run(write_store(), recipe=recipe, out=tmp_path / "run")
+    train(write_store(), recipe=recipe, out=tmp_path / "run")
     message = re.escape("sample 0 (train000_0_10, train) has weak labels only, so its segments cannot be scored")
     with pytest.raises(UsageError, match=message):
-        evaluate_run(tmp_path / "run", split="train", store=write_store())
+        evaluate(tmp_path / "run", split="train", store=write_store())

@@ -5,11 +5,11 @@ import torch
 
 from mettle_cache.errors import UsageError
 from mettle_cache.methods.registry import METHODS, MethodChoice
-from mettle_cache.pipelines.evaluate.evaluation import evaluate_run
+from mettle_cache.pipelines.evaluate.evaluation import evaluate
 from mettle_cache.pipelines.evaluate.export import export_run
-from mettle_cache.pipelines.train.binding import bind_task
 from mettle_cache.pipelines.train.recipe import load_recipe
-from mettle_cache.pipelines.train.training import train_run
+from mettle_cache.pipelines.train.task import bind_task
+from mettle_cache.pipelines.train.training import train
 from tests.pipelines.mean_method import Mean, MeanOptions
 from tests.pipelines.tiny_store import LAYERS
 
@@ -24,13 +24,13 @@ def store(tiny_store):
 
 
 def test_it_trains_and_evaluates(store, tmp_path):
-    report = train_run(store, recipe=load_recipe(*RECIPE), out=tmp_path / "run")
+    report = train(store, recipe=load_recipe(*RECIPE), out=tmp_path / "run")
     losses = [row["loss_auxiliary_size"] for row in report.history]
     assert all(row["loss"] > row["loss_auxiliary_size"] > 0 for row in report.history)
-    without = train_run(store, recipe=load_recipe(RECIPE[0], [*RECIPE[1], "mean.weight=0.0"]), out=tmp_path / "without")
+    without = train(store, recipe=load_recipe(RECIPE[0], [*RECIPE[1], "mean.weight=0.0"]), out=tmp_path / "without")
     assert without.history[-1]["loss_auxiliary_size"] == 0
     assert losses[-1] != without.history[-1]["loss"]
-    result = evaluate_run(tmp_path / "run", store=store)
+    result = evaluate(tmp_path / "run", store=store)
     assert "method = mean instead of lcd" in " ".join(result.differs)
     with pytest.raises(UsageError, match="the head has no LCD, so there is nothing to fold"):
         export_run(tmp_path / "run", store=store)

@@ -12,9 +12,9 @@ from torch import nn
 
 import mettle_cache.pipelines
 from mettle_cache.methods.linear import LinearOptions, mean_token
-from mettle_cache.pipelines.evaluate.evaluation import evaluate_run
+from mettle_cache.pipelines.evaluate.evaluation import evaluate
 from mettle_cache.pipelines.train.recipe import load_recipe
-from mettle_cache.pipelines.train.training import train_run
+from mettle_cache.pipelines.train.training import train
 from mettle_cache.tasks.protocol import PublishedRow, Task
 from mettle_cache.tasks.registry import TASKS
 from tests.pipelines.tiny_store import CATEGORIES
@@ -95,10 +95,10 @@ def test_a_class_and_a_line_train_and_evaluate(tmp_path, tiny_store):
     recipe_file = tmp_path / "tags.toml"
     recipe_file.write_text('task = "tagging"\n[head]\ndim = 3\n[train]\nepochs = 6\nlearning_rate = 0.03\n')
     store = tiny_store(18, 6, 6, dataset="tags")
-    report = train_run(store, recipe=load_recipe(recipe_file), out=tmp_path / "run")
+    report = train(store, recipe=load_recipe(recipe_file), out=tmp_path / "run")
     assert report.metric == "hits"
     assert "val_hits" in report.history[0]
-    result = evaluate_run(tmp_path / "run", store=store)
+    result = evaluate(tmp_path / "run", store=store)
     assert result.scores["hits"] > result.floors["always the first"] + 30
 
 

@@ -9,12 +9,12 @@ import pytest
 from PIL import Image
 
 from mettle_cache.errors import DatasetError, UsageError
-from mettle_cache.pipelines.evaluate.evaluation import evaluate_run
+from mettle_cache.pipelines.evaluate.evaluation import evaluate
 from mettle_cache.pipelines.extract import run
 from mettle_cache.pipelines.extract.plan import make_plan
 from mettle_cache.pipelines.train.recipe import default_recipe, load_recipe
 from mettle_cache.pipelines.train.sample_loader import read_split
-from mettle_cache.pipelines.train.training import train_run
+from mettle_cache.pipelines.train.training import train
 from mettle_cache.store import TokenStore
 from tests.datasets.avsbench_files import rectangle, write_ms3, write_s4
 from tests.pipelines.extraction import tiny, tree
@@ -88,9 +88,9 @@ def test_from_store_to_masks(dataset, s4, ms3, root, tmp_path):
     store = {"avs-s4": s4, "avs-ms3": ms3}[dataset]
     assert default_recipe(store) == f"{dataset}-small"
     recipe = load_recipe(default_recipe(store), SMALL)
-    report = train_run(store, recipe=recipe, out=tmp_path / "run")
+    report = train(store, recipe=recipe, out=tmp_path / "run")
     assert report.metric == "miou"
-    result = evaluate_run(tmp_path / "run", store=store, root=root)
+    result = evaluate(tmp_path / "run", store=store, root=root)
     assert result.paper["setting"] == f"{dataset}-swin-htsat"
     assert result.floors["all foreground"] < 50
     table = pq.read_table(result.predictions)
@@ -104,23 +104,23 @@ def test_from_store_to_masks(dataset, s4, ms3, root, tmp_path):
 
 def test_overlays_need_the_data_set_and_do_without_it(s4, root, tmp_path, monkeypatch):
     recipe = load_recipe("avs-s4-small", SMALL)
-    train_run(s4, recipe=recipe, out=tmp_path / "run")
+    train(s4, recipe=recipe, out=tmp_path / "run")
     monkeypatch.chdir(tmp_path)
-    without = np.asarray(Image.open(evaluate_run(tmp_path / "run", store=s4).artefacts / "overlay.png"))
-    given = np.asarray(Image.open(evaluate_run(tmp_path / "run", store=s4, root=root).artefacts / "overlay.png"))
+    without = np.asarray(Image.open(evaluate(tmp_path / "run", store=s4).artefacts / "overlay.png"))
+    given = np.asarray(Image.open(evaluate(tmp_path / "run", store=s4, root=root).artefacts / "overlay.png"))
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "AVSBench_data").symlink_to(root)
-    default = np.asarray(Image.open(evaluate_run(tmp_path / "run", store=s4).artefacts / "overlay.png"))
+    default = np.asarray(Image.open(evaluate(tmp_path / "run", store=s4).artefacts / "overlay.png"))
     assert np.array_equal(default, given)
     assert without.shape == given.shape
     assert not np.array_equal(without, given)
     with pytest.raises(UsageError, match=r"the avs-s4 folder .*nowhere does not exist"):
-        evaluate_run(tmp_path / "run", store=s4, root=tmp_path / "nowhere")
+        evaluate(tmp_path / "run", store=s4, root=tmp_path / "nowhere")
 
 
 def test_tpavi_and_matching_train_on_all_frames(ms3, tmp_path):
     recipe = load_recipe("avs-ms3-small", [*SMALL, "head.tpavi=true", 'head.matching="kl"'])
-    report = train_run(ms3, recipe=recipe, out=tmp_path / "run")
+    report = train(ms3, recipe=recipe, out=tmp_path / "run")
     assert report.history[0]["loss_matching"] > 0
 
 

@@ -17,8 +17,8 @@ from mettle_cache.errors import RunError, StoreCorruptError, UsageError
 from mettle_cache.pipelines.report.units import format_bytes
 from mettle_cache.pipelines.train.checkpoint import load_checkpoint
 from mettle_cache.pipelines.train.recipe import load_recipe
-from mettle_cache.pipelines.train.spec import HeadPlan
-from mettle_cache.pipelines.train.training import train_heads, train_run
+from mettle_cache.pipelines.train.spec import RunSpec
+from mettle_cache.pipelines.train.training import train, train_runs
 from tests.pipelines.listener import Listener
 from tests.pipelines.train.test_training import StopAfter, curve
 
@@ -40,7 +40,7 @@ def store(tiny_store):
 
 def plans(folder, names=tuple(HEADS)):
     return [
-        HeadPlan(
+        RunSpec(
             recipe=load_recipe("ave-small", [*FAST, *HEADS[name][0]]), seed=HEADS[name][1], folder=folder, name=name
         )
         for name in names
@@ -51,7 +51,7 @@ def plans(folder, names=tuple(HEADS)):
 def alone(store, tmp_path_factory):
     """Every head by itself: its folder and report."""
     folder = tmp_path_factory.mktemp("alone")
-    reports = {plan.name: train_run(store, recipe=plan.recipe, out=plan.out, seed=plan.seed) for plan in plans(folder)}
+    reports = {plan.name: train(store, recipe=plan.recipe, out=plan.out, seed=plan.seed) for plan in plans(folder)}
     return folder, reports
 
 
@@ -80,7 +80,7 @@ class Counting:
 
 
 def test_each_head_gets_the_bits_that_it_gets_alone(store, tmp_path, alone):
-    report = train_heads(store, plans(tmp_path))
+    report = train_runs(store, plans(tmp_path))
     assert_as_alone(tmp_path, alone)
     for head, name in zip(report.heads, HEADS, strict=True):
         assert head.out == tmp_path / name
@@ -94,12 +94,12 @@ def test_every_clip_is_read_once_an_epoch_whatever_the_number_of_heads(store, tm
     for number in (1, 2, 4):
         counting = Counting(store)
         three = [
-            HeadPlan(
+            RunSpec(
                 recipe=load_recipe("ave-small", FAST), seed=seed, folder=tmp_path / str(number), name=f"seed-{seed}"
             )
             for seed in range(number)
         ]
-        report = train_heads(counting, three)
+        report = train_runs(counting, three)
         counts.append(sorted(counting.asked))
         assert report.bytes_read == 3 * (16 + 6) * store.read([0]).nbytes
     assert counts[0] == counts[1] == counts[2]
@@ -108,7 +108,7 @@ def test_every_clip_is_read_once_an_epoch_whatever_the_number_of_heads(store, tm
 
 def test_what_the_heads_hold_together_is_said_before_they_start(store, tmp_path):
     heard = Listener()
-    report = train_heads(store, plans(tmp_path, ["seed-0", "wide/seed-0"]), progress=heard)
+    report = train_runs(store, plans(tmp_path, ["seed-0", "wide/seed-0"]), progress=heard)
     parameters = sum(head.parameters for head in report.heads)
     said = (
         f"2 heads together: {parameters / 1e6:.1f} M parameters, {format_bytes(12 * parameters)} with their optimisers"
@@ -120,32 +120,32 @@ def test_layers_that_no_head_wants_are_not_read(store, tmp_path):
     counting = Counting(store)
     one = load_recipe("ave-small", [*FAST, "layers=visual/s2b02,audio/s1b01"])
     two = load_recipe("ave-small", [*FAST, "layers=visual/s1,audio/s1"])
-    train_heads(
+    train_runs(
         counting,
-        [HeadPlan(recipe=recipe, seed=0, folder=tmp_path, name=str(i)) for i, recipe in enumerate((one, two))],
+        [RunSpec(recipe=recipe, seed=0, folder=tmp_path, name=str(i)) for i, recipe in enumerate((one, two))],
     )
     assert counting.wanted == {("visual/s1b01", "visual/s2b02", "audio/s1b01")}
 
 
 def test_a_group_is_not_trained_over_and_refusal_touches_nothing(store, tmp_path):
-    train_heads(store, plans(tmp_path, ["seed-1"]))
+    train_runs(store, plans(tmp_path, ["seed-1"]))
     with pytest.raises(RunError, match="seed-1: a run is here already"):
-        train_heads(store, plans(tmp_path, ["seed-0", "seed-1"]))
+        train_runs(store, plans(tmp_path, ["seed-0", "seed-1"]))
     assert not (tmp_path / "seed-0").exists()
 
 
 def test_a_recipe_that_does_not_fit_leaves_no_folder(store, tmp_path):
-    wrong = HeadPlan(recipe=load_recipe("ave-small", ["lcd.heads=7"]), seed=0, folder=tmp_path, name="wrong")
+    wrong = RunSpec(recipe=load_recipe("ave-small", ["lcd.heads=7"]), seed=0, folder=tmp_path, name="wrong")
     with pytest.raises(UsageError, match="not divisible by 7"):
-        train_heads(store, [*plans(tmp_path, ["seed-0"]), wrong])
+        train_runs(store, [*plans(tmp_path, ["seed-0"]), wrong])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_seeds_are_added_to_a_group_with_resume(store, tmp_path, alone):
-    train_heads(store, plans(tmp_path, ["seed-0"]))
+    train_runs(store, plans(tmp_path, ["seed-0"]))
     before = (tmp_path / "seed-0" / "last.safetensors").read_bytes()
     counting, heard = Counting(store), Listener()
-    train_heads(counting, plans(tmp_path, ["seed-0", "seed-1"]), resume=True, progress=heard)
+    train_runs(counting, plans(tmp_path, ["seed-0", "seed-1"]), resume=True, progress=heard)
     assert (tmp_path / "seed-0" / "last.safetensors").read_bytes() == before
     assert_as_alone(tmp_path, alone, ["seed-0", "seed-1"])
     assert heard.total == heard.done == len(counting.asked) == 3 * (16 + 6)
@@ -158,11 +158,11 @@ def test_heads_at_different_epochs_go_on_together(store, tmp_path, alone, ahead)
     for name, epochs in ahead.items():
         (plan,) = plans(tmp_path, [name])
         if epochs == plan.recipe.train.epochs:
-            train_run(store, recipe=plan.recipe, out=plan.out, seed=plan.seed)
+            train(store, recipe=plan.recipe, out=plan.out, seed=plan.seed)
             continue
         with pytest.raises(KeyboardInterrupt):
-            train_run(store, recipe=plan.recipe, out=plan.out, seed=plan.seed, progress=StopAfter(epochs, 4))
-    report = train_heads(store, plans(tmp_path), resume=True)
+            train(store, recipe=plan.recipe, out=plan.out, seed=plan.seed, progress=StopAfter(epochs, 4))
+    report = train_runs(store, plans(tmp_path), resume=True)
     assert_as_alone(tmp_path, alone)
     assert [curve(head) for head in report.heads] == [curve(alone[1][name]) for name in HEADS]
 
@@ -170,21 +170,21 @@ def test_heads_at_different_epochs_go_on_together(store, tmp_path, alone, ahead)
 def test_ctrl_c_says_how_to_go_on_with_the_group(store, tmp_path, alone):
     listener = StopAfter(2, 5)
     with pytest.raises(KeyboardInterrupt):
-        train_heads(store, plans(tmp_path), progress=listener)
+        train_runs(store, plans(tmp_path), progress=listener)
     assert f"interrupted; go on after epoch 2 with --resume --out {tmp_path}" in listener.notes[-1]
-    train_heads(store, plans(tmp_path), resume=True)
+    train_runs(store, plans(tmp_path), resume=True)
     assert_as_alone(tmp_path, alone)
 
 
 def diverging(folder):
     """A head whose first steps leave nothing finite."""
     recipe = load_recipe("ave-small", [*FAST, "train.learning_rate=1e30"])
-    return HeadPlan(recipe=recipe, seed=0, folder=folder, name="diverging", variant="train.learning_rate=1e30")
+    return RunSpec(recipe=recipe, seed=0, folder=folder, name="diverging", variant="train.learning_rate=1e30")
 
 
 def test_a_head_that_diverges_is_left_behind_and_the_others_go_on(store, tmp_path, alone):
     heard = Listener()
-    report = train_heads(store, [diverging(tmp_path), *plans(tmp_path)], progress=heard)
+    report = train_runs(store, [diverging(tmp_path), *plans(tmp_path)], progress=heard)
     assert_as_alone(tmp_path, alone)
     failed, *others = report.heads
     assert "not finite" in failed.failure
@@ -198,14 +198,14 @@ def test_a_head_that_diverges_is_left_behind_and_the_others_go_on(store, tmp_pat
 
 def test_a_pass_without_healthy_heads_ends_early(store, tmp_path):
     counting = Counting(store)
-    report = train_heads(counting, [diverging(tmp_path)])
+    report = train_runs(counting, [diverging(tmp_path)])
     assert len(report.errors) == 1
     assert len(counting.asked) < 3 * 16
 
 
 def test_a_head_that_fails_alone_raises_and_leaves_its_reason(store, tmp_path):
     with pytest.raises(RunError, match="not finite"):
-        train_run(store, recipe=diverging(tmp_path).recipe, out=tmp_path / "run")
+        train(store, recipe=diverging(tmp_path).recipe, out=tmp_path / "run")
     assert "not finite" in json.loads((tmp_path / "run" / "result.json").read_text())["training"]["failure"]
 
 
@@ -216,7 +216,7 @@ def test_damage_stops_all_heads(tiny_store, tmp_path):
         content[len(content) // 2] ^= 1
         shard.write_bytes(content)
     with pytest.raises(StoreCorruptError, match=r"clip train00\d"):
-        train_heads(path, plans(tmp_path / "runs"))
+        train_runs(path, plans(tmp_path / "runs"))
 
 
 def start(store, out):

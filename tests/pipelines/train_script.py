@@ -4,9 +4,9 @@ import sys
 from pathlib import Path
 
 from mettle_cache.pipelines.train.recipe import load_recipe
-from mettle_cache.pipelines.train.spec import HeadPlan
+from mettle_cache.pipelines.train.spec import RunSpec
 from mettle_cache.pipelines.train.sweep import parse_seeds
-from mettle_cache.pipelines.train.training import train_heads, train_run
+from mettle_cache.pipelines.train.training import train, train_runs
 
 RECIPE = load_recipe("ave-small", ["lcd.dim=16", "train.learning_rate=3e-3", "train.epochs=30", "train.step_size=7"])
 
@@ -29,8 +29,8 @@ if __name__ == "__main__":
     store, out, *seeds = sys.argv[1:]
     if seeds:
         plans = [
-            HeadPlan(recipe=RECIPE, seed=seed, folder=Path(out), name=f"seed-{seed}") for seed in parse_seeds(seeds[0])
+            RunSpec(recipe=RECIPE, seed=seed, folder=Path(out), name=f"seed-{seed}") for seed in parse_seeds(seeds[0])
         ]
-        train_heads(Path(store), plans, resume=True, progress=Printer())
+        train_runs(Path(store), plans, resume=True, progress=Printer())
     else:
-        train_run(Path(store), recipe=RECIPE, out=Path(out), resume=True, progress=Printer())
+        train(Path(store), recipe=RECIPE, out=Path(out), resume=True, progress=Printer())

@@ -8,7 +8,7 @@ from mettle_cache.pipelines.benchmark.memory import size_goals
 from mettle_cache.pipelines.benchmark.memory_child import Breakdown, MemoryRequest, measure_memory
 from mettle_cache.pipelines.benchmark.options import BenchOptions
 from mettle_cache.pipelines.benchmark.registry import run_bench
-from mettle_cache.pipelines.train.binding import bind_task
+from mettle_cache.pipelines.train.task import bind_task
 from mettle_cache.store import TokenStore
 
 PARTS = ("heads", "gradients", "Adam", "codes", "saved for backward", "the rest")

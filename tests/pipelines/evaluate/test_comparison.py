@@ -3,9 +3,9 @@ from dataclasses import replace
 import pytest
 
 from mettle_cache.pipelines.evaluate.comparison import compare_with_paper
-from mettle_cache.pipelines.train.binding import bind_task
 from mettle_cache.pipelines.train.recipe import load_recipe
 from mettle_cache.pipelines.train.sample_loader import read_split
+from mettle_cache.pipelines.train.task import bind_task
 from mettle_cache.tasks.avel.task import AvelTask
 
 ARCHITECTURES = {

@@ -8,10 +8,10 @@ import torch
 
 from mettle_cache.errors import RunError, StoreMissingError, UsageError
 from mettle_cache.metrics.avel import segment_accuracy
-from mettle_cache.pipelines.evaluate.evaluation import evaluate_run
+from mettle_cache.pipelines.evaluate.evaluation import evaluate
 from mettle_cache.pipelines.train.checkpoint import file_digest, load_checkpoint, save_checkpoint
 from mettle_cache.pipelines.train.recipe import load_recipe
-from mettle_cache.pipelines.train.training import train_run
+from mettle_cache.pipelines.train.training import train
 from tests.pipelines.listener import Listener
 
 RECIPE = load_recipe("ave-small", ["lcd.dim=16", "train.learning_rate=3e-3", "train.epochs=4"])
@@ -25,7 +25,7 @@ def store(tiny_store):
 @pytest.fixture(scope="module")
 def trained(store, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "run"
-    train_run(store, recipe=RECIPE, out=out)
+    train(store, recipe=RECIPE, out=out)
     return out
 
 
@@ -36,7 +36,7 @@ def run(trained, tmp_path):
 
 def test_accuracy_is_that_of_the_written_predictions(store, run):
     listener = Listener()
-    report = evaluate_run(run, store=store, progress=listener)
+    report = evaluate(run, store=store, progress=listener)
     table = pq.read_table(report.predictions)
     assert report.scores["accuracy"] == pytest.approx(
         100 * np.mean(np.equal(table["prediction"].to_numpy(), table["target"].to_numpy()))
@@ -49,7 +49,7 @@ def test_accuracy_is_that_of_the_written_predictions(store, run):
 
 
 def test_targets_are_rebuilt_from_the_annotations(store, run):
-    table = pq.read_table(evaluate_run(run, store=store).predictions)
+    table = pq.read_table(evaluate(run, store=store).predictions)
     expected = [
         store.vocabulary["categories"].index(row["category"]) if row["start"] <= t < row["end"] else 3
         for row in store.samples.to_pylist()
@@ -60,33 +60,33 @@ def test_targets_are_rebuilt_from_the_annotations(store, run):
 
 
 def test_the_best_weights_are_used(store, run):
-    report = evaluate_run(run, store=store)
+    report = evaluate(run, store=store)
     _, state = load_checkpoint(run / "best.safetensors")
     assert report.best_epoch == state["epoch"]
     assert report.checkpoint_digest == file_digest(run / "best.safetensors")
     # on val, the evaluation finds the very score that selected the epoch
-    assert evaluate_run(run, split="val", store=store).scores["accuracy"] == state["score"]
+    assert evaluate(run, split="val", store=store).scores["accuracy"] == state["score"]
 
 
 def test_the_floor_is_beaten_and_stands_beside(store, run):
-    report = evaluate_run(run, store=store)
+    report = evaluate(run, store=store)
     targets = pq.read_table(report.predictions)["target"].to_numpy().reshape(-1, 10)
     assert report.floors == {"always background": segment_accuracy(np.full_like(targets, 3), targets)}
     assert report.scores["accuracy"] > report.floors["always background"] + 10
 
 
 def test_predictions_do_not_depend_on_how_they_are_batched(store, run):
-    whole = pq.read_table(evaluate_run(run, store=store).predictions)
+    whole = pq.read_table(evaluate(run, store=store).predictions)
     config = json.loads((run / "config.json").read_text())
     config["recipe"]["train"]["batch_size"] = 2
     (run / "config.json").write_text(json.dumps(config))
-    assert pq.read_table(evaluate_run(run, store=store).predictions).equals(whole)
+    assert pq.read_table(evaluate(run, store=store).predictions).equals(whole)
 
 
 def test_evaluations_are_counted_and_training_s_result_stays(store, run):
     before = json.loads((run / "result.json").read_text())["training"]
-    assert [evaluate_run(run, store=store).times_evaluated for _ in range(2)] == [1, 2]
-    report = evaluate_run(run, split="val", store=store)
+    assert [evaluate(run, store=store).times_evaluated for _ in range(2)] == [1, 2]
+    report = evaluate(run, split="val", store=store)
     result = json.loads((run / "result.json").read_text())
     assert result["training"] == before
     assert result["evaluation"]["test"]["times_evaluated"] == 2
@@ -104,36 +104,36 @@ def test_the_split_is_read_once(store, run):
             asked.extend(clip for clips in order for clip in clips)
             return store.batches(order, **options)
 
-    evaluate_run(run, store=Counting())
+    evaluate(run, store=Counting())
     clips = store.samples.filter(np.equal(store.samples["split"].to_numpy(), "test"))["clip"].to_pylist()
     assert [store.clips[clip] for clip in asked] == clips
 
 
 def test_another_store_is_refused(run, tiny_store):
     with pytest.raises(RunError, match=r"trained from a store with key \w+; .*tiny.zarr has \w+\n"):
-        evaluate_run(run, store=tiny_store(16, 6, 7, key={"weights": "other"}).path)
+        evaluate(run, store=tiny_store(16, 6, 7, key={"weights": "other"}).path)
 
 
 def test_the_store_is_found_where_it_was_or_where_it_is_said_to_be(run, store, tmp_path):
-    expected = evaluate_run(run).scores
+    expected = evaluate(run).scores
     moved = shutil.copytree(store.path, tmp_path / "moved.zarr")
     config = json.loads((run / "config.json").read_text())
     config["store"]["path"] = str(tmp_path / "gone.zarr")
     (run / "config.json").write_text(json.dumps(config))
     with pytest.raises(StoreMissingError, match=r"its store is not at .*gone.zarr\n  next: name .* --store"):
-        evaluate_run(run)
-    assert evaluate_run(run, store=moved).scores == expected
+        evaluate(run)
+    assert evaluate(run, store=moved).scores == expected
 
 
 def test_an_empty_split_is_refused(run, store):
     with pytest.raises(UsageError, match="the holdout split has no samples with tokens"):
-        evaluate_run(run, split="holdout", store=store)
+        evaluate(run, split="holdout", store=store)
 
 
 def test_a_folder_without_weights_is_refused(run, store):
     (run / "best.safetensors").unlink()
     with pytest.raises(RunError, match="there is no checkpoint"):
-        evaluate_run(run, store=store)
+        evaluate(run, store=store)
 
 
 def test_weights_are_loaded_strictly(run, store):
@@ -141,7 +141,7 @@ def test_weights_are_loaded_strictly(run, store):
     config["recipe"]["lcd"]["k_visual"] = 2
     (run / "config.json").write_text(json.dumps(config))
     with pytest.raises(RunError, match="the weights are not those of this run's model"):
-        evaluate_run(run, store=store)
+        evaluate(run, store=store)
 
 
 def test_weights_that_are_not_finite_give_no_number(run, store):
@@ -149,4 +149,4 @@ def test_weights_that_are_not_finite_give_no_number(run, store):
     tensors["decoder.event.bias"] = torch.full_like(tensors["decoder.event.bias"], float("nan"))
     save_checkpoint(run / "best.safetensors", tensors, state)
     with pytest.raises(RunError, match="event logits hold values that are not finite"):
-        evaluate_run(run, store=store)
+        evaluate(run, store=store)

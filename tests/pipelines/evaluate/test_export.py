@@ -7,12 +7,11 @@ from safetensors.torch import save_file
 
 from mettle_cache.errors import RunError, StoreMissingError, UsageError
 from mettle_cache.methods.folded import FORMAT, load_folded
-from mettle_cache.pipelines.evaluate.export import export_run
-from mettle_cache.pipelines.evaluate.exported import load_exported
-from mettle_cache.pipelines.train.binding import bind_task
+from mettle_cache.pipelines.evaluate.export import export_run, load_exported
 from mettle_cache.pipelines.train.checkpoint import load_checkpoint, save_checkpoint
 from mettle_cache.pipelines.train.recipe import load_recipe
-from mettle_cache.pipelines.train.training import train_run
+from mettle_cache.pipelines.train.task import bind_task
+from mettle_cache.pipelines.train.training import train
 from mettle_cache.store import TokenStore
 from mettle_cache.tokens import FLOATS, LayerTokens
 from tests.methods.stock import StockLCD
@@ -25,14 +24,14 @@ def store(tiny_store):
     return tiny_store(8, 4, 4)
 
 
-def train(store, out, *overrides):
-    train_run(store, recipe=load_recipe("ave-small", [*FAST, *overrides]), out=out)
+def train_to(store, out, *overrides):
+    train(store, recipe=load_recipe("ave-small", [*FAST, *overrides]), out=out)
     return out
 
 
 @pytest.fixture(scope="module")
 def trained(store, tmp_path_factory):
-    return train(store, tmp_path_factory.mktemp("runs") / "run")
+    return train_to(store, tmp_path_factory.mktemp("runs") / "run")
 
 
 @pytest.fixture
@@ -93,10 +92,10 @@ def test_the_file_says_what_it_came_from(store, trained, exported):
 
 
 def test_by_default_it_lies_in_the_run(store, tmp_path):
-    run = train(store, tmp_path / "run")
+    run = train_to(store, tmp_path / "run")
     assert export_run(run, repeats=1).out == run / "folded.safetensors"
     # the run is as good as before
-    train_run(store, recipe=load_recipe("ave-small", FAST), out=run, resume=True)
+    train(store, recipe=load_recipe("ave-small", FAST), out=run, resume=True)
 
 
 def test_exports_of_one_run_have_the_same_bytes(store, trained, tmp_path):
@@ -112,7 +111,7 @@ def test_exports_of_one_run_have_the_same_bytes(store, trained, tmp_path):
     ],
 )
 def test_heads_that_do_not_fold_are_refused_with_the_reason(store, tmp_path, override, message):
-    run = train(store, tmp_path / "run", override)
+    run = train_to(store, tmp_path / "run", override)
     with pytest.raises(UsageError, match=message):
         export_run(run, store=store)
     assert not (run / "folded.safetensors").exists()
@@ -120,7 +119,7 @@ def test_heads_that_do_not_fold_are_refused_with_the_reason(store, tmp_path, ove
 
 def test_a_head_that_rounding_would_change_is_not_written(store, tmp_path):
     """Value biases of a million that the output biases cancel: the trained head loses its digits, the folded not."""
-    run = train(store, tmp_path / "run")
+    run = train_to(store, tmp_path / "run")
     tensors, state = load_checkpoint(run / "best.safetensors")
     for name in [name for name in tensors if name.endswith("attention.in_proj_bias")]:
         width = len(tensors[name]) // 3

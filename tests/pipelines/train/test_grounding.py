@@ -5,10 +5,11 @@ import torch
 from safetensors.torch import load_file
 
 from mettle_cache.errors import ConfigError, RunError, UsageError, WeightsError
-from mettle_cache.pipelines.evaluate.evaluation import evaluate_run
+from mettle_cache.pipelines.evaluate.evaluation import evaluate
 from mettle_cache.pipelines.train.grounding import GroundingJob, one_sample_a_video, pretrain_grounding
 from mettle_cache.pipelines.train.recipe import load_recipe
-from mettle_cache.pipelines.train.training import train_run
+from mettle_cache.pipelines.train.run import Run
+from mettle_cache.pipelines.train.training import train
 from mettle_cache.tasks.avqa.grounding import load_grounding
 from tests.pipelines.tiny_avqa import write_tiny_avqa
 from tests.pipelines.tiny_store import write_tiny_store
@@ -61,16 +62,17 @@ def test_only_recorded_videos_are_used_unless_all_are_asked_for(store):
 def test_a_stopped_run_goes_on_to_the_same_bits(store, tmp_path, monkeypatch):
     whole = pretrain_grounding(job(store, tmp_path / "whole.safetensors"))
     cut = tmp_path / "cut.safetensors"
-    saved, real = [], __import__("mettle_cache.pipelines.train.headrun", fromlist=["x"]).HeadRun._save
+    ended, end_epoch = [], Run.end_epoch
 
-    def stop_after_two(run, best):
-        real(run, best)
-        saved.append(best)
-        if len(saved) == 2:
+    def stop_after_two(run, *arguments, **options):
+        line = end_epoch(run, *arguments, **options)
+        ended.append(line)
+        if len(ended) == 2:
             raise KeyboardInterrupt
+        return line
 
     with monkeypatch.context() as patched:
-        patched.setattr("mettle_cache.pipelines.train.headrun.HeadRun._save", stop_after_two)
+        patched.setattr(Run, "end_epoch", stop_after_two)
         with pytest.raises(KeyboardInterrupt):
             pretrain_grounding(job(store, cut))
     assert not cut.exists()
@@ -116,8 +118,8 @@ def test_all_wrong_options_are_told_together():
     assert caught.value.problems[0] == "--videos some: choose one of real, all"
 
 
-def train(store, out, *overrides, **options):
-    return train_run(store, recipe=load_recipe("music-avqa-small", [*SMALL, *overrides]), out=out, **options)
+def train_from(store, out, *overrides, **options):
+    return train(store, recipe=load_recipe("music-avqa-small", [*SMALL, *overrides]), out=out, **options)
 
 
 def weights(run):
@@ -132,7 +134,7 @@ def test_the_head_starts_from_the_file(store, trained, tmp_path, published):
         file = tmp_path / "lavish_grounding_gen_best.pt"
         torch.save({**tensors, "module.fc_a1_pure.weight": torch.zeros(3)}, file)
     # so small a rate that the weights are still those of the file
-    train(store, tmp_path / "run", f"head.init_grounding='{file}'", "train.learning_rate=1e-12", "train.epochs=1")
+    train_from(store, tmp_path / "run", f"head.init_grounding='{file}'", "train.learning_rate=1e-12", "train.epochs=1")
     expected = load_file(trained.out)
     for name, value in weights(tmp_path / "run").items():
         assert torch.allclose(value, expected[name.rpartition(".grounding.")[2]], atol=1e-8)
@@ -141,30 +143,30 @@ def test_the_head_starts_from_the_file(store, trained, tmp_path, published):
 def test_the_file_is_wanted_at_the_start_only(store, trained, tmp_path):
     file = tmp_path / "gone.safetensors"
     file.write_bytes(trained.out.read_bytes())
-    whole = train(store, tmp_path / "whole", f"head.init_grounding='{file}'")
+    whole = train_from(store, tmp_path / "whole", f"head.init_grounding='{file}'")
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(
-            "mettle_cache.pipelines.train.loop.Member.epochs", property(lambda self: range(self.run.history.epochs, 1))
+            "mettle_cache.pipelines.train.run.Run.epochs_left", property(lambda self: range(self.history.epochs, 1))
         )
-        train(store, tmp_path / "run", f"head.init_grounding='{file}'")
+        train_from(store, tmp_path / "run", f"head.init_grounding='{file}'")
     file.unlink()
-    resumed = train(store, tmp_path / "run", f"head.init_grounding='{file}'", resume=True)
+    resumed = train_from(store, tmp_path / "run", f"head.init_grounding='{file}'", resume=True)
     assert [row["loss"] for row in resumed.history] == [row["loss"] for row in whole.history]
-    assert evaluate_run(tmp_path / "run", store=store).scores["accuracy"] >= 0
+    assert evaluate(tmp_path / "run", store=store).scores["accuracy"] >= 0
 
 
 def test_a_file_that_does_not_fit_leaves_no_run_behind(store, trained, tmp_path):
     with pytest.raises(
         WeightsError, match=r"grounding file .* does not fit \(.*of another shape: fc_a1.weight"
     ) as caught:
-        train(store, tmp_path / "run", f"head.init_grounding='{trained.out}'", "head.dim=12")
+        train_from(store, tmp_path / "run", f"head.init_grounding='{trained.out}'", "head.dim=12")
     assert "head.dim = none" in (caught.value.hint or "")
     with pytest.raises(WeightsError, match=r"weights file nowhere\.pt does not exist"):
-        train(store, tmp_path / "run", "head.init_grounding=nowhere.pt")
+        train_from(store, tmp_path / "run", "head.init_grounding=nowhere.pt")
     part = tmp_path / "part.pt"
     torch.save({"module.fc4.weight": torch.zeros(2, 128)}, part)
     with pytest.raises(WeightsError, match=r"13 missing: fc_a1\.weight"):
-        train(store, tmp_path / "run", f"head.init_grounding='{part}'")
+        train_from(store, tmp_path / "run", f"head.init_grounding='{part}'")
     assert not (tmp_path / "run").exists()
 
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from mettle_cache.errors import UsageError
 from mettle_cache.pipelines.train.sample_loader import (
-    Feed,
+    SampleLoader,
     common_inputs,
     epoch_order,
     evaluation_inputs,
@@ -42,11 +42,11 @@ def test_splits_are_rows_and_leave_out_clips_without_tokens(tiny_store):
 
 def test_batches_hold_each_sample_s_own_clip_and_only_the_layers_asked_for(tiny_store):
     store = tiny_store(5, 1, 1)
-    feed = Feed(store, LAYERS[:2], device=torch.device("cpu"))
+    loader = SampleLoader(store, LAYERS[:2], device=torch.device("cpu"))
     clips = store.samples["clip"].to_pylist()
     groups = []
     # one by one: a batch's memory is reused
-    for together in feed.batches([3, 0, 1, 4, 2], 2):
+    for together in loader.batches([3, 0, 1, 4, 2], 2):
         rows, batch = together.rows, together.tokens
         groups.append(rows)
         assert set(batch.layers) == {layer.name for layer in LAYERS[:2]}
@@ -89,7 +89,7 @@ def frame_store(path, frames):
 
 def test_frames_that_are_clips_of_their_own_come_together_as_segments(tmp_path):
     store = frame_store(tmp_path / "frames.zarr", [3, 3, 3])
-    for batch in Feed(store, store.layers, device=torch.device("cpu")).batches([2, 0], 2):
+    for batch in SampleLoader(store, store.layers, device=torch.device("cpu")).batches([2, 0], 2):
         stored = store.read([6, 7, 8, 0, 1, 2]).layers
         for name, layer in batch.tokens.layers.items():
             assert layer.codes.shape[:2] == (2, 3)
@@ -99,7 +99,7 @@ def test_frames_that_are_clips_of_their_own_come_together_as_segments(tmp_path):
 def test_samples_of_different_numbers_of_frames_cannot_share_a_batch(tmp_path):
     store = frame_store(tmp_path / "frames.zarr", [3, 2])
     with pytest.raises(UsageError, match="2 samples of one batch have 5 clips together: not the same number each"):
-        list(Feed(store, store.layers, device=torch.device("cpu")).batches([0, 1], 2))
+        list(SampleLoader(store, store.layers, device=torch.device("cpu")).batches([0, 1], 2))
 
 
 def test_a_task_is_asked_before_its_batch_is_read_and_further_samples_follow_it(tiny_store):
@@ -111,7 +111,7 @@ def test_a_task_is_asked_before_its_batch_is_read_and_further_samples_follow_it(
         return StepInputs(rows=(5, rows[0]), tensors={"number": torch.tensor(number)})
 
     clips = store.samples["clip"].to_pylist()
-    for batch in Feed(store, LAYERS[:1], device=torch.device("cpu")).batches([4, 2, 3], 2, inputs):
+    for batch in SampleLoader(store, LAYERS[:1], device=torch.device("cpu")).batches([4, 2, 3], 2, inputs):
         expected = [clips[row] for row in (*batch.rows, 5, batch.rows[0])]
         assert [store.clips[clip] for clip in batch.tokens.clips] == expected
         assert len(batch.tokens.layers[LAYERS[0].name].codes) == len(expected)

@@ -4,11 +4,11 @@ import pytest
 
 from mettle_cache.errors import UsageError
 from mettle_cache.pipelines.train.recipe import load_recipe
-from mettle_cache.pipelines.train.spec import HeadPlan, check_shared
+from mettle_cache.pipelines.train.spec import RunSpec, check_shared
 
 
 def plan(name, *overrides, seed=0):
-    return HeadPlan(recipe=load_recipe("ave-small", overrides), seed=seed, folder=Path("runs"), name=name)
+    return RunSpec(recipe=load_recipe("ave-small", overrides), seed=seed, folder=Path("runs"), name=name)
 
 
 def test_a_head_without_a_name_is_trained_in_the_folder_itself():

@@ -10,7 +10,7 @@ from mettle_cache.methods.lcd import LCD
 from mettle_cache.pipelines.train.checkpoint import load_checkpoint
 from mettle_cache.pipelines.train.recipe import load_recipe
 from mettle_cache.pipelines.train.run_folder import RunFolder
-from mettle_cache.pipelines.train.training import train_run
+from mettle_cache.pipelines.train.training import train
 from mettle_cache.tokens import FLOATS, LayerTokens, TokenBatch
 from tests.methods.stock import stock_lcd
 from tests.pipelines.listener import Listener
@@ -50,7 +50,7 @@ def curve(report):
 )
 def test_heads_learn(store, tmp_path, switches):
     recipe = load_recipe("ave-small", [*LONGER, *switches])
-    report = train_run(store, recipe=recipe, out=tmp_path / "run")
+    report = train(store, recipe=recipe, out=tmp_path / "run")
     losses = [row["loss"] for row in report.history]
     assert losses[-1] < 0.5 * losses[0]
     # background alone is 62 %
@@ -59,7 +59,7 @@ def test_heads_learn(store, tmp_path, switches):
 
 def test_same_seed_same_bits_other_seed_others(store, tmp_path):
     reports = [
-        train_run(store, recipe=RECIPE, out=tmp_path / str(number), seed=seed) for number, seed in enumerate((0, 0, 1))
+        train(store, recipe=RECIPE, out=tmp_path / str(number), seed=seed) for number, seed in enumerate((0, 0, 1))
     ]
     assert curve(reports[0]) == curve(reports[1]) != curve(reports[2])
     best = [(tmp_path / str(number) / "best.safetensors").read_bytes() for number in range(3)]
@@ -68,20 +68,20 @@ def test_same_seed_same_bits_other_seed_others(store, tmp_path):
 
 @pytest.mark.parametrize("threads", [1, 5])
 def test_the_number_of_reader_threads_changes_nothing(store, tmp_path, threads):
-    expected = train_run(store, recipe=RECIPE, out=tmp_path / "three")
-    assert curve(train_run(store, recipe=RECIPE, out=tmp_path / "other", threads=threads)) == curve(expected)
+    expected = train(store, recipe=RECIPE, out=tmp_path / "three")
+    assert curve(train(store, recipe=RECIPE, out=tmp_path / "other", threads=threads)) == curve(expected)
     best = [(tmp_path / run / "best.safetensors").read_bytes() for run in ("three", "other")]
     assert best[0] == best[1]
 
 
 def test_a_store_by_its_path_is_the_store(store, tmp_path):
-    expected = train_run(store, recipe=RECIPE, out=tmp_path / "open")
-    assert curve(train_run(store.path, recipe=RECIPE, out=tmp_path / "path")) == curve(expected)
+    expected = train(store, recipe=RECIPE, out=tmp_path / "open")
+    assert curve(train(store.path, recipe=RECIPE, out=tmp_path / "path")) == curve(expected)
 
 
 @pytest.mark.parametrize("codec", ["float16", "int4"])
 def test_heads_learn_from_every_codec(tiny_store, tmp_path, codec):
-    report = train_run(tiny_store(16, 6, 6, codec=codec), recipe=load_recipe("ave-small", LONGER), out=tmp_path / "run")
+    report = train(tiny_store(16, 6, 6, codec=codec), recipe=load_recipe("ave-small", LONGER), out=tmp_path / "run")
     assert report.best_score > 85
 
 
@@ -93,20 +93,20 @@ def test_damage_stops_the_run_and_names_the_clip(tiny_store, tmp_path):
             content[len(content) // 2] ^= 1
             shard.write_bytes(content)
     with pytest.raises(StoreCorruptError, match=r"clip train00\d"):
-        train_run(path, recipe=RECIPE, out=tmp_path / "run")
+        train(path, recipe=RECIPE, out=tmp_path / "run")
 
 
 def test_training_on_codes_and_on_the_floats_they_stand_for_is_the_same(store, tmp_path):
-    ours = train_run(store, recipe=RECIPE, out=tmp_path / "codes")
-    direct = train_run(FloatStore(store), recipe=RECIPE, out=tmp_path / "floats")
+    ours = train(store, recipe=RECIPE, out=tmp_path / "codes")
+    direct = train(FloatStore(store), recipe=RECIPE, out=tmp_path / "floats")
     for a, b in zip(curve(ours), curve(direct), strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
 
 
 def test_absorbed_and_stock_attention_train_alike(store, tmp_path, monkeypatch):
-    absorbed = train_run(store, recipe=RECIPE, out=tmp_path / "absorbed")
+    absorbed = train(store, recipe=RECIPE, out=tmp_path / "absorbed")
     monkeypatch.setattr(LCD, "forward", stock_lcd)
-    stock = train_run(store, recipe=RECIPE, out=tmp_path / "stock")
+    stock = train(store, recipe=RECIPE, out=tmp_path / "stock")
     assert curve(absorbed) != curve(stock)
     for a, b in zip(curve(absorbed), curve(stock), strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
@@ -132,13 +132,13 @@ class StopAfter(Listener):
 
 @pytest.mark.parametrize(("epoch", "clips"), [(1, 0), (2, 8), (1, 17)])
 def test_an_interrupted_run_goes_on_to_the_same_numbers(store, tmp_path, epoch, clips):
-    whole = train_run(store, recipe=RECIPE, out=tmp_path / "whole")
+    whole = train(store, recipe=RECIPE, out=tmp_path / "whole")
     listener = StopAfter(epoch, clips)
     with pytest.raises(KeyboardInterrupt):
-        train_run(store, recipe=RECIPE, out=tmp_path / "cut", progress=listener)
+        train(store, recipe=RECIPE, out=tmp_path / "cut", progress=listener)
     assert f"interrupted; go on after epoch {epoch} with --resume" in listener.notes[-1]
     heard = Listener()
-    resumed = train_run(store, recipe=RECIPE, out=tmp_path / "cut", resume=True, progress=heard)
+    resumed = train(store, recipe=RECIPE, out=tmp_path / "cut", resume=True, progress=heard)
     assert heard.notes[0] == f"resuming after epoch {epoch} of 3"
     assert curve(resumed) == curve(whole)
     assert (resumed.best_epoch, resumed.best_score) == (whole.best_epoch, whole.best_score)
@@ -149,16 +149,16 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(store, tmp_path, epoch, 
 
 
 def test_resuming_a_finished_run_changes_nothing(store, tmp_path):
-    first = train_run(store, recipe=RECIPE, out=tmp_path / "run")
+    first = train(store, recipe=RECIPE, out=tmp_path / "run")
     before = (tmp_path / "run" / "last.safetensors").read_bytes()
-    again = train_run(store, recipe=RECIPE, out=tmp_path / "run", resume=True)
+    again = train(store, recipe=RECIPE, out=tmp_path / "run", resume=True)
     assert again.history == first.history
     assert again.clips_per_second == 0.0
     assert (tmp_path / "run" / "last.safetensors").read_bytes() == before
 
 
 def test_the_best_epoch_is_the_first_of_the_highest(store, tmp_path):
-    report = train_run(store, recipe=load_recipe("ave-small", [*FAST, "train.epochs=6"]), out=tmp_path / "run")
+    report = train(store, recipe=load_recipe("ave-small", [*FAST, "train.epochs=6"]), out=tmp_path / "run")
     scores = [row["val_accuracy"] for row in report.history]
     assert report.best_score == max(scores)
     assert report.best_epoch == scores.index(max(scores)) + 1
@@ -168,7 +168,7 @@ def test_the_best_epoch_is_the_first_of_the_highest(store, tmp_path):
 
 @pytest.mark.parametrize(("select_on", "column"), [("val", "val_accuracy"), ("test", "test_accuracy"), ("last", None)])
 def test_selection(store, tmp_path, select_on, column):
-    report = train_run(store, recipe=RECIPE, out=tmp_path / "run", select_on=select_on)
+    report = train(store, recipe=RECIPE, out=tmp_path / "run", select_on=select_on)
     columns = {name for name in report.history[0] if name.endswith("accuracy")}
     assert columns == ({column} if column else set())
     assert report.selected_on == select_on
@@ -179,7 +179,7 @@ def test_selection(store, tmp_path, select_on, column):
 
 def test_without_val_samples_the_last_epoch_is_kept_and_said(tmp_path, tiny_store):
     listener = Listener()
-    report = train_run(tiny_store(8, 0, 2), recipe=RECIPE, out=tmp_path / "run", progress=listener)
+    report = train(tiny_store(8, 0, 2), recipe=RECIPE, out=tmp_path / "run", progress=listener)
     assert (report.selected_on, report.best_epoch, report.best_score) == ("last", 3, None)
     assert "the val split has no samples: the last epoch is kept instead of the best" in listener.notes
 
@@ -190,14 +190,14 @@ def test_without_val_samples_the_last_epoch_is_kept_and_said(tmp_path, tiny_stor
 )
 def test_empty_splits_are_refused_and_leave_no_folder(tmp_path, counts, select_on, message, tiny_store):
     with pytest.raises(UsageError, match=message):
-        train_run(tiny_store(*counts), recipe=RECIPE, out=tmp_path / "run", select_on=select_on)
+        train(tiny_store(*counts), recipe=RECIPE, out=tmp_path / "run", select_on=select_on)
     assert not (tmp_path / "run").exists()
 
 
 def test_samples_without_tokens_are_left_out_counted_and_reported(tmp_path, tiny_store):
     store = tiny_store(8, 4, 2, failed={"train005": "corrupt", "val001": "corrupt"})
     listener = Listener()
-    report = train_run(store, recipe=RECIPE, out=tmp_path / "run", progress=listener)
+    report = train(store, recipe=RECIPE, out=tmp_path / "run", progress=listener)
     assert report.samples == {"train": 7, "val": 3}
     assert report.dropped == {"train": 1, "val": 1}
     assert not report.comparable
@@ -210,32 +210,32 @@ def test_a_recipe_that_does_not_fit_leaves_no_folder(store, tmp_path, tiny_store
         ("layers=visual", "none of the 3 layers is audio"),
     ):
         with pytest.raises(UsageError, match=message):
-            train_run(store, recipe=load_recipe("ave-small", [override]), out=tmp_path / "run")
+            train(store, recipe=load_recipe("ave-small", [override]), out=tmp_path / "run")
     with pytest.raises(UsageError, match="does not take the data set 'llp'"):
-        train_run(tiny_store(1, 1, 1, dataset="llp"), recipe=RECIPE, out=tmp_path / "run")
+        train(tiny_store(1, 1, 1, dataset="llp"), recipe=RECIPE, out=tmp_path / "run")
     with pytest.raises(UsageError, match="no device called 'gpu9'"):
-        train_run(store, recipe=RECIPE, out=tmp_path / "run", device="gpu9")
+        train(store, recipe=RECIPE, out=tmp_path / "run", device="gpu9")
     assert not (tmp_path / "run").exists()
 
 
 def test_a_finished_run_is_not_trained_over(store, tmp_path):
-    train_run(store, recipe=RECIPE, out=tmp_path / "run")
+    train(store, recipe=RECIPE, out=tmp_path / "run")
     with pytest.raises(RunError, match="a run is here already"):
-        train_run(store, recipe=RECIPE, out=tmp_path / "run")
+        train(store, recipe=RECIPE, out=tmp_path / "run")
     with pytest.raises(RunError, match="another recipe"):
-        train_run(store, recipe=load_recipe("ave-small"), out=tmp_path / "run", resume=True)
+        train(store, recipe=load_recipe("ave-small"), out=tmp_path / "run", resume=True)
 
 
 def test_a_checkpoint_of_another_run_is_refused(store, tmp_path):
-    train_run(store, recipe=RECIPE, out=tmp_path / "run")
+    train(store, recipe=RECIPE, out=tmp_path / "run")
     last = tmp_path / "run" / "last.safetensors"
     last.write_bytes((tmp_path / "run" / "best.safetensors").read_bytes())
     with pytest.raises(RunError, match="the checkpoint is not one of this run"):
-        train_run(store, recipe=RECIPE, out=tmp_path / "run", resume=True)
+        train(store, recipe=RECIPE, out=tmp_path / "run", resume=True)
 
 
 def test_records_agree_with_the_report(store, tmp_path):
-    report = train_run(store, recipe=RECIPE, out=tmp_path / "run")
+    report = train(store, recipe=RECIPE, out=tmp_path / "run")
     folder = RunFolder(tmp_path / "run")
     with folder.metrics.open() as opened:
         rows = list(csv.DictReader(opened))
@@ -258,7 +258,7 @@ def test_records_agree_with_the_report(store, tmp_path):
 
 def test_progress_counts_clips_and_bytes_and_shows_the_loss(store, tmp_path):
     listener = Listener()
-    report = train_run(store, recipe=RECIPE, out=tmp_path / "run", progress=listener)
+    report = train(store, recipe=RECIPE, out=tmp_path / "run", progress=listener)
     assert listener.total == listener.done == 3 * (16 + 6)
     per_clip = store.read([0]).nbytes
     assert listener.nbytes == listener.total * per_clip
@@ -272,5 +272,5 @@ def test_progress_counts_clips_and_bytes_and_shows_the_loss(store, tmp_path):
 def test_a_clip_of_two_samples_trains_both(tmp_path, tiny_store):
     samples = make_samples(4, 2, 2)
     assert len(set(samples["clip"].to_pylist())) == samples.num_rows - 1
-    report = train_run(tiny_store(samples=samples), recipe=RECIPE, out=tmp_path / "run")
+    report = train(tiny_store(samples=samples), recipe=RECIPE, out=tmp_path / "run")
     assert report.samples == {"train": 4, "val": 2}

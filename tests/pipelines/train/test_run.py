@@ -3,11 +3,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from mettle_cache.devices import seeded
 from mettle_cache.errors import RunError
-from mettle_cache.pipelines.train.binding import bind_task
 from mettle_cache.pipelines.train.recipe import load_recipe
-from mettle_cache.pipelines.train.sample_loader import Feed
-from mettle_cache.pipelines.train.trainee import Trainee, seeded
+from mettle_cache.pipelines.train.run import Run, mix_seeds
+from mettle_cache.pipelines.train.sample_loader import SampleLoader
+from mettle_cache.pipelines.train.task import bind_task
 from mettle_cache.tokens import FLOATS, LayerTokens, TokenBatch
 
 CPU = torch.device("cpu")
@@ -20,15 +21,15 @@ def store(tiny_store):
 
 
 def make(store, seed=0, recipe=RECIPE):
-    return Trainee(bind_task(recipe, store), recipe.train, seed=seed, device=CPU)
+    return Run(bind_task(recipe, store), recipe.train, seed=seed, device=CPU)
 
 
-def batches(store, trainee, rows=range(8)):
-    return Feed(store, trainee.task.layers, device=CPU).batches(list(rows), 4)
+def batches(store, run, rows=range(8)):
+    return SampleLoader(store, run.task.layers, device=CPU).batches(list(rows), 4)
 
 
-def weights(trainee):
-    return torch.cat([parameter.detach().flatten() for parameter in trainee.model.parameters()])
+def weights(run):
+    return torch.cat([parameter.detach().flatten() for parameter in run.model.parameters()])
 
 
 def test_the_seed_decides_the_first_weights_and_nothing_else_does(store):
@@ -40,58 +41,58 @@ def test_the_seed_decides_the_first_weights_and_nothing_else_does(store):
 
 
 def test_training_leaves_the_global_generator_alone(store):
-    trainee = make(store)
+    run = make(store)
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
     make(store)
-    for index, batch in enumerate(batches(store, trainee)):
-        trainee.step(batch, epoch=0, index=index)
+    for index, batch in enumerate(batches(store, run)):
+        run.step(batch, epoch=0, index=index)
     assert torch.equal(torch.rand(1), expected)
 
 
 def test_two_heads_on_one_pass_get_the_numbers_that_each_gets_alone(store):
     together = [make(store, seed=0), make(store, seed=1)]
     for index, batch in enumerate(batches(store, together[0])):
-        for trainee in together:
-            trainee.step(batch, epoch=0, index=index)
-    for seed, trainee in enumerate(together):
+        for run in together:
+            run.step(batch, epoch=0, index=index)
+    for seed, run in enumerate(together):
         alone = make(store, seed=seed)
         for index, batch in enumerate(batches(store, alone)):
             alone.step(batch, epoch=0, index=index)
-        assert torch.equal(weights(alone), weights(trainee))
+        assert torch.equal(weights(alone), weights(run))
 
 
 def test_a_step_is_adam_on_the_sum_of_the_terms(store):
     recipe = load_recipe("ave-small", ["lcd.dim=16", "head.dropout=0", "train.learning_rate=0.01"])
-    trainee = make(store, recipe=recipe)
+    run = make(store, recipe=recipe)
     reference = make(store, recipe=recipe).model.train()
     optimizer = torch.optim.Adam(reference.parameters(), lr=0.01)
-    for index, batch in enumerate(batches(store, trainee)):
-        terms = trainee.step(batch, epoch=0, index=index)
+    for index, batch in enumerate(batches(store, run)):
+        terms = run.step(batch, epoch=0, index=index)
         optimizer.zero_grad()
-        expected = trainee.task.loss(reference, reference(batch.tokens.layers), trainee.task.targets(batch.rows))
+        expected = run.task.loss(reference, reference(batch.tokens.layers), run.task.targets(batch.rows))
         sum(expected.values()).backward()
         optimizer.step()
         assert terms == {name: pytest.approx(value.item(), rel=1e-6) for name, value in expected.items()}
     reference_weights = torch.cat([parameter.detach().flatten() for parameter in reference.parameters()])
-    torch.testing.assert_close(weights(trainee), reference_weights, rtol=0, atol=1e-6)
+    torch.testing.assert_close(weights(run), reference_weights, rtol=0, atol=1e-6)
 
 
 def test_the_schedule_is_step_lr(store):
-    trainee = make(store)
+    run = make(store)
     rates = []
     for _ in range(5):
-        rates.append(trainee.learning_rate)
-        batch = next(batches(store, trainee, range(4)))
-        trainee.step(batch, epoch=0, index=0)
-        trainee.end_epoch()
+        rates.append(run.learning_rate)
+        batch = next(batches(store, run, range(4)))
+        run.step(batch, epoch=0, index=0)
+        run.end_epoch({})
     assert rates == pytest.approx([3e-3, 3e-3, 3e-3 * 0.35, 3e-3 * 0.35, 3e-3 * 0.35**2])
 
 
 def test_dropout_depends_on_epoch_and_step():
     def draw(*numbers):
-        with seeded(*numbers, device=CPU):
+        with seeded(mix_seeds(*numbers), CPU):
             return torch.rand(1).item()
 
     assert len({draw(seed, epoch, step) for seed in range(3) for epoch in range(3) for step in range(3)}) == 27
@@ -100,34 +101,34 @@ def test_dropout_depends_on_epoch_and_step():
 
 
 def test_prediction_has_no_dropout(store):
-    trainee = make(store)
-    batch = next(batches(store, trainee))
-    assert (trainee.predict(batch)["labels"] == trainee.predict(batch)["labels"]).all()
-    assert not trainee.model.training
+    run = make(store)
+    batch = next(batches(store, run))
+    assert (run.predict(batch)["labels"] == run.predict(batch)["labels"]).all()
+    assert not run.model.training
 
 
 def test_a_loss_that_is_not_finite_names_epoch_step_and_terms(store):
-    trainee = make(store)
-    batch = next(batches(store, trainee))
+    run = make(store)
+    batch = next(batches(store, run))
     layers = batch.tokens.layers.items()
     nan = TokenBatch(
         {name: LayerTokens(torch.full_like(layer.floats(), float("nan")), FLOATS) for name, layer in layers},
         batch.tokens.clips,
     )
     broken = replace(batch, tokens=nan)
-    before = weights(trainee)
+    before = weights(run)
     with pytest.raises(RunError, match=r"epoch 3, step 2: the loss is not finite \(event nan, .*\n.*learning_rate"):
-        trainee.step(broken, epoch=2, index=1)
-    assert torch.equal(weights(trainee), before)
+        run.step(broken, epoch=2, index=1)
+    assert torch.equal(weights(run), before)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_precision_reaches_the_method(store, precision, tmp_path):
     recipe = load_recipe("ave-small", ["lcd.dim=16", f"train.precision={precision}", "method=linear"])
-    trainee = make(store, recipe=recipe)
+    run = make(store, recipe=recipe)
     seen = []
-    trainee.model.visual.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
-    batch = next(batches(store, trainee))
-    trainee.step(batch, epoch=0, index=0)
+    run.model.visual.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    batch = next(batches(store, run))
+    run.step(batch, epoch=0, index=0)
     assert seen == [getattr(torch, precision)]
-    assert {parameter.dtype for parameter in trainee.model.parameters()} == {torch.float32}
+    assert {parameter.dtype for parameter in run.model.parameters()} == {torch.float32}

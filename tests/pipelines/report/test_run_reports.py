@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from mettle_cache.errors import RunError
-from mettle_cache.pipelines.report.group_report import GroupReport, spread_of
-from mettle_cache.pipelines.report.train_report import TrainReport
+from mettle_cache.pipelines.report.run_reports import GroupReport, TrainReport, spread_of
 
 
 def head(score, *, variant="", failure=None):

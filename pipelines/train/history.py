@@ -1,11 +1,11 @@
-"""What a run records as it goes: one row an epoch in ``metrics.csv``, and TensorBoard event files."""
+"""What a run has done so far, and where it is recorded: ``metrics.csv``, one row an epoch, and TensorBoard's events."""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass, field
 from types import TracebackType
 
 from torch.utils.tensorboard import SummaryWriter
@@ -13,7 +13,28 @@ from torch.utils.tensorboard import SummaryWriter
 from mettle_cache.pipelines.train.run_folder import RunFolder
 from mettle_cache.store.writing.durable import write_file
 
-Row = Mapping[str, float | int | None]
+Row = dict[str, float | int | None]
+
+
+@dataclass
+class History:
+    """What ``last.safetensors`` remembers of a run; epochs count from 1, and best epoch 0 is none."""
+
+    rows: list[Row] = field(default_factory=list)
+    best_epoch: int = 0
+    best_score: float | None = None
+
+    @property
+    def epochs(self) -> int:
+        return len(self.rows)
+
+    def add(self, row: Row, score: float | None) -> bool:
+        """Append an epoch; whether it is the best: the first of equals, and without scores the latest."""
+        self.rows.append(row)
+        best = score is None or self.best_score is None or score > self.best_score
+        if best:
+            self.best_epoch, self.best_score = self.epochs, score
+        return best
 
 
 class RunLog:
@@ -48,17 +69,17 @@ class RunLog:
 
     def epoch(self, history: Sequence[Row], *, step: int) -> None:
         """Write the table anew, so that a row is there once however often its epoch was run, and log the last row."""
-        write_table(self._folder.metrics, history)
+        write_file(self._folder.metrics, _to_csv(history))
         for name, value in history[-1].items():
             if value is not None and name != "epoch":
                 self._events.add_scalar(f"epoch/{name}", value, step)
         self._events.flush()
 
 
-def write_table(path: Path, rows: Sequence[Row]) -> None:
-    """Rows as CSV, atomically; the columns are those of the first row."""
+def _to_csv(rows: Sequence[Row]) -> bytes:
+    """The columns are those of the first row."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, fieldnames=list(rows[0]))
     writer.writeheader()
     writer.writerows(rows)
-    write_file(path, text.getvalue().encode())
+    return text.getvalue().encode()

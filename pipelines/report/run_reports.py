@@ -1,0 +1,189 @@
+"""What runs report: a training or an evaluation of one, or of several with mean and spread over the seeds."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from mettle_cache.errors import RunError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainReport:
+    """The outcome of a run. ``selected_on`` is what picked ``best_epoch`` (counted from 1), with its ``best_score``.
+
+    ``best_score`` is None where nothing was scored. ``clips_per_second`` covers the optimiser steps of this process,
+    0 where there were none; ``history`` holds the rows of metrics.csv; ``comparable`` is False where samples
+    are missing; ``notes`` are the sentences that a reader of the numbers has to know.
+
+    Of heads that shared a pass, ``variant`` tells this one from the others, ``clips_per_second`` is that of all of them
+    together, and ``failure`` is what ended this one before its last epoch, None where nothing did.
+    """
+
+    out: Path
+    recipe: str
+    seed: int
+    epochs: int
+    selected_on: str
+    metric: str
+    best_epoch: int
+    best_score: float | None
+    parameters: int
+    samples: dict[str, int]
+    dropped: dict[str, int]
+    comparable: bool
+    clips_per_second: float
+    peak_memory_bytes: int
+    peak_memory_of: str
+    history: list[dict[str, float | int | None]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    variant: str = ""
+    failure: str | None = None
+
+    def to_json(self) -> dict[str, object]:
+        return {**asdict(self), "out": str(self.out)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateReport:
+    """Scores of a run on a split.
+
+    ``floors`` are what predictions without a model reach; ``details`` are the task's own. ``paper`` is the published
+    row of these backbones, or of the task's best setting where there is none, and ``differs`` lists in sentences what
+    separates this run from it. ``times_evaluated`` counts the evaluations of this split, this one included. ``variant``
+    tells the run from those that were trained with it, ``training_failure`` is what ended its training early.
+    ``artefacts`` is the folder of files that show the predictions, None where the task has nothing to show.
+    """
+
+    run: Path
+    split: str
+    samples: int
+    dropped: int
+    metric: str
+    scores: dict[str, float]
+    floors: dict[str, float]
+    details: dict[str, object]
+    paper: dict[str, object]
+    differs: list[str]
+    comparable: bool
+    selected_on: str
+    best_epoch: int
+    times_evaluated: int
+    predictions: Path
+    store: Path
+    store_digest: str
+    checkpoint_digest: str
+    seed: int
+    variant: str = ""
+    training_failure: str | None = None
+    artefacts: Path | None = None
+
+    def to_json(self) -> dict[str, object]:
+        paths = {name: str(getattr(self, name)) for name in ("run", "predictions", "store")}
+        return {**asdict(self), **paths, "artefacts": None if self.artefacts is None else str(self.artefacts)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """Scores of one variant's heads, in their order; ``failed`` counts those that are missing from them.
+
+    ``std`` is the sample standard deviation (n - 1); None below two scores, as ``mean`` is without any.
+    """
+
+    variant: str
+    metric: str
+    scores: list[float]
+    failed: int
+
+    @property
+    def mean(self) -> float | None:
+        return statistics.fmean(self.scores) if self.scores else None
+
+    @property
+    def std(self) -> float | None:
+        return statistics.stdev(self.scores) if len(self.scores) > 1 else None
+
+    def to_json(self) -> dict[str, object]:
+        return {**asdict(self), "mean": self.mean, "std": self.std}
+
+
+def spread_of(heads: Sequence[tuple[str, float | None]], *, metric: str) -> list[Spread]:
+    """One :class:`Spread` a variant, in order of appearance, from ``(variant, score)`` pairs; None is a failed head."""
+    scores_of_variants: dict[str, list[float | None]] = {}
+    for variant, score in heads:
+        scores_of_variants.setdefault(variant, []).append(score)
+    return [
+        Spread(
+            variant=variant,
+            metric=metric,
+            scores=[score for score in scores if score is not None],
+            failed=scores.count(None),
+        )
+        for variant, scores in scores_of_variants.items()
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupReport:
+    """The outcome of heads that were trained together; ``errors`` are those of the heads that failed.
+
+    ``bytes_read`` are the tokens read in this process, ``clips_per_second`` covers its optimiser steps of all heads.
+    """
+
+    folder: Path
+    heads: list[TrainReport]
+    bytes_read: int
+    clips_per_second: float
+    peak_memory_bytes: int
+    peak_memory_of: str
+    notes: list[str]
+    errors: list[RunError] = field(default_factory=list)
+
+    @property
+    def summary(self) -> list[Spread]:
+        """Mean and spread of the best scores; empty where nothing was scored."""
+        heads = [(head.variant, None if head.failure else head.best_score) for head in self.heads]
+        if all(head.best_score is None for head in self.heads):
+            return []
+        return spread_of(heads, metric=self.heads[0].metric)
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "folder": str(self.folder),
+            "heads": [head.to_json() for head in self.heads],
+            "summary": [spread.to_json() for spread in self.summary],
+            "failed": len(self.errors),
+            "bytes_read": self.bytes_read,
+            "clips_per_second": self.clips_per_second,
+            "peak_memory_bytes": self.peak_memory_bytes,
+            "peak_memory_of": self.peak_memory_of,
+            "notes": self.notes,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationGroup:
+    """Several runs on one split; ``failures`` are those that gave no score, each with its reason."""
+
+    split: str
+    reports: list[EvaluateReport]
+    failures: list[tuple[Path, RunError]]
+
+    @property
+    def summary(self) -> list[Spread]:
+        """Mean and spread over the runs of each variant; a run whose training failed does not count."""
+        runs = [
+            (report.variant, None if report.training_failure else report.scores[report.metric])
+            for report in self.reports
+        ]
+        return spread_of(runs, metric=self.reports[0].metric) if runs else []
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "split": self.split,
+            "runs": [report.to_json() for report in self.reports],
+            "summary": [spread.to_json() for spread in self.summary],
+            "failures": [{"run": str(run), "message": error.message} for run, error in self.failures],
+        }

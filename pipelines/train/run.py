@@ -1,0 +1,238 @@
+"""One head in training: its model, optimiser, schedule and random numbers, and its folder where it has one.
+
+A run is independent of every other. Several can take the same batches from one pass over a store, each with the numbers
+that it would get alone: its random numbers follow from its seed, the epoch and the step, and from nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim import Adam
+from torch.optim.lr_scheduler import StepLR
+
+from mettle_cache.devices import seeded
+from mettle_cache.errors import RunError
+from mettle_cache.pipelines.train.checkpoint import (
+    flatten_optimizer,
+    load_checkpoint,
+    load_model,
+    restore_optimizer,
+    save_checkpoint,
+    under_prefix,
+    with_prefix,
+)
+from mettle_cache.pipelines.train.history import History, Row, RunLog
+from mettle_cache.pipelines.train.recipe import TrainOptions
+from mettle_cache.pipelines.train.run_folder import RunFolder
+from mettle_cache.pipelines.train.sample_loader import SampleBatch
+from mettle_cache.tasks.protocol import Predictions, Task, auxiliary_terms
+
+
+class Run:
+    """A head under training. Steps are numbered within their epoch, epochs from 0.
+
+    Without a folder it trains and predicts, and remembers its epochs; :meth:`record` gives it one to go on from and to
+    write to, :meth:`load_best` the weights that a folder keeps.
+
+    ``label`` stands before its lines of progress. ``failure`` is what ended it early, if anything did.
+    """
+
+    def __init__(self, task: Task, options: TrainOptions, *, seed: int, device: torch.device, label: str = "") -> None:
+        self.task = task
+        self.options = options
+        self.seed = seed
+        self.device = device
+        self.label = label
+        self.history = History()
+        self.failure: RunError | None = None
+        with seeded(mix_seeds(seed)):
+            model = task.build_model()
+        self.model = model.to(device)
+        # fused: one pass over weights and state instead of a dozen
+        self.optimizer = Adam(
+            self.model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay, fused=True
+        )
+        self.scheduler = StepLR(self.optimizer, options.step_size, options.gamma)
+        self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        self._recorder: _Recorder | None = None
+        self._loss_sums: dict[str, float] = {}
+        self._samples = 0
+
+    @property
+    def epochs_left(self) -> range:
+        """Epochs that are still to be trained, counted from 0."""
+        return range(self.history.epochs, self.options.epochs)
+
+    @property
+    def learning_rate(self) -> float:
+        rate: float = self.optimizer.param_groups[0]["lr"]
+        return rate
+
+    def step(self, batch: SampleBatch, *, epoch: int, index: int) -> dict[str, float]:
+        """One optimiser step; the loss terms.
+
+        Dropout's random numbers follow from seed, epoch and step alone: not from other heads, readers or a resume.
+
+        Raises
+        ------
+        RunError
+            The loss is not finite.
+        """
+        self.model.train()
+        targets = self.task.targets(batch.rows).to(self.device)
+        with seeded(mix_seeds(self.seed, epoch + 1, index), self.device):
+            with self._precision():
+                outputs = self._forward(batch)
+            terms = {**self.task.loss(self.model, outputs, targets), **auxiliary_terms(outputs)}
+            stacked = torch.stack(list(terms.values()))
+        stacked.sum().backward()
+        # one transfer, and only once the backward pass is queued: a GPU must not wait for it
+        values = dict(zip(terms, stacked.tolist(), strict=True))
+        if not np.isfinite(list(values.values())).all():
+            listed = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+            raise RunError(
+                f"epoch {epoch + 1}, step {index + 1}: the loss is not finite ({listed})",
+                hint="lower train.learning_rate, or check the tokens with: mettle verify STORE --deep",
+            )
+        self.optimizer.step()
+        # now and not before the next step: heads that share a pass would all hold theirs meanwhile
+        self.optimizer.zero_grad(set_to_none=True)
+        self._count(values, samples=len(batch.rows))
+        if self._recorder is not None:
+            self._recorder.step(values, epoch=epoch, index=index)
+        return values
+
+    @torch.no_grad()
+    def predict(self, batch: SampleBatch) -> Predictions:
+        """Predictions for a batch, with dropout off."""
+        self.model.eval()
+        with self._precision():
+            outputs = self._forward(batch)
+        return self.task.predict(outputs, batch.rows)
+
+    def end_epoch(self, scores: Mapping[str, float], *, split: str = "", speed: float = 0.0) -> str:
+        """Add the epoch to the history, move the schedule on, and keep all that in the folder, if there is one.
+
+        ``scores`` are those on ``split``, empty without one; ``speed`` is in clips a second. Gives the epoch's line
+        for a human. A kill leaves the folder's state before the epoch's end or after it, never between.
+        """
+        terms = {name: total / self._samples for name, total in self._loss_sums.items()}
+        self._loss_sums, self._samples = {}, 0
+        loss, metric = sum(terms.values()), self.task.metric
+        row: Row = {
+            "epoch": self.history.epochs + 1,
+            "loss": loss,
+            **{f"loss_{name}": value for name, value in terms.items()},
+            **{f"{split}_{name}": value for name, value in scores.items()},
+            "learning_rate": self.learning_rate,
+            "clips_per_second": speed,
+        }
+        best = self.history.add(row, scores.get(metric))
+        self.scheduler.step()
+        if self._recorder is not None:
+            self._recorder.epoch(self, best=best)
+        scored = f", {split} {metric} {scores[metric]:.2f}{' (best)' if best else ''}" if scores else ""
+        return f"loss {loss:.4f}{scored}, {speed:.1f} clips/s"
+
+    @contextmanager
+    def record(self, folder: RunFolder, *, store_digest: str, steps: int) -> Iterator[Run]:
+        """Go on after the last epoch that ``folder`` holds, and keep there what is trained inside the block.
+
+        ``store_digest`` is the key of the store that is trained from, ``steps`` the optimiser steps of one epoch.
+
+        Raises
+        ------
+        RunError
+            The folder's checkpoint is damaged or another run's.
+        """
+        if folder.last.exists():
+            self._resume(folder)
+        with RunLog(folder, start_step=self.history.epochs * steps) as log:
+            self._recorder = _Recorder(folder, log, store_digest, steps)
+            try:
+                yield self
+            finally:
+                self._recorder = None
+
+    def load_best(self, folder: RunFolder) -> int:
+        """Take the weights of a folder's best epoch; which one that is, counted from 1.
+
+        Raises
+        ------
+        RunError
+            The run has not finished an epoch, or its checkpoint is damaged or another model's.
+        """
+        tensors, state = load_checkpoint(folder.best)
+        load_model(self.model, tensors, where=folder.best)
+        return int(state["epoch"])
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights and optimiser state by name."""
+        slots, _ = flatten_optimizer(self.optimizer)
+        return with_prefix("model", self.model.state_dict()) | with_prefix("optimizer", slots)
+
+    def state(self) -> dict[str, Any]:
+        """What else it takes to go on, as JSON."""
+        return {"optimizer": flatten_optimizer(self.optimizer)[1], "scheduler": self.scheduler.state_dict()}
+
+    def _resume(self, folder: RunFolder) -> None:
+        tensors, state = load_checkpoint(folder.last)
+        try:
+            self.history = History(**state["history"])
+            load_model(self.model, under_prefix("model", tensors), where=folder.last)
+            trained = state["trainee"]
+            restore_optimizer(self.optimizer, under_prefix("optimizer", tensors), trained["optimizer"])
+            self.scheduler.load_state_dict(trained["scheduler"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunError(f"{folder.last}: the checkpoint is not one of this run ({error})") from error
+
+    def _count(self, terms: Mapping[str, float], *, samples: int) -> None:
+        """Add one step's loss terms to the epoch's means."""
+        for name, value in terms.items():
+            self._loss_sums[name] = self._loss_sums.get(name, 0.0) + value * samples
+        self._samples += samples
+
+    def _forward(self, batch: SampleBatch) -> dict[str, Tensor]:
+        inputs = {name: tensor.to(self.device) for name, tensor in batch.inputs.tensors.items()}
+        outputs: dict[str, Tensor] = self.model(batch.tokens.layers, **inputs)
+        return outputs
+
+    def _precision(self) -> torch.autocast:
+        name = self.options.precision
+        half = name == "bfloat16" or (name == "auto" and self.device.type == "cuda" and torch.cuda.is_bf16_supported())
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half)
+
+
+class _Recorder:
+    """Keeps a run in its folder: the checkpoints, and the log."""
+
+    def __init__(self, folder: RunFolder, log: RunLog, store_digest: str, steps: int) -> None:
+        self._folder = folder
+        self._log = log
+        self._store_digest = store_digest
+        self._steps = steps
+
+    def step(self, terms: Mapping[str, float], *, epoch: int, index: int) -> None:
+        self._log.step(terms, step=epoch * self._steps + index)
+
+    def epoch(self, run: Run, *, best: bool) -> None:
+        history = run.history
+        # best before last: a kill between the two repeats the epoch and writes the same best again
+        if best:
+            state = {"epoch": history.best_epoch, "score": history.best_score, "store": self._store_digest}
+            save_checkpoint(self._folder.best, run.model.state_dict(), state)
+        # the name is that of the first version's files, which go on to be read
+        save_checkpoint(self._folder.last, run.tensors(), {"history": vars(history), "trainee": run.state()})
+        self._log.epoch(history.rows, step=history.epochs * self._steps)
+
+
+def mix_seeds(*numbers: int) -> int:
+    """One seed of 64 bits that follows from all of ``numbers`` and their order."""
+    # SeedSequence drops trailing zeros, so (1, 0) and (1,) would collide without the length
+    return int(np.random.SeedSequence([len(numbers), *numbers]).generate_state(1, np.uint64)[0])

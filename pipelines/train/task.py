@@ -1,0 +1,63 @@
+"""A recipe's task: on a store, or on layers alone where a head is rebuilt or counted without one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from mettle_cache.errors import UsageError
+from mettle_cache.layers import LayerSpec, select_layers
+from mettle_cache.pipelines.train.recipe import Recipe
+from mettle_cache.tasks.protocol import Task
+from mettle_cache.tasks.registry import get_task
+
+if TYPE_CHECKING:
+    from mettle_cache.store.reading.token_store import TokenStore
+
+
+def bind_task(recipe: Recipe, store: TokenStore) -> Task:
+    """The recipe's task on this store.
+
+    Raises
+    ------
+    UsageError
+        The task is not for the store's data set, or the recipe selects layers that the store has not.
+    """
+    task_type = get_task(recipe.task)
+    if store.dataset not in task_type.datasets:
+        raise UsageError(
+            f"recipe {recipe.name} is for {recipe.task}, which does not take the data set '{store.dataset}'",
+            hint=f"{recipe.task} takes: {', '.join(task_type.datasets)}",
+        )
+    missing = [name for name in task_type.sample_schema.names if name not in store.samples.column_names]
+    if missing:
+        raise UsageError(f"{store.path}: its samples have no {', '.join(missing)}, which {recipe.task} reads")
+    return task_type(
+        select_layers(store.layers, recipe.layers),
+        samples=store.samples,
+        vocabulary=store.vocabulary,
+        segments=store.segments,
+        method=recipe.method_choice(),
+        options=recipe.head,
+    )
+
+
+def task_on_layers(
+    recipe: Recipe, layers: Sequence[LayerSpec], *, vocabulary: Mapping[str, Sequence[str]], segments: int
+) -> Task:
+    """The recipe's task on just these layers, without a sample: enough to build its model.
+
+    Raises
+    ------
+    UsageError
+        There is no such task, or its model cannot be built on these layers.
+    """
+    task_type = get_task(recipe.task)
+    return task_type(
+        layers,
+        samples=task_type.sample_schema.empty_table(),
+        vocabulary=vocabulary,
+        segments=segments,
+        method=recipe.method_choice(),
+        options=recipe.head,
+    )
