@@ -158,3 +158,25 @@ STAGE_TWO = tuple(
 def test_stage_one_loads_nothing_of_stage_two(tmp_path, call):
     code = EXTRACTION.format(call=call, stage_two=STAGE_TWO)
     assert run_apart(code, tmp_path, PYTHONPATH=str(ROOT)) == "[]"
+
+
+TRAINING = """
+import importlib, pkgutil, sys
+from pathlib import Path
+import mettle_cache.pipelines.evaluate, mettle_cache.pipelines.train
+for package in (mettle_cache.pipelines.train, mettle_cache.pipelines.evaluate):
+    for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        importlib.import_module(module.name)
+from tests.pipelines.tiny_store import write_tiny_store
+store = write_tiny_store(Path("tiny.zarr"), 4, 2, 2)
+recipe = mettle_cache.pipelines.train.load_recipe("ave-small", ["train.epochs=1", "lcd.dim=16"])
+mettle_cache.pipelines.train.train(store, recipe=recipe, out="run")
+mettle_cache.pipelines.evaluate.evaluate("run")
+mettle_cache.pipelines.evaluate.export_run(Path("run"), repeats=1)
+print(sorted(name for name in sys.modules if "timm" in name or "backbones" in name))
+"""
+
+
+def test_training_and_evaluation_load_no_backbone(tmp_path):
+    """Neither their modules nor what they call while a head is trained, scored and exported."""
+    assert run_apart(TRAINING, tmp_path, PYTHONPATH=str(ROOT)) == "[]"
