@@ -11,7 +11,7 @@ from mettle_cache.methods.kernels import ops, reference
 from mettle_cache.methods.kernels.cpu import pooling
 from mettle_cache.methods.kernels.ops import absorbed_pooling, compile_kernels, distil_tokens
 from mettle_cache.methods.kernels.projections import ProjectionWeights
-from mettle_cache.tokens import INT8, LayerTokens
+from mettle_cache.tokens import INT4, AffineFormat, LayerTokens
 from tests.methods.conftest import FORMS, make_tokens
 
 EPS = 1e-5
@@ -176,10 +176,13 @@ def test_the_first_implementation_that_fits_is_taken():
         assert ops.choose_implementation(tokens, queries) is reference
 
 
-def test_a_format_with_int8_codes_of_its_own_meaning_is_not_taken_for_ours():
-    signed = LayerTokens(torch.zeros(1, 2, 2, dtype=torch.uint8), cells().format, cells().parts, cells().static)
-    assert not pooling.fits(signed, torch.zeros(1, 6))
-    assert pooling.fits(replace(make_tokens("int8", 1, 4, 16), format=replace(INT8, name="theirs")), torch.zeros(1, 16))
+def test_compiled_is_what_a_format_means_and_not_what_its_bytes_look_like():
+    int4, queries = make_tokens("int4", 1, 4, 16), torch.zeros(1, 16)
+    assert pooling.fits(int4, queries)
+    assert pooling.fits(replace(int4, format=replace(INT4, name="theirs")), queries)
+    one_a_byte = replace(int4, format=AffineFormat("one a byte", torch.uint8))
+    assert not pooling.fits(one_a_byte, torch.zeros(1, 8))
+    assert not pooling.fits(cells(), torch.zeros(1, 6))
 
 
 def test_kernels_are_compiled_ahead_once_a_kind_and_that_is_announced(monkeypatch):

@@ -14,6 +14,7 @@ from mettle_cache.methods.kernels.cpu import compiled
 
 PACKAGE = Path(mettle_cache.__file__).parent
 KERNELS = Path("mettle_cache", "methods", "kernels", "cpu")
+KERNEL_SOURCES = Path(compiled.__file__).parent
 ONE_ROW = """
 import sys
 sys.path.insert(0, "")
@@ -106,6 +107,19 @@ def fresh_choice():
     compiled.cache_folder.cache_clear()
     yield
     compiled.cache_folder.cache_clear()
+
+
+@pytest.mark.usefixtures("fresh_choice")
+def test_a_start_marks_its_folder_and_removes_nothing_where_it_was_before(tmp_path, monkeypatch):
+    monkeypatch.setattr(compiled.config, "CACHE_DIR", str(tmp_path))
+    base = tmp_path / "mettle-cache-kernels"
+    folders = [base / name for name in ("a", "b", "c", "d", "e", compiled.digest_of(KERNEL_SOURCES))]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        os.utime(folder, (0, 0))
+    assert compiled.cache_folder() == folders[-1]
+    assert compiled.time.time() - folders[-1].stat().st_mtime < 60
+    assert all(folder.is_dir() for folder in folders)
 
 
 @pytest.mark.usefixtures("fresh_choice")
