@@ -1,12 +1,19 @@
-"""Options that several commands share."""
+"""Options that several commands share, and those that are the fields of a configuration, each spelled here once."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Mapping
+from copy import copy
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from types import MappingProxyType
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
+from typer.models import OptionInfo
 
 from mettle_cache.cli.output import MODE
 
@@ -29,27 +36,151 @@ Json = Annotated[
 Debug = Annotated[
     bool, typer.Option("--debug", help="Show the traceback of an error.", callback=_remember_debug, is_eager=True)
 ]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; a GPU is used where there is one.")]
-Seed = Annotated[int, typer.Option(min=0, help="Everything random follows from it.")]
+DEVICE_OPTION = typer.Option(help="cpu, cuda or cuda:N; a GPU is used where there is one.")
+Device = Annotated[str | None, DEVICE_OPTION]
+SEED = typer.Option(min=0, help="Everything random follows from it.")
+Seed = Annotated[int, SEED]
 StoreArgument = Annotated[Path, typer.Argument(help="A token store, for example cache/ave-swinv2_l-htsat.zarr.")]
-FromCache = Annotated[
-    str,
-    typer.Option(
-        "--from-cache", metavar="[STORE]", help="The store; without a value the newest finished one under cache/."
-    ),
-]
 
-Recipe = Annotated[str | None, typer.Option(help="A recipe's name or a TOML file; by default what fits the store.")]
-SelectOn = Annotated[str, typer.Option(help="val, test (as the peers do; marks the result) or last.")]
+
+@dataclass(frozen=True)
+class Setting:
+    """How users give one field of a configuration.
+
+    ``kind`` is the type of the text they write, ``parse`` makes the field's value from it. Without a ``default`` the
+    option must be given. The defaults are the configuration's own; a test compares them.
+    """
+
+    kind: Any
+    option: OptionInfo
+    default: Any = inspect.Parameter.empty
+    parse: Callable[[Any], Any] = lambda value: value
+
+
+def _part(text: str) -> tuple[int, int]:
+    from mettle_cache.pipelines.extract.config import parse_part
+
+    return parse_part(text)
+
+
+def _several(values: list[str] | None) -> tuple[str, ...]:
+    return tuple(values or ())
+
+
+DEVICE = Setting(str | None, DEVICE_OPTION, None)
+
+# the fields of pipelines.extract.config.ExtractConfig
+EXTRACTION: Mapping[str, Setting] = {
+    "dataset": Setting(str, typer.Option(help="The data set; see mettle datasets.")),
+    "root": Setting(Path | None, typer.Option(help="Its folder; by default data/AVE for ave."), None),
+    "visual": Setting(
+        str,
+        typer.Option(metavar="NAME[@SIZE][=WEIGHTS]", help="Backbone for frames; WEIGHTS: a file, or random."),
+        "swinv2_l",
+    ),
+    "audio": Setting(
+        str,
+        typer.Option(
+            metavar="NAME[=WEIGHTS]|shared", help="Backbone for sound; shared: the visual one reads the log-mel."
+        ),
+        "htsat",
+    ),
+    "codec": Setting(str, typer.Option(help="float16, int8 or int4."), "int8"),
+    "layers": Setting(
+        str | None,
+        typer.Option(
+            metavar="all|stages|last:N|NAME,...", help="The layers to store; by default those that the task reads."
+        ),
+        None,
+    ),
+    "options": Setting(
+        list[str] | None,
+        typer.Option("--option", metavar="NAME=VALUE", help="A choice that the data set offers; see mettle datasets."),
+        None,
+        _several,
+    ),
+    "out": Setting(Path | None, typer.Option(help="The store; by default under cache/."), None),
+    "seed": Setting(int, SEED, 0),
+    "skip_missing": Setting(
+        bool, typer.Option("--skip-missing", help="Go on without clips whose media are missing."), False
+    ),
+    "part": Setting(
+        str, typer.Option(metavar="I/N", help="Only the I-th of N parts, for batch systems."), "1/1", _part
+    ),
+    "workers": Setting(int, typer.Option(help="Spread the clips over that many processes here."), 0),
+    "scheduler": Setting(str | None, typer.Option(metavar="tcp://...", help="Spread them over a dask cluster."), None),
+    "precision": Setting(str, typer.Option(help="float32, bfloat16 or float16 (autocast)."), "float32"),
+    "device": DEVICE,
+}
+
+# the fields of pipelines.train.job.TrainJob
+TRAINING: Mapping[str, Setting] = {
+    "store": Setting(
+        str,
+        typer.Option(
+            "--from-cache", metavar="[STORE]", help="The store; without a value the newest finished one under cache/."
+        ),
+        parse=lambda text: Path(text) if text else None,
+    ),
+    "recipe": Setting(
+        str | None, typer.Option(help="A recipe's name or a TOML file; by default what fits the store."), None
+    ),
+    "overrides": Setting(
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the recipe."),
+        None,
+        _several,
+    ),
+    "seed": Setting(int, SEED, 0),
+    "out": Setting(Path | None, typer.Option(help="Folder of the runs; by default under runs/."), None),
+    "resume": Setting(bool, typer.Option("--resume", help="Go on with what is in --out."), False),
+    "select_on": Setting(str, typer.Option(help="val, test (as the peers do; marks the result) or last."), "val"),
+    "device": DEVICE,
+}
+
+
+def takes(
+    settings: Mapping[str, Setting], *names: str, helps: Mapping[str, str] = MappingProxyType({})
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of these fields, in this order; their values come as its mapping ``chosen``.
+
+    ``helps`` is what a field's option says in this command where it is not what it says in the others.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def call(**values: Any) -> None:
+            command({name: settings[name].parse(values.pop(name)) for name in names}, **values)
+
+        shared = [_parameter(name, settings[name], helps.get(name)) for name in names]
+        own = [
+            parameter.replace(kind=parameter.KEYWORD_ONLY)
+            for parameter in inspect.signature(command, eval_str=True).parameters.values()
+            if parameter.name != "chosen"
+        ]
+        parameters = (*shared, *own)
+        # what typer reads
+        vars(call)["__signature__"] = inspect.Signature(parameters)
+        call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return call
+
+    return decorate
+
+
+def _parameter(name: str, setting: Setting, text: str | None) -> inspect.Parameter:
+    option = copy(setting.option)
+    option.help = text or option.help
+    kind = Annotated[setting.kind, option]  # type: ignore[valid-type]  # a type only when it runs
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=setting.default)
 
 
 class OptionalStore(TyperCommand):
     """``--from-cache`` with or without a value: click's options always want one."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
-        given = list(args)
-        for index, word in enumerate(given):
-            following = given[index + 1 : index + 2]
+        words = list(args)
+        for index, word in enumerate(words):
+            following = words[index + 1 : index + 2]
             if word == "--from-cache" and (not following or following[0].startswith("-")):
-                given[index] = f"--from-cache={NEWEST}"
-        return super().parse_args(ctx, given)
+                words[index] = f"--from-cache={NEWEST}"
+        return super().parse_args(ctx, words)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mettle_cache.cli.extract import AUDIO, CODEC, DATASET, LAYERS, OPTION, ROOT, VISUAL
-from mettle_cache.cli.options import Debug, Device, Json
+from mettle_cache.cli.options import EXTRACTION, Debug, Json, takes
 from mettle_cache.cli.output import emit
 from mettle_cache.cli.table import table_lines
 from mettle_cache.pipelines.report.units import format_bytes, format_rate, format_seconds
@@ -22,23 +21,17 @@ mettle plan --dataset ave --root data/AVE
 
 mettle plan --dataset ave --codec int4 --layers stages --no-measure --json
 """
+PLANNED = ("dataset", "root", "visual", "audio", "codec", "layers", "options", "out", "device")
 
 
 def register(app: typer.Typer) -> None:
     app.command("plan", epilog=EPILOG)(plan)
 
 
+@takes(EXTRACTION, *PLANNED, helps={"out": "Where the store would go."})
 def plan(
-    dataset: DATASET,
-    root: ROOT = None,
-    visual: VISUAL = "swinv2_l",
-    audio: AUDIO = "htsat",
-    codec: CODEC = "int8",
-    layers: LAYERS = None,
-    option: OPTION = None,
-    out: Annotated[Path | None, typer.Option(help="Where the store would go.")] = None,
+    chosen: Mapping[str, Any],
     measure: Annotated[bool, typer.Option("--measure/--no-measure", help="Time a forward pass and the disk.")] = True,
-    device: Device = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -47,17 +40,7 @@ def plan(
     from mettle_cache.pipelines.extract.plan import make_plan
     from mettle_cache.pipelines.progress import terminal_progress
 
-    config = ExtractConfig(
-        dataset=dataset,
-        root=root,
-        visual=visual,
-        audio=audio,
-        codec=codec,
-        layers=layers,
-        options=tuple(option or ()),
-        out=out,
-        device=device,
-    )
+    config = ExtractConfig(**chosen)
     report = make_plan(config, measure=measure, progress=terminal_progress())
     emit(report.to_json(), report_lines(report))
     if not report.ok:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mettle_cache.cli.options import Debug, Device, FromCache, Json, OptionalStore, Seed
+from mettle_cache.cli.options import TRAINING, Debug, Json, OptionalStore, takes
 from mettle_cache.cli.output import emit
 from mettle_cache.pipelines.report.units import format_bytes
 
@@ -28,8 +29,9 @@ def register(app: typer.Typer) -> None:
     app.command("pretrain-grounding", cls=OptionalStore, epilog=EPILOG)(pretrain)
 
 
+@takes(TRAINING, "store", "seed", "resume", "device", helps={"resume": "Go on with the run of --out."})
 def pretrain(
-    from_cache: FromCache,
+    chosen: Mapping[str, Any],
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The .safetensors file; by default under weights/.")
     ] = None,
@@ -37,9 +39,6 @@ def pretrain(
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the videos.")] = 30,
     learning_rate: Annotated[float, typer.Option(help="Of Adam; a tenth of it every eight epochs.")] = 3e-4,
     videos_a_step: Annotated[int, typer.Option(min=2, help="Each gives ten pairs.")] = 13,
-    seed: Seed = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run of --out.")] = False,
-    device: Device = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -51,15 +50,12 @@ def pretrain(
     from mettle_cache.pipelines.train.grounding import GroundingJob, pretrain_grounding
 
     job = GroundingJob(
-        store=Path(from_cache) if from_cache else None,
+        **chosen,
         out=out,
         videos=videos,  # type: ignore[arg-type]  # checked there
         epochs=epochs,
         learning_rate=learning_rate,
         videos_a_step=videos_a_step,
-        seed=seed,
-        resume=resume,
-        device=device,
     )
     report = pretrain_grounding(job, terminal_progress())
     emit(report.to_json(), report_lines(report))

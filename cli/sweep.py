@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
 from mettle_cache.cli.group import emit_group
-from mettle_cache.cli.options import Debug, Device, FromCache, Json, OptionalStore, Recipe, SelectOn
+from mettle_cache.cli.options import TRAINING, Debug, Json, OptionalStore, takes
+from mettle_cache.pipelines.train.sweep import combine_variants, parse_seeds
 
 EPILOG = """Examples:
 
@@ -18,14 +19,16 @@ mettle sweep --from-cache --variant "" --variant "lcd.norm=false" --variant "met
 
 mettle sweep --from-cache --set "lcd.k_visual=[1,2],[2,2]" --set train.epochs=20 --out runs/by-stage
 """
+RESUME = "Go on with the runs in --out, and begin new ones."
 
 
 def register(app: typer.Typer) -> None:
     app.command("sweep", cls=OptionalStore, epilog=EPILOG)(sweep)
 
 
+@takes(TRAINING, "store", "recipe", "out", "resume", "select_on", "device", helps={"resume": RESUME})
 def sweep(
-    from_cache: FromCache,
+    chosen: Mapping[str, Any],
     set_: Annotated[
         list[str] | None,
         typer.Option(
@@ -39,11 +42,6 @@ def sweep(
         typer.Option("--variant", metavar='"KEY=VALUE ..."', help="One set of changes to try; empty for none."),
     ] = None,
     seeds: Annotated[str, typer.Option(metavar="0,1,2|0-4", help="Seeds to train every variant with.")] = "0",
-    recipe: Recipe = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the runs; by default under runs/.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the runs in --out, and begin new ones.")] = False,
-    select_on: SelectOn = "val",
-    device: Device = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -53,17 +51,9 @@ def sweep(
     OUT/VARIANT/seed-N. Each gets the numbers that mettle train would give it alone. They must have one batch size and
     one order of samples, and all of them are in memory at once.
     """
+    variants, several = combine_variants(set_ or [], variant or []), parse_seeds(seeds)
+
     from mettle_cache.pipelines.progress import terminal_progress
     from mettle_cache.pipelines.train.job import TrainJob, start_sweep
-    from mettle_cache.pipelines.train.sweep import combine_variants, parse_seeds
 
-    job = TrainJob(
-        store=Path(from_cache) if from_cache else None,
-        recipe=recipe,
-        out=out,
-        resume=resume,
-        select_on=select_on,
-        device=device,
-    )
-    variants = combine_variants(set_ or [], variant or [])
-    emit_group(start_sweep(job, variants, parse_seeds(seeds), terminal_progress()))
+    emit_group(start_sweep(TrainJob(**chosen), variants, several, terminal_progress()))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mettle_cache.cli.group import emit_group
-from mettle_cache.cli.options import Debug, Device, FromCache, Json, OptionalStore, Recipe, SelectOn
+from mettle_cache.cli.options import TRAINING, Debug, Json, OptionalStore, takes
 from mettle_cache.cli.output import emit
+from mettle_cache.errors import UsageError
 from mettle_cache.pipelines.report.units import format_bytes
+from mettle_cache.pipelines.train.sweep import parse_seeds
 
 if TYPE_CHECKING:
     from mettle_cache.pipelines.report.run_reports import TrainReport
@@ -25,28 +27,20 @@ mettle train --from-cache --set lcd.k_visual=1 --set train.epochs=20 --out runs/
 
 mettle train --from-cache --seeds 0-4
 """
+OUT = "Folder of the run, or of the runs with --seeds; by default under runs/."
 
 
 def register(app: typer.Typer) -> None:
     app.command("train", cls=OptionalStore, epilog=EPILOG)(train)
 
 
+@takes(TRAINING, "store", "recipe", "overrides", "out", "resume", "select_on", "device", helps={"out": OUT})
 def train(
-    from_cache: FromCache,
-    recipe: Recipe = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the recipe.")
-    ] = None,
+    chosen: Mapping[str, Any],
     seed: Annotated[int | None, typer.Option(min=0, help="Everything random follows from it; 0 by default.")] = None,
     seeds: Annotated[
         str | None, typer.Option(metavar="0,1,2|0-4", help="Train one head a seed, all from the same reads.")
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the run, or of the runs with --seeds; by default under runs/.")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with what is in --out.")] = False,
-    select_on: SelectOn = "val",
-    device: Device = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -55,26 +49,16 @@ def train(
     Several heads share one pass over the store an epoch: each gets the numbers that it would get alone, the bytes are
     read once. Their runs are OUT/seed-0, OUT/seed-1 and so on.
     """
-    from mettle_cache.errors import UsageError
-    from mettle_cache.pipelines.progress import terminal_progress
-    from mettle_cache.pipelines.train.job import TrainJob, start_seeds, start_training
-    from mettle_cache.pipelines.train.sweep import parse_seeds
-
     if seed is not None and seeds is not None:
         raise UsageError("--seed and --seeds exclude each other", hint="name all of them in --seeds")
+    several = None if seeds is None else parse_seeds(seeds)
 
-    job = TrainJob(
-        store=Path(from_cache) if from_cache else None,
-        recipe=recipe,
-        overrides=tuple(set_ or ()),
-        seed=seed or 0,
-        out=out,
-        resume=resume,
-        select_on=select_on,
-        device=device,
-    )
-    if seeds is not None:
-        emit_group(start_seeds(job, parse_seeds(seeds), terminal_progress()))
+    from mettle_cache.pipelines.progress import terminal_progress
+    from mettle_cache.pipelines.train.job import TrainJob, start_seeds, start_training
+
+    job = TrainJob(**chosen, seed=seed or 0)
+    if several is not None:
+        emit_group(start_seeds(job, several, terminal_progress()))
         return
     report = start_training(job, terminal_progress())
     emit(report.to_json(), report_lines(report))
