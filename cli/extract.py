@@ -33,11 +33,14 @@ def register(app: typer.Typer) -> None:
 @takes(EXTRACTION, *EXTRACTION)
 def extract(chosen: Mapping[str, Any], json: Json = False, debug: Debug = False) -> None:
     """Run the frozen backbones once and store every layer's tokens. Run again to resume."""
-    from mettle_cache.pipelines.extract import run
     from mettle_cache.pipelines.extract.config import ExtractConfig
     from mettle_cache.pipelines.progress import terminal_progress
 
     config = ExtractConfig(**chosen)
+    config.check_names()  # before PyTorch loads, which takes seconds
+
+    from mettle_cache.pipelines.extract import run
+
     report = run.extract(config, terminal_progress())
     emit(report.to_json(), report_lines(report))
     if not report.ok:

@@ -37,10 +37,13 @@ def plan(
 ) -> None:
     """Print what an extraction would cost, before anything runs. Exit code 1 if it could not start."""
     from mettle_cache.pipelines.extract.config import ExtractConfig
-    from mettle_cache.pipelines.extract.plan import make_plan
     from mettle_cache.pipelines.progress import terminal_progress
 
     config = ExtractConfig(**chosen)
+    config.check_names()  # before PyTorch loads, which takes seconds
+
+    from mettle_cache.pipelines.extract.plan import make_plan
+
     report = make_plan(config, measure=measure, progress=terminal_progress())
     emit(report.to_json(), report_lines(report))
     if not report.ok:

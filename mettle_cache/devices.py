@@ -20,6 +20,7 @@ from mettle_cache.errors import UsageError
 if TYPE_CHECKING:
     import torch
 
+DEVICE_TYPES = ("cpu", "cuda", "mps", "xpu")
 # of glibc's mallopt, and the largest threshold that it takes: a gradient of the widest layers fits
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _LARGEST = 32 << 20
@@ -37,6 +38,7 @@ def choose_device(name: str | None) -> torch.device:
     """
     import torch
 
+    check_device_name(name)
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError as error:
@@ -44,6 +46,12 @@ def choose_device(name: str | None) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"device {device} was asked for, but PyTorch finds no GPU here", hint="use --device cpu")
     return device
+
+
+def check_device_name(name: str | None) -> None:
+    """Refuse what is no device's name, without asking PyTorch whether there is one here. Raises UsageError."""
+    if name is not None and name.partition(":")[0] not in DEVICE_TYPES:
+        raise UsageError(f"there is no device called '{name}'", hint="use cpu, cuda or cuda:N")
 
 
 def available_cores() -> int:

@@ -17,6 +17,7 @@ import torch
 import torchaudio
 from torch import Tensor
 
+from mettle_cache.backbones import published
 from mettle_cache.backbones.front_ends import check_waveform
 from mettle_cache.backbones.htsat_checkpoint import load_htsat
 from mettle_cache.backbones.htsat_frontend import dft_kernels
@@ -158,8 +159,7 @@ class HtsatFamily:
         return original_parameters(HtsatSizes())
 
     def _check(self, request: BackboneRequest) -> None:
-        if request.modality == "visual":
-            raise UsageError("backbone 'htsat' reads sound, not pictures", hint="use it as --audio htsat")
+        published.HTSAT.check_modality(request.modality)
         if request.size is not None:
             raise UsageError("backbone 'htsat' has no picture size", hint="write htsat without '@'")
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from mettle_cache.backbones.hub import find_cached
 from mettle_cache.backbones.protocol import Backbone, BackboneInfo, BackboneRequest, Builder
+from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec
 
 CHECKPOINTS = "HTSAT_AudioSet_Saved_*.ckpt"
@@ -67,7 +68,8 @@ class PublishedFamily:
 
     def layers(self, request: BackboneRequest) -> tuple[LayerSpec, ...]:
         modality = request.modality or next(iter(self.stages))
-        if request.size is not None or modality not in self.stages:
+        self.check_modality(modality)
+        if request.size is not None:
             return self.builder.layers(request)
         return tuple(
             LayerSpec(
@@ -81,6 +83,11 @@ class PublishedFamily:
             for number, stage in enumerate(self.stages[modality], 1)
             for block in range(1, stage.blocks + 1)
         )
+
+    def check_modality(self, modality: str | None) -> None:
+        """Refuse a modality that the backbone does not read; None is its own. Raises UsageError."""
+        if modality == "visual" and modality not in self.stages:
+            raise UsageError(f"backbone '{self.name}' reads sound, not pictures", hint=f"use it as --audio {self.name}")
 
     def frozen_parameters(self) -> int:
         return self.parameters

@@ -4,6 +4,7 @@ from mettle_cache.datasets.media_dataset import MediaDataset
 from mettle_cache.datasets.protocol import Clip, Dataset, DatasetInfo, DatasetOption, MediaProblem
 from mettle_cache.datasets.registry import (
     DATASETS,
+    dataset_folder,
     dataset_info,
     default_root,
     list_datasets,
@@ -19,6 +20,7 @@ __all__ = [
     "DatasetOption",
     "MediaDataset",
     "MediaProblem",
+    "dataset_folder",
     "dataset_info",
     "default_root",
     "list_datasets",

@@ -99,12 +99,24 @@ def open_dataset(
     DatasetError
         Annotations that are missing, malformed or inconsistent, all of it in one message.
     """
-    info = dataset_info(name)
     chosen = resolve_options(name, options)
+    folder = dataset_folder(name, root)
+    return dataset_info(name).open(folder, **chosen)
+
+
+def dataset_folder(name: str, root: Path | str | None = None) -> Path:
+    """The folder that data set ``name`` is read from: ``root``, or else where it lies by default.
+
+    Raises
+    ------
+    UsageError, PluginError
+        As :func:`open_dataset`.
+    """
+    info = dataset_info(name)
     folder = Path(root) if root is not None else info.default_root
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "does not exist"
         raise UsageError(f"the {name} folder {folder} {what}", hint=f"--root FOLDER, laid out as {info.layouts[0]}")
     if not os.access(folder, os.R_OK | os.X_OK):
         raise UsageError(f"the {name} folder {folder} cannot be read: permission denied")
-    return info.open(folder, **chosen)
+    return folder

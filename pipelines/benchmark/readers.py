@@ -17,7 +17,7 @@ from torch import Tensor
 from mettle_cache.errors import RunError
 from mettle_cache.pipelines.benchmark.baselines.protocol import Baseline, ClipArrays, Session, Source
 from mettle_cache.store.format.layout import ArrayLayout
-from mettle_cache.store.reading.prefetch import READS_AHEAD
+from mettle_cache.store.reading.disk_speed import READS_AHEAD
 from mettle_cache.store.reading.token_store import TokenStore
 from mettle_cache.store.writing.shards import stored_arrays
 from mettle_cache.tokens import LayerTokens

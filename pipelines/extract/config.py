@@ -9,8 +9,13 @@ from pathlib import Path
 
 from mettle_cache.backbones.factory import parse_backbone
 from mettle_cache.backbones.protocol import PRECISIONS
-from mettle_cache.datasets import DATASETS, resolve_options
+from mettle_cache.backbones.registry import known_layers
+from mettle_cache.datasets import DATASETS, dataset_folder, resolve_options
+from mettle_cache.devices import check_device_name
 from mettle_cache.errors import ConfigError, UsageError
+from mettle_cache.layers import select_layers
+from mettle_cache.preprocessing import SHARED
+from mettle_cache.store.format.codecs import get_codec
 
 DEFAULT_CODEC = "int8"
 STORES = Path("cache")
@@ -80,6 +85,28 @@ class ExtractConfig:
         """``NAME=VALUE`` of the options that are not at their defaults, in the data set's order. Raises UsageError."""
         usual = resolve_options(self.dataset, {})
         return [f"{name}={value}" for name, value in self.dataset_options.items() if value != usual[name]]
+
+    def check_names(self) -> None:
+        """Refuse names that nothing answers to, and a folder that is not there, before anything slow is loaded.
+
+        Layers are looked at where those of both backbones are known without building them.
+
+        Raises
+        ------
+        UsageError
+            An unknown data set, option, backbone, codec, layer or device, or a root that is no folder.
+        PluginError
+            The package that offers one of them is broken.
+        """
+        _ = self.dataset_options  # raises for an option that there is not
+        dataset_folder(self.dataset, self.root)
+        get_codec(self.codec)
+        check_device_name(self.device)
+        visual, audio = parse_backbone(self.visual).name, parse_backbone(self.audio).name
+        tables = [known_layers(visual, "visual"), known_layers(visual if audio == SHARED else audio, "audio")]
+        layers = [layer for table in tables for layer in table or ()]
+        if None not in tables:
+            select_layers(layers, self.layer_selection)
 
     def __post_init__(self) -> None:
         problems = list(self._problems())

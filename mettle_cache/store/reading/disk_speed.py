@@ -10,8 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from mettle_cache.errors import NoRoomError, StoreError
-from mettle_cache.store.reading.prefetch import READS_AHEAD
 
+# reads in flight, of a reader by default as well: enough for a disk, few enough for two cores
+READS_AHEAD = 3
 PROBE_BYTES = 256 << 20
 BLOCK_BYTES = 4 << 20
 

@@ -12,9 +12,6 @@ import torch
 from mettle_cache.store.reading.buffers import Allocate, Assemble, BatchBuffer, BlockRun, new_memory, pinned_memory
 from mettle_cache.tokens import TokenBatch
 
-# reads in flight: enough for a disk, few enough for two cores
-READS_AHEAD = 3
-
 ReadClip = Callable[[int, BatchBuffer, int], None]
 
 

@@ -21,7 +21,8 @@ from mettle_cache.store.format.manifest import Manifest, NamedCommits, open_mani
 from mettle_cache.store.format.metadata import StoreMetadata, check_files, load_metadata, read_ready
 from mettle_cache.store.reading.buffers import BatchBuffer, MemoryPool, block_runs
 from mettle_cache.store.reading.clip_reader import CHECKS, ClipReader
-from mettle_cache.store.reading.prefetch import READS_AHEAD, prefetch_batches
+from mettle_cache.store.reading.disk_speed import READS_AHEAD
+from mettle_cache.store.reading.prefetch import prefetch_batches
 from mettle_cache.tokens import LayerTokens, TokenBatch
 
 if TYPE_CHECKING:

@@ -1,5 +1,6 @@
 """What an extraction is asked: every mistake at once, parts as users count them, names that say what differs."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,29 @@ def test_options_that_are_chosen_are_part_of_the_name():
     assert (usual.dataset_options, chosen.chosen_options) == ({"train_frames": "1"}, ["train_frames=5"])
     with pytest.raises(UsageError, match="has no option 'frames'"):
         default_out(ExtractConfig(dataset="avs-s4", options=("frames=1",)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dataset": "nosuch"}, "no data set is called 'nosuch'"),
+        ({"options": ("colour=1",)}, "the data set ave has no option 'colour'"),
+        ({"root": Path("nowhere")}, "the ave folder nowhere does not exist"),
+        ({"codec": "int5"}, "no codec is called 'int5'"),
+        ({"device": "gpu"}, "there is no device called 'gpu'"),
+        ({"visual": "swinv2_1"}, "unknown backbone 'swinv2_1'"),
+        ({"visual": "htsat"}, "reads sound, not pictures"),
+        ({"layers": "visual/s9"}, "no such layer: visual/s9"),
+        # the visual one reads the sound: four stages of its own
+        ({"audio": "shared", "layers": "audio/s3b19"}, "no such layer: audio/s3b19"),
+    ],
+)
+def test_names_that_nothing_answers_to_are_refused_early(tmp_path, change, message):
+    config = replace(ExtractConfig(dataset="ave", root=tmp_path), **change)
+    with pytest.raises(UsageError, match=message):
+        config.check_names()
+
+
+@pytest.mark.parametrize("change", [{}, {"audio": "shared"}, {"visual": "test_vit@64=random", "layers": "visual/s9"}])
+def test_what_can_only_be_seen_in_a_network_is_left_to_it(tmp_path, change):
+    replace(ExtractConfig(dataset="ave", root=tmp_path), **change).check_names()

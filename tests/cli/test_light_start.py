@@ -1,0 +1,76 @@
+"""Commands that only tell, and errors about a wrong argument, load none of the libraries that take seconds."""
+
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+
+HEAVY = {"torch", "torchvision", "torchaudio", "timm", "transformers", "numba", "zarr", "dask", "tensorboard"}
+CODE = f"""
+import sys
+from mettle_cache.cli.main import run
+code = run(sys.argv[1:])
+print()
+print(code, *sorted({HEAVY} & set(sys.modules)))
+"""
+
+
+@pytest.fixture
+def loaded(tmp_path):
+    """Run a command in a new process and an empty folder: its exit code, the heavy modules, what it said."""
+
+    def run(command):
+        result = subprocess.run(
+            [sys.executable, "-c", CODE, *command.split()], capture_output=True, text=True, cwd=tmp_path, check=True
+        )
+        code, *modules = result.stdout.splitlines()[-1].split()
+        return int(code), modules, result.stderr
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["--help", "--version", "train --help", "bench read --help", "datasets", "backbones", "doctor --no-measure"],
+)
+def test_what_only_tells_is_light(loaded, command):
+    assert loaded(command)[:2] == (0, [])
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("trian", "No such command"),
+        ("info NOSUCH", "there is no token store at NOSUCH"),
+        ("verify NOSUCH", "there is no token store at NOSUCH"),
+        ("extract --dataset nosuch", "no data set is called 'nosuch'"),
+        ("extract --dataset ave", "the ave folder data/AVE does not exist"),
+        ("extract --dataset ave --option train=1", "the data set ave has no option 'train'"),
+        ("extract --dataset ave --root . --codec int5", "no codec is called 'int5'"),
+        ("extract --dataset ave --root . --visual swinv2_1", "unknown backbone 'swinv2_1'"),
+        ("extract --dataset ave --root . --audio nosuch", "unknown backbone 'nosuch'"),
+        ("extract --dataset ave --root . --visual htsat", "reads sound, not pictures"),
+        ("extract --dataset ave --root . --layers visual/s9", "no such layer: visual/s9"),
+        ("extract --dataset ave --root . --audio shared --layers audio/s3b19", "no such layer: audio/s3b19"),
+        ("extract --dataset ave --root . --device gpu", "there is no device called 'gpu'"),
+        ("extract --dataset ave --part 3/2", "--part 3/2"),
+        ("extract --dataset ave --precision half", "--precision half"),
+        ("plan --dataset nosuch", "no data set is called 'nosuch'"),
+        ("train --from-cache --seed 1 --seeds 2", "exclude each other"),
+        ("train --from-cache --seeds x", "'x' is no seed"),
+        ("sweep --from-cache --set x", "must be key=value"),
+        ("bench nosuch", "No such command"),
+        ("bench read --repeats 0", "--repeats 0"),
+        ("bench --report --from NOSUCH", "there are no results"),
+    ],
+)
+def test_a_wrong_argument_is_refused_before_anything_heavy_loads(loaded, command, message):
+    code, modules, said = loaded(command)
+    assert (code, modules) == (2, [])
+    assert message in said
+
+
+def test_the_list_of_heavy_modules_is_of_modules_that_there_are():
+    """A name that is misspelled here would never be found."""
+    assert [name for name in HEAVY if find_spec(name) is None] == []
