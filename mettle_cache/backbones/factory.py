@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mettle_cache.backbones.protocol import PRECISIONS, Backbone, BackboneRequest, SharesAudio
-from mettle_cache.backbones.registry import find_family
+from mettle_cache.backbones.registry import BACKBONES, find_family
 from mettle_cache.errors import UsageError
 from mettle_cache.layers import MODALITIES, LayerSpec
 from mettle_cache.preprocessing import DEFAULT_PREPROCESSING, Preprocessing
@@ -92,6 +92,21 @@ def layer_table(name: str, modality: str | None = None) -> tuple[LayerSpec, ...]
     """
     base, size = split_size(name)
     return find_family(base).layers(BackboneRequest(name=base, size=size, modality=modality))
+
+
+def known_layers(name: str, modality: str) -> tuple[LayerSpec, ...] | None:
+    """The layers of ``NAME[@SIZE]`` where that is known without building a network, else None.
+
+    Raises
+    ------
+    UsageError, PluginError
+        As :func:`layer_table`.
+    """
+    base, size = split_size(name)
+    family = find_family(base)
+    if base not in BACKBONES or size is not None:
+        return None
+    return family.layers(BackboneRequest(name=base, modality=modality))
 
 
 def frozen_parameters(name: str) -> int:

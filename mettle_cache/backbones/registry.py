@@ -11,10 +11,8 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from mettle_cache.backbones.choice import split_size
-from mettle_cache.backbones.protocol import BackboneInfo, BackboneRequest, Builder, Family
+from mettle_cache.backbones.protocol import BackboneInfo, Builder, Family
 from mettle_cache.errors import PluginError, UsageError
-from mettle_cache.layers import LayerSpec
 from mettle_cache.registry import BackboneRow, Registry
 
 _HERE = "mettle_cache.backbones.published"
@@ -56,21 +54,6 @@ def find_family(name: str) -> Builder:
         f"unknown backbone '{name}'; known are {', '.join(known)}, and any timm Swin-V2, ViT or feature-pyramid CNN",
         hint=f"did you mean {' or '.join(near)}?" if near else "run `mettle backbones` for the list",
     )
-
-
-def known_layers(name: str, modality: str) -> tuple[LayerSpec, ...] | None:
-    """The layers of ``NAME[@SIZE]`` where that is known without building a network, else None.
-
-    Raises
-    ------
-    UsageError, PluginError
-        As :func:`find_family`, and a modality that the backbone does not have.
-    """
-    base, size = split_size(name)
-    family = find_family(base)
-    if base not in BACKBONES or size is not None:
-        return None
-    return family.layers(BackboneRequest(name=base, modality=modality))
 
 
 def list_backbones() -> tuple[list[BackboneInfo], dict[str, str]]:

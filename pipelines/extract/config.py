@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from mettle_cache.backbones.factory import parse_backbone
+from mettle_cache.backbones.factory import known_layers, parse_backbone
 from mettle_cache.backbones.protocol import PRECISIONS
-from mettle_cache.backbones.registry import known_layers
 from mettle_cache.datasets import DATASETS, dataset_folder, resolve_options
 from mettle_cache.devices import check_device_name
 from mettle_cache.errors import ConfigError, UsageError
