@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from mettle_cache.datasets.ave_annotations import AnnotatedRow, read_categories, read_rows
-from mettle_cache.datasets.ave_splits import read_splits
+from mettle_cache.datasets.ave_annotations import AnnotatedRow, read_categories, read_rows, read_splits
 from mettle_cache.datasets.media.places import Layout, Place
 from mettle_cache.datasets.media_dataset import MediaDataset, media_dataset
 from mettle_cache.datasets.protocol import SAMPLE_COLUMNS, DatasetInfo

@@ -1,4 +1,7 @@
-"""AVE's Annotations.txt and categories.txt (spec-avel.md 1.1 and 1.2)."""
+"""What AVE's annotation files say: events in Annotations.txt, categories.txt, and which row is in which split.
+
+A split is a ``<split>Set.txt``, a ``<split>_order.h5``, or both (spec-avel.md 1.1 and 1.2).
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from mettle_cache.datasets.textfile import Line, Problems, id_problem, quoted, read_lines
+from mettle_cache.errors import DatasetError
 
 SECONDS = 10
 
@@ -120,3 +126,104 @@ def _seconds(text: str) -> int | None:
     if not (text.isascii() and text.isdigit() and len(text) <= 2):
         return None
     return int(text) if int(text) <= SECONDS else None
+
+
+SPLITS = ("train", "val", "test")
+
+
+def read_splits(root: Path, rows: list[AnnotatedRow], problems: Problems) -> list[str | None]:
+    """The split of each row; None for rows that no split lists.
+
+    Raises
+    ------
+    DatasetError
+        A split that has neither file, or a file that cannot be read.
+    """
+    _require_files(root)
+    splits: list[str | None] = [None] * len(rows)
+    for split in SPLITS:
+        for index in _split_rows(root, split, rows, problems):
+            if splits[index] is not None:
+                problems.add(f"row {index} ({rows[index].clip}) is both in {splits[index]} and in {split}")
+            splits[index] = split
+    return splits
+
+
+def _require_files(root: Path) -> None:
+    missing = [s for s in SPLITS if not (root / f"{s}Set.txt").exists() and not (root / f"{s}_order.h5").exists()]
+    if missing:
+        names = ", ".join(f"{split}Set.txt or {split}_order.h5" for split in missing)
+        raise DatasetError(
+            f"{root} does not say which rows are {' and '.join(missing)}: there is no {names}",
+            hint=f"copy {names} from the AVE release to {root}; either file of a split serves",
+        )
+
+
+def _split_rows(root: Path, split: str, rows: list[AnnotatedRow], problems: Problems) -> list[int]:
+    text, order = root / f"{split}Set.txt", root / f"{split}_order.h5"
+    if not text.exists():
+        return _read_order(order, len(rows), problems)
+    before = problems.count
+    listed = _read_set(text, rows, problems)
+    # a comparison after a malformed line would only repeat it for all lines that follow
+    if order.exists() and problems.count == before:
+        _compare(listed, _read_order(order, len(rows), problems), text, order, problems)
+    return listed
+
+
+def _read_set(path: Path, rows: list[AnnotatedRow], problems: Problems) -> list[int]:
+    numbers = {row: index for index, row in enumerate(rows)}
+    listed: dict[int, int] = {}
+    for line, row in parse_rows(path, problems):
+        index = numbers.get(row)
+        if index is None:
+            problems.add(line.problem("no such row in Annotations.txt"))
+        elif index in listed:
+            problems.add(line.problem(f"the same sample as in line {listed[index]}"))
+        else:
+            listed[index] = line.number
+    if not listed:
+        problems.add(f"{path}: names no row of Annotations.txt")
+    return list(listed)
+
+
+def _read_order(path: Path, count: int, problems: Problems) -> list[int]:
+    """Row numbers of an order file, each at most once, those that are no row left out."""
+    order = [int(index) for index in _read_h5(path, count)]
+    good = list(dict.fromkeys(index for index in order if 0 <= index < count))
+    if not order:
+        problems.add(f"{path}: lists no rows")
+    elif len(good) < len(order):
+        problems.add(f"{path}: of {len(order)} row numbers only {len(good)} are distinct and from 0 to {count - 1}")
+    return good
+
+
+def _read_h5(path: Path, count: int) -> np.ndarray:
+    """The int vector ``order``, at most ``count`` long, from the file itself and not from one that it links to."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            link = file.get("order", getlink=True)
+            order = file["order"] if isinstance(link, h5py.HardLink) else None
+            if not isinstance(order, h5py.Dataset) or order.is_virtual or order.external:
+                raise DatasetError(f"{path} has no data set named 'order'")
+            if order.ndim != 1 or order.dtype.kind not in "iu":
+                raise DatasetError(
+                    f"{path}: 'order' holds {order.dtype} of shape {order.shape}, not a list of integers"
+                )
+            if order.size > count:
+                raise DatasetError(f"{path}: 'order' lists {order.size} rows, Annotations.txt has {count}")
+            return np.asarray(order[()])
+    except (OSError, KeyError, RuntimeError, ValueError) as error:
+        raise DatasetError(f"{path} cannot be read as HDF5: {str(error) or type(error).__name__}") from error
+
+
+def _compare(listed: list[int], order: list[int], text: Path, order_path: Path, problems: Problems) -> None:
+    if listed == order:
+        return
+    if len(listed) != len(order):
+        problems.add(f"{text} and {order_path} disagree: {len(listed)} rows and {len(order)} rows")
+        return
+    at = next(place for place, (left, right) in enumerate(zip(listed, order, strict=True)) if left != right)
+    problems.add(f"{text} and {order_path} disagree: entry {at} is row {listed[at]} and row {order[at]}")

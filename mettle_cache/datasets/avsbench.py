@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from mettle_cache.datasets.avsbench_places import MS3, S4, Subset
-from mettle_cache.datasets.avsbench_tables import VideoRow, read_videos
+from mettle_cache.datasets.avsbench_files import MS3, S4, Subset, VideoRow, read_videos
 from mettle_cache.datasets.protocol import SAMPLE_COLUMNS, Clip, DatasetInfo, DatasetOption
 from mettle_cache.datasets.textfile import Problems
 from mettle_cache.errors import DatasetError
@@ -36,7 +35,7 @@ SAMPLE_SCHEMA = pa.schema(
     ]
 )
 """``clip`` is the video, ``clips`` are its stored frames in order, and ``masks`` those of the first of them (packed
-bits, :mod:`mettle_cache.datasets.avsbench_masks`; no bytes for one that could not be read)."""
+bits, :mod:`mettle_cache.datasets.avsbench_dataset`; no bytes for one that could not be read)."""
 
 _PREPROCESSING = Preprocessing(
     final_norm=True,

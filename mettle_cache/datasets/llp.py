@@ -8,8 +8,16 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from mettle_cache.datasets.llp_annotations import CATEGORIES, SECONDS, DenseEvents, Video, read_events, read_videos
-from mettle_cache.datasets.llp_motion import FOLDER, read_motion
+from mettle_cache.datasets.llp_annotations import (
+    CATEGORIES,
+    MOTION_FOLDER,
+    SECONDS,
+    DenseEvents,
+    Video,
+    read_events,
+    read_motion,
+    read_videos,
+)
 from mettle_cache.datasets.media.places import Layout, Place
 from mettle_cache.datasets.media_dataset import MediaDataset, media_dataset
 from mettle_cache.datasets.protocol import SAMPLE_COLUMNS, DatasetInfo
@@ -72,7 +80,9 @@ def open_llp(root: Path) -> MediaDataset:
     events = {modality: read_events(root / name, dense, problems) for modality, name in EVENT_FILES.items()}
     problems.raise_if_any(root)
     motion = read_motion(root, [video.clip for videos in splits.values() for video in videos], problems)
-    problems.raise_if_any(root, hint=f"download these files again, or move {FOLDER} away: only the option mgn needs it")
+    problems.raise_if_any(
+        root, hint=f"download these files again, or move {MOTION_FOLDER} away: only the option mgn needs it"
+    )
     samples = _samples(splits, events)
     if motion is not None:
         samples = samples.append_column(MOTION, pa.array(motion, MOTION.type))
@@ -158,4 +168,4 @@ def _notes(events: Mapping[str, DenseEvents]) -> Iterator[str]:
 
 def _motion_notes(motion: list[bytes | None] | None) -> Iterator[str]:
     if motion is not None and None in motion:
-        yield f"{motion.count(None)} of {len(motion)} videos have no R(2+1)D features in {FOLDER}"
+        yield f"{motion.count(None)} of {len(motion)} videos have no R(2+1)D features in {MOTION_FOLDER}"

@@ -1,12 +1,22 @@
-"""LLP's TAB-separated files: weak labels of every video, dense events of val and test videos (spec-avvp.md 1.1)."""
+"""LLP's files of facts: weak labels of every video, dense events of val and test videos, published motion features.
+
+The labels are TAB-separated text (spec-avvp.md 1.1); the R(2+1)D features are arrays that travel with the samples,
+10 KB a video (spec-avvp.md 1.3).
+"""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from tokenize import TokenError
 
+import numpy as np
+
+from mettle_cache.datasets.media.fault import MediaFileError, require_file
 from mettle_cache.datasets.textfile import Line, Problems, quoted, read_lines
 
 SECONDS = 10
@@ -41,6 +51,12 @@ CATEGORIES = (
 )
 """In canonical order. There is no background: a segment in which nothing happens has no category."""
 
+MOTION_FOLDER = "LLP_dataset/feats/r2plus1d_18"
+MOTION_SHAPE = (10, 512)
+"""Seconds and channels."""
+
+# what numpy raises for headers that are not its own: it parses them as Python literals
+_BAD_HEADER = (OSError, ValueError, TypeError, OverflowError, MemoryError, RecursionError, EOFError, TokenError)
 _NAME = re.compile(r"[A-Za-z0-9_-]{11}_([0-9]{1,6}(?:\.[0-9]{1,6})?)_([0-9]{1,6}(?:\.[0-9]{1,6})?)")
 
 
@@ -148,3 +164,41 @@ def _seconds(text: str) -> int | None:
     if not (text.isascii() and text.isdigit() and len(text) <= 2):
         return None
     return int(text) if int(text) <= SECONDS else None
+
+
+def read_motion(root: Path, ids: Sequence[str], problems: Problems) -> list[bytes | None] | None:
+    """The features of each id, ``MOTION_SHAPE`` little-endian float16 values; None where there is no file, or no folder.
+
+    A file that is there but holds something else is added to ``problems``.
+    """
+    folder = root / MOTION_FOLDER
+    if not folder.is_dir():
+        return None
+    files = [folder / f"{clip}.npy" for clip in ids]
+    with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:
+        read = list(pool.map(_read_motion_file, files))
+    for path, found in zip(files, read, strict=True):
+        if isinstance(found, str):
+            problems.add(f"{path}: {found}")
+    return [None if isinstance(found, str) else found for found in read]
+
+
+def _read_motion_file(path: Path) -> bytes | str | None:
+    """The packed features, what is wrong with the file, or None where there is none."""
+    if not os.path.lexists(path):
+        return None
+    try:
+        require_file(path)
+        # a memory map is checked against the file's size, so a header that promises a terabyte takes no memory
+        stored = np.lib.format.open_memmap(path, mode="r")
+    except MediaFileError as error:
+        return error.what
+    except _BAD_HEADER:
+        return "is not a plain .npy array (pickles are not loaded)"
+    if stored.dtype.kind != "f" or stored.shape != MOTION_SHAPE:
+        return f"holds {stored.dtype} of shape {stored.shape}, not floats of shape {MOTION_SHAPE}"
+    with np.errstate(over="ignore"):
+        packed = np.asarray(stored).astype("<f2")
+    return (
+        packed.tobytes() if np.isfinite(packed).all() else "holds values that are not finite numbers in half precision"
+    )

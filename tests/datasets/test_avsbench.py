@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from mettle_cache.datasets import Dataset, open_dataset
-from mettle_cache.datasets.avsbench_masks import PACKED_BYTES, pack_mask, read_mask
+from mettle_cache.datasets.avsbench_dataset import PACKED_BYTES, pack_mask, read_mask
 from mettle_cache.errors import DatasetError, MediaError
 from tests.datasets.avsbench_files import MS3_ROWS, S4_ROWS, rectangle, save_picture, sound, write_ms3, write_s4
 

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 
 from mettle_cache.datasets import open_dataset
-from mettle_cache.datasets.ave_annotations import CATEGORIES, read_categories
-from mettle_cache.datasets.ave_splits import SPLITS
+from mettle_cache.datasets.ave_annotations import CATEGORIES, SPLITS, read_categories
 from mettle_cache.datasets.textfile import Problems
 
 _REPOSITORY = Path(__file__).parents[2]
