@@ -104,9 +104,9 @@ INFO = DatasetInfo(
 
 def build_vocabulary(train: Iterable[Question]) -> dict[str, list[str]]:
     """``words`` (padding first) and ``answers`` by first appearance, the order that published weights are in."""
-    asked = [question for question in train if not question.deleted]
-    words = dict.fromkeys(word for question in asked for word in question.words)
-    answers = dict.fromkeys(question.answer for question in asked)
+    usable = [question for question in train if not question.deleted]
+    words = dict.fromkeys(word for question in usable for word in question.words)
+    answers = dict.fromkeys(question.answer for question in usable)
     return {"words": [PAD, *words], "answers": list(answers)}
 
 
@@ -162,10 +162,10 @@ def _notes(
         yield f"questions marked as deleted and left out: {deleted}"
     known, answered = set(vocabulary["words"]), set(vocabulary["answers"])
     for split in SPLITS[1:]:
-        asked = [question for question in read[split] if not question.deleted]
-        unknown = [word for question in asked for word in question.words if word not in known]
+        usable = [question for question in read[split] if not question.deleted]
+        unknown = [word for question in usable for word in question.words if word not in known]
         if unknown:
-            left, word = len(asked) - len(kept[split]), quoted(unknown[0])
+            left, word = len(usable) - len(kept[split]), quoted(unknown[0])
             yield f"{split} questions left out for words that no train question has: {left}, such as {word}"
         unseen = sum(question.answer not in answered for _, question in kept[split])
         if unseen:

@@ -122,7 +122,7 @@ def _sounds(root: Path, rows: list[VideoRow], subset: Subset) -> list[Path]:
     waves = [subset.wave_file(root, row) for row in rows]
     there = {path for path in set(waves) if path.exists()}
     recordings = [subset.recording(root, row) for row in rows]
-    return [wave if wave in there else own for wave, own in zip(waves, recordings, strict=True)]
+    return [wave if wave in there else recording for wave, recording in zip(waves, recordings, strict=True)]
 
 
 def _columns(rows: list[VideoRow]) -> dict[str, list[object]]:

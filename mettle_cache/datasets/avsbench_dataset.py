@@ -146,8 +146,8 @@ class AvsbenchDataset:
         Masks and files of many videos' sound are always read.
         """
         with _threads() as pool:
-            found = pool.map(lambda source: list(self._problems_of(source, deep=deep)), self.sources)
-            return [problem for problems in found for problem in problems]
+            by_source = pool.map(lambda source: list(self._problems_of(source, deep=deep)), self.sources)
+            return [problem for problems in by_source for problem in problems]
 
     def load_frames(self, clip: Clip) -> list[NDArray[np.uint8]]:
         """The clip's one picture, RGB ``[H, W, 3]``. Raises MediaFileError."""
@@ -197,8 +197,8 @@ class AvsbenchDataset:
                 yield MediaProblem(source.clip.id, error.path, f"{error.what} ({source.where})")
 
     def _check_mask(self, source: FrameSource) -> None:
-        if source.mask is not None and isinstance(found := self._masks[source.mask], MediaFileError):
-            raise MediaFileError(found.path, found.what)
+        if source.mask is not None and isinstance(mask := self._masks[source.mask], MediaFileError):
+            raise MediaFileError(mask.path, mask.what)
 
     def _check_sound(self, source: FrameSource, *, deep: bool) -> None:
         path = source.clip.audio

@@ -142,11 +142,13 @@ def _samples(splits: Mapping[str, list[Video]], events: Mapping[str, DenseEvents
         "filename": [video.filename for _, video in videos],
         "labels": [list(video.labels) for _, video in videos],
     }
-    for modality, found in events.items():
-        own = [found.of_video.get(video.filename, []) if split in DENSE_SPLITS else None for split, video in videos]
+    for modality, dense in events.items():
+        per_video = [
+            dense.of_video.get(video.filename, []) if split in DENSE_SPLITS else None for split, video in videos
+        ]
         for column, attribute in (("labels", "category"), ("starts", "start"), ("ends", "end")):
             columns[f"{modality}_{column}"] = [
-                None if listed is None else [getattr(event, attribute) for event in listed] for listed in own
+                None if listed is None else [getattr(event, attribute) for event in listed] for listed in per_video
             ]
     return pa.table(columns, schema=SAMPLE_SCHEMA)
 
@@ -159,11 +161,11 @@ def _version(path: Path) -> str:
 
 
 def _notes(events: Mapping[str, DenseEvents]) -> Iterator[str]:
-    for modality, found in events.items():
-        if found.unknown:
-            yield f"{found.unknown} rows of {EVENT_FILES[modality]} name no val or test video and are left out"
-        if found.empty:
-            yield f"{found.empty} rows of {EVENT_FILES[modality]} end where they start, or before, and add nothing"
+    for modality, dense in events.items():
+        if dense.unknown:
+            yield f"{dense.unknown} rows of {EVENT_FILES[modality]} name no val or test video and are left out"
+        if dense.empty:
+            yield f"{dense.empty} rows of {EVENT_FILES[modality]} end where they start, or before, and add nothing"
 
 
 def _motion_notes(motion: list[bytes | None] | None) -> Iterator[str]:

@@ -113,7 +113,7 @@ def read_events(path: Path, known: Mapping[str, object], problems: Problems) -> 
     Rows of other names are counted and left out, as are those that end where they start or before: the published
     files have both. Two rows may say the same.
     """
-    found = DenseEvents()
+    dense = DenseEvents()
     for line, (filename, onset, offset, category) in read_rows(
         path, ("filename", "onset", "offset", "event_labels"), problems
     ):
@@ -124,12 +124,12 @@ def read_events(path: Path, known: Mapping[str, object], problems: Problems) -> 
         elif category not in CATEGORIES:
             problems.add(line.problem(f"unknown label {quoted(category)}"))
         elif filename not in known:
-            found.unknown += 1
+            dense.unknown += 1
         elif start >= end:
-            found.empty += 1
+            dense.empty += 1
         else:
-            found.of_video.setdefault(filename, []).append(Event(category, start, end))
-    return found
+            dense.of_video.setdefault(filename, []).append(Event(category, start, end))
+    return dense
 
 
 def read_rows(path: Path, columns: Sequence[str], problems: Problems) -> Iterator[tuple[Line, list[str]]]:
@@ -167,7 +167,7 @@ def _seconds(text: str) -> int | None:
 
 
 def read_motion(root: Path, ids: Sequence[str], problems: Problems) -> list[bytes | None] | None:
-    """The features of each id, ``MOTION_SHAPE`` little-endian float16 values; None where there is no file, or no folder.
+    """The features of each id, ``MOTION_SHAPE`` little-endian float16; None where there is no file, or no folder.
 
     A file that is there but holds something else is added to ``problems``.
     """
@@ -177,10 +177,10 @@ def read_motion(root: Path, ids: Sequence[str], problems: Problems) -> list[byte
     files = [folder / f"{clip}.npy" for clip in ids]
     with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:
         read = list(pool.map(_read_motion_file, files))
-    for path, found in zip(files, read, strict=True):
-        if isinstance(found, str):
-            problems.add(f"{path}: {found}")
-    return [None if isinstance(found, str) else found for found in read]
+    for path, features in zip(files, read, strict=True):
+        if isinstance(features, str):
+            problems.add(f"{path}: {features}")
+    return [None if isinstance(features, str) else features for features in read]
 
 
 def _read_motion_file(path: Path) -> bytes | str | None:

@@ -46,7 +46,7 @@ class MediaDataset:
         if not deep:
             return [problem for clip in self.clips for problem in check(clip)]
         with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:
-            return [problem for found in pool.map(check, self.clips) for problem in found]
+            return [problem for problems in pool.map(check, self.clips) for problem in problems]
 
     def load_frames(self, clip: Clip) -> list[NDArray[np.uint8]]:
         """T RGB pictures ``[H, W, 3]``, one a segment. Raises MediaFileError."""
@@ -112,12 +112,12 @@ def _clip_problems(clip: Clip, *, segments: int, rate: int | None, deep: bool) -
     # one video file that is missing is one problem, unless its streams are looked at one by one
     if deep or clip.audio != clip.frames:
         checks.append(decode.check_audio)
-    found: list[MediaProblem] = []
+    problems: list[MediaProblem] = []
     for check in checks:
         try:
             check(clip, segments, deep=deep)
         except MediaFileError as error:
             problem = MediaProblem(clip.id, error.path, error.what)
-            if problem not in found:
-                found.append(problem)
-    return found
+            if problem not in problems:
+                problems.append(problem)
+    return problems

@@ -14,9 +14,8 @@ from mettle_cache.devices import check_device_name
 from mettle_cache.errors import ConfigError, UsageError
 from mettle_cache.layers import select_layers
 from mettle_cache.preprocessing import SHARED
-from mettle_cache.store.format.codecs import get_codec
+from mettle_cache.store.format.codecs import DEFAULT_CODEC, get_codec
 
-DEFAULT_CODEC = "int8"
 STORES = Path("cache")
 
 

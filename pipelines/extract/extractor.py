@@ -24,9 +24,9 @@ from mettle_cache.datasets import Dataset, dataset_info, open_dataset
 from mettle_cache.devices import available_cores, choose_device
 from mettle_cache.errors import MediaError, UsageError
 from mettle_cache.layers import LayerSpec, select_layers
-from mettle_cache.pipelines.extract.config import DEFAULT_CODEC, ExtractConfig
+from mettle_cache.pipelines.extract.config import ExtractConfig
 from mettle_cache.preprocessing import SHARED
-from mettle_cache.store.format.codecs import NO_STATIC, Codec, StaticArrays, encode_layers, get_codec
+from mettle_cache.store.format.codecs import DEFAULT_CODEC, NO_STATIC, Codec, StaticArrays, encode_layers, get_codec
 from mettle_cache.store.format.spec import StoreSpec
 from mettle_cache.tokens import LayerTokens
 

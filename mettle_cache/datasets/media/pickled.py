@@ -161,10 +161,10 @@ class _Machine:
         return taken[::-1]
 
     def _push_name(self, module: object, name: object) -> None:
-        found = _NAMES.get((_text(module), _text(name)))
-        if found is None:
+        known = _NAMES.get((_text(module), _text(name)))
+        if known is None:
             raise UnsafePickleError(f"it names {_text(module)[:60]!a}.{_text(name)[:60]!a}, which no array needs")
-        self.stack.append(_Name(found))
+        self.stack.append(_Name(known))
 
     def _extend(self, items: list[Any]) -> None:
         target = self.stack[-1]

@@ -71,12 +71,12 @@ class _Assignment:
 
 
 def _assign(ids: Sequence[str], places: Sequence[Place], listings: dict[str, frozenset[str]]) -> _Assignment:
-    found = [_first_holding(clip, places, listings) for clip in ids]
-    counts = {place: found.count(place) for place in places}
+    holding = [_first_holding(clip, places, listings) for clip in ids]
+    counts = {place: holding.count(place) for place in places}
     # max keeps the first of equals, so an empty root expects the preferred layout
     expected = max(places, key=lambda place: counts[place])
     used = [place.pattern for place in places if counts[place]]
-    return _Assignment([place or expected for place in found], used)
+    return _Assignment([place or expected for place in holding], used)
 
 
 def _first_holding(clip: str, places: Iterable[Place], listings: dict[str, frozenset[str]]) -> Place | None:

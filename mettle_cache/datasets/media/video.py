@@ -96,8 +96,8 @@ def load_video_audio(path: Path) -> tuple[NDArray[np.float32], int]:
 def check_video(path: Path, *, video: bool, audio: bool) -> None:
     """Open the file and look for the streams that are wanted. Raises MediaFileError."""
     with _opened(path) as container:
-        for kind, wanted in (("video", video), ("audio", audio)):
-            if wanted:
+        for kind, needed in (("video", video), ("audio", audio)):
+            if needed:
                 _stream(path, container, kind)
 
 

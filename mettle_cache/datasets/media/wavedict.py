@@ -89,10 +89,10 @@ class WaveDict:
         name = f"{record.dtype.order}{record.dtype.code}" if record.dtype is not None else ""
         if name not in _FLOATS or not isinstance(record.data, Span):
             raise MediaFileError(self.path, f"{key!a} is not an array of floats")
-        found = np.dtype(name)
-        if math.prod(record.shape) != samples or record.data.length != samples * found.itemsize:
+        dtype = np.dtype(name)
+        if math.prod(record.shape) != samples or record.data.length != samples * dtype.itemsize:
             raise MediaFileError(self.path, f"{key!a} has shape {record.shape[:4]}, not ({samples},)")
-        return record.data.offset, found
+        return record.data.offset, dtype
 
 
 class _Bounded:
@@ -126,10 +126,10 @@ class WaveFiles:
                     self._opened[path] = WaveDict(path)
                 except MediaFileError as error:
                     self._opened[path] = error
-            found = self._opened[path]
-        if isinstance(found, MediaFileError):
-            raise MediaFileError(found.path, found.what, hint=found.hint)
-        return found
+            opened = self._opened[path]
+        if isinstance(opened, MediaFileError):
+            raise MediaFileError(opened.path, opened.what, hint=opened.hint)
+        return opened
 
 
 def _skip_header(content: _Bounded) -> None:

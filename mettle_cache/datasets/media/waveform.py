@@ -124,23 +124,23 @@ def mix_down(channels: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.ascontiguousarray(channels.mean(axis=0, dtype=np.float32))
 
 
-def resample(path: Path, samples: NDArray[np.float32], rate: int, wanted: int) -> NDArray[np.float32]:
-    """Samples ``[n]`` at ``rate`` Hz to ``[ceil(n * wanted / rate)]`` at ``wanted`` Hz; equal rates change nothing.
+def resample(path: Path, samples: NDArray[np.float32], rate: int, target: int) -> NDArray[np.float32]:
+    """Samples ``[n]`` at ``rate`` Hz to ``[ceil(n * target / rate)]`` at ``target`` Hz; equal rates change nothing.
 
     Raises
     ------
     MediaFileError
         A rate so odd that the filter bank or the result would take gigabytes; ``path`` is named.
     """
-    if rate == wanted:
+    if rate == target:
         return samples
-    common = gcd(rate, wanted)
-    if (rate // common) * (wanted // common) > MAX_FILTER_BANK or len(samples) * wanted > MAX_SAMPLES * rate:
-        raise MediaFileError(path, f"has a rate of {rate} Hz, which cannot be brought to {wanted} Hz")
+    common = gcd(rate, target)
+    if (rate // common) * (target // common) > MAX_FILTER_BANK or len(samples) * target > MAX_SAMPLES * rate:
+        raise MediaFileError(path, f"has a rate of {rate} Hz, which cannot be brought to {target} Hz")
     import torch
 
     with torch.inference_mode():
-        resampled = _resampler(rate, wanted)(torch.from_numpy(samples))
+        resampled = _resampler(rate, target)(torch.from_numpy(samples))
     return np.ascontiguousarray(resampled.numpy())
 
 
@@ -152,11 +152,11 @@ def require_finite(path: Path, samples: NDArray[np.float32]) -> NDArray[np.float
 
 
 @lru_cache(maxsize=8)
-def _resampler(rate: int, wanted: int) -> Resample:
+def _resampler(rate: int, target: int) -> Resample:
     """The filter bank of a pair of rates, computed once; applying it changes nothing in it."""
     from torchaudio.transforms import Resample
 
-    return Resample(rate, wanted, **_RESAMPLER)
+    return Resample(rate, target, **_RESAMPLER)
 
 
 def _refuse_short_riff(path: Path, size: int) -> None:

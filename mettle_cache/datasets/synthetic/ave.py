@@ -88,8 +88,8 @@ def _plan(counts: dict[str, int], seed: int) -> list[_Event]:
     rng = np.random.default_rng([seed, sum(counts.values()), 1])
     events: dict[str, _Event] = {}
     for split, count in counts.items():
-        wanted = len(events) + count
-        while len(events) < wanted:
+        total = len(events) + count
+        while len(events) < total:
             # 8 bytes are 11 characters of the published ids' alphabet
             clip = base64.urlsafe_b64encode(rng.bytes(8)).decode().rstrip("=")
             length = SECONDS if rng.random() < 0.4 else int(rng.integers(2, SECONDS))
