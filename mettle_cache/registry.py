@@ -54,11 +54,12 @@ class DatasetRow(Row):
     """A data set. Its object is a :class:`mettle_cache.datasets.protocol.DatasetInfo`.
 
     ``task`` is what a head learns from it, None for a data set that is only extracted. ``layers`` is the selection that
-    is stored by default.
+    is stored by default. ``recipe`` is what a store of it is trained by where that is not its task's.
     """
 
     task: str | None = None
     layers: str = "all"
+    recipe: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,13 @@ class CodecRow(Row):
 
 @dataclass(frozen=True)
 class DecoderRow(Row):
-    """A task's decoder. Its object makes an ``nn.Module``."""
+    """A task's decoder. Its object makes an ``nn.Module``: see :mod:`mettle_cache.decoders.registry`.
+
+    ``takes`` are the keyword arguments that it wants, of those that the ``task`` offers.
+    """
+
+    task: str = ""
+    takes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.rnn import pack_padded_sequence
 
 from mettle_cache.decoders.avqa_grounding import GroundingNet, match_targets
 from mettle_cache.decoders.avqa_pictures import Pictures
-from mettle_cache.decoders.avqa_question import QuestionEncoder
-from mettle_cache.decoders.avqa_temporal import TemporalAttention
+from mettle_cache.errors import UsageError
 
 MATCH_WEIGHT = 0.5
+ATTENTION_HEADS = 4
+PADDING = 0
 
 
 class AVQADecoder(nn.Module):
@@ -63,14 +65,14 @@ class AVQADecoder(nn.Module):
         ``audio`` is ``[B, T, d_a]``, ``positive`` and ``negative`` are pictures of N positions d_v wide, leading axes
         ``[B, T]``; ``question`` holds word indexes ``[B, L]``. The answer does not depend on the negatives.
         """
-        asked = self.question(question)
+        encoded = self.question(question)
         heard, seen, match = self.grounding(audio, self._project(positive), negative and self._project(negative))
-        found = [
-            self.audio_attention(asked, heard) + heard.mean(dim=1),
-            self.visual_attention(asked, seen) + seen.mean(dim=1),
+        attended = [
+            self.audio_attention(encoded, heard) + heard.mean(dim=1),
+            self.visual_attention(encoded, seen) + seen.mean(dim=1),
         ]
-        fused = self.fusion(torch.tanh(torch.cat(found, dim=-1)))
-        outputs = {"answer": self.answer(torch.tanh(fused * asked))}
+        fused = self.fusion(torch.tanh(torch.cat(attended, dim=-1)))
+        outputs = {"answer": self.answer(torch.tanh(fused * encoded))}
         return outputs if match is None else {**outputs, "match": match}
 
     def _project(self, pictures: Pictures) -> Pictures:
@@ -83,3 +85,52 @@ class AVQADecoder(nn.Module):
             match = functional.cross_entropy(outputs["match"], match_targets(outputs["match"]))
             terms["match"] = MATCH_WEIGHT * match
         return terms
+
+
+class QuestionEncoder(nn.Module):
+    """Embed the words, run an LSTM over them, and project its last states.
+
+    The published encoder runs through the padding as through words; with ``packed`` it stops at a question's last word.
+    """
+
+    def __init__(self, words: int, dim: int, *, packed: bool = False) -> None:
+        super().__init__()
+        self.packed = packed
+        self.embedding = nn.Embedding(words, dim)
+        self.lstm = nn.LSTM(dim, dim, batch_first=True)
+        self.linear = nn.Linear(2 * dim, dim)
+
+    def forward(self, question: Tensor) -> Tensor:
+        """Word indexes ``[B, L]``, padded on the right with 0, to ``[B, D]``."""
+        words = torch.tanh(self.embedding(question))
+        if self.packed:
+            lengths = (question != PADDING).sum(1).clamp_min(1).cpu()
+            _, (hidden, cell) = self.lstm(pack_padded_sequence(words, lengths, batch_first=True, enforce_sorted=False))
+        else:
+            _, (hidden, cell) = self.lstm(words)
+        encoded: Tensor = self.linear(torch.tanh(torch.cat([hidden[-1], cell[-1]], dim=-1)))
+        return encoded
+
+
+class TemporalAttention(nn.Module):
+    """Attend to the seconds that the question asks for; the question itself is not added to what is found."""
+
+    def __init__(self, dim: int, *, dropout: float = 0.1) -> None:
+        super().__init__()
+        if dim % ATTENTION_HEADS:
+            raise UsageError(
+                f"the AVQA head is {dim} wide, which {ATTENTION_HEADS} attention heads do not divide",
+                hint="set head.dim to a multiple of 4, for example 512",
+            )
+        self.attention = nn.MultiheadAttention(dim, ATTENTION_HEADS, dropout=dropout, batch_first=True)
+        self.linear_1 = nn.Linear(dim, dim)
+        self.linear_2 = nn.Linear(dim, dim)
+        self.dropout = nn.Dropout(dropout)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, question: Tensor, seconds: Tensor) -> Tensor:
+        """``[B, D]`` and ``[B, T, D]`` to ``[B, D]``."""
+        attended = self.attention(question.unsqueeze(1), seconds, seconds, need_weights=False)[0].squeeze(1)
+        refined = self.linear_2(self.dropout(functional.relu(self.linear_1(attended))))
+        normed: Tensor = self.norm(attended + self.dropout(refined))
+        return normed

@@ -6,6 +6,8 @@ encoders, a cross-modal one and two norms beside these that it never calls.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from torch import Tensor, nn
 
 from mettle_cache.decoders.mmil import (
@@ -16,6 +18,16 @@ from mettle_cache.decoders.mmil import (
     require_divisor,
     weak_losses,
 )
+from mettle_cache.options import Count, Options, Share
+
+
+@dataclass(frozen=True, kw_only=True)
+class HANOptions(Options):
+    """The sizes of :class:`HAN`; its width is that of the meta-tokens."""
+
+    ffn: Count = 512
+    heads: Count = 1
+    dropout: Share = 0.1
 
 
 class HAN(nn.Module):
@@ -26,7 +38,7 @@ class HAN(nn.Module):
     Raises
     ------
     UsageError
-        ``heads`` does not divide ``dim``.
+        The attention heads do not divide ``dim``.
     """
 
     def __init__(
@@ -34,17 +46,16 @@ class HAN(nn.Module):
         dim: int,
         categories: int,
         *,
-        ffn: int = 512,
-        heads: int = 1,
-        dropout: float = 0.1,
+        options: HANOptions | None = None,
         motion: bool = False,
         smoothing: Smoothing = DEFAULT_SMOOTHING,
     ) -> None:
         super().__init__()
-        require_divisor(dim, heads)
+        options = options or HANOptions()
+        require_divisor(dim, options.heads)
         self.smoothing = smoothing
         self.motion = MotionFusion(dim) if motion else None
-        self.layer = HybridLayer(dim, ffn, heads, dropout)
+        self.layer = HybridLayer(dim, options.ffn, options.heads, options.dropout)
         self.pooling = MMILPooling(dim, categories)
 
     def forward(self, visual: Tensor, audio: Tensor, motion: Tensor | None = None) -> dict[str, Tensor]:

@@ -7,18 +7,35 @@ layers that it only copies (298,112) are not here.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from mettle_cache.decoders.grouping import GroupingBlock, SelfAttentionBlock, initialise
 from mettle_cache.decoders.mmil import DEFAULT_SMOOTHING, MotionFusion, Smoothing, weak_losses
+from mettle_cache.options import Options, Share
 
 WIDTH = 128
 HEADS = 8
 UNIMODAL_DEPTH = 3
 CROSSMODAL_DEPTH = 6
 GATE_WEIGHT = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class MGNOptions(Options):
+    """The switches of :class:`MGN`.
+
+    ``drop_path`` is the share of videos that skip a part of a self-attention block in training. ``temporal_gate`` lets
+    sound weigh the visual features second by second. ``hard`` makes the block that groups audio segments by the visual
+    ones assign each to one group, as released.
+    """
+
+    drop_path: Share = 0.1
+    temporal_gate: bool = True
+    hard: bool = True
 
 
 class MGN(nn.Module):
@@ -30,12 +47,8 @@ class MGN(nn.Module):
         d, projected to 128.
     segments
         T: the seeds of the audio segments' groups are mixed over time, so their number is fixed.
-    drop_path
-        The share of videos that skip a part of a self-attention block in training.
-    temporal_gate
-        Whether sound weighs the visual features second by second.
-    hard
-        Whether the block that groups audio segments by the visual ones assigns each to one group, as released.
+    options
+        Default: those of :class:`MGNOptions`.
     motion
         Whether the R(2+1)D features join the visual ones.
     """
@@ -46,27 +59,26 @@ class MGN(nn.Module):
         categories: int,
         *,
         segments: int = 10,
-        drop_path: float = 0.1,
-        temporal_gate: bool = True,
-        hard: bool = True,
+        options: MGNOptions | None = None,
         motion: bool = True,
         smoothing: Smoothing = DEFAULT_SMOOTHING,
     ) -> None:
         super().__init__()
+        options = options or MGNOptions()
         self.smoothing = smoothing
         self.audio_in, self.visual_in = nn.Linear(dim, WIDTH), nn.Linear(dim, WIDTH)
         self.motion = MotionFusion(WIDTH) if motion else None
         self.audio_tokens, self.visual_tokens = (nn.Parameter(torch.zeros(categories, WIDTH)) for _ in range(2))
-        self.audio_blocks, self.visual_blocks = (_blocks(UNIMODAL_DEPTH, drop_path) for _ in range(2))
-        self.hybrid = GroupingBlock(WIDTH, segments, HEADS, hard=hard)
+        self.audio_blocks, self.visual_blocks = (_blocks(UNIMODAL_DEPTH, options.drop_path) for _ in range(2))
+        self.hybrid = GroupingBlock(WIDTH, segments, HEADS, hard=options.hard)
         self.audio_groups, self.visual_groups = (GroupingBlock(WIDTH, categories, HEADS) for _ in range(2))
-        self.cross_blocks = _blocks(CROSSMODAL_DEPTH, drop_path)
+        self.cross_blocks = _blocks(CROSSMODAL_DEPTH, options.drop_path)
         self.cross_groups = GroupingBlock(WIDTH, categories, HEADS)
         self.video_score, self.audio_score, self.visual_score = (nn.Linear(WIDTH, 1) for _ in range(3))
         self.token_category = nn.Linear(WIDTH, categories)
         self.apply(initialise)
         # built last: it keeps PyTorch's own initial weights
-        self.gate = TemporalGate(WIDTH) if temporal_gate else None
+        self.gate = TemporalGate(WIDTH) if options.temporal_gate else None
 
     def forward(self, visual: Tensor, audio: Tensor, motion: Tensor | None = None) -> dict[str, Tensor]:
         """``[B, T, d]`` each, and motion ``[B, T, 512]``, to probabilities.

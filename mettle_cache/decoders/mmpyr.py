@@ -7,7 +7,11 @@ norms that it never applies: 1,581,056 parameters at the sizes of the paper's ro
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Annotated
+
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -19,9 +23,25 @@ from mettle_cache.decoders.mmil import (
     require_divisor,
     weak_losses,
 )
+from mettle_cache.options import Count, Options, Share
 
 ATTENTION_DROPOUT = 0.1
 KERNEL = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class MMPyrOptions(Options):
+    """The sizes of :class:`MMPyramid`; its width is that of the meta-tokens.
+
+    ``ffn`` is the width of the feed-forward parts. Level i of ``levels`` reaches 2^i segments. ``heads`` are those of
+    every attention, and divide the width. ``dropout`` is that after attention and within the feed-forward parts; the
+    attention weights have their own 0.1.
+    """
+
+    ffn: Count = 1024
+    levels: Annotated[int, Field(ge=1, le=16)] = 1
+    heads: Count = 8
+    dropout: Share = 0.2
 
 
 class MMPyramid(nn.Module):
@@ -29,21 +49,15 @@ class MMPyramid(nn.Module):
 
     Parameters
     ----------
-    ffn
-        Width of the feed-forward parts.
-    levels
-        Number of levels; level i reaches 2^i segments.
-    heads
-        Of every attention; must divide ``dim``.
-    dropout
-        After attention and within the feed-forward parts; the attention weights have their own 0.1.
+    options
+        Default: those of :class:`MMPyrOptions`.
     motion
         Whether the R(2+1)D features join the visual ones.
 
     Raises
     ------
     UsageError
-        ``heads`` does not divide ``dim``.
+        The attention heads do not divide ``dim``.
     """
 
     def __init__(
@@ -51,18 +65,19 @@ class MMPyramid(nn.Module):
         dim: int,
         categories: int,
         *,
-        ffn: int = 1024,
-        levels: int = 1,
-        heads: int = 8,
-        dropout: float = 0.2,
+        options: MMPyrOptions | None = None,
         motion: bool = False,
         smoothing: Smoothing = DEFAULT_SMOOTHING,
     ) -> None:
         super().__init__()
+        options = options or MMPyrOptions()
+        ffn, heads, dropout = options.ffn, options.heads, options.dropout
         require_divisor(dim, heads)
         self.smoothing = smoothing
         self.motion = MotionFusion(dim) if motion else None
-        self.levels = nn.ModuleList([Level(dim, ffn, heads, dropout, reach=2**level) for level in range(levels)])
+        self.levels = nn.ModuleList(
+            [Level(dim, ffn, heads, dropout, reach=2**level) for level in range(options.levels)]
+        )
         self.audio_fusion = LevelFusion(dim, ffn, heads, dropout)
         self.visual_fusion = LevelFusion(dim, ffn, heads, dropout)
         self.pooling = MMILPooling(dim, categories)

@@ -1,6 +1,7 @@
 """What training and evaluation ask of a task; they know nothing else about it.
 
-A task is one file here and one line in the registry. Shapes: B samples of a batch, R samples of a split.
+A task is a folder beside this file and a row of the registry; a data set names its task.
+Shapes: B samples of a batch, R samples of a split.
 """
 
 from __future__ import annotations
@@ -83,7 +84,6 @@ def auxiliary_terms(outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
 class Task(Protocol):
     """One task, bound to the layers, samples and vocabulary of one store."""
 
-    datasets: ClassVar[tuple[str, ...]]
     sample_schema: ClassVar[pa.Schema]
     """The columns of the samples that the task reads."""
     options_type: ClassVar[type]

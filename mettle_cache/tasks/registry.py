@@ -1,15 +1,25 @@
-"""The tasks by name. A task is one file beside this one and one line here."""
+"""The tasks by name. A new one is a folder beside this file and one row, here or in another package."""
 
 from __future__ import annotations
 
-from mettle_cache.errors import UsageError
-from mettle_cache.tasks.avel.task import AvelTask
-from mettle_cache.tasks.avqa.task import AvqaTask
-from mettle_cache.tasks.avs.task import AvsTask
-from mettle_cache.tasks.avvp.task import AvvpTask
-from mettle_cache.tasks.protocol import Task
+from typing import TYPE_CHECKING
 
-TASKS: dict[str, type[Task]] = {"avel": AvelTask, "avqa": AvqaTask, "avvp": AvvpTask, "avs": AvsTask}
+from mettle_cache.registry import Registry, TaskRow
+
+if TYPE_CHECKING:
+    from mettle_cache.tasks.protocol import Task
+
+TASKS = Registry(
+    "task",
+    "mettle_cache.tasks",
+    TaskRow,
+    (
+        TaskRow("avel", "mettle_cache.tasks.avel.task:AvelTask", recipe="ave-small"),
+        TaskRow("avqa", "mettle_cache.tasks.avqa.task:AvqaTask", recipe="music-avqa-small"),
+        TaskRow("avvp", "mettle_cache.tasks.avvp.task:AvvpTask", recipe="llp-small"),
+        TaskRow("avs", "mettle_cache.tasks.avs.task:AvsTask", recipe="avs-s4-small"),
+    ),
+)
 
 
 def get_task(name: str) -> type[Task]:
@@ -19,27 +29,8 @@ def get_task(name: str) -> type[Task]:
     ------
     UsageError
         No task has that name.
+    PluginError
+        The package that provides it is broken.
     """
-    if name not in TASKS:
-        raise UsageError(f"no task is called '{name}'", hint=f"use one of {', '.join(TASKS)}")
-    return TASKS[name]
-
-
-def task_of_dataset(dataset: str) -> str:
-    """The name of the task that a data set is for.
-
-    Raises
-    ------
-    UsageError
-        No task is for that data set.
-    """
-    for name, task in TASKS.items():
-        if dataset in task.datasets:
-            return name
-    raise UsageError(
-        f"no task is for the data set '{dataset}'", hint=f"data sets with a task: {', '.join(_datasets())}"
-    )
-
-
-def _datasets() -> list[str]:
-    return [dataset for task in TASKS.values() for dataset in task.datasets]
+    task: type[Task] = TASKS.load(name)
+    return task

@@ -14,7 +14,7 @@ from mettle_cache.pipelines.train.recipe import load_recipe
 from mettle_cache.pipelines.train.task import task_on_layers
 from mettle_cache.preprocessing import SHARED
 from mettle_cache.tasks.protocol import PublishedRow, Task
-from mettle_cache.tasks.registry import TASKS
+from mettle_cache.tasks.registry import TASKS, get_task
 
 
 def params_table() -> list[dict[str, object]]:
@@ -24,7 +24,7 @@ def params_table() -> list[dict[str, object]]:
     paper_trainable_percent (None where the paper prints none), difference_m (ours less the paper's), counting (what the
     totals count).
     """
-    rows = [(task, row) for task in TASKS.values() for row in task.published]
+    rows = [(task, row) for task in map(get_task, TASKS.names()) for row in task.published]
     return [_account(task, row, row.total_m) for task, row in rows if row.total_m is not None]
 
 

@@ -15,6 +15,7 @@ from typing import Literal, cast, get_args
 
 from torch import Tensor
 
+from mettle_cache.datasets.registry import DATASETS
 from mettle_cache.devices import choose_device, peak_memory, prepare_process
 from mettle_cache.errors import ConfigError, UsageError
 from mettle_cache.pipelines.progress import Progress, Silent
@@ -161,9 +162,10 @@ def one_sample_a_video(store: TokenStore, split: str, videos: Videos) -> Split:
 
 
 def _prepare(job: GroundingJob, store: TokenStore, progress: Progress) -> tuple[Run, SharedPass]:
-    if store.dataset not in GroundingTask.datasets:
+    datasets = [row.name for row in DATASETS if row.task == "avqa"]
+    if store.dataset not in datasets:
         raise UsageError(
-            f"grounding is trained for {', '.join(GroundingTask.datasets)}; {store.path} is of {store.dataset}",
+            f"grounding is trained for {', '.join(datasets)}; {store.path} is of {store.dataset}",
             hint="name a store with --from-cache STORE",
         )
     train, val = (one_sample_a_video(store, split, job.videos) for split in ("train", "val"))

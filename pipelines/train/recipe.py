@@ -14,16 +14,18 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
+from mettle_cache.datasets.registry import DATASETS
 from mettle_cache.errors import ConfigError, UsageError
 from mettle_cache.methods.registry import METHODS, MethodChoice, method_kind
 from mettle_cache.options import STRICT, Count, Options, read_options
 from mettle_cache.pipelines.report.store_facts import find_published, store_facts
-from mettle_cache.tasks.registry import TASKS, get_task, task_of_dataset
+from mettle_cache.tasks.registry import TASKS, get_task
 
 if TYPE_CHECKING:
     from mettle_cache.store.reading.token_store import TokenStore
@@ -103,6 +105,8 @@ def list_recipes() -> list[str]:
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe and apply ``overrides``, each ``key=value`` or ``table.key=value`` with a TOML value.
 
+    It is a built-in one's name, a file, or ``package:file.toml`` for one that a package brings.
+
     A value that is no TOML but one word counts as a string: ``layers=stages``.
 
     Raises
@@ -124,15 +128,27 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
 
 
 def default_recipe(store: TokenStore) -> str:
-    """The recipe to use where none is named: that of the published row that the store is for, else ``DATASET-small``.
+    """The recipe to use where none is named.
+
+    That of the published row that the store is for, else the one that its data set names, else its task's.
 
     Raises
     ------
     UsageError
         No task is for the store's data set.
     """
-    row = find_published(get_task(task_of_dataset(store.dataset)).published, store_facts(store))
-    return row.setting if row else f"{store.dataset}-small"
+    row = DATASETS.row(store.dataset) if store.dataset in DATASETS else None
+    if row is None or row.task is None:
+        with_task = ", ".join(row.name for row in DATASETS if row.task)
+        raise UsageError(
+            f"no task is for the data set '{store.dataset}', so there is no default recipe",
+            hint=f"name one with --recipe; data sets with a task: {with_task}",
+        )
+    published = find_published(get_task(row.task).published, store_facts(store))
+    recipe = published.setting if published else row.recipe or TASKS.row(row.task).recipe
+    if not recipe:
+        raise UsageError(f"the task {row.task} names no default recipe", hint="name one with --recipe")
+    return recipe
 
 
 def recipe_from_json(table: Mapping[str, object], *, where: str) -> Recipe:
@@ -165,11 +181,15 @@ def same_recipe(ours: Mapping[str, object], other: Mapping[str, object]) -> bool
 
 
 def _read(name_or_path: str | Path) -> tuple[str, str]:
-    known = list_recipes()
+    """A recipe's name and its text."""
+    known, (package, colon, file) = list_recipes(), str(name_or_path).partition(":")
     if str(name_or_path) in known:
-        return str(name_or_path), (
-            resources.files("mettle_cache.pipelines") / "recipes" / f"{name_or_path}.toml"
-        ).read_text("utf-8")
+        package, file = "mettle_cache.pipelines", f"recipes/{name_or_path}.toml"
+    if str(name_or_path) in known or (colon and find_spec(package.partition(".")[0])):
+        try:
+            return Path(file).stem, (resources.files(package) / file).read_text("utf-8")
+        except (ImportError, OSError) as error:
+            raise UsageError(f"the package {package} brings no recipe {file} ({error})") from error
     path = Path(name_or_path)
     if not path.is_file():
         near = difflib.get_close_matches(str(name_or_path), known, n=1)
@@ -230,10 +250,11 @@ def _validate(table: dict[str, Any], *, where: str, problems: list[str]) -> Reci
 
 def _read_head(task: object, table: object) -> tuple[Any, list[str]]:
     """The task's own options, and what is wrong with them or with the task."""
+    known = ", ".join(TASKS.names())
     if task is None:
-        return None, [f"task: missing ({', '.join(TASKS)})"]
+        return None, [f"task: missing ({known})"]
     if task not in TASKS:
-        return None, [f"task = {task!r}: must be one of {', '.join(TASKS)}"]
+        return None, [f"task = {task!r}: must be one of {known}"]
     return read_options(get_task(str(task)).options_type, table, "head.")
 
 

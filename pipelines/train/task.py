@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from mettle_cache.datasets.registry import DATASETS
 from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec, select_layers
 from mettle_cache.pipelines.train.recipe import Recipe
@@ -24,10 +25,11 @@ def bind_task(recipe: Recipe, store: TokenStore) -> Task:
         The task is not for the store's data set, or the recipe selects layers that the store has not.
     """
     task_type = get_task(recipe.task)
-    if store.dataset not in task_type.datasets:
+    # a data set that nobody here registers, of another machine perhaps, may have any task whose columns it has
+    if store.dataset in DATASETS and DATASETS.row(store.dataset).task != recipe.task:
         raise UsageError(
             f"recipe {recipe.name} is for {recipe.task}, which does not take the data set '{store.dataset}'",
-            hint=f"{recipe.task} takes: {', '.join(task_type.datasets)}",
+            hint=f"{recipe.task} takes: {', '.join(row.name for row in DATASETS if row.task == recipe.task)}",
         )
     missing = [name for name in task_type.sample_schema.names if name not in store.samples.column_names]
     if missing:

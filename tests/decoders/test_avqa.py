@@ -4,11 +4,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from mettle_cache.decoders.avqa import AVQADecoder
+from mettle_cache.decoders.avqa import AVQADecoder, QuestionEncoder, TemporalAttention
 from mettle_cache.decoders.avqa_grounding import GroundingNet, match_targets
 from mettle_cache.decoders.avqa_pictures import Pictures, position_weights
-from mettle_cache.decoders.avqa_question import QuestionEncoder
-from mettle_cache.decoders.avqa_temporal import TemporalAttention
 from mettle_cache.errors import UsageError
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from mettle_cache.decoders.han import HAN, HybridLayer
+from mettle_cache.decoders.han import HAN, HANOptions, HybridLayer
 from tests.decoders.attention import array, attend, linear, norm
 
 
@@ -29,7 +29,7 @@ def test_a_layer_adds_both_attentions_then_normalises():
 
 def test_one_layer_serves_both_modalities():
     torch.manual_seed(0)
-    head = HAN(8, 4, ffn=12).double().eval()
+    head = HAN(8, 4, options=HANOptions(ffn=12)).double().eval()
     visual, audio = torch.randn(2, 2, 10, 8, dtype=torch.float64)
     got, turned = head(visual, audio), head(audio, visual)
     torch.testing.assert_close(got["audio"], turned["visual"])
@@ -39,7 +39,7 @@ def test_one_layer_serves_both_modalities():
 
 def test_every_weight_learns_with_motion_too():
     torch.manual_seed(0)
-    head = HAN(8, 4, ffn=12, heads=2, motion=True)
+    head = HAN(8, 4, options=HANOptions(ffn=12, heads=2), motion=True)
     terms = head.loss(head(torch.randn(2, 10, 8), torch.randn(2, 10, 8), torch.randn(2, 10, 512)), torch.ones(2, 4))
     sum(terms.values()).backward()
     assert all(parameter.grad is not None for parameter in head.parameters())

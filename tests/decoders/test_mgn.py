@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from mettle_cache.decoders.grouping import Assignment, CrossAttentionBlock, GroupingBlock, SelfAttentionBlock
-from mettle_cache.decoders.mgn import GATE_WEIGHT, MGN, WIDTH, TemporalGate
+from mettle_cache.decoders.mgn import GATE_WEIGHT, MGN, WIDTH, MGNOptions, TemporalGate
 from tests.decoders.attention import array, attend, linear, norm, softmax
 
 
@@ -22,7 +22,7 @@ def with_published_inputs(head, dim):
 def test_parameters_are_those_of_the_published_code():
     layer = 4 * 64 * 64 + 4 * 64 + 2 * 64 * 1024 + 1024 + 64 + 4 * 64
     with torch.device("meta"):
-        assert with_published_inputs(MGN(256, 25, temporal_gate=False), 256) == 4_382_449
+        assert with_published_inputs(MGN(256, 25, options=MGNOptions(temporal_gate=False)), 256) == 4_382_449
         gated = with_published_inputs(MGN(256, 25), 256)
         # the published gate has a second half that nothing reads, and a layer in each half that it only copies
         assert gated + count(TemporalGate(WIDTH)) + 2 * layer == 5_492_083
@@ -162,7 +162,7 @@ def test_weights_start_as_published():
 
 
 def test_losses_have_two_terms_more_for_the_category_tokens(rng):
-    head = MGN(12, 5, segments=6, temporal_gate=False, motion=False).double()
+    head = MGN(12, 5, segments=6, options=MGNOptions(temporal_gate=False), motion=False).double()
     terms = head.loss(head(rng(2, 6, 12), rng(2, 6, 12)), torch.tensor([[1, 0, 1, 0, 0], [0, 0, 0, 0, 0]]))
     assert list(terms) == ["video", "audio", "visual", "audio_tokens", "visual_tokens"]
     # all tokens are zero, so nothing tells them apart yet

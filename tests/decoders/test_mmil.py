@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from mettle_cache.decoders.han import HAN
+from mettle_cache.decoders.han import HAN, HANOptions
 from mettle_cache.decoders.mmil import MMILPooling, MotionFusion, Smoothing, weak_losses
-from mettle_cache.decoders.mmpyr import MMPyramid
+from mettle_cache.decoders.mmpyr import MMPyramid, MMPyrOptions
 from mettle_cache.errors import UsageError
 from tests.decoders.attention import array, linear, sigmoid, softmax
 
@@ -56,12 +56,14 @@ def test_probabilities_beyond_both_ends_have_finite_losses():
     assert all(torch.isfinite(term) for term in terms.values())
 
 
-@pytest.mark.parametrize("head", [MMPyramid, HAN])
-def test_heads_that_do_not_divide_the_width_are_refused(head):
+@pytest.mark.parametrize(
+    ("head", "options"), [(MMPyramid, MMPyrOptions(heads=8)), (HAN, HANOptions(heads=8))], ids=["mmpyr", "han"]
+)
+def test_heads_that_do_not_divide_the_width_are_refused(head, options):
     with pytest.raises(
         UsageError, match=r"8 attention heads do not divide the width of the meta-tokens, 12\n.*lcd.dim"
     ):
-        head(12, 4, heads=8)
+        head(12, 4, options=options)
 
 
 def test_motion_joins_the_visual_features():

@@ -3,7 +3,15 @@ import pytest
 import torch
 
 from mettle_cache.decoders.mmil import Smoothing
-from mettle_cache.decoders.mmpyr import AttentionLayer, DilatedConvolution, Gate, Level, LevelFusion, MMPyramid
+from mettle_cache.decoders.mmpyr import (
+    AttentionLayer,
+    DilatedConvolution,
+    Gate,
+    Level,
+    LevelFusion,
+    MMPyramid,
+    MMPyrOptions,
+)
 from tests.decoders.attention import array, attend, linear, norm, sigmoid
 
 NORM, LINEAR = 2, 1  # parameters of each, in units of h and of h times inputs plus h
@@ -31,7 +39,7 @@ def test_the_head_of_the_paper_s_row_has_the_specified_number_of_parameters():
 def test_the_published_sizes_have_the_published_number_of_parameters():
     inputs = (128 * 512 + 512) + (2048 * 512 + 512)
     with torch.device("meta"):
-        head = MMPyramid(512, 25, ffn=512, levels=4, motion=True)
+        head = MMPyramid(512, 25, options=MMPyrOptions(ffn=512, levels=4), motion=True)
         assert count(head) + inputs + unused(512, 512, 4) == 43_995_725
 
 
@@ -106,7 +114,7 @@ def test_a_level_attends_within_its_window(rng, reach):
 
 
 def test_the_whole_head_equals_the_specification_written_out(rng):
-    head = MMPyramid(8, 4, ffn=12, levels=2, heads=2).double().eval()
+    head = MMPyramid(8, 4, options=MMPyrOptions(ffn=12, levels=2, heads=2)).double().eval()
     visual, audio = rng(3, 10, 8), rng(3, 10, 8)
     got = head(visual, audio)
     for b in range(3):
@@ -126,7 +134,7 @@ def test_the_whole_head_equals_the_specification_written_out(rng):
 
 def test_audio_is_audio(rng):
     """The released code reads index 0 of [visual, audio] as audio."""
-    head = MMPyramid(8, 4, ffn=12, heads=2).double().eval()
+    head = MMPyramid(8, 4, options=MMPyrOptions(ffn=12, heads=2)).double().eval()
     visual, audio = rng(1, 10, 8), rng(1, 10, 8)
     far = audio.clone()
     far[0, 9] += 5  # beyond the reach of second 0, in attention and convolution alike
@@ -137,7 +145,9 @@ def test_audio_is_audio(rng):
 
 
 def test_motion_reaches_the_visual_side_and_every_weight_learns(rng):
-    head = MMPyramid(8, 4, ffn=12, heads=2, levels=2, motion=True, smoothing=Smoothing(0.2, 0.3)).double()
+    head = MMPyramid(
+        8, 4, options=MMPyrOptions(ffn=12, heads=2, levels=2), motion=True, smoothing=Smoothing(0.2, 0.3)
+    ).double()
     outputs = head(rng(2, 10, 8), rng(2, 10, 8), rng(2, 10, 512))
     terms = head.loss(outputs, torch.tensor([[1, 0, 0, 1], [0, 0, 0, 0]]))
     assert set(terms) == {"video", "audio", "visual"}
@@ -146,7 +156,7 @@ def test_motion_reaches_the_visual_side_and_every_weight_learns(rng):
 
 
 def test_dropout_acts_in_training_only(rng):
-    head, visual, audio = MMPyramid(8, 4, ffn=12, heads=2).double(), rng(1, 10, 8), rng(1, 10, 8)
+    head, visual, audio = MMPyramid(8, 4, options=MMPyrOptions(ffn=12, heads=2)).double(), rng(1, 10, 8), rng(1, 10, 8)
     assert not torch.equal(head(visual, audio)["audio"], head(visual, audio)["audio"])
     head.eval()
     assert torch.equal(head(visual, audio)["audio"], head(visual, audio)["audio"])

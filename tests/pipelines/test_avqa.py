@@ -17,7 +17,9 @@ from mettle_cache.pipelines.train.sample_loader import SampleLoader, evaluation_
 from mettle_cache.pipelines.train.spec import RunSpec
 from mettle_cache.pipelines.train.task import bind_task
 from mettle_cache.pipelines.train.training import train, train_runs
+from mettle_cache.registry import Registry, TaskRow
 from mettle_cache.tasks.avqa.task import AvqaTask
+from mettle_cache.tasks.registry import TASKS
 from tests.pipelines.tiny_avqa import write_tiny_avqa
 
 SMALL = [
@@ -168,5 +170,6 @@ def test_the_paper_s_head_has_the_expected_size_and_no_published_total(monkeypat
     # spec-avqa.md 8: 79.86 M for the recommended head, 9.03 M for LAVISH's width in place of 66.87 M
     assert count_trainable(AvqaTask, specific) == pytest.approx(79.86e6, abs=0.02e6)
     assert count_trainable(AvqaTask, shared) < 33e6
-    monkeypatch.setattr("mettle_cache.pipelines.report.params.TASKS", {"avqa": AvqaTask})
+    only = Registry("task", "mettle_cache.none", TaskRow, [TASKS.row("avqa")])
+    monkeypatch.setattr("mettle_cache.pipelines.report.params.TASKS", only)
     assert params_table() == []

@@ -1,4 +1,4 @@
-"""Training and evaluation know no task: a class and a registry line are enough for another one."""
+"""Training and evaluation know no task: a class and a row are enough for another one, and a row for a data set."""
 
 import ast
 from pathlib import Path
@@ -11,10 +11,13 @@ import torch
 from torch import nn
 
 import mettle_cache.pipelines
+from mettle_cache.datasets.registry import DATASETS
+from mettle_cache.errors import UsageError
 from mettle_cache.methods.linear import LinearOptions, mean_token
 from mettle_cache.pipelines.evaluate.evaluation import evaluate
-from mettle_cache.pipelines.train.recipe import load_recipe
+from mettle_cache.pipelines.train.recipe import default_recipe, load_recipe
 from mettle_cache.pipelines.train.training import train
+from mettle_cache.registry import DatasetRow, TaskRow
 from mettle_cache.tasks.protocol import PublishedRow, Task
 from mettle_cache.tasks.registry import TASKS
 from tests.pipelines.tiny_store import CATEGORIES
@@ -33,7 +36,6 @@ class Tagger(nn.Module):
 class TaggingTask(Task):
     """One category for a video, from one layer."""
 
-    datasets = ("tags",)
     sample_schema = pa.schema([("clip", pa.string()), ("category", pa.string())])
     options_type = LinearOptions
     metric = "hits"
@@ -86,20 +88,39 @@ class TaggingTask(Task):
 
 
 @pytest.fixture
-def tagging(monkeypatch):
-    monkeypatch.setitem(TASKS, "tagging", TaggingTask)
+def tagging(tmp_path, monkeypatch):
+    """A package ``tags`` with a recipe, and rows of its task and of its data set."""
+    (tmp_path / "tags").mkdir()
+    (tmp_path / "tags" / "__init__.py").touch()
+    text = 'task = "tagging"\n[head]\ndim = 3\n[train]\nepochs = 6\nlearning_rate = 0.03\n'
+    (tmp_path / "tags" / "small.toml").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    TASKS.register(TaskRow("tagging", f"{__name__}:TaggingTask", recipe="tags:small.toml"))
+    DATASETS.register(DatasetRow("tags", "nowhere:INFO", task="tagging"))
+    yield
+    TASKS.unregister("tagging")
+    DATASETS.unregister("tags")
 
 
 @pytest.mark.usefixtures("tagging")
-def test_a_class_and_a_line_train_and_evaluate(tmp_path, tiny_store):
-    recipe_file = tmp_path / "tags.toml"
-    recipe_file.write_text('task = "tagging"\n[head]\ndim = 3\n[train]\nepochs = 6\nlearning_rate = 0.03\n')
+def test_a_class_and_a_row_train_and_evaluate(tmp_path, tiny_store):
     store = tiny_store(18, 6, 6, dataset="tags")
-    report = train(store, recipe=load_recipe(recipe_file), out=tmp_path / "run")
+    assert default_recipe(store) == "tags:small.toml"
+    recipe = load_recipe(default_recipe(store))
+    assert (recipe.name, recipe.task, recipe.head.dim) == ("small", "tagging", 3)
+    report = train(store, recipe=recipe, out=tmp_path / "run")
     assert report.metric == "hits"
     assert "val_hits" in report.history[0]
     result = evaluate(tmp_path / "run", store=store)
     assert result.scores["hits"] > result.floors["always the first"] + 30
+
+
+@pytest.mark.usefixtures("tagging")
+def test_recipes_of_packages_that_are_not_there_are_errors():
+    with pytest.raises(UsageError, match=r"the package tags brings no recipe large\.toml"):
+        load_recipe("tags:large.toml")
+    with pytest.raises(UsageError, match=r"there is no recipe called 'nowhere:small\.toml'"):
+        load_recipe("nowhere:small.toml")
 
 
 def test_training_and_evaluation_import_no_task_but_by_its_name():

@@ -11,7 +11,7 @@ from mettle_cache.datasets import open_dataset
 from mettle_cache.layers import LayerSpec
 from mettle_cache.methods.lcd import LCDOptions
 from mettle_cache.methods.registry import MethodChoice
-from mettle_cache.tasks.avvp.options import ParsingHeadOptions
+from mettle_cache.tasks.avvp.head import ParsingHeadOptions
 from mettle_cache.tasks.avvp.task import AvvpTask
 
 LAYERS = tuple(

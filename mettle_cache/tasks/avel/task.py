@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, cast
+from typing import Annotated, ClassVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -16,9 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mettle_cache.decoders.cmbs import PSPCMBS
-from mettle_cache.decoders.psp import PSP29
-from mettle_cache.decoders.registry import create_decoder
+from mettle_cache.decoders.registry import Decoder, create_decoder, decoder_problems
 from mettle_cache.errors import DatasetError
 from mettle_cache.layers import LayerSpec
 from mettle_cache.methods.registry import MethodChoice
@@ -36,11 +34,19 @@ from mettle_cache.tasks.protocol import Predictions, PublishedRow, Task
 
 @dataclass(frozen=True, kw_only=True)
 class AvelHeadOptions(Options):
-    """The head; ``avps_weight`` is lambda of PSP's pair term and counts for ``psp29`` only."""
+    """The ``[head]`` table.
 
-    decoder: Literal["psp_cmbs", "psp29"] = "psp_cmbs"
+    ``decoder`` is one that is registered for this task. It gives logits: either ``event [B, T]`` and ``category
+    [B, C]``, or ``segments [B, T, C + 1]`` with the background last. ``avps_weight`` is lambda of PSP's pair term and
+    counts for ``psp29`` only.
+    """
+
+    decoder: str = "psp_cmbs"
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     avps_weight: Annotated[float, Field(ge=0)] = 100.0
+
+    def problems(self) -> Sequence[str]:
+        return decoder_problems(self.decoder, "avel")
 
 
 _ARCHITECTURES = {
@@ -69,7 +75,6 @@ def _row(setting: str, visual: str, audio: str, accuracy: float, total: float, s
 class AvelTask(Task):
     """AVEL on the samples of one store; see :class:`mettle_cache.tasks.protocol.Task`."""
 
-    datasets: ClassVar[tuple[str, ...]] = ("ave",)
     sample_schema: ClassVar[pa.Schema] = pa.schema(
         [
             ("row", pa.int64()),
@@ -120,14 +125,8 @@ class AvelTask(Task):
 
     def build_model(self) -> nn.Module:
         method = self.method.build(self.layers)
-        extra = {"avps_weight": self.options.avps_weight} if self.options.decoder == "psp29" else {}
-        decoder = create_decoder(
-            self.options.decoder,
-            common_width(method),
-            len(self.categories),
-            dropout=self.options.dropout,
-            **extra,
-        )
+        offered = {"dropout": self.options.dropout, "avps_weight": self.options.avps_weight}
+        decoder = create_decoder(self.options.decoder, common_width(method), len(self.categories), offered)
         return AudioVisualModel(method, decoder)
 
     def targets(self, rows: Sequence[int]) -> Tensor:
@@ -135,7 +134,7 @@ class AvelTask(Task):
         return torch.from_numpy(self.labels[np.asarray(rows, dtype=np.int64)])
 
     def loss(self, model: nn.Module, outputs: dict[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
-        return cast(PSPCMBS | PSP29, model.decoder).loss(outputs, targets)
+        return cast(Decoder, model.decoder).loss(outputs, targets)
 
     def predict(self, outputs: dict[str, Tensor], rows: Sequence[int]) -> Predictions:
         """``labels [B, T]``."""

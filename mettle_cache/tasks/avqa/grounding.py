@@ -1,7 +1,11 @@
 """Grounding generation, the training that precedes that of the AVQA head: does this picture belong to this sound?
 
 Its seven layers (spec-avqa.md 4.4) see the backbones' own last layers, no meta-tokens. A sample is a video, all of
-whose T seconds are pairs. Shapes: B videos, T seconds, N positions.
+whose T seconds are pairs. The pictures that do not belong to a sound come from other videos than its own, here as in
+the training of the whole head (spec-avqa.md 5).
+
+Shapes: B videos or samples, T seconds, N positions; V videos of the split. A video is a number, the same for all its
+questions.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from typing import ClassVar
 import numpy as np
 import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -23,9 +28,10 @@ from mettle_cache.layers import LayerSpec
 from mettle_cache.methods.linear import mean_token
 from mettle_cache.statedict import explain_mismatch, read_state_dict
 from mettle_cache.tasks.avqa.model import last_layers, take_seconds
-from mettle_cache.tasks.avqa.negatives import negative_inputs
 from mettle_cache.tasks.protocol import Predictions, StepInputs
 from mettle_cache.tokens import LayerTokens
+
+Numbers = NDArray[np.int64]
 
 
 def load_grounding(net: GroundingNet, path: Path) -> None:
@@ -38,14 +44,14 @@ def load_grounding(net: GroundingNet, path: Path) -> None:
     WeightsError
         No such file, a pickle with more in it than tensors, a layer that is missing or of another shape.
     """
-    wanted = net.state_dict()
-    found = {name: tensor for name, tensor in read_state_dict(path).items() if name in wanted}
-    if {name: tensor.shape for name, tensor in found.items()} != {name: own.shape for name, own in wanted.items()}:
+    ours = net.state_dict()
+    theirs = {name: tensor for name, tensor in read_state_dict(path).items() if name in ours}
+    if {name: tensor.shape for name, tensor in theirs.items()} != {name: own.shape for name, own in ours.items()}:
         raise WeightsError(
-            explain_mismatch(wanted, found, f"grounding file {path}"),
+            explain_mismatch(ours, theirs, f"grounding file {path}"),
             hint="take one that was trained on this store's backbones, with head.dim = none and lcd.dim = none",
         )
-    net.load_state_dict(found)
+    net.load_state_dict(theirs)
 
 
 class GroundingModel(nn.Module):
@@ -76,7 +82,6 @@ class GroundingTask:
     No recipe names it and no run of it is evaluated. ``samples`` are questions, of which it wants one a video.
     """
 
-    datasets: ClassVar[tuple[str, ...]] = ("music-avqa",)
     metric: ClassVar[str] = "accuracy"
 
     def __init__(self, layers: Sequence[LayerSpec], *, samples: pa.Table, segments: int) -> None:
@@ -118,3 +123,56 @@ class GroundingTask:
     def score(self, predictions: Predictions, rows: Sequence[int]) -> dict[str, float]:
         """Percentage of pairs told rightly; half of them are positive."""
         return {"accuracy": 100.0 * float(np.mean(predictions["right"]))}
+
+
+def draw_negatives(
+    own: Numbers, videos: Numbers, *, segments: int, at_most: int | None, rng: np.random.Generator
+) -> tuple[Numbers, Numbers]:
+    """A video and a second of it, both ``[B, T]``, for every second of the videos ``own [B]``.
+
+    Each is uniform over all other ``videos`` and then over the T seconds. ``at_most`` bounds the videos of a step, and
+    so what it reads: that many are drawn uniformly and without replacement, then each second draws from them. By
+    symmetry no other video is likelier than another for any second; but the seconds of a step share the few videos.
+
+    Raises
+    ------
+    UsageError
+        There is no other video.
+    """
+    if len(videos) < 2:
+        raise UsageError(
+            f"negatives come from other videos, and the split has {len(videos)}",
+            hint="extract more videos of it",
+        )
+    few = videos if at_most is None or at_most >= len(videos) else rng.choice(videos, at_most, replace=False)
+    # the place of a sample's own video among the few, or past their end
+    place = np.where((few == own[:, None]).any(1), (few == own[:, None]).argmax(1), len(few))[:, None]
+    drawn = rng.integers(0, len(few) - (place < len(few)), size=(len(own), segments))
+    return few[drawn + (drawn >= place)], rng.integers(0, segments, size=(len(own), segments))
+
+
+def negative_inputs(
+    video_of: Numbers,
+    rows: Sequence[int],
+    pool: Sequence[int],
+    *,
+    segments: int,
+    at_most: int | None,
+    rng: np.random.Generator,
+) -> StepInputs:
+    """What a step is given to find its negatives: ``negative_clip`` and ``negative_second``, ``[B, T]`` each.
+
+    ``video_of`` is the video of every sample; ``negative_clip`` counts along the leading axis of the step's tokens.
+    Videos that the step reads anyway are not read again.
+    """
+    own = video_of[np.asarray(rows, dtype=np.int64)]
+    videos, first = np.unique(video_of[np.asarray(pool, dtype=np.int64)], return_index=True)
+    drawn, seconds = draw_negatives(own, videos, segments=segments, at_most=at_most, rng=rng)
+    place = {int(video): position for position, video in reversed(list(enumerate(own)))}
+    extra = [int(video) for video in np.unique(drawn) if int(video) not in place]
+    place |= {video: len(own) + number for number, video in enumerate(extra)}
+    clips = np.vectorize(place.__getitem__, otypes=[np.int64])(drawn)
+    return StepInputs(
+        rows=tuple(pool[first[np.searchsorted(videos, video)]] for video in extra),
+        tensors={"negative_clip": torch.from_numpy(clips), "negative_second": torch.from_numpy(seconds)},
+    )

@@ -33,9 +33,8 @@ from mettle_cache.metrics.avqa import (
     predict_answers,
 )
 from mettle_cache.options import Count, Options
-from mettle_cache.tasks.avqa.grounding import load_grounding
+from mettle_cache.tasks.avqa.grounding import load_grounding, negative_inputs
 from mettle_cache.tasks.avqa.model import AvqaModel, last_layers
-from mettle_cache.tasks.avqa.negatives import negative_inputs
 from mettle_cache.tasks.model import require_method
 from mettle_cache.tasks.protocol import Predictions, PublishedRow, StepInputs, Task
 
@@ -86,7 +85,6 @@ def _row(setting: str, audio: str, scores: tuple[float, float, float, float], me
 class AvqaTask(Task):
     """AVQA on the questions of one store; see :class:`mettle_cache.tasks.protocol.Task`."""
 
-    datasets: ClassVar[tuple[str, ...]] = ("music-avqa",)
     sample_schema: ClassVar[pa.Schema] = pa.schema(
         [
             ("row", pa.int64()),

@@ -13,9 +13,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from mettle_cache.decoders.avsbench import AUDIO_WIDTH, TPAVI, matching_divergence
 from mettle_cache.decoders.fpn import FPN, LEVELS
-from mettle_cache.decoders.matching import matching_divergence
-from mettle_cache.decoders.tpavi import AUDIO_WIDTH, TPAVI
 from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec
 from mettle_cache.methods.distiller import LayerDistiller, MatrixOptions

@@ -82,7 +82,6 @@ PUBLISHED = (
 class AvsTask(Task):
     """Segmentation on the samples of one store; see :class:`mettle_cache.tasks.protocol.Task`."""
 
-    datasets: ClassVar[tuple[str, ...]] = ("avs-s4", "avs-ms3")
     sample_schema: ClassVar[pa.Schema] = pa.schema(
         [
             ("row", pa.int64()),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import ClassVar, cast
 
 import numpy as np
@@ -16,17 +15,13 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from mettle_cache.decoders.han import HAN
-from mettle_cache.decoders.mgn import MGN
 from mettle_cache.decoders.mmil import Smoothing
-from mettle_cache.decoders.mmpyr import MMPyramid
-from mettle_cache.decoders.registry import create_decoder
+from mettle_cache.decoders.registry import Decoder, create_decoder
 from mettle_cache.errors import DatasetError, UsageError
 from mettle_cache.layers import LayerSpec
 from mettle_cache.methods.registry import MethodChoice
 from mettle_cache.metrics.avvp import Parsing, category_scores, paint_events, parse, parsing_scores
-from mettle_cache.tasks.avvp.motion import MotionFeatures
-from mettle_cache.tasks.avvp.options import ParsingHeadOptions
+from mettle_cache.tasks.avvp.head import MotionFeatures, ParsingHeadOptions
 from mettle_cache.tasks.model import AudioVisualModel, common_width
 from mettle_cache.tasks.protocol import Predictions, PublishedRow, StepInputs, Task
 
@@ -68,7 +63,6 @@ _PUBLISHED = PublishedRow(
 class AvvpTask(Task):
     """AVVP on the samples of one store; see :class:`mettle_cache.tasks.protocol.Task`."""
 
-    datasets: ClassVar[tuple[str, ...]] = ("llp",)
     sample_schema: ClassVar[pa.Schema] = pa.schema(
         [
             ("row", pa.int64()),
@@ -112,18 +106,13 @@ class AvvpTask(Task):
 
     def build_model(self) -> nn.Module:
         method = self.method.build(self.layers)
-        name = self.options.decoder
-        sizes: dict[str, object] = asdict(getattr(self.options, name))
-        if name == "mgn":
-            sizes["segments"] = self.segments
-        decoder = create_decoder(
-            name,
-            common_width(method),
-            len(self.categories),
-            motion=self.options.reads_motion,
-            smoothing=Smoothing(self.options.smoothing_audio, self.options.smoothing_visual),
-            **sizes,
-        )
+        offered = {
+            "options": getattr(self.options, self.options.decoder, None),
+            "segments": self.segments,
+            "motion": self.options.reads_motion,
+            "smoothing": Smoothing(self.options.smoothing_audio, self.options.smoothing_visual),
+        }
+        decoder = create_decoder(self.options.decoder, common_width(method), len(self.categories), offered)
         return AudioVisualModel(method, decoder)
 
     def inputs(self, rows: Sequence[int], *, pool: Sequence[int], rng: np.random.Generator | None) -> StepInputs:
@@ -135,7 +124,7 @@ class AvvpTask(Task):
         return torch.from_numpy(self.labels[_index(rows)].astype(np.float32))
 
     def loss(self, model: nn.Module, outputs: dict[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
-        return cast(MMPyramid | HAN | MGN, model.decoder).loss(outputs, targets)
+        return cast(Decoder, model.decoder).loss(outputs, targets)
 
     def predict(self, outputs: dict[str, Tensor], rows: Sequence[int]) -> Predictions:
         """``audio`` and ``visual``, booleans ``[B, C, T]``. Raises UsageError for samples that cannot be scored."""

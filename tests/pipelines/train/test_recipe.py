@@ -240,5 +240,5 @@ def test_a_store_without_fingerprints_gets_the_generic_recipe(tiny_store):
 
 
 def test_a_data_set_without_a_task_has_no_default(tiny_store):
-    with pytest.raises(UsageError, match="no task is for the data set 'kinetics'"):
+    with pytest.raises(UsageError, match=r"no task is for the data set 'kinetics'.*\n.*--recipe; .* a task: ave, llp"):
         default_recipe(tiny_store(1, 1, 1, dataset="kinetics"))

@@ -5,16 +5,16 @@ import pyarrow as pa
 import pytest
 import torch
 
-from mettle_cache.decoders.han import HAN
-from mettle_cache.decoders.mgn import MGN
+from mettle_cache.decoders.han import HAN, HANOptions
+from mettle_cache.decoders.mgn import MGN, MGNOptions
 from mettle_cache.decoders.mmil import Smoothing
-from mettle_cache.decoders.mmpyr import MMPyramid
+from mettle_cache.decoders.mmpyr import MMPyramid, MMPyrOptions
 from mettle_cache.errors import DatasetError, RunError, UsageError
 from mettle_cache.layers import LayerSpec
 from mettle_cache.methods.lcd import LCDOptions
 from mettle_cache.methods.registry import MethodChoice
 from mettle_cache.metrics.avvp import Parsing, parsing_scores
-from mettle_cache.tasks.avvp.options import HANOptions, MGNOptions, MMPyrOptions, ParsingHeadOptions
+from mettle_cache.tasks.avvp.head import ParsingHeadOptions
 from mettle_cache.tasks.avvp.task import AvvpTask
 from mettle_cache.tokens import FLOATS, LayerTokens
 

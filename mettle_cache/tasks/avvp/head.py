@@ -1,17 +1,27 @@
-"""LLP's R(2+1)D features, which a store may hold beside its samples, as an input of a head."""
+"""The head of video parsing: its options, and LLP's R(2+1)D features, which a store may hold for it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from mettle_cache.decoders.mmil import MOTION_WIDTH
+from mettle_cache.decoders.han import HANOptions
+from mettle_cache.decoders.mgn import MGNOptions
+from mettle_cache.decoders.mmil import DEFAULT_SMOOTHING, MOTION_WIDTH
+from mettle_cache.decoders.mmpyr import MMPyrOptions
+from mettle_cache.decoders.registry import decoder_problems
 from mettle_cache.errors import UsageError
+from mettle_cache.options import Options
+
+Amount = Annotated[float, Field(ge=0, le=1)]
 
 COLUMN = "motion"
 _STORED = np.dtype("<f2")
@@ -19,6 +29,34 @@ _HINT = (
     "put LLP's feats/r2plus1d_18 into LLP_dataset of the data set's folder and extract a new store, "
     "or train without them: --set head.motion=false"
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParsingHeadOptions(Options):
+    """The ``[head]`` table.
+
+    ``decoder`` is one that is registered for this task; ``mmpyr``, ``han`` and ``mgn`` have a table of their own.
+
+    ``motion`` adds the R(2+1)D features (visual_st in the published code): ``auto`` for ``mgn`` only. The targets of a
+    modality move by ``smoothing_...`` towards a half. ``video_mask`` lets a segment have only the categories that the
+    video as a whole is given.
+    """
+
+    decoder: str = "mmpyr"
+    motion: bool | Literal["auto"] = "auto"
+    smoothing_audio: Amount = DEFAULT_SMOOTHING.audio
+    smoothing_visual: Amount = DEFAULT_SMOOTHING.visual
+    video_mask: bool = True
+    mmpyr: MMPyrOptions = field(default_factory=MMPyrOptions)
+    han: HANOptions = field(default_factory=HANOptions)
+    mgn: MGNOptions = field(default_factory=MGNOptions)
+
+    def problems(self) -> Sequence[str]:
+        return decoder_problems(self.decoder, "avvp")
+
+    @property
+    def reads_motion(self) -> bool:
+        return self.decoder == "mgn" if self.motion == "auto" else self.motion
 
 
 class MotionFeatures:
