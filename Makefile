@@ -8,7 +8,7 @@ SOURCES := mettle_cache pipelines cli tests
 # two test processes share the cores: more threads in each would only make them wait for one another
 TEST := OMP_NUM_THREADS=1 $(BIN)/pytest
 
-.PHONY: install demo test test-slow test-real check format constraints clean
+.PHONY: install demo test test-slow test-real test-interop check format constraints clean
 
 install: $(STAMP)
 
@@ -22,13 +22,23 @@ demo: install
 	$(BIN)/mettle demo
 
 test: install
-	$(TEST) -n 2 -m "not slow and not realdata"
+	$(TEST) -n 2 -m "not slow and not realdata and not interop"
 
 test-slow: install
 	$(TEST) -m slow --timeout 1800
 
 test-real: install
 	$(TEST) -m realdata --timeout 7200 -o faulthandler_timeout=0 -s
+
+# in an environment of its own: Lightning and accelerate are nobody's dependency here
+INTEROP := build/interop
+test-interop: $(INTEROP)/.installed
+	OMP_NUM_THREADS=1 $(INTEROP)/bin/pytest -m interop tests/interop
+
+$(INTEROP)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(INTEROP)
+	$(INTEROP)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,interop]'
+	@touch $@
 
 check: install
 	$(BIN)/ruff format --check $(SOURCES)
