@@ -64,6 +64,9 @@ class LayerDistiller(nn.Module):
         A width that the attention heads do not divide, or matrices with norm or residual.
     """
 
+    # training and evaluation compile the kernels before their clocks start
+    pools_tokens = True
+
     def __init__(
         self,
         layer: LayerSpec,

@@ -14,6 +14,7 @@ import torch
 
 from mettle_cache.devices import choose_device, prepare_process
 from mettle_cache.errors import RunError, UsageError
+from mettle_cache.methods.kernels.ops import pools_tokens
 from mettle_cache.pipelines.atomic import write_atomically
 from mettle_cache.pipelines.evaluate.artefacts import StoredFrames, write_artefacts
 from mettle_cache.pipelines.evaluate.comparison import compare_with_paper
@@ -201,6 +202,8 @@ def _predict_together(group: Sequence[_TrainedRun], threads: int, progress: Prog
     """Each run's predictions, from one pass over the split."""
     first, runs = group[0], [trained.run for trained in group]
     loader = SampleLoader.for_tasks(first.store, [run.task for run in runs], device=first.run.device, threads=threads)
+    if any(pools_tokens(run.model) for run in runs):
+        loader.compile_kernels(first.split.rows, progress.note)
     progress.start(len(first.split), "clips", f"evaluate {first.split.name}")
     predictions = predict_split(runs, loader, first.split, first.recipe.train.batch_size, progress)
     progress.finish()

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mettle_cache.errors import RunError
+from mettle_cache.methods.kernels.ops import pools_tokens
 from mettle_cache.pipelines.progress import Progress
 from mettle_cache.pipelines.train.run import Run
 from mettle_cache.pipelines.train.sample_loader import (
@@ -65,6 +66,8 @@ def train_epochs(shared: SharedPass, runs: Sequence[Run]) -> Throughput:
     if not epochs:
         return throughput
     scored = len(shared.selection) if shared.selection else 0
+    if any(pools_tokens(run.model) for run in runs):
+        shared.loader.compile_kernels(shared.train.rows, shared.progress.note)
     shared.progress.start(len(epochs) * (len(shared.train) + scored), "clips", "train")
     for epoch in epochs:
         active = [run for run in _healthy(runs) if epoch in run.epochs_left]

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec
+from mettle_cache.methods.kernels.ops import compile_kernels
 from mettle_cache.samples import clips_of_samples
 from mettle_cache.tasks.protocol import StepInputs, Task
 from mettle_cache.tokens import TokenBatch
@@ -96,6 +97,15 @@ class SampleLoader:
         for group, extra, batch in zip(groups, extras, tokens, strict=True):
             self.nbytes += batch.nbytes
             yield SampleBatch(group, join_clips(batch, len(group) + len(extra.rows)), extra)
+
+    def compile_kernels(self, rows: Sequence[int], note: Callable[[str], None]) -> None:
+        """Compile what it takes to pool the tokens of these samples, so that no clock that starts later counts it.
+
+        ``note`` hears it before something is compiled; after the first time on a machine nothing is.
+        """
+        clips = [clip for row in rows[:1] for clip in self._clips_of_row[row][:1]]
+        if clips:
+            compile_kernels(self.store.read(clips, self.names).to(self.device).layers.values(), note)
 
 
 Inputs = Callable[[int, Sequence[int]], StepInputs]

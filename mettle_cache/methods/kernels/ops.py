@@ -23,7 +23,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from mettle_cache.methods.kernels import reference
@@ -76,6 +76,11 @@ def choose_implementation(tokens: LayerTokens, queries: Tensor) -> Implementatio
 def layers_side_by_side(tokens: LayerTokens) -> bool:
     """Whether layers are best distilled on a thread each: on a CPU, where one layer leaves cores waiting."""
     return tokens.codes.device.type == "cpu"
+
+
+def pools_tokens(model: nn.Module) -> bool:
+    """Whether a part of a model calls these functions, which it says by an attribute of this name that is true."""
+    return any(getattr(module, "pools_tokens", False) for module in model.modules())
 
 
 def compile_kernels(layers: Iterable[LayerTokens], note: Callable[[str], None]) -> None:

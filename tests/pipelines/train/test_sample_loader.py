@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mettle_cache.errors import UsageError
+from mettle_cache.pipelines.train import sample_loader
 from mettle_cache.pipelines.train.sample_loader import (
     SampleLoader,
     common_inputs,
@@ -137,3 +138,15 @@ def test_heads_of_one_pass_must_be_given_the_same():
     for different in (other, StepInputs((2,), same.tensors), StepInputs((1,), {"y": torch.ones(2)})):
         with pytest.raises(UsageError, match="cannot share a pass: their head options"):
             common_inputs([lambda *_: same, lambda *_, found=different: found])(0, [3])
+
+
+def test_kernels_are_compiled_for_the_layers_that_are_read_before_anything_counts(tiny_store, monkeypatch):
+    pooled = []
+    monkeypatch.setattr(sample_loader, "compile_kernels", lambda layers, note: pooled.append([*layers, note]))
+    loader = SampleLoader(tiny_store(3, 1, 1), LAYERS[:2], device=torch.device("cpu"))
+    loader.compile_kernels([2, 0], print)
+    loader.compile_kernels([], print)
+    ((*layers, note),) = pooled
+    assert [(layer.count, layer.width) for layer in layers] == [(layer.tokens, layer.width) for layer in LAYERS[:2]]
+    assert note is print
+    assert loader.nbytes == 0

@@ -10,6 +10,7 @@ from mettle_cache.methods.lcd import LCD
 from mettle_cache.pipelines.train.checkpoint import load_checkpoint
 from mettle_cache.pipelines.train.recipe import load_recipe
 from mettle_cache.pipelines.train.run_folder import RunFolder
+from mettle_cache.pipelines.train.sample_loader import SampleLoader
 from mettle_cache.pipelines.train.training import train
 from mettle_cache.tokens import FLOATS, LayerTokens, TokenBatch
 from tests.methods.stock import stock_lcd
@@ -267,6 +268,17 @@ def test_progress_counts_clips_and_bytes_and_shows_the_loss(store, tmp_path):
     assert "val accuracy" in listener.notes[-1]
     assert report.peak_memory_bytes > 0
     assert report.peak_memory_of == "process (RSS)"
+
+
+@pytest.mark.parametrize(("method", "lines"), [("lcd", ["compiling", "train"]), ("linear", ["train"])])
+def test_kernels_are_compiled_before_the_clock_of_training_starts(store, tmp_path, monkeypatch, method, lines):
+    """Where a model pools tokens with them."""
+    order = []
+    monkeypatch.setattr(SampleLoader, "compile_kernels", lambda loader, rows, note: order.append("compiling"))
+    monkeypatch.setattr(Listener, "start", lambda listener, total, unit, what: order.append(what))
+    recipe = load_recipe("ave-small", [*FAST, "train.epochs=1", f"method={method}"])
+    train(store, recipe=recipe, out=tmp_path / "run", progress=Listener())
+    assert order == lines
 
 
 def test_a_clip_of_two_samples_trains_both(tmp_path, tiny_store):
