@@ -45,16 +45,19 @@ def evaluate(
 
     Several runs of one store are scored in one pass over it, and their mean and standard deviation given.
     """
-    from mettle_cache.pipelines.evaluate.evaluation import evaluate, evaluate_runs, find_runs
     from mettle_cache.pipelines.progress import terminal_progress
+    from mettle_cache.pipelines.train.run_folder import find_runs
 
-    found = [run for folder in runs for run in find_runs(folder)]
+    folders = [run for folder in runs for run in find_runs(folder)]
     progress = terminal_progress()
-    if found == runs[:1]:
-        report = evaluate(found[0], split=split, store=store, root=root, device=device, progress=progress)
+
+    from mettle_cache.pipelines.evaluate import evaluation  # loads PyTorch, which takes seconds
+
+    if folders == runs[:1]:
+        report = evaluation.evaluate(folders[0], split=split, store=store, root=root, device=device, progress=progress)
         emit(report.to_json(), report_lines(report))
         return
-    group = evaluate_runs(found, split=split, store=store, root=root, device=device, progress=progress)
+    group = evaluation.evaluate_runs(folders, split=split, store=store, root=root, device=device, progress=progress)
     emit(group.to_json(), group_lines(group))
     if group.failures:
         raise typer.Exit(1)

@@ -45,6 +45,10 @@ def export(
     With one distillation step (R = 1) the queries do not depend on the tokens, so most of the attention's weights
     multiply out. Heads with more steps cannot be folded.
     """
+    from mettle_cache.pipelines.train.run_folder import RunFolder
+
+    RunFolder(run).read_config()  # before PyTorch loads, which takes seconds
+
     from mettle_cache.pipelines.evaluate.export import export_run
 
     report = export_run(run, out=out, store=store, device=device)

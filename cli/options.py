@@ -170,7 +170,7 @@ def takes(
 def _parameter(name: str, setting: Setting, text: str | None) -> inspect.Parameter:
     option = copy(setting.option)
     option.help = text or option.help
-    kind = Annotated[setting.kind, option]  # type: ignore[valid-type]  # a type only when it runs
+    kind: Any = Annotated[setting.kind, option]  # type: ignore[name-defined]  # a type only when it runs
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=setting.default)
 
 

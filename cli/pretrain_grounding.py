@@ -47,7 +47,7 @@ def pretrain(
     The file, or a published one of the same seven layers, is given to train with --set head.init_grounding=FILE.
     """
     from mettle_cache.pipelines.progress import terminal_progress
-    from mettle_cache.pipelines.train.grounding import GroundingJob, pretrain_grounding
+    from mettle_cache.pipelines.train.config import GroundingJob
 
     job = GroundingJob(
         **chosen,
@@ -57,6 +57,10 @@ def pretrain(
         learning_rate=learning_rate,
         videos_a_step=videos_a_step,
     )
+    job.check()  # before PyTorch loads, which takes seconds
+
+    from mettle_cache.pipelines.train.grounding import pretrain_grounding
+
     report = pretrain_grounding(job, terminal_progress())
     emit(report.to_json(), report_lines(report))
 

@@ -54,6 +54,11 @@ def sweep(
     variants, several = combine_variants(set_ or [], variant or []), parse_seeds(seeds)
 
     from mettle_cache.pipelines.progress import terminal_progress
-    from mettle_cache.pipelines.train.job import TrainJob, start_sweep
+    from mettle_cache.pipelines.train.config import TrainJob
 
-    emit_group(start_sweep(TrainJob(**chosen), variants, several, terminal_progress()))
+    job = TrainJob(**chosen)
+    job.check()  # before PyTorch loads, which takes seconds
+
+    from mettle_cache.pipelines.train.job import start_sweep
+
+    emit_group(start_sweep(job, variants, several, terminal_progress()))

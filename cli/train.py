@@ -54,9 +54,13 @@ def train(
     several = None if seeds is None else parse_seeds(seeds)
 
     from mettle_cache.pipelines.progress import terminal_progress
-    from mettle_cache.pipelines.train.job import TrainJob, start_seeds, start_training
+    from mettle_cache.pipelines.train.config import TrainJob
 
     job = TrainJob(**chosen, seed=seed or 0)
+    job.check()  # before PyTorch loads, which takes seconds
+
+    from mettle_cache.pipelines.train.job import start_seeds, start_training
+
     if several is not None:
         emit_group(start_seeds(job, several, terminal_progress()))
         return

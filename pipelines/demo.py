@@ -130,7 +130,8 @@ def _extract(report: DemoReport, data: Path, store: Path, seed: int, progress: P
 
 def _train(report: DemoReport, store: Path, run: Path, seed: int, progress: Progress) -> None:
     from mettle_cache.pipelines.evaluate.evaluation import evaluate
-    from mettle_cache.pipelines.train.job import TrainJob, start_training
+    from mettle_cache.pipelines.train.config import TrainJob
+    from mettle_cache.pipelines.train.job import start_training
 
     report.run(
         "train",

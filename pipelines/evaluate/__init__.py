@@ -9,16 +9,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mettle_cache.pipelines.evaluate.evaluation import evaluate, evaluate_runs, find_runs
+    from mettle_cache.pipelines.evaluate.evaluation import evaluate, evaluate_runs
     from mettle_cache.pipelines.evaluate.export import export_run, load_exported
 
-__all__ = ["evaluate", "evaluate_runs", "export_run", "find_runs", "load_exported"]
+__all__ = ["evaluate", "evaluate_runs", "export_run", "load_exported"]
 
 _MODULES = {
     "evaluate": "evaluation",
     "evaluate_runs": "evaluation",
     "export_run": "export",
-    "find_runs": "evaluation",
     "load_exported": "export",
 }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -129,56 +128,6 @@ def evaluate_runs(
     return EvaluationGroup(split=split, reports=[reports[path] for path in paths if path in reports], failures=failures)
 
 
-def find_runs(path: Path) -> list[Path]:
-    """The run in a folder, or the runs one or two levels below it, seeds in numerical order.
-
-    Raises
-    ------
-    RunError
-        There is none.
-    """
-    if RunFolder(path).config.exists():
-        return [path]
-    runs = [config.parent for pattern in ("*/config.json", "*/*/config.json") for config in path.glob(pattern)]
-    if not runs:
-        raise RunError(f"{path}: there is no run here (no config.json)", hint="name a folder that train or sweep wrote")
-    return sorted(runs, key=lambda run: [_natural(part) for part in run.relative_to(path).parts])
-
-
-def _natural(text: str) -> list[tuple[int, str]]:
-    """A sort key by which seed-10 comes after seed-9."""
-    return [(int(number or 0), words) for words, number in re.findall(r"(\D*)(\d*)", text)]
-
-
-@dataclass(frozen=True)
-class _TrainedRun:
-    """A run with the weights of its best epoch, and the samples to score it on."""
-
-    folder: RunFolder
-    config: RunConfig
-    recipe: Recipe
-    store: TokenStore
-    split: Split
-    run: Run
-    epoch: int
-
-
-class _Stores:
-    """Opens the stores of runs, each of them once; ``instead`` takes the place of all of them."""
-
-    def __init__(self, instead: Path | TokenStore | None) -> None:
-        self._instead = instead
-        self._opened: dict[Path, TokenStore] = {}
-
-    def open(self, config: RunConfig, run: Path) -> TokenStore:
-        """As :meth:`StoreReference.open`."""
-        if self._instead is not None and not isinstance(self._instead, Path):
-            return config.store.open(run, instead=self._instead)
-        path = self._instead or Path(config.store.path)
-        self._opened[path] = config.store.open(run, instead=self._opened.get(path, path))
-        return self._opened[path]
-
-
 def _load(folder: RunFolder, config: RunConfig, store: TokenStore, split: str, device: torch.device) -> _TrainedRun:
     recipe = config.load_recipe()
     run = Run(bind_task(recipe, store), recipe.train, seed=config.seed, device=device)
@@ -255,3 +204,32 @@ def _report(trained: _TrainedRun, predictions: Predictions) -> EvaluateReport:
 def _earlier(folder: RunFolder) -> dict[str, Any]:
     """Evaluations that ``result.json`` holds already, by split."""
     return dict(folder.read_result().get("evaluation", {}))
+
+
+@dataclass(frozen=True)
+class _TrainedRun:
+    """A run with the weights of its best epoch, and the samples to score it on."""
+
+    folder: RunFolder
+    config: RunConfig
+    recipe: Recipe
+    store: TokenStore
+    split: Split
+    run: Run
+    epoch: int
+
+
+class _Stores:
+    """Opens the stores of runs, each of them once; ``instead`` takes the place of all of them."""
+
+    def __init__(self, instead: Path | TokenStore | None) -> None:
+        self._instead = instead
+        self._opened: dict[Path, TokenStore] = {}
+
+    def open(self, config: RunConfig, run: Path) -> TokenStore:
+        """As :meth:`StoreReference.open`."""
+        if self._instead is not None and not isinstance(self._instead, Path):
+            return config.store.open(run, instead=self._instead)
+        path = self._instead or Path(config.store.path)
+        self._opened[path] = config.store.open(run, instead=self._opened.get(path, path))
+        return self._opened[path]

@@ -11,16 +11,16 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import cast
 
 from torch import Tensor
 
 from mettle_cache.datasets.registry import DATASETS
 from mettle_cache.devices import choose_device, peak_memory, prepare_process
-from mettle_cache.errors import ConfigError, UsageError
+from mettle_cache.errors import UsageError
 from mettle_cache.pipelines.progress import Progress, Silent
 from mettle_cache.pipelines.train.checkpoint import load_checkpoint, save_checkpoint
-from mettle_cache.pipelines.train.job import CACHE, newest_store
+from mettle_cache.pipelines.train.config import CACHE, GroundingJob, Videos, newest_store
 from mettle_cache.pipelines.train.loop import SharedPass, train_epochs
 from mettle_cache.pipelines.train.recipe import TrainOptions
 from mettle_cache.pipelines.train.run import Run
@@ -31,53 +31,17 @@ from mettle_cache.tasks.avqa.grounding import GroundingTask
 from mettle_cache.tasks.protocol import Task
 
 WEIGHTS = Path("weights")
-Videos = Literal["real", "all"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class GroundingJob:
-    """A pre-training request; None means that the store decides.
-
-    ``videos``: the published code trains on the recorded ones, whose ids are digits, and leaves out the synthetic ones.
-    ``videos_a_step`` times T pairs make a step; 13 videos are 130, where the peers have 128. The schedule is theirs:
-    Adam, a tenth of the rate every eight epochs.
-
-    Raises
-    ------
-    ConfigError
-        All that is wrong with the above.
-    """
-
-    store: Path | None = None
-    out: Path | None = None
-    videos: Videos = "real"
-    epochs: int = 30
-    learning_rate: float = 3e-4
-    videos_a_step: int = 13
-    seed: int = 0
-    resume: bool = False
-    device: str | None = None
-
-    def __post_init__(self) -> None:
-        problems = []
-        if self.videos not in get_args(Videos):
-            problems.append(f"--videos {self.videos}: choose one of {', '.join(get_args(Videos))}")
-        if not 0 < self.learning_rate < float("inf"):
-            problems.append(f"--learning-rate {self.learning_rate}: must be a number above 0")
-        if self.epochs < 1 or self.videos_a_step < 2:
-            problems.append(f"{self.epochs} epochs of {self.videos_a_step} videos a step: at least 1 of at least 2")
-        if problems:
-            raise ConfigError(problems, where="these options cannot be used", hint="mettle pretrain-grounding --help")
-
-    def options(self) -> TrainOptions:
-        return TrainOptions(
-            batch_size=self.videos_a_step,
-            epochs=self.epochs,
-            learning_rate=self.learning_rate,
-            step_size=8,
-            gamma=0.1,
-            precision="float32",
-        )
+def _options(job: GroundingJob) -> TrainOptions:
+    return TrainOptions(
+        batch_size=job.videos_a_step,
+        epochs=job.epochs,
+        learning_rate=job.learning_rate,
+        step_size=8,
+        gamma=0.1,
+        precision="float32",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,11 +142,11 @@ def _prepare(job: GroundingJob, store: TokenStore, progress: Progress) -> tuple[
         progress.note("too few val videos that train lacks: the last epoch is kept instead of the best")
     task = GroundingTask(store.layers, samples=store.samples, segments=store.segments)
     # the training loop asks for no more of a task than this one has
-    run = Run(cast(Task, task), job.options(), seed=job.seed, device=choose_device(job.device))
+    run = Run(cast(Task, task), _options(job), seed=job.seed, device=choose_device(job.device))
     shared = SharedPass(
         loader=SampleLoader(store, task.layers, device=run.device),
         batch_size=job.videos_a_step,
-        order_seed=job.options().order_seed,
+        order_seed=_options(job).order_seed,
         train=train,
         selection=val if len(val) > 1 else None,
         progress=progress,
@@ -191,7 +155,7 @@ def _prepare(job: GroundingJob, store: TokenStore, progress: Progress) -> tuple[
 
 
 def _config(job: GroundingJob, store: TokenStore) -> RunConfig:
-    recipe = {"grounding": {"videos": job.videos, "train": asdict(job.options())}}
+    recipe = {"grounding": {"videos": job.videos, "train": asdict(_options(job))}}
     return RunConfig(recipe=recipe, seed=job.seed, select_on="val", store=StoreReference.of(store))
 
 

@@ -1,37 +1,21 @@
-"""What ``mettle train`` was asked for, with everything left out filled in from the store."""
+"""From what training is asked to do to runs: everything left out is filled in from the store."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import cast, get_args
+from typing import cast
 
-from mettle_cache.errors import RunError, StoreMissingError, UsageError
+from mettle_cache.errors import RunError
 from mettle_cache.pipelines.progress import Progress
 from mettle_cache.pipelines.report.run_reports import GroupReport, TrainReport
+from mettle_cache.pipelines.train.config import CACHE, SelectOn, TrainJob, newest_store
 from mettle_cache.pipelines.train.recipe import default_recipe, load_recipe
-from mettle_cache.pipelines.train.run_folder import RunFolder, SelectOn
+from mettle_cache.pipelines.train.run_folder import RunFolder
 from mettle_cache.pipelines.train.spec import RunSpec
 from mettle_cache.pipelines.train.sweep import Variant
 from mettle_cache.pipelines.train.training import RUNS, default_out, train, train_runs
-from mettle_cache.store import TokenStore, find_stores
-
-CACHE = Path("cache")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainJob:
-    """A training request; None means that the store decides."""
-
-    store: Path | None = None
-    recipe: str | None = None
-    overrides: tuple[str, ...] = ()
-    seed: int = 0
-    out: Path | None = None
-    resume: bool = False
-    select_on: str = "val"
-    device: str | None = None
+from mettle_cache.store import TokenStore
 
 
 def start_training(job: TrainJob, progress: Progress) -> TrainReport:
@@ -39,10 +23,8 @@ def start_training(job: TrainJob, progress: Progress) -> TrainReport:
 
     Raises
     ------
-    StoreMissingError
-        No store was named and none is finished under ``cache/``.
-    UsageError
-        ``select_on`` is no rule of selection.
+    UsageError, StoreMissingError
+        As :meth:`TrainJob.check`.
     """
     store, name = _open(job)
     recipe = load_recipe(name, list(job.overrides))
@@ -109,22 +91,10 @@ def _start_group(
 
 def _open(job: TrainJob) -> tuple[TokenStore, str]:
     """The store and the recipe's name."""
-    if job.select_on not in get_args(SelectOn):
-        raise UsageError(f"--select-on {job.select_on}: choose one of {', '.join(get_args(SelectOn))}")
+    job.check()
     store = TokenStore.open(job.store or newest_store(CACHE))
     return store, job.recipe or default_recipe(store)
 
 
 def _stem(store: TokenStore) -> str:
     return Path(store.path).stem
-
-
-def newest_store(folder: Path) -> Path:
-    """The newest finished store in a folder."""
-    stores = find_stores(folder)
-    if not stores:
-        raise StoreMissingError(
-            f"there is no finished store under {folder}/",
-            hint="make one with: mettle extract --dataset ave, or name one: mettle train --from-cache STORE",
-        )
-    return stores[0]

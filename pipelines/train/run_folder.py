@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -17,13 +18,13 @@ from filelock import FileLock, Timeout
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from mettle_cache.errors import RunError, StoreMissingError, UsageError
-from mettle_cache.pipelines.train.recipe import Recipe, recipe_from_json, same_recipe
+from mettle_cache.pipelines.train.config import SelectOn
 from mettle_cache.store.writing.durable import PARTIAL, make_folder, remove_files, write_file
 
 if TYPE_CHECKING:
+    from mettle_cache.pipelines.train.recipe import Recipe
     from mettle_cache.store.reading.token_store import TokenStore
 
-SelectOn = Literal["val", "test", "last"]
 _MAX_JSON = 16 << 20
 
 
@@ -85,10 +86,14 @@ class RunConfig:
     format: Literal["mettle-run-1"] = "mettle-run-1"
 
     def load_recipe(self) -> Recipe:
+        from mettle_cache.pipelines.train.recipe import recipe_from_json
+
         return recipe_from_json(self.recipe, where="the run's config.json")
 
     def differences(self, other: RunConfig) -> list[str]:
         """What would change a run's numbers; the store's path may differ."""
+        from mettle_cache.pipelines.train.recipe import same_recipe
+
         same = {
             "recipe": same_recipe(self.recipe, other.recipe),
             "seed": self.seed == other.seed,
@@ -246,3 +251,24 @@ def _read_capped(path: Path) -> bytes:
     if path.stat().st_size > _MAX_JSON:
         raise RunError(f"{path}: larger than {_MAX_JSON} bytes, which no run writes")
     return path.read_bytes()
+
+
+def find_runs(path: Path) -> list[Path]:
+    """The run in a folder, or the runs one or two levels below it, seeds in numerical order.
+
+    Raises
+    ------
+    RunError
+        There is none.
+    """
+    if RunFolder(path).config.exists():
+        return [path]
+    runs = [config.parent for pattern in ("*/config.json", "*/*/config.json") for config in path.glob(pattern)]
+    if not runs:
+        raise RunError(f"{path}: there is no run here (no config.json)", hint="name a folder that train or sweep wrote")
+    return sorted(runs, key=lambda run: [_natural(part) for part in run.relative_to(path).parts])
+
+
+def _natural(text: str) -> list[tuple[int, str]]:
+    """A sort key by which seed-10 comes after seed-9."""
+    return [(int(number or 0), words) for words, number in re.findall(r"(\D*)(\d*)", text)]

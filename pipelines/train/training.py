@@ -13,10 +13,11 @@ from mettle_cache.errors import UsageError
 from mettle_cache.pipelines.progress import Progress, Silent
 from mettle_cache.pipelines.report.run_reports import GroupReport, TrainReport
 from mettle_cache.pipelines.report.units import format_bytes
+from mettle_cache.pipelines.train.config import SelectOn
 from mettle_cache.pipelines.train.loop import SharedPass, Throughput, train_epochs
 from mettle_cache.pipelines.train.recipe import Recipe, default_recipe, load_recipe
 from mettle_cache.pipelines.train.run import Run
-from mettle_cache.pipelines.train.run_folder import RunConfig, RunFolder, SelectOn, StoreReference, claim_runs
+from mettle_cache.pipelines.train.run_folder import RunConfig, RunFolder, StoreReference, claim_runs
 from mettle_cache.pipelines.train.sample_loader import SampleLoader, Split, read_split
 from mettle_cache.pipelines.train.spec import RunSpec, check_shared
 from mettle_cache.pipelines.train.task import bind_task

@@ -59,7 +59,14 @@ def test_what_only_tells_is_light(loaded, command):
         ("plan --dataset nosuch", "no data set is called 'nosuch'"),
         ("train --from-cache --seed 1 --seeds 2", "exclude each other"),
         ("train --from-cache --seeds x", "'x' is no seed"),
+        ("train --from-cache", "there is no finished store under cache/"),
+        ("train --from-cache NOSUCH", "there is no token store at NOSUCH"),
+        ("train --from-cache --select-on best", "--select-on best: choose one of val, test, last"),
+        ("train --from-cache --device gpu", "there is no device called 'gpu'"),
         ("sweep --from-cache --set x", "must be key=value"),
+        ("sweep --from-cache NOSUCH", "there is no token store at NOSUCH"),
+        ("pretrain-grounding --from-cache NOSUCH", "there is no token store at NOSUCH"),
+        ("pretrain-grounding --from-cache --videos some", "--videos some"),
         ("bench nosuch", "No such command"),
         ("bench read --repeats 0", "--repeats 0"),
         ("bench --report --from NOSUCH", "there are no results"),
@@ -68,6 +75,13 @@ def test_what_only_tells_is_light(loaded, command):
 def test_a_wrong_argument_is_refused_before_anything_heavy_loads(loaded, command, message):
     code, modules, said = loaded(command)
     assert (code, modules) == (2, [])
+    assert message in said
+
+
+@pytest.mark.parametrize(("command", "message"), [("evaluate NOSUCH", "no run here"), ("export NOSUCH", "not a run")])
+def test_a_folder_that_is_no_run_is_refused_as_early(loaded, command, message):
+    code, modules, said = loaded(command)
+    assert (code, modules) == (1, [])
     assert message in said
 
 

@@ -10,8 +10,7 @@ import typer
 from mettle_cache.cli.options import EXTRACTION, TRAINING, Setting, takes
 from mettle_cache.cli.pretrain_grounding import pretrain
 from mettle_cache.pipelines.extract.config import ExtractConfig
-from mettle_cache.pipelines.train.grounding import GroundingJob
-from mettle_cache.pipelines.train.job import TrainJob
+from mettle_cache.pipelines.train.config import GroundingJob, TrainJob
 
 REQUIRED = inspect.Parameter.empty
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from mettle_cache.errors import RunError, UsageError
-from mettle_cache.pipelines.evaluate.evaluation import evaluate, evaluate_runs, find_runs
+from mettle_cache.pipelines.evaluate.evaluation import evaluate, evaluate_runs
 from mettle_cache.pipelines.train.checkpoint import load_checkpoint, save_checkpoint
 from mettle_cache.pipelines.train.recipe import load_recipe
+from mettle_cache.pipelines.train.run_folder import find_runs
 from mettle_cache.pipelines.train.spec import RunSpec
 from mettle_cache.pipelines.train.training import train_runs
 from tests.pipelines.test_train_heads import Counting

@@ -1,0 +1,100 @@
+"""What training is asked to do; checked without PyTorch, as far as that goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from mettle_cache.devices import check_device_name
+from mettle_cache.errors import ConfigError, StoreMissingError, UsageError
+from mettle_cache.store import find_stores
+from mettle_cache.store.format.metadata import load_metadata
+
+CACHE = Path("cache")
+
+# the rule by which a run's best epoch is chosen: the score on a split, or the last epoch
+SelectOn = Literal["val", "test", "last"]
+# the videos of MUSIC-AVQA to pre-train on: the recorded ones, or the synthetic ones too
+Videos = Literal["real", "all"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainJob:
+    """A training request; None means that the store decides."""
+
+    store: Path | None = None
+    recipe: str | None = None
+    overrides: tuple[str, ...] = ()
+    seed: int = 0
+    out: Path | None = None
+    resume: bool = False
+    select_on: str = "val"
+    device: str | None = None
+
+    def check(self) -> None:
+        """Refuse what can be seen to be wrong before anything slow is loaded.
+
+        Raises
+        ------
+        UsageError
+            ``select_on`` is no rule of selection, or ``device`` is no device's name.
+        StoreMissingError
+            There is no such store, or none was named and none is finished under ``cache/``.
+        """
+        if self.select_on not in get_args(SelectOn):
+            raise UsageError(f"--select-on {self.select_on}: choose one of {', '.join(get_args(SelectOn))}")
+        check_device_name(self.device)
+        load_metadata(self.store or newest_store(CACHE))
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroundingJob:
+    """A pre-training request; None means that the store decides.
+
+    ``videos``: the published code trains on the recorded ones, whose ids are digits, and leaves out the synthetic ones.
+    ``videos_a_step`` times T pairs make a step; 13 videos are 130, where the peers have 128. The schedule is theirs:
+    Adam, a tenth of the rate every eight epochs.
+
+    Raises
+    ------
+    ConfigError
+        All that is wrong with the above.
+    """
+
+    store: Path | None = None
+    out: Path | None = None
+    videos: Videos = "real"
+    epochs: int = 30
+    learning_rate: float = 3e-4
+    videos_a_step: int = 13
+    seed: int = 0
+    resume: bool = False
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.videos not in get_args(Videos):
+            problems.append(f"--videos {self.videos}: choose one of {', '.join(get_args(Videos))}")
+        if not 0 < self.learning_rate < float("inf"):
+            problems.append(f"--learning-rate {self.learning_rate}: must be a number above 0")
+        if self.epochs < 1 or self.videos_a_step < 2:
+            problems.append(f"{self.epochs} epochs of {self.videos_a_step} videos a step: at least 1 of at least 2")
+        if problems:
+            raise ConfigError(problems, where="these options cannot be used", hint="mettle pretrain-grounding --help")
+
+    def check(self) -> None:
+        """As :meth:`TrainJob.check`."""
+        check_device_name(self.device)
+        load_metadata(self.store or newest_store(CACHE))
+
+
+def newest_store(folder: Path) -> Path:
+    """The newest finished store in a folder. Raises StoreMissingError."""
+    stores = find_stores(folder)
+    if not stores:
+        raise StoreMissingError(
+            f"there is no finished store under {folder}/",
+            hint="make one with: mettle extract --dataset ave, or name one: mettle train --from-cache STORE",
+        )
+    return stores[0]
