@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mettle_cache.errors import UsageError
-from mettle_cache.pipelines.atomic import write_atomically
 from mettle_cache.pipelines.benchmark.options import BenchOptions
 from mettle_cache.pipelines.benchmark.registry import BENCHES, run_bench
 from mettle_cache.pipelines.benchmark.table import BenchTable, Goal, Row, parse_table
 from mettle_cache.pipelines.progress import Progress
 from mettle_cache.pipelines.report.units import format_rate
 from mettle_cache.pipelines.timing import LEAST_REPEATS
+from mettle_cache.store.writing.durable import write_atomically
 
 REPORT = Path("BENCHMARKS.md")
 # a table is a few kilobytes

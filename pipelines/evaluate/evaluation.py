@@ -14,7 +14,6 @@ import torch
 from mettle_cache.devices import choose_device, prepare_process
 from mettle_cache.errors import RunError, UsageError
 from mettle_cache.methods.kernels.ops import pools_tokens
-from mettle_cache.pipelines.atomic import write_atomically
 from mettle_cache.pipelines.evaluate.artefacts import StoredFrames, write_artefacts
 from mettle_cache.pipelines.evaluate.comparison import compare_with_paper
 from mettle_cache.pipelines.progress import Progress, Silent
@@ -26,6 +25,7 @@ from mettle_cache.pipelines.train.run import Run
 from mettle_cache.pipelines.train.run_folder import RunConfig, RunFolder, hold_run
 from mettle_cache.pipelines.train.sample_loader import SampleLoader, Split, read_split
 from mettle_cache.pipelines.train.task import bind_task
+from mettle_cache.store.writing.durable import write_atomically
 from mettle_cache.tasks.protocol import Predictions
 
 if TYPE_CHECKING:

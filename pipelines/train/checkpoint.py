@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mettle_cache.errors import RunError
-from mettle_cache.pipelines.atomic import write_atomically
+from mettle_cache.store.writing.durable import write_atomically
 
 FORMAT = "mettle-checkpoint-1"
 

@@ -9,7 +9,7 @@ import errno
 import os
 import shutil
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -54,6 +54,30 @@ def write_file(path: Path, data: bytes) -> None:
     write_files([(path, [data])])
 
 
+def write_atomically(path: Path, write: Callable[[Path], None], *, needed: int = 0) -> None:
+    """:func:`write_file` for what is large: ``write`` fills a file beside ``path``, without a copy of it in memory.
+
+    ``needed`` is its size in bytes, for the message where the disk is full.
+
+    Raises
+    ------
+    NoRoomError
+        The disk is full; the old file stays, and nothing is left of the new one.
+    StoreError
+        The disk refuses for another reason.
+    """
+    temporary = _temporary(path)
+    with disk_errors(path, needed):
+        try:
+            write(temporary)
+            _sync(temporary, os.O_RDONLY)
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
 def make_folder(path: Path) -> None:
     """Make a folder and its parents, durably."""
     with disk_errors(path, needed=0):
@@ -77,11 +101,7 @@ def remove_files(paths: Iterable[Path]) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Make renames and removals in a folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    _sync(folder, os.O_RDONLY | os.O_DIRECTORY)
 
 
 def free_bytes(path: Path) -> int:
@@ -116,6 +136,14 @@ def _temporary(path: Path) -> Path:
     # the process and thread are in the name so that a stray twin (a task that a cluster started twice) cannot
     # write into this file; sweeping goes by the suffix alone
     return path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}{PARTIAL}")
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _write_synced(path: Path, buffers: Sequence[Buffer]) -> None:

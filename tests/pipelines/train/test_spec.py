@@ -7,21 +7,21 @@ from mettle_cache.pipelines.train.recipe import load_recipe
 from mettle_cache.pipelines.train.spec import RunSpec, check_shared
 
 
-def plan(name, *overrides, seed=0):
+def spec(name, *overrides, seed=0):
     return RunSpec(recipe=load_recipe("ave-small", overrides), seed=seed, folder=Path("runs"), name=name)
 
 
 def test_a_head_without_a_name_is_trained_in_the_folder_itself():
-    assert plan("").out == Path("runs")
-    assert plan("a/seed-1").out == Path("runs/a/seed-1")
+    assert spec("").out == Path("runs")
+    assert spec("a/seed-1").out == Path("runs/a/seed-1")
 
 
 def test_whatever_does_not_decide_a_batch_may_differ():
     check_shared(
         [
-            plan("a"),
-            plan("b", "train.epochs=3", "train.learning_rate=1e-5", "lcd.k_visual=2", "layers=stages"),
-            plan("c", "method=linear", "head.decoder=psp29", seed=4),
+            spec("a"),
+            spec("b", "train.epochs=3", "train.learning_rate=1e-5", "lcd.k_visual=2", "layers=stages"),
+            spec("c", "method=linear", "head.decoder=psp29", seed=4),
         ]
     )
 
@@ -38,12 +38,12 @@ def test_whatever_does_not_decide_a_batch_may_differ():
 )
 def test_what_decides_a_batch_must_be_common(override, message):
     with pytest.raises(UsageError, match=message):
-        check_shared([plan("a"), plan("b"), plan("c", override)])
+        check_shared([spec("a"), spec("b"), spec("c", override)])
 
 
 def test_two_heads_in_one_folder_are_refused():
     with pytest.raises(UsageError, match="two heads would be trained in runs/a\n"):
-        check_shared([plan("a"), plan("b"), plan("a", seed=1)])
+        check_shared([spec("a"), spec("b"), spec("a", seed=1)])
 
 
 def test_no_heads_are_refused():

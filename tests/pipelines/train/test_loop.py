@@ -30,7 +30,7 @@ HEADS = {
     "probe/seed-2": (["method=linear", "train.epochs=2"], 2),
     "stages/seed-0": (["layers=stages", "train.epochs=4", "head.decoder=psp29"], 0),
 }
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def store(tiny_store):
     return tiny_store(16, 6, 6)
 
 
-def plans(folder, names=tuple(HEADS)):
+def specs(folder, names=tuple(HEADS)):
     return [
         RunSpec(
             recipe=load_recipe("ave-small", [*FAST, *HEADS[name][0]]), seed=HEADS[name][1], folder=folder, name=name
@@ -51,7 +51,7 @@ def plans(folder, names=tuple(HEADS)):
 def alone(store, tmp_path_factory):
     """Every head by itself: its folder and report."""
     folder = tmp_path_factory.mktemp("alone")
-    reports = {plan.name: train(store, recipe=plan.recipe, out=plan.out, seed=plan.seed) for plan in plans(folder)}
+    reports = {spec.name: train(store, recipe=spec.recipe, out=spec.out, seed=spec.seed) for spec in specs(folder)}
     return folder, reports
 
 
@@ -80,7 +80,7 @@ class Counting:
 
 
 def test_each_head_gets_the_bits_that_it_gets_alone(store, tmp_path, alone):
-    report = train_runs(store, plans(tmp_path))
+    report = train_runs(store, specs(tmp_path))
     assert_as_alone(tmp_path, alone)
     for head, name in zip(report.heads, HEADS, strict=True):
         assert head.out == tmp_path / name
@@ -108,7 +108,7 @@ def test_every_clip_is_read_once_an_epoch_whatever_the_number_of_heads(store, tm
 
 def test_what_the_heads_hold_together_is_said_before_they_start(store, tmp_path):
     heard = Listener()
-    report = train_runs(store, plans(tmp_path, ["seed-0", "wide/seed-0"]), progress=heard)
+    report = train_runs(store, specs(tmp_path, ["seed-0", "wide/seed-0"]), progress=heard)
     parameters = sum(head.parameters for head in report.heads)
     said = (
         f"2 heads together: {parameters / 1e6:.1f} M parameters, {format_bytes(12 * parameters)} with their optimisers"
@@ -128,24 +128,24 @@ def test_layers_that_no_head_wants_are_not_read(store, tmp_path):
 
 
 def test_a_group_is_not_trained_over_and_refusal_touches_nothing(store, tmp_path):
-    train_runs(store, plans(tmp_path, ["seed-1"]))
+    train_runs(store, specs(tmp_path, ["seed-1"]))
     with pytest.raises(RunError, match="seed-1: a run is here already"):
-        train_runs(store, plans(tmp_path, ["seed-0", "seed-1"]))
+        train_runs(store, specs(tmp_path, ["seed-0", "seed-1"]))
     assert not (tmp_path / "seed-0").exists()
 
 
 def test_a_recipe_that_does_not_fit_leaves_no_folder(store, tmp_path):
     wrong = RunSpec(recipe=load_recipe("ave-small", ["lcd.heads=7"]), seed=0, folder=tmp_path, name="wrong")
     with pytest.raises(UsageError, match="not divisible by 7"):
-        train_runs(store, [*plans(tmp_path, ["seed-0"]), wrong])
+        train_runs(store, [*specs(tmp_path, ["seed-0"]), wrong])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_seeds_are_added_to_a_group_with_resume(store, tmp_path, alone):
-    train_runs(store, plans(tmp_path, ["seed-0"]))
+    train_runs(store, specs(tmp_path, ["seed-0"]))
     before = (tmp_path / "seed-0" / "last.safetensors").read_bytes()
     counting, heard = Counting(store), Listener()
-    train_runs(counting, plans(tmp_path, ["seed-0", "seed-1"]), resume=True, progress=heard)
+    train_runs(counting, specs(tmp_path, ["seed-0", "seed-1"]), resume=True, progress=heard)
     assert (tmp_path / "seed-0" / "last.safetensors").read_bytes() == before
     assert_as_alone(tmp_path, alone, ["seed-0", "seed-1"])
     assert heard.total == heard.done == len(counting.asked) == 3 * (16 + 6)
@@ -156,13 +156,13 @@ def test_seeds_are_added_to_a_group_with_resume(store, tmp_path, alone):
 def test_heads_at_different_epochs_go_on_together(store, tmp_path, alone, ahead):
     """A kill between the saves of an epoch leaves the first heads one epoch ahead of the others."""
     for name, epochs in ahead.items():
-        (plan,) = plans(tmp_path, [name])
-        if epochs == plan.recipe.train.epochs:
-            train(store, recipe=plan.recipe, out=plan.out, seed=plan.seed)
+        (spec,) = specs(tmp_path, [name])
+        if epochs == spec.recipe.train.epochs:
+            train(store, recipe=spec.recipe, out=spec.out, seed=spec.seed)
             continue
         with pytest.raises(KeyboardInterrupt):
-            train(store, recipe=plan.recipe, out=plan.out, seed=plan.seed, progress=StopAfter(epochs, 4))
-    report = train_runs(store, plans(tmp_path), resume=True)
+            train(store, recipe=spec.recipe, out=spec.out, seed=spec.seed, progress=StopAfter(epochs, 4))
+    report = train_runs(store, specs(tmp_path), resume=True)
     assert_as_alone(tmp_path, alone)
     assert [curve(head) for head in report.heads] == [curve(alone[1][name]) for name in HEADS]
 
@@ -170,9 +170,9 @@ def test_heads_at_different_epochs_go_on_together(store, tmp_path, alone, ahead)
 def test_ctrl_c_says_how_to_go_on_with_the_group(store, tmp_path, alone):
     listener = StopAfter(2, 5)
     with pytest.raises(KeyboardInterrupt):
-        train_runs(store, plans(tmp_path), progress=listener)
+        train_runs(store, specs(tmp_path), progress=listener)
     assert f"interrupted; go on after epoch 2 with --resume --out {tmp_path}" in listener.notes[-1]
-    train_runs(store, plans(tmp_path), resume=True)
+    train_runs(store, specs(tmp_path), resume=True)
     assert_as_alone(tmp_path, alone)
 
 
@@ -184,7 +184,7 @@ def diverging(folder):
 
 def test_a_head_that_diverges_is_left_behind_and_the_others_go_on(store, tmp_path, alone):
     heard = Listener()
-    report = train_runs(store, [diverging(tmp_path), *plans(tmp_path)], progress=heard)
+    report = train_runs(store, [diverging(tmp_path), *specs(tmp_path)], progress=heard)
     assert_as_alone(tmp_path, alone)
     failed, *others = report.heads
     assert "not finite" in failed.failure
@@ -216,12 +216,12 @@ def test_damage_stops_all_heads(tiny_store, tmp_path):
         content[len(content) // 2] ^= 1
         shard.write_bytes(content)
     with pytest.raises(StoreCorruptError, match=r"clip train00\d"):
-        train_runs(path, plans(tmp_path / "runs"))
+        train_runs(path, specs(tmp_path / "runs"))
 
 
 def start(store, out):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "tests.pipelines.train_script", str(store.path), str(out), "0-2"]
+    command = [sys.executable, "-m", "tests.pipelines.train.train_script", str(store.path), str(out), "0-2"]
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
 
 

@@ -14,7 +14,7 @@ from mettle_cache.pipelines.train.recipe import load_recipe
 from mettle_cache.pipelines.train.run_folder import find_runs
 from mettle_cache.pipelines.train.spec import RunSpec
 from mettle_cache.pipelines.train.training import train_runs
-from tests.pipelines.test_train_heads import Counting
+from tests.pipelines.train.test_loop import Counting
 
 FAST = ["lcd.dim=16", "train.learning_rate=3e-3", "train.epochs=2"]
 HEADS = {

@@ -13,12 +13,12 @@ import torch
 
 from mettle_cache.pipelines.train.checkpoint import load_checkpoint
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def start(store, out):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "tests.pipelines.train_script", str(store), str(out)]
+    command = [sys.executable, "-m", "tests.pipelines.train.train_script", str(store), str(out)]
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
 
 

@@ -28,9 +28,9 @@ class Printer:
 if __name__ == "__main__":
     store, out, *seeds = sys.argv[1:]
     if seeds:
-        plans = [
+        specs = [
             RunSpec(recipe=RECIPE, seed=seed, folder=Path(out), name=f"seed-{seed}") for seed in parse_seeds(seeds[0])
         ]
-        train_runs(Path(store), plans, resume=True, progress=Printer())
+        train_runs(Path(store), specs, resume=True, progress=Printer())
     else:
         train(Path(store), recipe=RECIPE, out=Path(out), resume=True, progress=Printer())
