@@ -38,7 +38,9 @@ if TYPE_CHECKING:
     )
     from mettle_cache.methods.lcd import LCD, LCDOptions
     from mettle_cache.methods.mti import MTI, MTIOptions
+    from mettle_cache.pipelines.evaluate import evaluate
     from mettle_cache.pipelines.extract import ExtractConfig, extract
+    from mettle_cache.pipelines.train import train
     from mettle_cache.store.reading.dataset import TokenDataset
     from mettle_cache.store.reading.token_store import TokenStore
     from mettle_cache.tokens import LayerTokens, TokenBatch
@@ -73,8 +75,10 @@ __all__ = [
     "WeightsError",
     "__version__",
     "create_backbone",
+    "evaluate",
     "extract",
     "open_dataset",
+    "train",
 ]
 
 _MODULES = {
@@ -82,8 +86,11 @@ _MODULES = {
     "datasets": ("open_dataset",),
     "methods.lcd": ("LCD", "LCDOptions"),
     "methods.mti": ("MTI", "MTIOptions"),
-    # `mettle_cache.extract` is the function; the package of its modules is `mettle_cache.pipelines.extract`
+    # `mettle_cache.extract` is the function; the package of its modules is `mettle_cache.pipelines.extract`; likewise
+    # the other two stages
+    "pipelines.evaluate": ("evaluate",),
     "pipelines.extract": ("ExtractConfig", "extract"),
+    "pipelines.train": ("train",),
     "store.reading.dataset": ("TokenDataset",),
     "store.reading.token_store": ("TokenStore",),
     "tokens": ("LayerTokens", "TokenBatch"),
