@@ -36,8 +36,9 @@ class Options:
     """Keys that older recipes hold and that have one value now: accepted where they say it."""
 
     def __post_init__(self) -> None:
-        wrong = []
-        for name, adapter in _fields(type(self)).items():
+        wrong: list[str] = []
+        kind: Any = type(self)
+        for name, adapter in _fields(kind).items():
             try:
                 adapter.validate_python(getattr(self, name))
             except ValidationError as error:
@@ -65,9 +66,10 @@ def read_options(kind: type, table: object, prefix: str) -> tuple[Any, list[str]
     ``prefix`` stands before the keys in the problems: ``lcd.`` for the table ``[lcd]``.
     """
     table, wrong = _drop_settled(kind, table, prefix)
+    adapter: TypeAdapter[Any] = TypeAdapter(kind)
     try:
         # JSON mode, because its strictness lets a list be a tuple; dates, which TOML has, become strings and fail
-        options = TypeAdapter(kind).validate_json(json.dumps(table, default=str))
+        options = adapter.validate_json(json.dumps(table, default=str))
     except ValidationError as error:
         return None, [*wrong, *_describe(error, kind, prefix)]
     return (None, wrong) if wrong else (options, [])

@@ -108,11 +108,11 @@ class MGN(nn.Module):
 
     def loss(self, outputs: dict[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
         """The three terms on weak labels ``[B, C]``, and two that tell the category tokens apart; all of weight 1."""
-        own = torch.arange(len(self.audio_tokens), device=labels.device)
+        categories = torch.arange(len(self.audio_tokens), device=labels.device)
         return {
             **weak_losses(outputs, labels, self.smoothing),
-            "audio_tokens": functional.cross_entropy(self.token_category(self.audio_tokens), own),
-            "visual_tokens": functional.cross_entropy(self.token_category(self.visual_tokens), own),
+            "audio_tokens": functional.cross_entropy(self.token_category(self.audio_tokens), categories),
+            "visual_tokens": functional.cross_entropy(self.token_category(self.visual_tokens), categories),
         }
 
 

@@ -22,9 +22,8 @@ class PSP(nn.Module):
     All six linears are without bias and start Xavier-uniform; the two outputs share one LayerNorm.
     """
 
-    def __init__(self, dim: int, *, dropout: float = 0.1, threshold: float = THRESHOLD) -> None:
+    def __init__(self, dim: int, *, dropout: float = 0.1) -> None:
         super().__init__()
-        self.threshold = threshold
         self.visual_1, self.visual_2, self.audio_1, self.audio_2 = (_linear(dim, dim) for _ in range(4))
         self.visual_out, self.audio_out = _linear(dim, OUT_DIM), _linear(dim, OUT_DIM)
         self.dropout = nn.Dropout(dropout)
@@ -45,7 +44,7 @@ class PSP(nn.Module):
         With more than ten segments the threshold is lower, so that a uniform row survives it as it does with ten.
         """
         weights = _normalise(affinity)
-        threshold = min(self.threshold, SURVIVES / affinity.shape[-1])
+        threshold = min(THRESHOLD, SURVIVES / affinity.shape[-1])
         return _normalise(torch.where(weights > threshold, weights, 0.0))
 
     def _branch(self, linear: nn.Linear, x: Tensor) -> Tensor:

@@ -125,8 +125,8 @@ class LCD(nn.Module):
         distilled = []
         for layer in self.layers:
             stored, projection = tokens[layer.name], self._projection(layer)
-            own = self.distillers[_key(layer)](stored.flatten_frames()).unflatten(0, stored.codes.shape[:2])
-            distilled.append(own if projection is None else projection(own))
+            meta_tokens = self.distillers[_key(layer)](stored.flatten_frames()).unflatten(0, stored.codes.shape[:2])
+            distilled.append(meta_tokens if projection is None else projection(meta_tokens))
         return distilled[0] if len(distilled) == 1 else torch.cat(distilled, dim=-2)
 
     def _projection(self, layer: LayerSpec) -> nn.Module | None:

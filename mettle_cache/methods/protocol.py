@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mettle_cache.errors import UsageError
-from mettle_cache.layers import LayerSpec
+from mettle_cache.layers import MODALITIES, LayerSpec
 from mettle_cache.options import Options
 from mettle_cache.tokens import LayerTokens
 
@@ -78,11 +78,12 @@ class PerModality(Method):
         There are no layers of one modality.
     """
 
-    def __init__(self, layers: Sequence[LayerSpec], build: Callable[[Sequence[LayerSpec]], nn.Module]) -> None:
+    def __init__(self, layers: Sequence[LayerSpec], build: Callable[[Sequence[LayerSpec]], Any]) -> None:
         super().__init__()
-        self.visual, self.audio = (build(layers_of(layers, modality)) for modality in ("visual", "audio"))
-        self.layers = (*self.visual.layers, *self.audio.layers)
-        self.visual_dim, self.audio_dim = self.visual.output_dim, self.audio.output_dim
+        visual, audio = (build(layers_of(layers, modality)) for modality in MODALITIES)
+        self.visual, self.audio = visual, audio
+        self.layers = (*visual.layers, *audio.layers)
+        self.visual_dim, self.audio_dim = visual.output_dim, audio.output_dim
 
     def forward(self, tokens: Mapping[str, LayerTokens]) -> MetaTokens:
         return MetaTokens(self.visual(tokens), self.audio(tokens))

@@ -126,10 +126,10 @@ class Task(Protocol):
         """
         return
 
-    def inputs(self, rows: Sequence[int], *, pool: Sequence[int], rng: np.random.Generator | None) -> StepInputs:
+    def inputs(self, rows: Sequence[int], *, split_rows: Sequence[int], rng: np.random.Generator | None) -> StepInputs:
         """What the model is given beside the tokens of ``rows``.
 
-        ``pool`` holds all samples of their split. ``rng`` is None where nothing is to be drawn: in evaluation.
+        ``split_rows`` holds all samples of their split. ``rng`` is None where nothing is to be drawn: in evaluation.
         """
         return StepInputs()
 

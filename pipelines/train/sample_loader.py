@@ -111,19 +111,19 @@ class SampleLoader:
 Inputs = Callable[[int, Sequence[int]], StepInputs]
 
 
-def training_inputs(task: Task, pool: Sequence[int], *, order_seed: int, epoch: int) -> Inputs:
+def training_inputs(task: Task, split_rows: Sequence[int], *, order_seed: int, epoch: int) -> Inputs:
     """What the task gives its model in training; what it draws follows from order, epoch and the batch's number."""
 
     def inputs(number: int, rows: Sequence[int]) -> StepInputs:
         rng = np.random.Generator(np.random.PCG64([order_seed, epoch, number]))
-        return task.inputs(rows, pool=pool, rng=rng)
+        return task.inputs(rows, split_rows=split_rows, rng=rng)
 
     return inputs
 
 
-def evaluation_inputs(task: Task, pool: Sequence[int]) -> Inputs:
+def evaluation_inputs(task: Task, split_rows: Sequence[int]) -> Inputs:
     """What the task gives its model where nothing is drawn."""
-    return lambda _number, rows: task.inputs(rows, pool=pool, rng=None)
+    return lambda _number, rows: task.inputs(rows, split_rows=split_rows, rng=None)
 
 
 def common_inputs(inputs_of_runs: Sequence[Inputs]) -> Inputs:

@@ -211,7 +211,7 @@ def test_an_exported_head_predicts_what_the_trained_one_does_without_a_store(wri
     report = export_run(tmp_path / "run", store=store, repeats=1)
     assert report.difference < 1e-4
     task = bind_task(recipe, store)
-    given = task.inputs([0, 1], pool=[0, 1], rng=None).tensors
+    given = task.inputs([0, 1], split_rows=[0, 1], rng=None).tensors
     outputs = load_exported(report.out)(store.read([0, 1]).layers, **given)
     assert outputs["video"].shape == (2, 3)
 

@@ -46,7 +46,7 @@ def load_grounding(net: GroundingNet, path: Path) -> None:
     """
     ours = net.state_dict()
     theirs = {name: tensor for name, tensor in read_state_dict(path).items() if name in ours}
-    if {name: tensor.shape for name, tensor in theirs.items()} != {name: own.shape for name, own in ours.items()}:
+    if {name: tensor.shape for name, tensor in theirs.items()} != {name: tensor.shape for name, tensor in ours.items()}:
         raise WeightsError(
             explain_mismatch(ours, theirs, f"grounding file {path}"),
             hint="take one that was trained on this store's backbones, with head.dim = none and lcd.dim = none",
@@ -67,11 +67,11 @@ class GroundingModel(nn.Module):
     ) -> dict[str, Tensor]:
         """Tokens ``[B + R, T, N, D]`` of B videos and R others to ``match [2 B T, 2]``, each pair's positive first."""
         precision = self.grounding.fc_gl.weight.dtype
-        own = slice(0, len(negative_clip))
+        samples = slice(0, len(negative_clip))
         with torch.autocast(negative_clip.device.type, enabled=False):
-            audio = mean_token(tokens[self.heard][own], precision)
+            audio = mean_token(tokens[self.heard][samples], precision)
             other = take_seconds(tokens[self.seen], negative_clip, negative_second)
-            pictures = [Pictures.of(layer.floats(precision)) for layer in (tokens[self.seen][own], other)]
+            pictures = [Pictures.of(layer.floats(precision)) for layer in (tokens[self.seen][samples], other)]
             match = self.grounding(audio, *pictures).match
         return {"match": match}
 
@@ -97,14 +97,14 @@ class GroundingTask:
     def build_model(self) -> nn.Module:
         return GroundingModel(*self.layers)
 
-    def inputs(self, rows: Sequence[int], *, pool: Sequence[int], rng: np.random.Generator | None) -> StepInputs:
+    def inputs(self, rows: Sequence[int], *, split_rows: Sequence[int], rng: np.random.Generator | None) -> StepInputs:
         """A negative for every second, from the step's other videos, so that nothing more is read.
 
         Rows are videos in random order: each other one is as likely to be in the step, so a negative is uniform over
         all of them. Where nothing is to be drawn, in scoring, the same rows get the same negatives.
         """
         drawn = rng or np.random.Generator(np.random.PCG64([len(rows), *rows]))
-        videos = rows if len(set(self.video_of[list(rows)])) > 1 else pool
+        videos = rows if len(set(self.video_of[list(rows)])) > 1 else split_rows
         return negative_inputs(self.video_of, rows, videos, segments=self.segments, at_most=None, rng=drawn)
 
     def targets(self, rows: Sequence[int]) -> Tensor:
@@ -126,9 +126,9 @@ class GroundingTask:
 
 
 def draw_negatives(
-    own: Numbers, videos: Numbers, *, segments: int, at_most: int | None, rng: np.random.Generator
+    of_samples: Numbers, videos: Numbers, *, segments: int, at_most: int | None, rng: np.random.Generator
 ) -> tuple[Numbers, Numbers]:
-    """A video and a second of it, both ``[B, T]``, for every second of the videos ``own [B]``.
+    """A video and a second of it, both ``[B, T]``, for every second of the videos ``of_samples [B]``.
 
     Each is uniform over all other ``videos`` and then over the T seconds. ``at_most`` bounds the videos of a step, and
     so what it reads: that many are drawn uniformly and without replacement, then each second draws from them. By
@@ -145,16 +145,16 @@ def draw_negatives(
             hint="extract more videos of it",
         )
     few = videos if at_most is None or at_most >= len(videos) else rng.choice(videos, at_most, replace=False)
-    # the place of a sample's own video among the few, or past their end
-    place = np.where((few == own[:, None]).any(1), (few == own[:, None]).argmax(1), len(few))[:, None]
-    drawn = rng.integers(0, len(few) - (place < len(few)), size=(len(own), segments))
-    return few[drawn + (drawn >= place)], rng.integers(0, segments, size=(len(own), segments))
+    # the place of a sample's video among the few, or past their end
+    place = np.where((few == of_samples[:, None]).any(1), (few == of_samples[:, None]).argmax(1), len(few))[:, None]
+    drawn = rng.integers(0, len(few) - (place < len(few)), size=(len(of_samples), segments))
+    return few[drawn + (drawn >= place)], rng.integers(0, segments, size=(len(of_samples), segments))
 
 
 def negative_inputs(
     video_of: Numbers,
     rows: Sequence[int],
-    pool: Sequence[int],
+    split_rows: Sequence[int],
     *,
     segments: int,
     at_most: int | None,
@@ -165,14 +165,14 @@ def negative_inputs(
     ``video_of`` is the video of every sample; ``negative_clip`` counts along the leading axis of the step's tokens.
     Videos that the step reads anyway are not read again.
     """
-    own = video_of[np.asarray(rows, dtype=np.int64)]
-    videos, first = np.unique(video_of[np.asarray(pool, dtype=np.int64)], return_index=True)
-    drawn, seconds = draw_negatives(own, videos, segments=segments, at_most=at_most, rng=rng)
-    place = {int(video): position for position, video in reversed(list(enumerate(own)))}
+    of_samples = video_of[np.asarray(rows, dtype=np.int64)]
+    videos, first = np.unique(video_of[np.asarray(split_rows, dtype=np.int64)], return_index=True)
+    drawn, seconds = draw_negatives(of_samples, videos, segments=segments, at_most=at_most, rng=rng)
+    place = {int(video): position for position, video in reversed(list(enumerate(of_samples)))}
     extra = [int(video) for video in np.unique(drawn) if int(video) not in place]
-    place |= {video: len(own) + number for number, video in enumerate(extra)}
+    place |= {video: len(of_samples) + number for number, video in enumerate(extra)}
     clips = np.vectorize(place.__getitem__, otypes=[np.int64])(drawn)
     return StepInputs(
-        rows=tuple(pool[first[np.searchsorted(videos, video)]] for video in extra),
+        rows=tuple(split_rows[first[np.searchsorted(videos, video)]] for video in extra),
         tensors={"negative_clip": torch.from_numpy(clips), "negative_second": torch.from_numpy(seconds)},
     )

@@ -61,13 +61,13 @@ class AvqaModel(nn.Module):
         ``question`` holds word indexes ``[B, L]``; ``negative_clip`` and ``negative_second`` ``[B, T]`` say where the
         pictures of other videos are among the tokens.
         """
-        own = {name: layer[: len(question)] for name, layer in tokens.items()}
-        audio = self._distil("audio", own)
-        pictures = [self._pictures(own, audio)]
+        positive = {name: layer[: len(question)] for name, layer in tokens.items()}
+        audio = self._distil("audio", positive)
+        pictures = [self._pictures(positive, audio)]
         if negative_clip is not None and negative_second is not None:
-            other = {name: take_seconds(layer, negative_clip, negative_second) for name, layer in tokens.items()}
+            negative = {name: take_seconds(layer, negative_clip, negative_second) for name, layer in tokens.items()}
             raw = self.raw_negatives
-            pictures.append(self._raw_pictures(other) if raw else self._pictures(other, audio))
+            pictures.append(self._raw_pictures(negative) if raw else self._pictures(negative, audio))
         with torch.autocast(question.device.type, enabled=False):
             heard = audio.to(self._precision).mean(dim=-2)
             outputs: dict[str, Tensor] = self.decoder(heard, pictures[0], question, *pictures[1:])

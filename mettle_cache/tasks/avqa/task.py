@@ -164,14 +164,14 @@ class AvqaTask(Task):
         if self.options.init_grounding != "none":
             load_grounding(cast(AvqaModel, model).decoder.grounding, Path(self.options.init_grounding))
 
-    def inputs(self, rows: Sequence[int], *, pool: Sequence[int], rng: np.random.Generator | None) -> StepInputs:
+    def inputs(self, rows: Sequence[int], *, split_rows: Sequence[int], rng: np.random.Generator | None) -> StepInputs:
         """The questions ``[B, L]`` and, in training, where to find pictures of other videos."""
         question = {"question": torch.from_numpy(self.questions[_indexes(rows)])}
         if rng is None:
             return StepInputs(tensors=question)
         bound = self.options.negative_videos
         at_most = None if isinstance(bound, str) else bound
-        others = negative_inputs(self.video_of, rows, pool, segments=self.segments, at_most=at_most, rng=rng)
+        others = negative_inputs(self.video_of, rows, split_rows, segments=self.segments, at_most=at_most, rng=rng)
         return StepInputs(rows=others.rows, tensors={**question, **others.tensors})
 
     def targets(self, rows: Sequence[int]) -> Tensor:
@@ -199,10 +199,11 @@ class AvqaTask(Task):
 
     def floors(self, rows: Sequence[int]) -> dict[str, float]:
         """What the train split's most frequent answers score: to each template, and to everything."""
-        chosen = {split: self._templates_and_answers(own) for split, own in (("train", self._train()), ("own", rows))}
-        templates, answers = chosen["train"]
+        templates, answers = self._templates_and_answers(self._train())
         (always,) = most_common_answers([""] * len(answers), answers).values()
-        blind = blind_answers(chosen["own"][0], most_common_answers(templates, answers), otherwise=always)
+        blind = blind_answers(
+            self._templates_and_answers(rows)[0], most_common_answers(templates, answers), otherwise=always
+        )
         return {
             "most frequent answer of the template": self._accuracies(self._numbers(blind), rows)["accuracy"],
             f"always {always}": self._accuracies(self._numbers([always] * len(rows)), rows)["accuracy"],
@@ -250,11 +251,11 @@ def word_indexes(questions: Sequence[str], words: Sequence[str]) -> np.ndarray:
     index = {word: number for number, word in enumerate(words)}
     split = [question.split(" ") for question in questions]
     indexes = np.zeros((len(questions), max([LENGTH, *map(len, split)])), dtype=np.int64)
-    for row, own in enumerate(split):
-        unknown = next((word for word in own if word not in index), None)
+    for row, question in enumerate(split):
+        unknown = next((word for word in question if word not in index), None)
         if unknown is not None:
             raise DatasetError(f"sample {row}: the word '{unknown}' is not one of the {len(words)} of the vocabulary")
-        indexes[row, : len(own)] = [index[word] for word in own]
+        indexes[row, : len(question)] = [index[word] for word in question]
     return indexes
 
 

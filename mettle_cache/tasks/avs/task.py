@@ -135,14 +135,14 @@ class AvsTask(Task):
     def predict(self, outputs: dict[str, Tensor], rows: Sequence[int]) -> Predictions:
         """Packed masks ``[B, F, 6272]``, IoU ``[B, F]``, sums ``[B, 255]`` of F-curves over ``counted [B]`` frames."""
         probability = probabilities(outputs["logits"].float().cpu().numpy())
-        wanted = self._masks(rows)
-        probability = probability[:, : wanted.shape[1]]
+        truth = self._masks(rows)
+        probability = probability[:, : truth.shape[1]]
         masks = predict_masks(probability)
         return {
             "masks": np.packbits(masks.reshape(*masks.shape[:2], -1), axis=-1),
-            "iou": frame_iou(masks, wanted),
-            "curves": frame_f_curve(probability, wanted).sum(1),
-            "counted": wanted.any((-2, -1)).sum(1),
+            "iou": frame_iou(masks, truth),
+            "curves": frame_f_curve(probability, truth).sum(1),
+            "counted": truth.any((-2, -1)).sum(1),
         }
 
     def score(self, predictions: Predictions, rows: Sequence[int]) -> dict[str, float]:
@@ -169,9 +169,7 @@ class AvsTask(Task):
         """What calling every pixel foreground, or every pixel background, scores."""
         # video by video: a whole split of unpacked masks would take a gigabyte
         masks = (self._masks([row]) for row in rows)
-        pairs = [
-            (frame_iou(np.ones_like(wanted), wanted), frame_iou(np.zeros_like(wanted), wanted)) for wanted in masks
-        ]
+        pairs = [(frame_iou(np.ones_like(truth), truth), frame_iou(np.zeros_like(truth), truth)) for truth in masks]
         foreground, background = zip(*pairs, strict=True)
         return {
             "all foreground": mean_iou(np.concatenate(foreground)),
@@ -180,8 +178,8 @@ class AvsTask(Task):
 
     def prediction_table(self, predictions: Predictions, rows: Sequence[int]) -> pa.Table:
         """One row a frame: annotation row, video, frame from 1, IoU, and foreground pixels of truth and prediction."""
-        wanted = self._packed(rows)
-        count, frames = wanted.shape[:2]
+        truth = self._packed(rows)
+        count, frames = truth.shape[:2]
         samples = self.samples.take(pa.array(rows, pa.int64()))
         spread = pa.array(np.repeat(np.arange(count), frames))
         return pa.table(
@@ -190,7 +188,7 @@ class AvsTask(Task):
                 "clip": samples["clip"].take(spread),
                 "frame": pa.array(np.tile(np.arange(1, frames + 1, dtype=np.int32), count)),
                 "iou": pa.array(np.asarray(predictions["iou"]).reshape(-1)),
-                "target_pixels": pa.array(_pixels(wanted).reshape(-1).astype(np.int32)),
+                "target_pixels": pa.array(_pixels(truth).reshape(-1).astype(np.int32)),
                 "predicted_pixels": pa.array(_pixels(predictions["masks"]).reshape(-1).astype(np.int32)),
             }
         )
@@ -222,8 +220,8 @@ class AvsTask(Task):
 
 def _levels(layers: Sequence[LayerSpec], modality: str) -> tuple[LayerSpec, ...]:
     """The pyramid of one modality's layers, fine to coarse, as much of it as there is."""
-    own = [layer for layer in layers if layer.modality == modality]
-    return select_layers(own, "pyramid") if own else ()
+    of_modality = [layer for layer in layers if layer.modality == modality]
+    return select_layers(of_modality, "pyramid") if of_modality else ()
 
 
 def _heard(audio: Sequence[LayerSpec], options: AvsHeadOptions) -> tuple[LayerSpec, ...]:
@@ -246,13 +244,13 @@ def _heard(audio: Sequence[LayerSpec], options: AvsHeadOptions) -> tuple[LayerSp
 
 def _check_samples(samples: pa.Table, masks: Sequence[Sequence[bytes]], options: AvsHeadOptions) -> None:
     """Raise for masks that are no masks, and for videos that TPAVI cannot serve alike."""
-    for row, own in zip(samples["row"].to_pylist(), masks, strict=True):
-        if any(len(mask) not in (0, MASK_BYTES) for mask in own):
+    for row, frames in zip(samples["row"].to_pylist(), masks, strict=True):
+        if any(len(mask) not in (0, MASK_BYTES) for mask in frames):
             raise DatasetError(f"sample {row}: a mask is not {SIDE} x {SIDE} packed bits ({MASK_BYTES} bytes)")
-    frames = sorted({len(clips) for clips in samples["clips"].to_pylist()})
-    if options.tpavi and len(frames) > 1:
+    lengths = sorted({len(clips) for clips in samples["clips"].to_pylist()})
+    if options.tpavi and len(lengths) > 1:
         raise UsageError(
-            f"TPAVI relates the frames of a video, and videos of this store hold {frames[0]} or {frames[-1]} of them",
+            f"TPAVI relates the frames of a video, and videos of this store hold {lengths[0]} or {lengths[-1]} of them",
             hint="extract with --option train_frames=5",
         )
 

@@ -115,7 +115,7 @@ class AvvpTask(Task):
         decoder = create_decoder(self.options.decoder, common_width(method), len(self.categories), offered)
         return AudioVisualModel(method, decoder)
 
-    def inputs(self, rows: Sequence[int], *, pool: Sequence[int], rng: np.random.Generator | None) -> StepInputs:
+    def inputs(self, rows: Sequence[int], *, split_rows: Sequence[int], rng: np.random.Generator | None) -> StepInputs:
         """``motion`` ``[B, T, 512]`` where the options ask for it."""
         return StepInputs() if self.motion is None else StepInputs(tensors={"motion": self.motion.read(rows)})
 

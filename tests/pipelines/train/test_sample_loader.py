@@ -121,8 +121,8 @@ def test_a_task_is_asked_before_its_batch_is_read_and_further_samples_follow_it(
 
 def test_what_a_task_draws_follows_from_order_epoch_and_batch():
     class Drawing:
-        def inputs(self, rows, *, pool, rng):
-            return StepInputs(rows=tuple(rng.choice(pool, 3).tolist()) if rng else ())
+        def inputs(self, rows, *, split_rows, rng):
+            return StepInputs(rows=tuple(rng.choice(split_rows, 3).tolist()) if rng else ())
 
     def draw(order_seed, epoch, number):
         return training_inputs(Drawing(), range(100), order_seed=order_seed, epoch=epoch)(number, [1]).rows

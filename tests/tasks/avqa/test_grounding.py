@@ -36,21 +36,21 @@ def tokens(count):
 
 
 def test_negatives_come_from_the_step_and_nothing_more_is_read(task):
-    inputs = task.inputs([0, 3, 4], pool=range(5), rng=rng(0))
+    inputs = task.inputs([0, 3, 4], split_rows=range(5), rng=rng(0))
     assert inputs.rows == ()
     assert (inputs.tensors["negative_clip"] != torch.arange(3)[:, None]).all()
     assert inputs.tensors["negative_clip"].max() < 3
 
 
 def test_a_step_of_one_video_reads_others(task):
-    inputs = task.inputs([2], pool=range(5), rng=rng(0))
+    inputs = task.inputs([2], split_rows=range(5), rng=rng(0))
     assert set(inputs.rows) <= {0, 1, 3, 4}
     assert (inputs.tensors["negative_clip"] > 0).all()
 
 
 def test_what_is_scored_gets_the_same_negatives_every_time(task):
-    first, second = (task.inputs([0, 1, 2], pool=range(5), rng=None) for _ in range(2))
-    other = task.inputs([1, 0, 2], pool=range(5), rng=None)
+    first, second = (task.inputs([0, 1, 2], split_rows=range(5), rng=None) for _ in range(2))
+    other = task.inputs([1, 0, 2], split_rows=range(5), rng=None)
     for name, tensor in first.tensors.items():
         assert torch.equal(tensor, second.tensors[name])
     assert any(not torch.equal(first.tensors[name], other.tensors[name]) for name in first.tensors)
@@ -60,7 +60,7 @@ def test_over_random_steps_every_other_video_is_equally_likely(task):
     counts, generator = np.zeros((5, 5)), rng(1)
     for _ in range(6000):
         rows = generator.permutation(5)[:3].tolist()
-        drawn = task.inputs(rows, pool=range(5), rng=generator).tensors["negative_clip"].numpy()
+        drawn = task.inputs(rows, split_rows=range(5), rng=generator).tensors["negative_clip"].numpy()
         for place, row in enumerate(rows):
             np.add.at(counts[row], np.array(rows)[drawn[place]], 1)
     share = counts / counts.sum(1, keepdims=True)  # deviates by 0.006
@@ -71,7 +71,7 @@ def test_over_random_steps_every_other_video_is_equally_likely(task):
 def test_the_model_sees_mean_sounds_and_raw_pictures(task):
     torch.manual_seed(0)
     model, stored = task.build_model(), tokens(3)
-    inputs = task.inputs([0, 1, 2], pool=range(5), rng=rng(0)).tensors
+    inputs = task.inputs([0, 1, 2], split_rows=range(5), rng=rng(0)).tensors
     outputs = model(stored, **inputs)
     sound = stored["audio/s2b01"].codes.mean(2)
     pictures = stored["visual/s2b01"].codes

@@ -65,7 +65,7 @@ def tokens(count, layers=LAYERS):
 
 def training_inputs(task, rows, seed=0):
     pool = [row for row, split in enumerate(SAMPLES["split"].to_pylist()) if split == "train"]
-    return task.inputs(rows, pool=pool, rng=np.random.Generator(np.random.PCG64(seed)))
+    return task.inputs(rows, split_rows=pool, rng=np.random.Generator(np.random.PCG64(seed)))
 
 
 def test_questions_are_word_indexes_padded_on_the_right_to_14():
@@ -99,7 +99,7 @@ def test_only_the_last_layers_are_read_unless_all_are_asked_for():
 
 def test_questions_go_with_every_step_and_negatives_with_training_only():
     task = make()
-    scored = task.inputs([4, 6], pool=[4, 5, 6], rng=None)
+    scored = task.inputs([4, 6], split_rows=[4, 5, 6], rng=None)
     assert (scored.rows, set(scored.tensors)) == ((), {"question"})
     assert scored.tensors["question"].tolist() == word_indexes(["How many", "How it"], VOCABULARY["words"]).tolist()
     trained = training_inputs(task, [0, 2])

@@ -119,7 +119,7 @@ def test_outputs_losses_and_predictions_fit_together(decoder, motion):
     stored = make_samples(motion=[x.tobytes() for x in features()])
     task = make(ParsingHeadOptions(decoder=decoder, motion=motion), stored)
     model = task.build_model().eval()
-    given = task.inputs([1, 2], pool=[1, 2], rng=None)
+    given = task.inputs([1, 2], split_rows=[1, 2], rng=None)
     assert set(given.tensors) == ({"motion"} if motion else set())
     outputs = model(tokens(), **given.tensors)
     terms = task.loss(model, outputs, task.targets([1, 2]))
@@ -206,7 +206,7 @@ def test_prediction_table_has_a_row_for_each_modality_and_second():
 def test_motion_features_come_with_their_rows():
     stored = features()
     task = make(ParsingHeadOptions(decoder="mgn"), make_samples(motion=[x.tobytes() for x in stored]))
-    given = task.inputs([3, 1, 3], pool=[0, 1, 2, 3], rng=None).tensors["motion"]
+    given = task.inputs([3, 1, 3], split_rows=[0, 1, 2, 3], rng=None).tensors["motion"]
     np.testing.assert_array_equal(given.numpy(), stored[[3, 1, 3]].astype(np.float32))
 
 
