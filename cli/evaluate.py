@@ -71,7 +71,7 @@ def report_lines(report: EvaluateReport) -> list[str]:
         f"{report.metric:<10} {score:.2f} on {report.split} ({report.samples} samples, epoch {report.best_epoch})",
         f"floor      {floors}",
         *(score_lines(report.scores, report.paper) if len(report.scores) > 1 else []),
-        f"paper      {paper_line(report.paper)}",
+        *paper_lines(report.paper),
         *(f"differs    {difference}" for difference in report.differs),
         f"written    {report.predictions}",
         *([f"pictures   {report.artefacts}"] if report.artefacts else []),
@@ -100,21 +100,23 @@ def group_lines(group: EvaluationGroup) -> list[str]:
         *spread_lines(group.summary),
         *failed,
         *(f"floor      {name} {value:.2f}" for name, value in first.floors.items()),
-        f"paper      {paper_line(first.paper)}",
+        *paper_lines(first.paper),
         *(f"differs    {difference}" for difference in differs),
         "written    predictions and result.json in each run's folder",
     ]
 
 
-def score_lines(scores: Mapping[str, float], paper: Mapping[str, Any]) -> list[str]:
+def score_lines(scores: Mapping[str, float], paper: Mapping[str, Any] | None) -> list[str]:
     """Every score of a task that has several, beside the published one."""
-    published = paper.get("scores", {})
+    published = paper["scores"] if paper else {}
     rows = [(name, f"{value:.2f}", str(published.get(name, "-"))) for name, value in scores.items()]
     return ["", *table_lines(("score", "ours", "paper"), rows), ""]
 
 
-def paper_line(row: Mapping[str, Any]) -> str:
-    """What the published row is of, and its scores where one line holds them."""
+def paper_lines(row: Mapping[str, Any] | None) -> list[str]:
+    """What the published row is of, and its scores where one line holds them; nothing where nothing is published."""
+    if row is None:
+        return []
     scores = [f"{name} {value}" for name, value in row["scores"].items()]
     described = [f"{row['visual']} + {row['audio']}", f"{row['total_m']} M parameters", row["source"]]
-    return ", ".join([*(scores if len(scores) == 1 else []), row["setting"], *described])
+    return [f"paper      {', '.join([*(scores if len(scores) == 1 else []), row['setting'], *described])}"]

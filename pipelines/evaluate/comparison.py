@@ -16,12 +16,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Comparison:
-    """``paper`` is the row of the same backbones, or else the task's first; ``differs`` are sentences."""
+    """``paper`` is the row of the same data set and backbones, or else the data set's first; ``differs`` are sentences.
 
-    paper: PublishedRow
+    None is published for a data set of a user's own; ``differs`` then says what keeps two such results apart.
+    """
+
+    paper: PublishedRow | None
     differs: list[str]
 
-    def paper_json(self) -> dict[str, object]:
+    def paper_json(self) -> dict[str, object] | None:
+        if self.paper is None:
+            return None
         row = asdict(self.paper)
         return {**row, **{name: list(value) for name, value in row.items() if isinstance(value, tuple)}}
 
@@ -30,12 +35,15 @@ def compare_with_paper(task: Task, recipe: Recipe, store: TokenStore, split: Spl
     """Find the row and list the differences; random weights, other data and selection on test among them."""
     facts = store_facts(store)
     same = find_published(task.published, facts)
-    row = same or next((row for row in task.published if row.dataset == store.dataset), task.published[0])
+    row = same or next((row for row in task.published if row.dataset == store.dataset), None)
+    random = [f"weights: the {modality} backbone's are random, not pretrained" for modality in facts.random]
+    if row is None:
+        return Comparison(None, [*random, *_left_out(store, split)])
     differs = []
     if same is None:
         ours = f"{facts.visual or 'unknown'} + {facts.audio or 'unknown'}"
         differs.append(f"backbones: {ours} instead of {' + '.join(row.architectures)}")
-    differs += [f"weights: the {modality} backbone's are random, not pretrained" for modality in facts.random]
+    differs += random
     differs.append(f"tokens: stored as {store.codec}, where the paper feeds the backbones' floats to the head")
     differs += _data_differences(row, store, split)
     differs += _protocol_differences(row, split.name, selected_on)
@@ -48,11 +56,16 @@ def _data_differences(row: PublishedRow, store: TokenStore, split: Split) -> lis
     count = len(split.rows) + len(split.dropped)
     if split.name == "test" and count != row.test_samples:
         differs.append(f"data: {count} test samples instead of {row.test_samples}")
-    for part in dict.fromkeys(("train", split.name)):
-        dropped = len(read_split(store, part).dropped)
-        if dropped:
-            differs.append(f"data: {part} samples left out because their clips have no tokens: {dropped}")
-    return differs
+    return [*differs, *_left_out(store, split)]
+
+
+def _left_out(store: TokenStore, split: Split) -> list[str]:
+    dropped = {part: len(read_split(store, part).dropped) for part in dict.fromkeys(("train", split.name))}
+    return [
+        f"data: {part} samples left out because their clips have no tokens: {count}"
+        for part, count in dropped.items()
+        if count
+    ]
 
 
 def _protocol_differences(row: PublishedRow, split: str, selected_on: str) -> list[str]:

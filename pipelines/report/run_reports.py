@@ -51,10 +51,11 @@ class EvaluateReport:
     """Scores of a run on a split.
 
     ``floors`` are what predictions without a model reach; ``details`` are the task's own. ``paper`` is the published
-    row of these backbones, or of the task's best setting where there is none, and ``differs`` lists in sentences what
-    separates this run from it. ``times_evaluated`` counts the evaluations of this split, this one included. ``variant``
-    tells the run from those that were trained with it, ``training_failure`` is what ended its training early.
-    ``artefacts`` is the folder of files that show the predictions, None where the task has nothing to show.
+    row of these backbones, or the data set's first where there is none, None where nothing is published of the data
+    set; ``differs`` lists in sentences what separates this run from it. ``times_evaluated`` counts the evaluations of
+    this split, this one included. ``variant`` tells the run from those that were trained with it, ``training_failure``
+    is what ended its training early. ``artefacts`` is the folder of files that show the predictions, None where the
+    task has nothing to show.
     """
 
     run: Path
@@ -65,7 +66,7 @@ class EvaluateReport:
     scores: dict[str, float]
     floors: dict[str, float]
     details: dict[str, object]
-    paper: dict[str, object]
+    paper: dict[str, object] | None
     differs: list[str]
     comparable: bool
     selected_on: str

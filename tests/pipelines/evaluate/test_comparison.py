@@ -105,5 +105,18 @@ def test_samples_without_tokens_are_said_for_train_too(make_store):
     store = make_store(failed={"train000": "x", "test001": "y"})
     assert compare(store).differs[2:4] == [
         "data: train samples left out because their clips have no tokens: 2",
-        "data: test samples left out because their clips have no tokens: 1",
+        "data: test samples left out because their clips have no tokens: 2",
     ]
+
+
+def test_nothing_is_published_for_a_data_set_of_ones_own(make_store, monkeypatch):
+    store = make_store(kinds=("random", "pretrained"), failed={"train000": "x"})
+    monkeypatch.setattr(AvelTask, "published", tuple(replace(row, dataset="elsewhere") for row in AvelTask.published))
+    comparison = compare(store)
+    assert comparison.paper_json() is None
+    assert comparison.differs == [
+        "weights: the visual backbone's are random, not pretrained",
+        "data: train samples left out because their clips have no tokens: 2",
+    ]
+    monkeypatch.setattr(AvelTask, "published", ())
+    assert compare(store) == comparison
