@@ -19,7 +19,7 @@ mixing rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any, Protocol
 
 import torch
@@ -94,13 +94,16 @@ def compile_kernels(layers: Iterable[LayerTokens], note: Callable[[str], None]) 
         Hears it before the first function is compiled, if any is not in the machine's cache.
     """
     kinds = {(tokens.codes.device, tokens.format.name, tokens.codes.dtype): tokens for tokens in layers}
-    for tokens in kinds.values():
-        frame = tokens.flatten_frames()[:1]
-        queries = torch.zeros(1, frame.width, device=frame.codes.device)
-        way = choose_implementation(frame, queries)
-        with way.announced(note):
-            context, mixed = way.pool(frame, queries, None, None, 1)
-            way.pool_backward(frame, queries, None, None, context, mixed)
+    frames = [tokens.flatten_frames()[:1] for tokens in kinds.values()]
+    queries = [torch.zeros(1, frame.width, device=frame.codes.device) for frame in frames]
+    ways = [choose_implementation(*pair) for pair in zip(frames, queries, strict=True)]
+    with ExitStack() as announcements:
+        for way in dict.fromkeys(ways):
+            announcements.enter_context(way.announced(note))
+        for way, frame, query in zip(ways, frames, queries, strict=True):
+            context, mixed = way.pool(frame, query, None, None, 1)
+            way.pool_backward(frame, query, None, None, context, mixed)
+            way.norm_gradients(*(query.new_zeros(size) for size in ((1, 1), 1, (1, 1), 1, 1)))
 
 
 def absorbed_pooling(

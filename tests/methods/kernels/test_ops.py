@@ -1,5 +1,6 @@
 """The absorbed pooling against plain softmax attention on decoded tokens, in float64."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -185,16 +186,18 @@ def test_compiled_is_what_a_format_means_and_not_what_its_bytes_look_like():
     assert not pooling.fits(cells(), torch.zeros(1, 6))
 
 
-def test_kernels_are_compiled_ahead_once_a_kind_and_that_is_announced(monkeypatch):
-    pooled, notes = [], []
+def test_kernels_are_compiled_ahead_for_each_kind_of_tokens_and_announced_once(monkeypatch):
+    called, notes = [], []
     for way in (pooling, reference):
-        for name in ("pool", "pool_backward"):
+        for name in ("pool", "pool_backward", "norm_gradients"):
             whole = getattr(way, name)
-            monkeypatch.setattr(way, name, lambda *given, n=name, f=whole: pooled.append(n) or f(*given))
+            monkeypatch.setattr(way, name, lambda *given, n=name, f=whole: called.append(n) or f(*given))
+    monkeypatch.setattr(pooling, "announced", lambda note: nullcontext(note("compiling")))
     int8, float16 = (
         make_tokens(form, 6, 9, 16).map(lambda part: part.unflatten(0, (2, 3))) for form in ("int8", "float16")
     )
     compile_kernels([int8, float16, int8], notes.append)
-    assert pooled == ["pool", "pool_backward"] * 2
+    assert called == ["pool", "pool_backward", "norm_gradients"] * 2
     compile_kernels([cells().map(lambda part: part.unflatten(0, (1, 7)))], notes.append)
-    assert pooled[4:] == ["pool", "pool_backward"]
+    assert called[6:] == ["pool", "pool_backward", "norm_gradients"]
+    assert notes == ["compiling"]
