@@ -1,21 +1,31 @@
-"""``mettle bench memory``: what training from an int8 store holds, taken apart; the store's size is not in it."""
+"""``mettle bench memory``: what training from an int8 store holds, taken apart; the store's size is not in it.
+
+Every measurement is a process of its own that runs this module.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from mettle_cache.devices import choose_device
+from mettle_cache.devices import choose_device, prepare_process
+from mettle_cache.pipelines.benchmark.child_process import MemoryMeter, call_in_child, counting_saved, serve
 from mettle_cache.pipelines.benchmark.fullsize import bench_layers, store_bytes, write_bench_store
-from mettle_cache.pipelines.benchmark.heads import bench_recipe
-from mettle_cache.pipelines.benchmark.memory_child import Breakdown, MemoryRequest, measure_memory
+from mettle_cache.pipelines.benchmark.heads import bench_recipe, load_libraries, store_run, training_batches
 from mettle_cache.pipelines.benchmark.options import BenchOptions, bench_folder
+from mettle_cache.pipelines.benchmark.step_child import token_tensors
 from mettle_cache.pipelines.benchmark.table import BenchTable, Goal, Row, measured
 from mettle_cache.pipelines.progress import Progress
 from mettle_cache.pipelines.timing import Samples
+from mettle_cache.pipelines.train.run import Run
+from mettle_cache.store.reading.token_store import TokenStore
 
+MODULE = "mettle_cache.pipelines.benchmark.memory"
 CODEC = "int8"
 # bytes on the device by clips a batch; the first is the recipe's
 WANTED = {16: 4.0, 1: 1.5}
@@ -37,14 +47,14 @@ def run(options: BenchOptions, progress: Progress) -> BenchTable:
             **{_training(count): _request(place / str(clips), count, STEPS, device, options) for count in (batch, 1)},
             **{_reading(count): _request(place / str(count), batch, 0, device, options) for count in sizes},
         }
-        found = _take_turns(requests, options.repeats, progress)
-    rows = [row for count in (batch, 1) for row in _training_rows(_training(count), found[_training(count)])]
-    rings = _ring_rows([_reading(count) for count in sizes], found)
+        results = _take_turns(requests, options.repeats, progress)
+    rows = [row for count in (batch, 1) for row in _training_rows(_training(count), results[_training(count)])]
+    rings = _ring_rows([_reading(count) for count in sizes], results)
     return BenchTable(
         bench="memory",
         title=f"training AVEL from int8, batch {batch} and batch 1",
         rows=(*rows, *rings),
-        goals=(*_ring_goals(rings), *([] if options.tiny else size_goals(found, (batch, 1)))),
+        goals=(*_ring_goals(rings), *([] if options.tiny else size_goals(results, (batch, 1)))),
         notes=_notes(device, batch),
         repeats=options.repeats,
     )
@@ -63,14 +73,14 @@ def _request(store: Path, batch: int, steps: int, device: torch.device, options:
 
 
 def _take_turns(requests: dict[str, MemoryRequest], repeats: int, progress: Progress) -> dict[str, list[Breakdown]]:
-    found: dict[str, list[Breakdown]] = {name: [] for name in requests}
+    results: dict[str, list[Breakdown]] = {name: [] for name in requests}
     progress.start(repeats * len(requests), "measurements", "measure")
     for _ in range(repeats):
         for name, request in requests.items():
-            found[name].append(measure_memory(request))
+            results[name].append(measure_memory(request))
             progress.advance()
     progress.finish()
-    return found
+    return results
 
 
 def _training_rows(name: str, results: Sequence[Breakdown]) -> list[Row]:
@@ -96,18 +106,18 @@ def _rest(result: Breakdown) -> int:
     return result.peak - result.heads - result.gradients - result.moments - result.codes - result.saved
 
 
-def _ring_rows(names: Sequence[str], found: dict[str, list[Breakdown]]) -> list[Row]:
+def _ring_rows(names: Sequence[str], results: dict[str, list[Breakdown]]) -> list[Row]:
     rows: list[Row] = []
     for name in names:
-        samples = _gigabytes(found[name], lambda result: result.peak)
-        note = f"host memory of reading alone; a batch is {found[name][0].codes / 1e9:.3f} GB"
+        samples = _gigabytes(results[name], lambda result: result.peak)
+        note = f"host memory of reading alone; a batch is {results[name][0].codes / 1e9:.3f} GB"
         rows.append(measured(name, samples, "GB", of=rows[0] if rows else None, note=note))
     return rows
 
 
-def size_goals(found: Mapping[str, Sequence[Breakdown]], batches: Sequence[int]) -> list[Goal]:
+def size_goals(results: Mapping[str, Sequence[Breakdown]], batches: Sequence[int]) -> list[Goal]:
     """What full shapes may hold."""
-    held = {count: _gigabytes(found[_training(count)], lambda result: result.peak).median for count in batches}
+    held = {count: _gigabytes(results[_training(count)], lambda result: result.peak).median for count in batches}
     return [
         Goal(what=f"{_training(count)}: everything", wanted=WANTED[count], found=peak, unit="GB", least=False)
         for count, peak in held.items()
@@ -135,3 +145,107 @@ def _of(results: Sequence[Breakdown]) -> str:
 
 def _gigabytes(results: Sequence[Breakdown], value: Callable[[Breakdown], int]) -> Samples:
     return Samples(tuple(value(result) / 1e9 for result in results))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryRequest:
+    """``steps`` steps with ``batch`` clips each; with none, the store is only read."""
+
+    store: str
+    batch: int
+    steps: int
+    device: str
+    tiny: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Breakdown:
+    """Bytes.
+
+    ``heads``, ``gradients``, ``moments`` (Adam's), ``codes`` (of one batch) and ``saved`` (for the backward pass) are
+    counted tensor by tensor. ``peak`` is the most that was held above the start at once, in what ``memory_of`` says.
+    ``libraries`` is what their code took before the start.
+    """
+
+    heads: int
+    gradients: int
+    moments: int
+    codes: int
+    saved: int
+    peak: int
+    libraries: int
+    memory_of: str
+
+
+def measure_memory(request: MemoryRequest) -> Breakdown:
+    """Do what ``request`` says in a new process. Raises RunError where it dies."""
+    return Breakdown(**call_in_child(MODULE, asdict(request)))
+
+
+def _work(document: dict[str, Any]) -> dict[str, object]:
+    prepare_process()
+    request = MemoryRequest(**document)
+    device = torch.device(request.device)
+    before = MemoryMeter(device)
+    if request.steps:
+        load_libraries(device, "absorbed")
+    libraries = before.now
+    meter = MemoryMeter(device)
+    with TokenStore.open(Path(request.store)) as store:
+        parts = _train(store, request, device) if request.steps else _read(store, request)
+    return {**parts, "libraries": libraries, "peak": meter.peak, "memory_of": meter.kind}
+
+
+def _read(store: TokenStore, request: MemoryRequest) -> dict[str, object]:
+    """The ring of batches alone, on the host, over twice the store."""
+    count = -(-2 * len(store.clips) // request.batch)
+    codes = 0
+    for batch in training_batches(store, store.layers, request.batch, count, torch.device("cpu")):
+        codes = max(codes, batch.tokens.nbytes)
+    return {"heads": 0, "gradients": 0, "moments": 0, "codes": codes, "saved": 0}
+
+
+def _train(store: TokenStore, request: MemoryRequest, device: torch.device) -> dict[str, object]:
+    run = store_run(store, bench_recipe(tiny=request.tiny), device=device)
+    gradients = _GradientCounter(run)
+    codes = saved_bytes = 0
+    batches = training_batches(store, run.task.layers, request.batch, request.steps, device)
+    for index, batch in enumerate(batches):
+        ours = [*run.model.parameters(), *run.model.buffers(), *token_tensors(batch.tokens)]
+        with counting_saved(ours) as saved:
+            run.step(batch, epoch=0, index=index)
+        codes, saved_bytes = max(codes, batch.tokens.nbytes), max(saved_bytes, saved.nbytes)
+        del ours
+    moments = [value for slots in run.optimizer.state.values() for value in slots.values() if value.ndim]
+    return {
+        "heads": _nbytes(run.model.parameters()),
+        "gradients": gradients.nbytes,
+        "moments": _nbytes(moments),
+        "codes": codes,
+        "saved": saved_bytes,
+    }
+
+
+class _GradientCounter:
+    """Counts the gradients that a backward pass leaves, each parameter's once."""
+
+    def __init__(self, run: Run) -> None:
+        self._sizes: dict[int, int] = {}
+        for parameter in run.model.parameters():
+            parameter.register_post_accumulate_grad_hook(self._count)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(self._sizes.values())
+
+    def _count(self, parameter: Tensor) -> None:
+        if parameter.grad is not None:
+            self._sizes[id(parameter)] = parameter.grad.nbytes
+
+
+def _nbytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+if __name__ == "__main__":
+    serve(_work)

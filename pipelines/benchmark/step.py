@@ -18,11 +18,17 @@ from mettle_cache.methods.kernels.cpu.amx import has_byte_tiles
 from mettle_cache.pipelines.benchmark.child_process import available_memory
 from mettle_cache.pipelines.benchmark.fullsize import SEGMENTS, bench_layers, store_bytes, write_bench_store
 from mettle_cache.pipelines.benchmark.heads import bench_recipe
-from mettle_cache.pipelines.benchmark.heads_child import HeadsRequest, measure_heads
 from mettle_cache.pipelines.benchmark.limits import Floor, RawReader, matmul_rate, necessary_products
 from mettle_cache.pipelines.benchmark.options import BenchOptions, bench_folder
 from mettle_cache.pipelines.benchmark.readers import THREADS, token_files
-from mettle_cache.pipelines.benchmark.step_child import StepRequest, StepResult, measure_steps, timed
+from mettle_cache.pipelines.benchmark.step_child import (
+    HeadsRequest,
+    StepRequest,
+    StepResult,
+    measure_heads,
+    measure_steps,
+    timed,
+)
 from mettle_cache.pipelines.benchmark.table import BenchTable, Goal, Row, measured, unmeasured
 from mettle_cache.pipelines.progress import Progress
 from mettle_cache.pipelines.timing import Samples

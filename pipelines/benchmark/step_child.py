@@ -1,10 +1,13 @@
-"""One way to train, measured in a process of its own: seconds a step, memory, what is saved for the backward pass."""
+"""Training, measured in a process of its own: seconds a step, memory, what is saved for the backward pass.
+
+One way to train, or several heads that share a pass over a store.
+"""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,7 +18,13 @@ import torch
 from mettle_cache.backbones import Backbone
 from mettle_cache.devices import prepare_process
 from mettle_cache.methods.kernels.cpu import amx
-from mettle_cache.pipelines.benchmark.child_process import MemoryMeter, call_in_child, counting_saved, serve
+from mettle_cache.pipelines.benchmark.child_process import (
+    MemoryMeter,
+    available_memory,
+    call_in_child,
+    counting_saved,
+    serve,
+)
 from mettle_cache.pipelines.benchmark.fullsize import SEGMENTS
 from mettle_cache.pipelines.benchmark.heads import (
     bench_backbones,
@@ -33,6 +42,9 @@ from mettle_cache.tasks.protocol import StepInputs
 from mettle_cache.tokens import FLOATS, LayerTokens, TokenBatch
 
 MODULE = "mettle_cache.pipelines.benchmark.step_child"
+# weights and two Adam moments stay; the gradients are there once, whatever the number of heads
+_KEPT_A_PARAMETER = 3 * 4
+_SPARE = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,41 +88,39 @@ def measure_steps(request: StepRequest) -> StepResult:
     return StepResult(**call_in_child(MODULE, asdict(request)))
 
 
-def _work(request: dict[str, Any]) -> dict[str, object]:
-    prepare_process()
-    wanted = StepRequest(**request)
-    if not wanted.byte_tiles:
+def _time_one_way(request: StepRequest) -> dict[str, object]:
+    if not request.byte_tiles:
         os.environ[amx.SWITCH] = "0"
-    device = torch.device(wanted.device)
-    load_libraries(device, wanted.attention)
+    device = torch.device(request.device)
+    load_libraries(device, request.attention)
     meter = MemoryMeter(device)
-    recipe = bench_recipe(tiny=wanted.tiny)
-    if wanted.store is None:
-        source = _OnlineSource(wanted, device)
-        run = layer_run(source.layers, recipe, clips=wanted.batch, device=device)
-        result = _time_steps(run, source.batches(), wanted, source)
+    recipe = bench_recipe(tiny=request.tiny)
+    if request.store is None:
+        source = _OnlineSource(request, device)
+        run = layer_run(source.layers, recipe, clips=request.batch, device=device)
+        result = _time_steps(run, source.batches(), request, source)
     else:
-        with TokenStore.open(Path(wanted.store)) as store:
+        with TokenStore.open(Path(request.store)) as store:
             run = store_run(store, recipe, device=device)
-            steps = wanted.untimed + wanted.steps
-            batches = training_batches(store, run.task.layers, wanted.batch, steps, device)
-            result = _time_steps(run, batches, wanted, None)
+            steps = request.untimed + request.steps
+            batches = training_batches(store, run.task.layers, request.batch, steps, device)
+            result = _time_steps(run, batches, request, None)
     return {**result, "peak": meter.peak, "memory_of": meter.kind}
 
 
 def _time_steps(
-    run: Run, batches: Iterator[SampleBatch], wanted: StepRequest, online: _OnlineSource | None
+    run: Run, batches: Iterator[SampleBatch], request: StepRequest, online: _OnlineSource | None
 ) -> dict[str, object]:
-    """Steps as ``wanted``; of the online source what its steps take, and not what they leave out."""
-    if wanted.attention == "stock":
+    """Steps as ``request`` says; of the online source what its steps take, and not what they leave out."""
+    if request.attention == "stock":
         use_stock_attention(run.model)
     first = next(batches)
-    given = [*run.model.parameters(), *run.model.buffers(), *token_tensors(first.tokens)]
-    with counting_saved(given) as saved:
+    known = [*run.model.parameters(), *run.model.buffers(), *token_tensors(first.tokens)]
+    with counting_saved(known) as saved:
         run.step(first, epoch=0, index=0)
     tokens = first.tokens.nbytes
-    del given, first
-    for index, batch in enumerate(islice(batches, wanted.untimed - 1)):
+    del known, first
+    for index, batch in enumerate(islice(batches, request.untimed - 1)):
         run.step(batch, epoch=0, index=index + 1)
     if online is not None:
         online.seconds = online.copying = 0.0
@@ -120,8 +130,8 @@ def _time_steps(
     seconds = now(run.device) - started - (online.copying if online else 0.0)
     backbone = online.seconds if online else 0.0
     return {
-        "seconds": seconds / wanted.steps,
-        "backbone": backbone / wanted.steps,
+        "seconds": seconds / request.steps,
+        "backbone": backbone / request.steps,
         "optimiser": time_update(run),
         "saved": saved.nbytes,
         "tokens": tokens,
@@ -135,17 +145,17 @@ class _OnlineSource:
     which such a trainer would not use: they are not counted.
     """
 
-    def __init__(self, wanted: StepRequest, device: torch.device) -> None:
-        self._wanted = wanted
+    def __init__(self, request: StepRequest, device: torch.device) -> None:
+        self._request = request
         self._device = device
-        self._backbones = bench_backbones(tiny=wanted.tiny, device=device)
+        self._backbones = bench_backbones(tiny=request.tiny, device=device)
         self.layers = tuple(layer for backbone in self._backbones for layer in backbone.layers)
         self.seconds = self.copying = 0.0
 
     def batches(self) -> Iterator[SampleBatch]:
-        clips = self._wanted.batch
+        clips = self._request.batch
         rows = list(range(clips))
-        for _ in range(self._wanted.untimed + self._wanted.steps):
+        for _ in range(self._request.untimed + self._request.steps):
             layers: dict[str, LayerTokens] = {}
             for backbone in self._backbones:
                 layers |= self._tokens(backbone, clips)
@@ -192,6 +202,61 @@ def now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadsRequest:
+    """``counts`` are the numbers of heads to time, in turns, ``repeats`` times each, after ``untimed`` steps of all."""
+
+    store: str
+    batch: int
+    counts: tuple[int, ...]
+    repeats: int
+    device: str
+    tiny: bool
+    untimed: int = 1
+
+
+def measure_heads(request: HeadsRequest) -> dict[int, list[float]]:
+    """Seconds of a batch by the number of heads that take it; counts that memory cannot hold are missing.
+
+    Raises RunError where the process dies.
+    """
+    answer = call_in_child(MODULE, asdict(request))
+    return {int(count): seconds for count, seconds in answer["seconds"].items()}
+
+
+def _time_heads(request: HeadsRequest) -> dict[str, object]:
+    device = torch.device(request.device)
+    recipe = bench_recipe(tiny=request.tiny)
+    with TokenStore.open(Path(request.store)) as store:
+        runs = [store_run(store, recipe, seed=0, device=device)]
+        counts = _fitting(request.counts, _KEPT_A_PARAMETER * runs[0].parameters, available_memory(device))
+        runs += [store_run(store, recipe, seed=seed, device=device) for seed in range(1, max(counts))]
+        steps = request.untimed + request.repeats * len(counts)
+        batches = training_batches(store, runs[0].task.layers, request.batch, steps, device)
+        for index, batch in enumerate(islice(batches, request.untimed)):
+            for run in runs:
+                run.step(batch, epoch=0, index=index)
+        seconds: dict[int, list[float]] = {count: [] for count in counts}
+        for index in range(request.repeats):
+            for count in counts:
+                started = now(device)
+                batch = next(batches)
+                for run in runs[:count]:
+                    run.step(batch, epoch=1, index=index)
+                seconds[count].append(now(device) - started)
+    return {"seconds": seconds}
+
+
+def _fitting(counts: Sequence[int], nbytes: int, available: int) -> list[int]:
+    """The numbers of heads of ``nbytes`` each that leave some memory for their batches; one head at least."""
+    return [count for count in counts if count == 1 or count * nbytes <= (1 - _SPARE) * available]
+
+
+def _work(request: dict[str, Any]) -> dict[str, object]:
+    prepare_process()
+    return _time_heads(HeadsRequest(**request)) if "counts" in request else _time_one_way(StepRequest(**request))
 
 
 if __name__ == "__main__":

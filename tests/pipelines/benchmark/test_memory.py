@@ -4,8 +4,7 @@ import pytest
 
 from mettle_cache.pipelines.benchmark.fullsize import bench_layers, write_bench_store
 from mettle_cache.pipelines.benchmark.heads import bench_recipe
-from mettle_cache.pipelines.benchmark.memory import size_goals
-from mettle_cache.pipelines.benchmark.memory_child import Breakdown, MemoryRequest, measure_memory
+from mettle_cache.pipelines.benchmark.memory import Breakdown, MemoryRequest, measure_memory, size_goals
 from mettle_cache.pipelines.benchmark.options import BenchOptions
 from mettle_cache.pipelines.benchmark.registry import run_bench
 from mettle_cache.pipelines.train.task import bind_task

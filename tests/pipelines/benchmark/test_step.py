@@ -96,17 +96,23 @@ def test_the_largest_batch_that_fits(one, two, room, expected):
     assert fitting_batch(one, two, most=16, room=room) == expected
 
 
-NOWHERE = StepRequest(store="nowhere", attention="stock", batch=4, steps=1, device="cpu", tiny=True)
+REQUEST = StepRequest(store="here", attention="stock", batch=4, steps=1, device="cpu", tiny=True)
 
 
-def test_a_variant_that_dies_is_left_out_and_said_and_ours_is_not():
+def test_a_variant_that_dies_is_left_out_and_said_and_ours_is_not(monkeypatch):
+    """How a process dies is for test_child_process."""
+
+    def die(request):
+        raise RunError("a process of the bench was ended by SIGKILL")
+
+    monkeypatch.setattr("mettle_cache.pipelines.benchmark.step.measure_steps", die)
     listener = Listener()
-    found, limits = take_turns({STOCK: NOWHERE}, lambda: Limits(1.0, 1.0), 2, listener)
-    assert found == {}
+    results, limits = take_turns({STOCK: REQUEST}, lambda: Limits(1.0, 1.0), 2, listener)
+    assert results == {}
     assert len(limits) == 2
-    assert any(note.startswith(f"{STOCK}: a process of the bench failed") for note in listener.notes)
-    with pytest.raises(RunError, match=r"a process of the bench failed with code 2: .*nowhere"):
-        take_turns({OURS: replace(NOWHERE, attention="absorbed")}, lambda: Limits(1.0, 1.0), 1, Listener())
+    assert any(note.startswith(f"{STOCK}: a process of the bench was ended") for note in listener.notes)
+    with pytest.raises(RunError, match="was ended by SIGKILL"):
+        take_turns({OURS: replace(REQUEST, attention="absorbed")}, lambda: Limits(1.0, 1.0), 1, Listener())
 
 
 def result(seconds, **parts):
