@@ -33,11 +33,11 @@ def _account(task: type[Task], row: PublishedRow, published: float) -> dict[str,
     trainable = trained + row.unused
     backbones = [row.visual] if row.audio == SHARED else [row.visual, row.audio]
     total = trainable + sum(frozen_parameters(name) for name in backbones)
-    counted = sum(frozen_parameters(name) for name in row.counted_trainable)
+    counted_as_trained = sum(frozen_parameters(name) for name in row.counted_trainable)
     return {
         "setting": row.setting,
         "total_m": round(total / 1e6, 3),
-        "trainable_percent": round(100 * (trainable + counted) / total, 2),
+        "trainable_percent": round(100 * (trainable + counted_as_trained) / total, 2),
         "trained_m": round(trained / 1e6, 3),
         "paper_total_m": published,
         "paper_trainable_percent": row.trainable_percent,

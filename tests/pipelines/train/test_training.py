@@ -1,10 +1,12 @@
 import csv
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import mettle_cache
 from mettle_cache.errors import RunError, StoreCorruptError, UsageError
 from mettle_cache.methods.lcd import LCD
 from mettle_cache.pipelines.train.checkpoint import load_checkpoint
@@ -78,6 +80,15 @@ def test_the_number_of_reader_threads_changes_nothing(store, tmp_path, threads):
 def test_a_store_by_its_path_is_the_store(store, tmp_path):
     expected = train(store, recipe=RECIPE, out=tmp_path / "open")
     assert curve(train(store.path, recipe=RECIPE, out=tmp_path / "path")) == curve(expected)
+
+
+def test_a_store_s_path_is_all_that_the_library_needs(store, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    report = mettle_cache.train(str(store.path))
+    assert (report.recipe, report.out) == ("ave-small", Path("runs/tiny-ave-small-0"))
+    named = mettle_cache.train(str(store.path), recipe="ave-small", out="named")
+    assert curve(named) == curve(report)
+    assert mettle_cache.evaluate("named").scores == mettle_cache.evaluate(report.out, store=str(store.path)).scores
 
 
 @pytest.mark.parametrize("codec", ["float16", "int4"])
