@@ -141,15 +141,15 @@ class LayerTokens:
     static: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        expected, dtype = self.format.code_dtype, self.codes.dtype
-        if dtype != expected and (expected is not None or not dtype.is_floating_point):
-            raise UsageError(f"{self.format.name} tokens have {expected or 'floating-point'} codes, not {dtype}")
+        code_dtype, dtype = self.format.code_dtype, self.codes.dtype
+        if dtype != code_dtype and (code_dtype is not None or not dtype.is_floating_point):
+            raise UsageError(f"{self.format.name} tokens have {code_dtype or 'floating-point'} codes, not {dtype}")
         names = ((self.format.parts, self.parts), (self.format.static, self.static))
-        if any(set(expected_names) != set(arrays) for expected_names, arrays in names):
-            wanted, there = ((*a, *b) for a, b in zip(*names, strict=True))
+        if any(set(expected) != set(arrays) for expected, arrays in names):
+            expected_arrays, arrays = ((*a, *b) for a, b in zip(*names, strict=True))
             raise UsageError(
-                f"{self.format.name} tokens have {', '.join(wanted) or 'nothing'} beside their codes, "
-                f"not {', '.join(there) or 'nothing'}"
+                f"{self.format.name} tokens have {', '.join(expected_arrays) or 'nothing'} beside their codes, "
+                f"not {', '.join(arrays) or 'nothing'}"
             )
 
     @property

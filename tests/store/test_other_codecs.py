@@ -7,9 +7,11 @@ import pytest
 import torch
 import zarr
 
-from mettle_cache.errors import MettleError, StoreCorruptError, StoreError, StoreKeyError, UsageError
+from mettle_cache.errors import MettleError, PluginError, StoreCorruptError, StoreError, StoreKeyError, UsageError
+from mettle_cache.registry import CodecRow
 from mettle_cache.store import StoreWriter, TokenStore, describe_store, verify_store
 from mettle_cache.store.format.codecs import CODECS, encode_layers, get_codec
+from mettle_cache.tokens import INT8, LayerTokens
 from tests.store.tiny import LAYERS, contents, make_spec, raw_tokens, source
 from tests.store.toy_codecs import PAIRS, SIX
 
@@ -167,3 +169,27 @@ def test_a_store_in_a_codec_that_is_not_installed_says_so(six):
             TokenStore.open(six)
     finally:
         CODECS.register(SIX)
+
+
+def test_parts_that_the_codec_does_not_declare_are_refused_and_not_dropped(tmp_path):
+    with (
+        StoreWriter.create_or_resume(tmp_path / "s.zarr", spec_of("pairs")) as writer,
+        pytest.raises(StoreError, match=r"layer .*: codes are uint8 .*, the store holds float16"),
+    ):
+        writer.write_clip(0, encoded(spec_of("six"), 0), source=source(0))
+    with StoreWriter.create_or_resume(tmp_path / "t.zarr", make_spec("float16", 1)) as writer:
+        floats = encode_layers(raw_tokens(0), get_codec("float16"))
+        name = LAYERS[0].name
+        scaled = replace(INT8, code_dtype=torch.float16)
+        surplus = LayerTokens(floats[name].codes, scaled, {"scale": torch.ones(1), "zero": torch.zeros(1)})
+        with pytest.raises(StoreError, match=f"layer {name}: the store holds no scale, zero, which the tokens have"):
+            writer.write_clip(0, {**floats, name: surplus}, source=source(0))
+
+
+def test_a_row_whose_codec_has_another_name_is_refused():
+    CODECS.register(CodecRow("seven", SIX.target))
+    try:
+        with pytest.raises(PluginError, match=r"codec 'seven' stands for .*:SIX_BITS, which is no codec of that name"):
+            get_codec("seven")
+    finally:
+        CODECS.unregister("seven")

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from mettle_cache.errors import StoreError, UsageError
+from mettle_cache.errors import PluginError, StoreError, UsageError
 from mettle_cache.layers import LayerSpec
 from mettle_cache.registry import CodecRow, Registry
 
@@ -147,6 +147,8 @@ def get_codec(name: str) -> Codec:
         Another package registered it, and it cannot be loaded or is not what it is registered as.
     """
     codec: Codec = CODECS.load(name)
+    if getattr(codec, "name", None) != name:
+        raise PluginError(f"the codec '{name}' stands for {CODECS.row(name).target}, which is no codec of that name")
     return codec
 
 
@@ -165,7 +167,7 @@ def encode_layers(
         As :meth:`Codec.encode`; or the codec gave other layers than it got.
     """
     members = [layer for layer in layers if layer.name in tokens]
-    lacking = sorted(layer.name for layer in members if layer.name not in static)
+    lacking = sorted(tokens.keys() - static.keys())
     if lacking and codec.pilot(members) is not None:
         raise UsageError(f"codec {codec.name} needs the static arrays of its pilot for {', '.join(lacking[:5])}")
     encoded = codec.encode(tokens, members, static)

@@ -72,6 +72,20 @@ def check_tokens(tokens: Mapping[str, LayerTokens], layout: Sequence[ArrayLayout
                     f"clip {clip}, layer {layer.name}: {array.part} are {have[0]} {have[1]}, "
                     f"the store holds {array.dtype} {array.chunk_shape}"
                 )
+    for layer, parts in _parts_by_layer(layout).items():
+        surplus = sorted(stored_arrays(tokens[layer]).keys() - parts)
+        if surplus:
+            raise StoreError(
+                f"clip {clip}, layer {layer}: the store holds no {', '.join(surplus)}, which the tokens have"
+            )
+
+
+def _parts_by_layer(layout: Sequence[ArrayLayout]) -> dict[str, set[str]]:
+    parts: dict[str, set[str]] = {}
+    for array in layout:
+        for layer in array.layers:
+            parts.setdefault(layer.name, set()).add(array.part)
+    return parts
 
 
 def largest_values(tokens: Mapping[str, LayerTokens], layers: Sequence[LayerSpec], clip: str) -> dict[str, float]:

@@ -1,4 +1,7 @@
-"""Tables: the same rows give the same bytes, and a small file cannot unfold into a large table."""
+"""Small files, and tables: the same rows give the same bytes, and a small file cannot unfold into a large table."""
+
+import itertools
+import os
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,7 +12,7 @@ from hypothesis import strategies as st
 from mettle_cache.errors import StoreCorruptError
 from mettle_cache.store.format import files
 from mettle_cache.store.format.digests import digest
-from mettle_cache.store.format.files import read_table, table_bytes
+from mettle_cache.store.format.files import read_fully, read_table, table_bytes
 
 TABLE = pa.table({"clip": ["a", "b", "a"], "split": ["train", "val", "test"], "start": [0, 2, 4]})
 
@@ -82,3 +85,26 @@ def test_a_file_that_is_no_table_is_refused(tmp_path):
     (tmp_path / "t.parquet").write_bytes(b"PAR1 not a table PAR1")
     with pytest.raises(StoreCorruptError, match="not a table of a store"):
         read(tmp_path / "t.parquet")
+
+
+@given(sizes=st.lists(st.integers(1, 50), min_size=1, max_size=8), steps=st.lists(st.integers(1, 60), min_size=1))
+def test_reads_that_the_kernel_cuts_short_are_continued(sizes, steps):
+    """``preadv`` may return less than was asked for at any point."""
+    real, cuts = os.preadv, itertools.cycle(steps)
+
+    def cut_short(descriptor, targets, offset):
+        most = next(cuts)
+        short, room = [], most
+        for target in targets:
+            short.append(target[:room])
+            room -= len(short[-1])
+            if room == 0:
+                break
+        return real(descriptor, short, offset)
+
+    with open("/proc/self/exe", "rb") as file, pytest.MonkeyPatch.context() as patch:
+        expected = os.pread(file.fileno(), sum(sizes), 7)
+        patch.setattr(os, "preadv", cut_short)
+        targets = [memoryview(bytearray(size)) for size in sizes]
+        assert read_fully(file.fileno(), targets, 7, sum(sizes)) == sum(sizes)
+        assert b"".join(targets) == expected

@@ -1,6 +1,7 @@
 """Memory that comes back when nobody holds it any more, and never before."""
 
 import gc
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -9,8 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mettle_cache.store import TokenStore
-from mettle_cache.store.reading.buffers import MemoryPool
-from tests.store.tiny import make_spec, write_store
+from mettle_cache.store.format.codecs import get_codec
+from mettle_cache.store.format.layout import store_layout
+from mettle_cache.store.reading.buffers import BatchBuffer, MemoryPool, block_runs
+from mettle_cache.tokens import INT8, LayerTokens
+from tests.store.tiny import LAYERS, SEGMENTS, make_spec, write_store
 
 
 @pytest.fixture
@@ -136,3 +140,34 @@ def test_a_store_frees_its_memory_when_it_is_closed(tmp_path):
     assert store._memory.spare_bytes > 0
     store.close()
     assert store._memory.spare_bytes == 0
+
+
+NAMES = [layer.name for layer in LAYERS]
+
+
+def assemble(_, arrays):
+    return LayerTokens(arrays["codes"], INT8, {part: array for part, array in arrays.items() if part != "codes"})
+
+
+def test_layers_do_not_share_memory_and_lie_on_boundaries():
+    runs = block_runs(store_layout(LAYERS, SEGMENTS, get_codec("int8")), NAMES)
+    batch = BatchBuffer(runs, 3, assemble).batch(range(3), NAMES)
+    spans = sorted(
+        (part.data_ptr(), part.data_ptr() + part.nbytes)
+        for tokens in batch.layers.values()
+        for part in (tokens.codes, *tokens.parts.values())
+    )
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
+    assert all((start - spans[0][0]) % 512 == 0 for start, _ in spans)
+
+
+def test_neighbouring_blocks_are_one_read():
+    layout = store_layout(LAYERS, SEGMENTS, get_codec("float16"))
+    runs = block_runs(layout, ["visual/s2b03", "visual/s2b02", "visual/s1b01", "audio/s1b01"])
+    assert [(run.array.name, run.blocks) for run in runs] == [
+        ("visual/s1", range(1)),
+        ("visual/s2", range(1, 3)),
+        ("audio/s1", range(1)),
+    ]
+    apart = block_runs(layout, ["visual/s2b01", "visual/s2b03"])
+    assert [run.blocks for run in apart] == [range(1), range(2, 3)]

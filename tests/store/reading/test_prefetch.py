@@ -11,7 +11,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mettle_cache.store.format.codecs import get_codec
-from mettle_cache.store.format.files import read_fully
 from mettle_cache.store.format.layout import store_layout
 from mettle_cache.store.reading import prefetch
 from mettle_cache.store.reading.buffers import BatchBuffer, block_runs
@@ -149,52 +148,6 @@ def test_buffers_grow_with_the_batch_and_are_used_again(runs, monkeypatch):
         codes = batch.layers[NAMES[0]].codes
         assert codes.flatten(1)[:, 0].tolist() == list(batch.clips)
     assert made == [1, 2, 3]
-
-
-def test_layers_do_not_share_memory_and_lie_on_boundaries(runs):
-    batch = BatchBuffer(runs, 3, assemble).batch(range(3), NAMES)
-    spans = sorted(
-        (part.data_ptr(), part.data_ptr() + part.nbytes)
-        for tokens in batch.layers.values()
-        for part in (tokens.codes, *tokens.parts.values())
-    )
-    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
-    assert all((start - spans[0][0]) % 512 == 0 for start, _ in spans)
-
-
-def test_neighbouring_blocks_are_one_read():
-    layout = store_layout(LAYERS, SEGMENTS, get_codec("float16"))
-    runs = block_runs(layout, ["visual/s2b03", "visual/s2b02", "visual/s1b01", "audio/s1b01"])
-    assert [(run.array.name, run.blocks) for run in runs] == [
-        ("visual/s1", range(1)),
-        ("visual/s2", range(1, 3)),
-        ("audio/s1", range(1)),
-    ]
-    apart = block_runs(layout, ["visual/s2b01", "visual/s2b03"])
-    assert [run.blocks for run in apart] == [range(1), range(2, 3)]
-
-
-@given(sizes=st.lists(st.integers(1, 50), min_size=1, max_size=8), steps=st.lists(st.integers(1, 60), min_size=1))
-def test_reads_that_the_kernel_cuts_short_are_continued(sizes, steps):
-    """``preadv`` may return less than was asked for at any point."""
-    real, cuts = os.preadv, itertools.cycle(steps)
-
-    def cut_short(descriptor, targets, offset):
-        most = next(cuts)
-        short, room = [], most
-        for target in targets:
-            short.append(target[:room])
-            room -= len(short[-1])
-            if room == 0:
-                break
-        return real(descriptor, short, offset)
-
-    with open("/proc/self/exe", "rb") as file, pytest.MonkeyPatch.context() as patch:
-        expected = os.pread(file.fileno(), sum(sizes), 7)
-        patch.setattr(os, "preadv", cut_short)
-        targets = [memoryview(bytearray(size)) for size in sizes]
-        assert read_fully(file.fileno(), targets, 7, sum(sizes)) == sum(sizes)
-        assert b"".join(targets) == expected
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
