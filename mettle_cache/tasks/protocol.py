@@ -89,10 +89,11 @@ class Task(Protocol):
     options_type: ClassVar[type]
     metric: ClassVar[str]
     """The score that selects the best epoch, higher is better."""
-    published: ClassVar[tuple[PublishedRow, ...]]
-    published_vocabulary: ClassVar[Mapping[str, Sequence[str]]]
-    published_segments: ClassVar[int]
-    """T of the published data sets."""
+    published: ClassVar[tuple[PublishedRow, ...]] = ()
+    """The rows of papers that a result can be set beside."""
+    published_vocabulary: ClassVar[Mapping[str, Sequence[str]]] = {}
+    published_segments: ClassVar[int] = 1
+    """The vocabulary and T of the data sets of these rows; only parameters are counted with them."""
     methods: ClassVar[tuple[str, ...] | None] = None
     """The methods that the task takes; None: every one, because one vector a segment and modality is enough."""
 
@@ -147,6 +148,7 @@ class Task(Protocol):
 
     def details(self, predictions: Predictions, rows: Sequence[int]) -> dict[str, object]:
         """What else a reader of a result wants to see, as JSON."""
+        return {}
 
     def floors(self, rows: Sequence[int]) -> dict[str, float]:
         """The ``metric`` that predictions without any model reach, by name."""

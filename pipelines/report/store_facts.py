@@ -27,15 +27,18 @@ class StoreFacts:
 
 
 def store_facts(store: TokenStore) -> StoreFacts:
-    """Read the facts from the fingerprints of the backbones, which extraction puts into the key."""
+    """Read the facts from the fingerprints of the backbones, which extraction puts into the key.
+
+    A backbone of another package may say less in its fingerprint than ours do.
+    """
     prints = store.key["extraction"].get("backbones", {})
-    names = {modality: str(fingerprint["architecture"]) for modality, fingerprint in prints.items()}
+    names = {modality: str(fingerprint.get("architecture", "")) for modality, fingerprint in prints.items()}
     visual, audio = names.get("visual", ""), names.get("audio", "")
     return StoreFacts(
         dataset=store.dataset,
         visual=visual,
         audio=SHARED if visual and visual == audio else audio,
-        random=tuple(name for name in MODALITIES if name in prints and prints[name]["weights"]["kind"] == "random"),
+        random=tuple(name for name in MODALITIES if prints.get(name, {}).get("weights", {}).get("kind") == "random"),
     )
 
 
