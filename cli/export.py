@@ -43,7 +43,8 @@ def export(
     """Fold a trained head for inference: the same outputs from fewer weights, in one file that needs no store.
 
     With one distillation step (R = 1) the queries do not depend on the tokens, so most of the attention's weights
-    multiply out. Heads with more steps cannot be folded.
+    multiply out. Heads with more steps cannot be folded. Heads of other methods have nothing to fold, and are written
+    as they are.
     """
     from mettle_cache.pipelines.train.run_folder import RunFolder
 
@@ -60,7 +61,7 @@ def report_lines(report: ExportReport) -> list[str]:
     ratio = report.before.median / report.after.median
     folded = ", ".join(f"{name} ({layers} layers)" for name, layers in report.folded.items())
     return [
-        f"folded     {folded}",
+        f"folded     {folded or 'nothing: only LCD folds, so this head is written as it is'}",
         f"parameters {report.parameters_before / 1e6:.2f} M before, {report.parameters_after / 1e6:.2f} M after",
         f"latency    {_seconds(report.before)} before, {_seconds(report.after)} after ({ratio:.1f} times faster); "
         f"one sample, median of {report.repeats}, {report.device}, {report.threads} threads",

@@ -1,6 +1,7 @@
 """From a run to a head for inference: fold its LCDs, check that nothing changed, measure what it saves, write it.
 
-The file is one safetensors file that describes itself: the folded LCDs, and the rest of the head as it was.
+The file is one safetensors file that describes itself: the folded LCDs, and the rest of the head as it was. A head of
+another method has nothing to fold, and is written as it is.
 :func:`load_exported` gives the whole head back, from the tokens to the decoder's outputs;
 :func:`mettle_cache.methods.folded.load_folded` the LCDs alone. Neither needs a store, and the tokens may come in any
 codec, or as floats from the backbones themselves.
@@ -58,6 +59,7 @@ class Timing:
 class ExportReport:
     """What folding changed. Parameters and seconds are those of the whole head.
 
+    ``folded`` counts the layers of each folded LCD by its place; it is empty where the head's method has none.
     ``difference`` is the largest one between the features of the folded and of the trained LCDs on a sample of the
     store, against their peak. ``device`` and ``threads`` are where the seconds were measured.
     """
@@ -92,7 +94,7 @@ def export_run(
     Raises
     ------
     UsageError
-        The head cannot be folded: more than one distillation step, or no LCD. ``out`` is a folder.
+        The head cannot be folded: more than one distillation step. ``out`` is a folder.
     RunError
         The run is missing, damaged or of another store, or rounding makes the folded head another one.
     """
@@ -131,18 +133,14 @@ def export_run(
 
 
 def fold_model(model: nn.Module) -> list[str]:
-    """Put a :class:`FoldedLCD` in the place of every LCD in ``model``; their places.
+    """Put a :class:`FoldedLCD` in the place of every LCD in ``model``; their places, none for another method.
 
     Raises
     ------
     UsageError
-        There is no LCD, or one that cannot be folded.
+        There is an LCD that cannot be folded.
     """
     names = [name for name, module in model.named_modules() if isinstance(module, LCD)]
-    if not names:
-        raise UsageError(
-            "the head has no LCD, so there is nothing to fold", hint="use the run's best.safetensors as it is"
-        )
     for name in names:
         module = model.get_submodule(name)
         assert isinstance(module, LCD)

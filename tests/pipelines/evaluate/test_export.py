@@ -103,18 +103,25 @@ def test_exports_of_one_run_have_the_same_bytes(store, trained, tmp_path):
     assert outs[0].read_bytes() == outs[1].read_bytes()
 
 
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("lcd.steps_audio=2", r"audio/s1b01: LCD with R = 2 cannot be folded: .* depend on the tokens\n.*steps_visual"),
-        ("method=linear", "no LCD, so there is nothing to fold"),
-    ],
-)
-def test_heads_that_do_not_fold_are_refused_with_the_reason(store, tmp_path, override, message):
-    run = train_to(store, tmp_path / "run", override)
+def test_an_lcd_that_does_not_fold_is_refused_with_the_reason(store, tmp_path):
+    run = train_to(store, tmp_path / "run", "lcd.steps_audio=2")
+    message = r"audio/s1b01: LCD with R = 2 cannot be folded: .* depend on the tokens\n.*steps_visual"
     with pytest.raises(UsageError, match=message):
         export_run(run, store=store)
     assert not (run / "folded.safetensors").exists()
+
+
+def test_a_head_of_another_method_is_written_as_it_is(store, tmp_path):
+    run = train_to(store, tmp_path / "run", "method=linear")
+    report = export_run(run, store=store, repeats=1)
+    assert (report.folded, report.difference) == ({}, 0.0)
+    assert report.parameters_after == report.parameters_before
+    trained = bind_task(load_recipe("ave-small", [*FAST, "method=linear"]), store).build_model()
+    trained.load_state_dict(load_checkpoint(run / "best.safetensors")[0])
+    tokens = store.read([0, 1]).layers
+    expected, exported = trained.eval()(tokens), load_exported(report.out)(tokens)
+    assert expected.keys() == exported.keys()
+    assert all(torch.equal(exported[name], value) for name, value in expected.items())
 
 
 def test_a_head_that_rounding_would_change_is_not_written(store, tmp_path):
