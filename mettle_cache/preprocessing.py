@@ -20,7 +20,7 @@ class FbankPreprocessing:
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """AVE's ways are the defaults (spec-avel.md section 2).
+    """AVE's ways are the defaults (docs/protocols/avel.md).
 
     Attributes
     ----------

@@ -110,7 +110,9 @@ def known_layers(name: str, modality: str) -> tuple[LayerSpec, ...] | None:
 
 
 def frozen_parameters(name: str) -> int:
-    """Parameters of the published frozen model as the papers count them (spec-avel.md section 8).
+    """Parameters of the published frozen model as the papers count them.
+
+    Source: docs/protocols/avel.md, "Parameter accounting".
 
     Transformers count with their classifier, CNNs without it; HTS-AT counts every named parameter of the original
     module, its fixed STFT kernels and both AudioSet heads included.

@@ -1,6 +1,6 @@
 """Media to a timm network's input: frames as normalised pictures, and sound as LAVISH's log-mel pictures.
 
-Sources: spec-avel.md sections 2.1 (pictures) and 2.2 (log-mel filterbanks, the shared mode's front end).
+Source: docs/protocols/avel.md, "Pictures" and "Sound in the shared mode" (log-mel filterbanks).
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class FbankImage:
         return {"kind": "kaldi fbank", "sample_rate": SAMPLE_RATE, **asdict(self), "size": size}
 
 
-# the table of spec-avel.md section 2.2
+# docs/protocols/avel.md, "Sound in the shared mode"
 SWIN_FBANK = FbankImage(mel_bins=192, frame_shift_ms=5.2, frames=192, mean=-4.984795570373535, std=3.7079780101776123)
 VIT_FBANK = FbankImage(mel_bins=128, frame_shift_ms=10.0, frames=102, mean=-4.1426, std=3.2001)
 

@@ -1,4 +1,6 @@
-"""The ``htsat`` backbone: HTS-AT, trained on AudioSet, for the modality-specific mode (spec-avel.md section 2.3).
+"""The ``htsat`` backbone: HTS-AT, trained on AudioSet, for the modality-specific mode.
+
+Source: docs/protocols/avel.md, "Sound for HTS-AT".
 
 A segment is one second at 32 kHz, [32000]. The peers repeat each second ten times (five for AVSBench) and feed all of
 it; so does :meth:`HtsatBackbone.forward_tokens`, on the device, so that nothing ten times too large is queued or moved.

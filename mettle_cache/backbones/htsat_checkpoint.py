@@ -1,4 +1,7 @@
-"""The published HTS-AT checkpoints: their key names to ours, their sizes from their shapes (htsat.md section 3)."""
+"""The published HTS-AT checkpoints: their key names to ours, their sizes from their shapes.
+
+Source: docs/protocols/htsat.md, "Checkpoint conversion".
+"""
 
 from __future__ import annotations
 

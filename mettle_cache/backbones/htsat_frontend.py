@@ -1,4 +1,4 @@
-"""HTS-AT's log-mel front end on torchaudio (htsat.md section 2).
+"""HTS-AT's log-mel front end on torchaudio (docs/protocols/htsat.md, "Front end").
 
 Shapes: B waveforms, F STFT bins (513), M mel bands (64), T frames.
 """

@@ -1,4 +1,4 @@
-"""HTS-AT's trunk on timm's Swin parts (htsat.md section 1).
+"""HTS-AT's trunk on timm's Swin parts (docs/protocols/htsat.md, "Architecture").
 
 Shapes: B waveforms, T frames, M mel bands.
 """
@@ -89,7 +89,8 @@ class Htsat(nn.Module):
 def original_parameters(sizes: HtsatSizes) -> int:
     """Named parameters of the original module, as the papers count them: 31,325,143 for the AudioSet model.
 
-    Beside the trunk they are both heads, the fixed STFT kernels and the mel filters (htsat.md section 8).
+    Beside the trunk they are both heads, the fixed STFT kernels and the mel filters (docs/protocols/htsat.md,
+    "Parameters").
     """
     with torch.device("meta"):
         trunk = sum(parameter.numel() for parameter in Htsat(sizes, filters=torch.empty(0)).parameters())

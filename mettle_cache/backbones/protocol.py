@@ -35,7 +35,8 @@ class Backbone(Protocol):
     sample_rate
         Hz of the waveforms that :meth:`preprocess` wants; None for pictures.
     frozen_parameters
-        The parameters of the published model, counted as the papers do (spec-avel.md section 8).
+        The parameters of the published model, counted as the papers do (docs/protocols/avel.md, "Parameter
+        accounting").
     weights_source
         Where the weights came from, for people; only their digest is part of :meth:`fingerprint`.
     """

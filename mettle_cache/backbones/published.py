@@ -48,7 +48,7 @@ class PublishedFamily:
     implementation
         ``module:attribute`` of what builds it, imported only to build it or for another size.
     parameters
-        Of the frozen model as the papers count them (spec-avel.md section 8).
+        Of the frozen model as the papers count them (docs/protocols/avel.md, "Parameter accounting").
     stages
         By modality, the backbone's own first.
     weights, find_weights

@@ -129,7 +129,7 @@ class TimmBackbone:
         }
 
 
-# the peers normalise by these whatever the checkpoint was trained with (spec-avel.md section 2.1)
+# the peers normalise by these whatever the checkpoint was trained with (docs/protocols/avel.md, "Pictures")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 

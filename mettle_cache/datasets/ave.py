@@ -1,4 +1,7 @@
-"""AVE: one event a video, seen and heard within one interval of whole seconds (spec-avel.md 1)."""
+"""AVE: one event a video, seen and heard within one interval of whole seconds.
+
+Source: docs/protocols/avel.md, "Annotation files".
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """What AVE's annotation files say: events in Annotations.txt, categories.txt, and which row is in which split.
 
-A split is a ``<split>Set.txt``, a ``<split>_order.h5``, or both (spec-avel.md 1.1 and 1.2).
+A split is a ``<split>Set.txt``, a ``<split>_order.h5``, or both (docs/protocols/avel.md, "Annotation files" and
+"Categories").
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""MUSIC-AVQA: questions about videos of a minute, of which ten seconds are looked at (spec-avqa.md 1).
+"""MUSIC-AVQA: questions about videos of a minute, of which ten seconds are looked at (docs/protocols/avqa.md).
 
 The splits divide questions, not videos: val and test share a third of theirs, and a store by video serves all three.
 """

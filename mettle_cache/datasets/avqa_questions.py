@@ -1,4 +1,7 @@
-"""MUSIC-AVQA's json files: questions made from templates, nothing in them trusted (spec-avqa.md 1.3)."""
+"""MUSIC-AVQA's json files: questions made from templates, nothing in them trusted.
+
+Source: docs/protocols/avqa.md, "Questions".
+"""
 
 from __future__ import annotations
 

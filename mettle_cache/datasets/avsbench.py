@@ -1,4 +1,4 @@
-"""AVSBench: which pixels sound, of one object (S4) or of several (MS3) (spec-avs.md 1).
+"""AVSBench: which pixels sound, of one object (S4) or of several (MS3) (docs/protocols/avs.md, "Files on disk").
 
 Nothing in Mettle's segmentation mixes seconds, so every frame with its second of sound is a clip of its own, and a
 training video of S4, of which only the first frame has a mask, is stored as one frame. The masks travel with the

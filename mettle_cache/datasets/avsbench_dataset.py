@@ -1,6 +1,6 @@
 """AVSBench's files behind the data set protocol: one clip a frame, masks in the samples.
 
-Masks are pictures of 224 x 224 pixels, foreground wherever a pixel is not black (spec-avs.md 2.2).
+Masks are pictures of 224 x 224 pixels, foreground wherever a pixel is not black (docs/protocols/avs.md, "Masks").
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""AVSBench's tables of videos, and where it keeps the files of each (spec-avs.md 1.1 and 1.2).
+"""AVSBench's tables of videos, and where it keeps the files of each.
+
+Source: docs/protocols/avs.md, "Counts" and "Files on disk".
 
 Frames count from 1, as their file names do.
 """

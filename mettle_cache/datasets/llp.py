@@ -1,4 +1,7 @@
-"""LLP: several events a video, seen, heard or both; weak labels to learn from, dense ones to score (spec-avvp.md 1)."""
+"""LLP: several events a video, seen, heard or both; weak labels to learn from, dense ones to score.
+
+Source: docs/protocols/avvp.md, "Annotation files".
+"""
 
 from __future__ import annotations
 

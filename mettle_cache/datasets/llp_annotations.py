@@ -1,7 +1,7 @@
 """LLP's files of facts: weak labels of every video, dense events of val and test videos, published motion features.
 
-The labels are TAB-separated text (spec-avvp.md 1.1); the R(2+1)D features are arrays that travel with the samples,
-10 KB a video (spec-avvp.md 1.3).
+The labels are TAB-separated text (docs/protocols/avvp.md, "Annotation files"); the R(2+1)D features are arrays that
+travel with the samples, 10 KB a video (docs/protocols/avvp.md, "Media on disk").
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The question answering head of MUSIC-AVQA and its successors (spec-avqa.md 4.1).
+"""The question answering head of MUSIC-AVQA and its successors (docs/protocols/avqa.md, "Answering head").
 
 Shapes: B questions, T seconds, N positions, L words, C answers, D width of the head. Every axis is named in the code:
 the published one squeezes, and breaks for a batch of one.
@@ -31,7 +31,7 @@ class AVQADecoder(nn.Module):
         Sizes of the vocabularies, padding included.
     dim
         D; None: that of the pictures, which the published grounding files want. Another one puts a linear on the
-        pictures, as LAVISH does (spec-avqa.md 4.2).
+        pictures, as LAVISH does (docs/protocols/avqa.md, "LAVISH's width").
     packed
         See :class:`QuestionEncoder`.
     """
@@ -79,7 +79,10 @@ class AVQADecoder(nn.Module):
         return pictures if self.visual is None else Pictures.of(self.visual(pictures.dense()))
 
     def loss(self, outputs: dict[str, Tensor], answers: Tensor) -> dict[str, Tensor]:
-        """Cross-entropy of the answers ``[B]`` and half of that of the match; the loss is their sum (spec-avqa 5)."""
+        """Cross-entropy of the answers ``[B]`` and half of that of the match; the loss is their sum.
+
+        Source: docs/protocols/avqa.md, "Losses and negatives".
+        """
         terms = {"answer": functional.cross_entropy(outputs["answer"], answers)}
         if "match" in outputs:
             match = functional.cross_entropy(outputs["match"], match_targets(outputs["match"]))

@@ -1,4 +1,6 @@
-"""Audio-visual grounding and matching: the part of the AVQA head that is trained beforehand (spec-avqa.md 4.1 and 4.4).
+"""Audio-visual grounding and matching: the part of the AVQA head that is trained beforehand.
+
+Source: docs/protocols/avqa.md, "Answering head" and "Grounding".
 
 Shapes: ``...`` leading axes (clips, segments), N positions, D width of the head, d_a of the audio features.
 """

@@ -1,9 +1,9 @@
 """What AVSBench's own baseline does with the sound: TPAVI and the matching term.
 
-TPAVI is its temporal pixel-wise audio-visual interaction (spec-avs.md 4.5). Every position of every frame attends to
-the sound of all frames. The published module does so over all T H W positions, but its keys come from the sound, which
-is the same at every position of a frame: so do the sums over positions, and T keys with the mean value of their frame
-give the same. A table of (T H W)² scores is never made.
+TPAVI is its temporal pixel-wise audio-visual interaction (docs/protocols/avs.md, "TPAVI"). Every position of every
+frame attends to the sound of all frames. The published module does so over all T H W positions, but its keys come from
+the sound, which is the same at every position of a frame: so do the sums over positions, and T keys with the mean value
+of their frame give the same. A table of (T H W)² scores is never made.
 
 Shapes: B videos, T frames, F = B T, C channels, (H, W) a map.
 """
@@ -46,8 +46,9 @@ class TPAVI(nn.Module):
 
 
 def matching_divergence(logits: Tensor, maps: Sequence[Tensor], heard: Sequence[Tensor]) -> Tensor:
-    """AVSBench's matching term in its KL form (spec-avs.md 5): how far the masked pictures are from the sound, ``[F]``.
+    """AVSBench's matching term in its KL form: how far the masked pictures are from the sound, ``[F]``.
 
+    Source: docs/protocols/avs.md, "Matching term".
     It is the mean over the scales.
 
     At each scale the visual map, rectified and weighted with the mask at its size, is averaged over its positions; the

@@ -1,7 +1,7 @@
 """Cross-modal background suppression's classifier on the features of PSP: the default AVEL head.
 
-Shapes: B videos, T segments, d meta-token width, C event categories. Sources: spec-avel sections 4.2 (steps 6 and 7),
-4.4 (why on PSP) and 5 (the three loss terms).
+Shapes: B videos, T segments, d meta-token width, C event categories. Sources: docs/protocols/avel.md, "Background
+suppression" (steps 6 and 7), "Parameter accounting" (why on PSP) and "Losses and labels" (the three loss terms).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The feature pyramid that turns four stages of tokens into a mask: AVSBench's decoder as DG-SCT feeds it.
 
-Shapes: F frames, N tokens of a grid (h, w), D channels of a stage, C channels of the pyramid. Sources: spec-avs.md 4.3
-(laterals, fusion, output head) and 4.4 (dilated laterals).
+Shapes: F frames, N tokens of a grid (h, w), D channels of a stage, C channels of the pyramid. Sources:
+docs/protocols/avs.md, "Pyramid decoder" (laterals, fusion, output head) and "Dilated laterals".
 """
 
 from __future__ import annotations

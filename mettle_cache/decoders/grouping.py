@@ -1,6 +1,6 @@
 """The blocks of the multi-modal grouping network: self-attention, and segments assigned to groups.
 
-Shapes: B videos, N tokens, G groups, S segments to be grouped, h width. Source: spec-avvp section 4.1.
+Shapes: B videos, N tokens, G groups, S segments to be grouped, h width. Source: docs/protocols/avvp.md, "MGN".
 """
 
 from __future__ import annotations

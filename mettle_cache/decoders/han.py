@@ -1,7 +1,7 @@
 """The hybrid attention network: each modality attends to itself and to the other one at once.
 
-Shapes: B videos, T segments, h width, C categories. Source: spec-avvp section 4.2. The published code registers two
-encoders, a cross-modal one and two norms beside these that it never calls.
+Shapes: B videos, T segments, h width, C categories. Source: docs/protocols/avvp.md, "HAN". The published code registers
+two encoders, a cross-modal one and two norms beside these that it never calls.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The multi-modal grouping network with DG-SCT's temporal gate: the decoder of the paper's peers.
 
-Shapes: B videos, T segments, d meta-token width, h = 128 width, C categories. Source: spec-avvp sections 4.1 and 5.
-The published code computes a gate on the audio features too and drops it; that half (405,761 parameters) and two
-layers that it only copies (298,112) are not here.
+Shapes: B videos, T segments, d meta-token width, h = 128 width, C categories. Source: docs/protocols/avvp.md, "MGN" and
+"Losses". The published code computes a gate on the audio features too and drops it; that half (405,761 parameters) and
+two layers that it only copies (298,112) are not here.
 """
 
 from __future__ import annotations

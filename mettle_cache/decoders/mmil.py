@@ -1,6 +1,6 @@
 """Multimodal multiple-instance pooling and the losses on weak labels: what the video parsing heads have in common.
 
-Shapes: B videos, T segments, h width, C categories. Sources: spec-avvp sections 4.2 and 5.
+Shapes: B videos, T segments, h width, C categories. Sources: docs/protocols/avvp.md, "MMIL pooling" and "Losses".
 """
 
 from __future__ import annotations

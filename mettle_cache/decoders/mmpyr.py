@@ -1,8 +1,9 @@
 """MM-Pyramid: attention within a window and across modalities, in levels of growing reach; the default parsing head.
 
-Shapes: B videos, T segments, h width, C categories, L levels. Source: spec-avvp sections 4.2 and 4.3. The published
-code stacks [visual, audio] where it reads [audio, visual]; this does not. It also counts layers that it only copies and
-norms that it never applies: 1,581,056 parameters at the sizes of the paper's row, which this does not have.
+Shapes: B videos, T segments, h width, C categories, L levels. Source: docs/protocols/avvp.md, "MM-Pyramid" and "Choice
+of decoder". The published code stacks [visual, audio] where it reads [audio, visual]; this does not. It also counts
+layers that it only copies and norms that it never applies: 1,581,056 parameters at the sizes of the paper's row, which
+this does not have.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Positive sample propagation: the core of the AVEL head, and its own classifier.
 
-Shapes: B videos, T segments, d meta-token width, C event categories. Sources: spec-avel sections 4.3 and 5.
+Shapes: B videos, T segments, d meta-token width, C event categories. Sources: docs/protocols/avel.md, "Positive sample
+propagation" and "Losses and labels".
 """
 
 from __future__ import annotations

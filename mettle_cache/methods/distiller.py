@@ -2,8 +2,9 @@
 
 The attention has two readings. Event localisation's published totals fit a whole attention module, shared by all steps,
 with norms around it. Segmentation's fit three matrices a step and no output projection, as equation 3.1 prints it
-(spec-avs.md 8.3, reading A). Each has its own way of evaluation, and with it the order of its sums: a module's steps
-are one function each, with a backward pass by hand; the matrices' are taken apart by autograd.
+(docs/protocols/avs.md, "Readings of the published totals", A). Each has its own way of evaluation, and with it the
+order of its sums: a module's steps are one function each, with a backward pass by hand; the matrices' are taken apart
+by autograd.
 
 Shapes: F frames (B clips times T segments), N tokens, D channels, K meta-tokens, H attention heads, d output channels.
 """

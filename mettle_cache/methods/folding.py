@@ -1,4 +1,4 @@
-"""Folding an LCD with one distillation step for inference (architecture.md, idea 5).
+"""Folding an LCD with one distillation step for inference (docs/design.md, "Folding heads of one step").
 
 With R = 1 the queries do not depend on the tokens, so everything that only weights enter is computed once:
 

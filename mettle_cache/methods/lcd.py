@@ -21,7 +21,7 @@ from mettle_cache.tokens import LayerTokens
 
 @dataclass(frozen=True, kw_only=True)
 class LCDOptions(Options):
-    """The switches of Tables 6 to 10, and what spec-avel.md section 9 leaves open.
+    """The switches of Tables 6 to 10, and what docs/protocols/avel.md, "Open choices", leaves open.
 
     Attributes
     ----------

@@ -2,7 +2,7 @@
 
 Per stage ``V ← V + softmax(V M_aᵀ) M_a``, then the same with ``M_v``: no projections of V, no scale. A linear for each
 stage and modality maps the meta-tokens to the stage's width; where the width is theirs already there is none by
-default (spec-avs.md 8.3, reading A).
+default (docs/protocols/avs.md, "Readings of the published totals", A).
 
 Shapes: ``...`` leading axes (clips, segments), N tokens, D channels of a stage, K meta-tokens, d their width.
 """

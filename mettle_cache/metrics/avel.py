@@ -1,7 +1,8 @@
 """Audio-visual event localisation on AVE: labels, prediction rules and segment accuracy.
 
 Pure functions over arrays. Shapes: R annotation rows, T segments, C event categories. Labels are category indexes, and
-``C`` itself is the background. Sources: spec-avel sections 1.1 (labels) and 6 (the metric).
+``C`` itself is the background. Sources: docs/protocols/avel.md, "Annotation files" (labels) and "Segment accuracy" (the
+metric).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Audio-visual question answering on MUSIC-AVQA: accuracy by the nine types, pooled averages, and the blind floor.
 
 Pure functions over arrays. Shapes: R questions, C answers. Answers are indexes; -1 is one that training never saw,
-which no prediction matches. Source: spec-avqa.md section 6.
+which no prediction matches. Source: docs/protocols/avqa.md, "Accuracy".
 """
 
 from __future__ import annotations

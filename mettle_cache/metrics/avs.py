@@ -1,4 +1,6 @@
-"""Audio-visual segmentation on AVSBench: mIoU and F-measure, as its published code computes them (spec-avs.md 6).
+"""Audio-visual segmentation on AVSBench: mIoU and F-measure, as its published code computes them.
+
+Source: docs/protocols/avs.md, "Scores".
 
 Pure functions over arrays. Shapes: R videos, F frames, pixels ``[H, W]``. Everything is counted in whole pixels, and a
 frame's numbers depend on that frame alone, so a split can be scored batch by batch.

@@ -1,4 +1,6 @@
-"""Audio-visual video parsing on LLP: dense events, prediction rules and the ten F-scores (spec-avvp section 6).
+"""Audio-visual video parsing on LLP: dense events, prediction rules and the ten F-scores.
+
+Source: docs/protocols/avvp.md, "F-scores".
 
 Pure functions over arrays. Shapes: R videos, C categories, T segments, E events of a category, at most (T + 1) // 2.
 The published code scores one video at a time, and so does this: every average is over categories within a video first,

@@ -1,4 +1,6 @@
-"""Parameter accounting: what the published settings count here, beside what the paper prints (section 8 of each spec).
+"""Parameter accounting: what the published settings count here, beside what the paper prints.
+
+Sources: docs/protocols/avel.md, "Parameter accounting", and that of each other task.
 
 The trainable part is the real model of the setting's recipe, built on the meta device from layer tables; the frozen
 part is counted as the papers do. No weights are needed.

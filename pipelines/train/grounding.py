@@ -1,8 +1,8 @@
 """Grounding generation from a store: seven layers of the AVQA head, trained before it, into a file of their own.
 
 Runs on the loop that trains heads, so a killed run goes on with ``resume`` and the same seed gives the same bits. The
-run's folder lies beside the file. Source: spec-avqa.md 4.4; unlike the published code, which scores on its own training
-videos, the best epoch is that of the val videos.
+run's folder lies beside the file. Source: docs/protocols/avqa.md, "Grounding"; unlike the published code, which scores
+on its own training videos, the best epoch is that of the val videos.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from mettle_cache.backbones import (
 from mettle_cache.backbones.factory import BackboneChoice, parse_backbone, split_size
 from mettle_cache.errors import UsageError
 
-# spec-avel.md section 3: tokens x width by stage, and blocks by stage
+# docs/protocols/avel.md, "Token shapes": tokens x width by stage, and blocks by stage
 SWIN = [(2304, 192, 2), (576, 384, 2), (144, 768, 18), (36, 1536, 2)]
 HTSAT = [(4096, 96, 2), (1024, 192, 2), (256, 384, 6), (64, 768, 2)]
 RESNEXT = [(2304, 256, 1), (576, 512, 1), (144, 1024, 1), (36, 2048, 1)]

@@ -88,7 +88,7 @@ def test_what_is_no_clip_is_refused(media, message):
         transform(media, 2)
 
 
-# the starts that spec-avel.md section 2.2 gives for a clip of 160,000 samples
+# docs/protocols/avel.md, "Sound in the shared mode": the starts in a clip of 160,000 samples
 STARTS = [0, 15822, 31644, 47466, 63288, 79111, 94933, 110755, 126577, 142400]
 
 
@@ -188,7 +188,7 @@ def test_a_data_set_may_have_windows_shift_and_statistics_of_its_own(speech):
     expected = replace(SWIN_FBANK, **vars(preprocessing.fbank), size=heard.segment_shape[1:])
     waveform = speech(160000, 16000)
     assert torch.equal(heard.preprocess(waveform, 10), expected(waveform, 10))
-    # spec-avqa.md 1.5: windows of 31,200 samples, the last of which starts 2.05 s before the end
+    # docs/protocols/avqa.md, "Seconds that are looked at": windows of 31,200 samples, the last 2.05 s before the end
     windows = cut_windows(torch.arange(160000), 10, 1.95)
     assert {len(window) for window in windows} == {31200}
     assert (int(windows[0][0]), int(windows[-1][0])) == (0, 160000 - 32800)

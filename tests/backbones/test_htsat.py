@@ -75,7 +75,7 @@ def test_random_weights_have_the_published_size():
     backbone = create_backbone("htsat", weights="random", seed=1)
     assert backbone.layers == layer_table("htsat")
     assert backbone.frozen_parameters == 31_325_143
-    # htsat.md section 8: needed for tokens, the final norm included
+    # docs/protocols/htsat.md, "Parameters": needed for tokens, the final norm included
     assert sum(parameter.numel() for parameter in backbone.trunk.parameters()) == 27_534_488
 
 

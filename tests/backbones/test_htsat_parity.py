@@ -1,4 +1,7 @@
-"""HTS-AT against transformers' ClapAudioModel: the same random weights, every block's tokens (htsat.md section 11)."""
+"""HTS-AT against transformers' ClapAudioModel: the same random weights, every block's tokens.
+
+Source: docs/protocols/htsat.md, "Checking a port".
+"""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def build(cls, *args, **options):
     [
         (768, 1536, None, 66_870_444),
         (128, 512, None, 7_916_716),
-        # spec-avqa.md 8: a small head has 9.03 M
+        # docs/protocols/avqa.md, "Parameter accounting": a small head has 9.03 M
         (768, 1536, 512, 7_916_716 - (128 - 768) * 512 + 1536 * 512 + 512),
     ],
 )
@@ -73,7 +73,7 @@ def test_weights_sum_to_one_and_stay_soft():
 
 
 def grounded_by_hand(net, heard, picture):
-    """Spec-avqa.md 4.1, a position at a time: raw features in the mean, normalised ones in the focus."""
+    """docs/protocols/avqa.md, "Answering head", by positions: raw features in the mean, unit ones in focus."""
     units = [position / position.norm() for position in picture]
     logits = torch.stack([unit @ (heard / heard.norm()) for unit in units])
     shares = torch.exp(logits) / torch.exp(logits).sum()

@@ -53,7 +53,7 @@ def test_injection_is_equation_3_4_step_by_step(count, softmax_over):
 
 
 def dense_grounding(net, heard, picture):
-    """Spec-avqa.md 4.1 as it is printed, on positions that are there."""
+    """docs/protocols/avqa.md, "Answering head", as it is printed, on positions that are there."""
     unit = functional.normalize(picture, dim=-1)
     weights = (unit @ functional.normalize(heard, dim=-1).unsqueeze(-1)).squeeze(-1).softmax(-1)
     focus = (weights.unsqueeze(-2) @ unit).squeeze(-2)

@@ -121,7 +121,7 @@ def test_aggregate_is_the_mean_over_layers_and_meta_tokens():
 
 @pytest.mark.parametrize(("meta_tokens", "expected"), [(1, 67_613_568), (2, 67_640_064)])
 def test_parameters_of_swin_are_those_of_the_spec(meta_tokens, expected):
-    """spec-avel.md section 8: LCD on the 24 blocks of Swin-V2-L, projection included."""
+    """docs/protocols/avel.md, "Parameter accounting": LCD on the 24 blocks of Swin-V2-L, projection included."""
     stages = ((1, 2, 48, 192), (2, 2, 24, 384), (3, 18, 12, 768), (4, 2, 6, 1536))
     layers = [
         LayerSpec(modality="visual", stage=s, block=b + 1, grid=(side, side), tokens=side * side, width=width)

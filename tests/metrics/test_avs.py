@@ -1,4 +1,4 @@
-"""Segmentation metrics: worked cases of spec-avs.md 6, and a slow re-implementation threshold by threshold."""
+"""Segmentation metrics: worked cases of docs/protocols/avs.md, "Scores", and a slow one threshold by threshold."""
 
 import numpy as np
 import pytest

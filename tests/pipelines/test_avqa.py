@@ -167,7 +167,7 @@ def test_the_recipes_are_the_recommended_starting_point():
 
 def test_the_paper_s_head_has_the_expected_size_and_no_published_total(monkeypatch):
     specific, shared = AvqaTask.published
-    # spec-avqa.md 8: 79.86 M for the recommended head, 9.03 M for LAVISH's width in place of 66.87 M
+    # docs/protocols/avqa.md, "Parameter accounting": 79.86 M for the recommended head, 9.03 M for LAVISH's width
     assert count_trainable(AvqaTask, specific) == pytest.approx(79.86e6, abs=0.02e6)
     assert count_trainable(AvqaTask, shared) < 33e6
     only = Registry("task", "mettle_cache.none", TaskRow, [TASKS.row("avqa")])

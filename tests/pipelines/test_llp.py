@@ -149,7 +149,7 @@ def test_options_that_make_no_sense_are_named(override, message):
 
 
 def distiller(width, tokens):
-    """Spec-avvp section 8: one distiller with its two norms, and its projection to 256."""
+    """docs/protocols/avvp.md, "Parameter accounting": one distiller with its two norms, and its projection to 256."""
     return 4 * width**2 + 8 * width + width + tokens + 1 + width * 256 + 256
 
 

@@ -31,9 +31,9 @@ def decoder_versions() -> dict[str, object]:
 def choose_frames(count: int, segments: int, rate: int | None = None) -> list[int]:
     """0-based indexes of the pictures of each segment, evenly spaced from the first to the last.
 
-    The floor of ``linspace(1, count, segments)``, minus 1, in integers (spec-avel.md 1.3); fewer pictures than
-    segments repeat. Where a layout has ``rate`` pictures a second and there are that many, give or take a second, they
-    are the first of each second (spec-avvp.md 1.3).
+    The floor of ``linspace(1, count, segments)``, minus 1, in integers (docs/protocols/avel.md, "Choice of frames");
+    fewer pictures than segments repeat. Where a layout has ``rate`` pictures a second and there are that many, give or
+    take a second, they are the first of each second (docs/protocols/avvp.md, "Media on disk").
 
     >>> [index + 1 for index in choose_frames(31, 10)]
     [1, 4, 7, 11, 14, 17, 21, 24, 27, 31]

@@ -1,4 +1,6 @@
-"""``AVS.npy``: one file that holds the sound of many videos, a pickled dict of float arrays (spec-avs.md 1.2).
+"""``AVS.npy``: one file that holds the sound of many videos, a pickled dict of float arrays.
+
+Source: docs/protocols/avs.md, "Files on disk".
 
 The file is walked once to find where each array lies (:mod:`mettle_cache.datasets.media.pickled`); a recording is then
 read from there. Nothing is unpickled, and no more than one recording is in memory.

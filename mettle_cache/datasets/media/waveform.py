@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torchaudio.transforms import Resample
 
 NPY_RATE = 32_000
-"""Hz of every .npy recording, by the definition of the layout (spec-avel.md 1.3)."""
+"""Hz of every .npy recording, by the definition of the layout (docs/protocols/avel.md, "Media on disk")."""
 
 MAX_FILTER_BANK = 8_000_000
 """Product of two rates without their common factor (44.1 and 32 kHz: 141,120); the resampler's memory grows with it."""

@@ -4,7 +4,7 @@ Keys and values need no projection of their own: ``u = W_Kᵀ q`` is one D-vecto
 context is ``αᵀ X``. The token-mixing branch ``W_g X`` is K more rows of the second product. Both run on the stored
 codes, and so does the backward pass, which is written by hand: it reads the codes again and recomputes the weights.
 Exact: outputs and gradients agree with ``nn.MultiheadAttention`` to float64 rounding (tests/methods). Source:
-architecture.md, ideas 1 and 2.
+docs/design.md, "Absorbed attention" and "Codes without dequantisation".
 
 This is the one place that chooses how tokens are pooled: :data:`IMPLEMENTATIONS` has a row for each way, of which the
 first one that fits the tokens and queries is taken.

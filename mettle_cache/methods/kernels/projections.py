@@ -10,7 +10,8 @@ tokens once: :func:`pooled_gradients` comes first, then the tokens are read, whi
 and the pooled tokens again, and of these :func:`weight_gradients` makes the gradients of the weights. Written by hand,
 because autograd would run the chain once more for each of the two.
 
-Source: architecture.md, idea 1; equations 3.1 (its arrow replaces the meta-tokens) and 3.2; spec-avel.md section 8.
+Source: docs/design.md, "Absorbed attention"; equations 3.1 (its arrow replaces the meta-tokens) and 3.2;
+docs/protocols/avel.md, "Parameter accounting".
 
 Shapes: F frames, K meta-tokens, H heads, D channels, E = D / H, d outputs. Pooled are ``context [K H, F, D]`` and
 ``mixed [F, K, D]``.

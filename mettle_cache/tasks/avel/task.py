@@ -1,6 +1,7 @@
 """Audio-visual event localisation on AVE: every segment is one of C categories or background.
 
-Shapes: B or R samples, T segments. Sources: spec-avel sections 4.4 to 6; published rows from Mettle's Tables 1 and 15.
+Shapes: B or R samples, T segments. Sources: docs/protocols/avel.md, "Losses and labels" and "Segment accuracy";
+published rows from Mettle's Tables 1 and 15.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Grounding generation, the training that precedes that of the AVQA head: does this picture belong to this sound?
 
-Its seven layers (spec-avqa.md 4.4) see the backbones' own last layers, no meta-tokens. A sample is a video, all of
-whose T seconds are pairs. The pictures that do not belong to a sound come from other videos than its own, here as in
-the training of the whole head (spec-avqa.md 5).
+Its seven layers (docs/protocols/avqa.md, "Grounding") see the backbones' own last layers, no meta-tokens. A sample is a
+video, all of whose T seconds are pairs. The pictures that do not belong to a sound come from other videos than its own,
+here as in the training of the whole head (docs/protocols/avqa.md, "Losses and negatives").
 
 Shapes: B videos or samples, T seconds, N positions; V videos of the split. A video is a number, the same for all its
 questions.

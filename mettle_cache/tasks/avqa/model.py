@@ -1,8 +1,8 @@
 """Meta-tokens of the last layers, injected into the last visual one, and the question answering head on both.
 
 Shapes: B samples, T seconds, N positions, K meta-tokens, d_a and d_v their widths, D of the pictures. The paper has no
-such model; this is the reading that spec-avqa.md 4.5 recommends: the sound's meta-tokens, on average, are what is
-heard, and the pictures are the last layer's tokens after equation 3.4.
+such model; this is the reading that docs/protocols/avqa.md, "Where meta-tokens enter", gives reasons for: the sound's
+meta-tokens, on average, are what is heard, and the pictures are the last layer's tokens after equation 3.4.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Audio-visual question answering on MUSIC-AVQA: one of C answers to each question about a video.
 
-Shapes: B or R questions, T seconds, L words. Sources: spec-avqa sections 4 to 6. The paper has no such experiment: the
-published rows are those of its peers (section 9.4), on the first release of the questions.
+Shapes: B or R questions, T seconds, L words. Sources: docs/protocols/avqa.md. The paper has no such experiment: the
+published rows are those of its peers ("Published scores" there), on the first release of the questions.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ LENGTH = 14
 
 @dataclass(frozen=True, kw_only=True)
 class AvqaHeadOptions(Options):
-    """The head, and what spec-avqa.md section 9.2 leaves open.
+    """The head, and what docs/protocols/avqa.md, "Open choices", leaves open.
 
     ``dim`` is the head's width, ``none`` for that of the pictures, which grounding files want. ``init_grounding`` is
     such a file, or ``none``. ``aggregate`` takes meta-tokens from the last layers, or their mean over all layers.

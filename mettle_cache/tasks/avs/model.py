@@ -1,4 +1,6 @@
-"""The segmentation model: LCD on the last layers, MTI into the four stages, the pyramid decoder (spec-avs.md 4).
+"""The segmentation model: LCD on the last layers, MTI into the four stages, the pyramid decoder.
+
+Source: docs/protocols/avs.md.
 
 Shapes: B videos, T frames (seconds), N tokens, K meta-tokens of d channels, C channels of the pyramid.
 """
@@ -190,6 +192,6 @@ def _source(layer: LayerSpec, dim: int, method: MethodChoice, options: AvsHeadOp
 
 
 def _common_width(last: LayerSpec, method: MethodChoice) -> int:
-    """d, by default that of the last visual level (spec-avs.md 9.2, question 3)."""
+    """d, by default that of the last visual level (docs/protocols/avs.md, "Open choices", 3)."""
     dim = cast(LCDOptions | LinearOptions, method.options).dim
     return last.width if isinstance(dim, str) else dim

@@ -1,4 +1,4 @@
-"""Audio-visual segmentation on AVSBench: which pixels of each frame belong to what sounds (spec-avs.md).
+"""Audio-visual segmentation on AVSBench: which pixels of each frame belong to what sounds (docs/protocols/avs.md).
 
 Shapes: B or R videos, F frames, M frames with a mask, the first of them. Published rows from Mettle's Tables 3 and 15.
 """

@@ -1,6 +1,6 @@
 """Audio-visual video parsing on LLP: what is heard and what is seen, second by second, learned from weak labels.
 
-Shapes: B or R samples, T segments, C categories. Sources: spec-avvp sections 4 to 8; published row from Mettle's
+Shapes: B or R samples, T segments, C categories. Sources: docs/protocols/avvp.md; published row from Mettle's
 Table 2.
 """
 

@@ -1,4 +1,7 @@
-"""The bill: sizes that agree with cache-format's table, room, the crossover in words, and the speed it is based on."""
+"""The bill: sizes, room, the crossover in words, and the speed it is based on.
+
+Sizes agree with the table of docs/codecs.md, "Values of a clip".
+"""
 
 import shutil
 import threading
@@ -28,7 +31,7 @@ def config(root, **changes):
 
 
 def test_sizes_of_the_published_backbones_are_those_of_the_paper_and_pencil(root):
-    """52,961,280 values a clip (cache-format.md) times the bytes of a code; scales, zeros and checksums come beside."""
+    """52,961,280 values a clip (docs/codecs.md, "Values of a clip") times a code's bytes; the rest comes beside."""
     report = make_plan(config(root), measure=False)
     clip_bytes = {(bill.layers, bill.codec): bill.clip_bytes for bill in report.bills}
     values, channels = 52_961_280, 22_464 * 10

@@ -40,7 +40,7 @@ def test_totals_are_the_paper_s(table, setting, total, percent):
 
 
 def plain(width, tokens, steps=1):
-    """Spec-avs section 8.2: one distiller of three matrices a step."""
+    """docs/protocols/avs.md, "Building blocks": one distiller of three matrices a step."""
     return steps * (3 * width**2 + 3 * width) + width + tokens + 1
 
 
@@ -75,7 +75,7 @@ def injections(width, stages=(192, 384, 768)):
     ],
 )
 def test_segmentation_totals_are_those_of_reading_a(table, setting, total, percent, ours, trained):
-    """No reading fits all of the paper's totals (spec-avs section 8.3); this is the nearest."""
+    """No reading fits all totals (docs/protocols/avs.md, "Readings of the published totals"); this is the nearest."""
     row = table[setting]
     assert (row["paper_total_m"], row["paper_trainable_percent"]) == (total, percent)
     assert row["total_m"] == pytest.approx(ours, abs=0.006)
@@ -92,7 +92,7 @@ def test_the_cnn_s_segmentation_total(table):
 
 
 def attention_and_projection(width, tokens, count, dim):
-    """Spec-avel section 8: one distiller and its projection."""
+    """docs/protocols/avel.md, "Parameter accounting": one distiller and its projection."""
     distiller = 4 * width**2 + 4 * width + 4 * width + count * width + tokens * count + count
     return distiller + (width * dim + dim if dim else 0)
 

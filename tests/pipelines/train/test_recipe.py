@@ -17,7 +17,7 @@ from mettle_cache.pipelines.train.recipe import (
     same_recipe,
 )
 
-# Tables 13 and 14, and spec-avel section 8 for the width
+# Tables 13 and 14, and docs/protocols/avel.md, "Parameter accounting", for the width
 PUBLISHED = {
     "ave-swin-htsat": {"dim": 256, "k_visual": 2, "k_audio": 1},
     "ave-swin-shared": {"dim": 256, "k_visual": 1, "k_audio": 1},

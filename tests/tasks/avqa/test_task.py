@@ -254,7 +254,8 @@ def test_the_recommended_head_has_the_parameters_of_the_specification():
     )
     with torch.device("meta"):
         total = sum(parameter.numel() for parameter in task.build_model().parameters())
-    # spec-avqa.md 8, and beside its attentions our norms, one meta-token and the token-mixing branch of each LCD
+    # docs/protocols/avqa.md, "Parameter accounting"; beside its attentions our norms, a meta-token and the mixing
+    # branch of each LCD
     expected = 66_870_444 + 768 * 1536 + 1536
     for width, count in ((1536, 36), (768, 64)):
         expected += 4 * width**2 + 4 * width + 4 * width + width + count + 1
@@ -270,7 +271,7 @@ def test_published_rows_are_the_peers_and_have_no_total():
     assert all("Mettle publishes no number" in row.source for row in AvqaTask.published)
     assert all(row.total_m is None and row.selected_on == "val" for row in AvqaTask.published)
     best = AvqaTask.published[0].scores
-    # the published average is pooled over the 9,185 questions of the first release (spec-avqa.md 9.4)
+    # the average is pooled over 9,185 questions of the first release (docs/protocols/avqa.md, "Published scores")
     pooled = (1623 * best["audio"] + 2427 * best["visual"] + 5135 * best["audio_visual"]) / 9185
     assert pooled == pytest.approx(best["accuracy"], abs=0.05)
 
