@@ -72,11 +72,11 @@ def check_tokens(tokens: Mapping[str, LayerTokens], layout: Sequence[ArrayLayout
                     f"clip {clip}, layer {layer.name}: {array.part} are {have[0]} {have[1]}, "
                     f"the store holds {array.dtype} {array.chunk_shape}"
                 )
-    for layer, parts in _parts_by_layer(layout).items():
-        surplus = sorted(stored_arrays(tokens[layer]).keys() - parts)
+    for name, parts in _parts_by_layer(layout).items():
+        surplus = sorted(stored_arrays(tokens[name]).keys() - parts)
         if surplus:
             raise StoreError(
-                f"clip {clip}, layer {layer}: the store holds no {', '.join(surplus)}, which the tokens have"
+                f"clip {clip}, layer {name}: the store holds no {', '.join(surplus)}, which the tokens have"
             )
 
 
