@@ -56,9 +56,9 @@ def bench(
     """Measure speed and memory here, each beside its physical limit."""
     from mettle_cache.errors import UsageError
 
-    asked = report or results is not None or out is not None
+    wants_report = report or results is not None or out is not None
     if context.invoked_subcommand is not None:
-        if asked:
+        if wants_report:
             raise UsageError("--report runs every bench and takes no bench's name", hint="mettle bench --report")
         return
     if not report:
@@ -124,5 +124,5 @@ def table_report(table: BenchTable) -> list[str]:
 def _goal_line(goal: Goal) -> str:
     limit = f"{'at least' if goal.least else 'at most'} {format_rate(goal.wanted)}"
     state = "met" if goal.met else "NOT met"
-    found = f"{format_rate(goal.found)} {goal.unit}".strip()
-    return f"goal       {goal.what}: {found} ({limit} wanted): {state}"
+    measured = f"{format_rate(goal.found)} {goal.unit}".strip()
+    return f"goal       {goal.what}: {measured} ({limit} wanted): {state}"

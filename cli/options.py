@@ -153,12 +153,12 @@ def takes(
             command({name: settings[name].parse(values.pop(name)) for name in names}, **values)
 
         shared = [_parameter(name, settings[name], helps.get(name)) for name in names]
-        own = [
+        others = [
             parameter.replace(kind=parameter.KEYWORD_ONLY)
             for parameter in inspect.signature(command, eval_str=True).parameters.values()
             if parameter.name != "chosen"
         ]
-        parameters = (*shared, *own)
+        parameters = (*shared, *others)
         # what typer reads
         vars(call)["__signature__"] = inspect.Signature(parameters)
         call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

@@ -68,37 +68,39 @@ def select_layers(layers: Sequence[LayerSpec], selection: str) -> tuple[LayerSpe
         return tuple(layers)
     parts = [part.strip() for part in selection.split(",") if part.strip()]
     chosen = [_select_part(layers, part) for part in parts]
-    unknown = [part for part, found in zip(parts, chosen, strict=True) if not found]
+    unknown = [part for part, matches in zip(parts, chosen, strict=True) if not matches]
     if unknown or not parts:
         known = sorted({name for layer in layers for name in (layer.name, layer.array, layer.modality)})
         raise UsageError(
             f"layers '{selection}': no such layer: {', '.join(unknown) or '(nothing named)'}",
             hint=f"use all, stages, pyramid, last:N, or names such as {', '.join(known[:4])}",
         )
-    names = {layer.name for found in chosen for layer in found}
+    names = {layer.name for matches in chosen for layer in matches}
     return tuple(layer for layer in layers if layer.name in names)
 
 
 def _select_part(layers: Sequence[LayerSpec], part: str) -> list[LayerSpec]:
     """The layers of one part of a selection; none where nothing has that name."""
     modality, slash, rule = part.rpartition("/")
-    own = [layer for layer in layers if layer.modality == modality] if slash else list(layers)
+    candidates = [layer for layer in layers if layer.modality == modality] if slash else list(layers)
     if rule == "stages":
-        return [members[-1] for members in group_by_array(own).values()]
+        return [members[-1] for members in group_by_array(candidates).values()]
     if rule == "pyramid":
-        return [layer for modality in MODALITIES for layer in _pyramid([x for x in own if x.modality == modality])]
+        return [
+            layer for modality in MODALITIES for layer in _pyramid([x for x in candidates if x.modality == modality])
+        ]
     if rule.startswith("last:"):
-        return _select_last(own, part)
+        return _select_last(candidates, part)
     return [layer for layer in layers if part in (layer.name, layer.array, layer.modality)]
 
 
-def _pyramid(own: list[LayerSpec]) -> list[LayerSpec]:
+def _pyramid(layers: list[LayerSpec]) -> list[LayerSpec]:
     """Four layers of one modality for a head that wants several depths, fewer where there are not four."""
-    stages = [members[-1] for members in group_by_array(own).values()]
+    stages = [members[-1] for members in group_by_array(layers).values()]
     if len(stages) > 1:
         return stages[-PYRAMID_LEVELS:]
-    ends = [len(own) * quarter // PYRAMID_LEVELS for quarter in range(1, PYRAMID_LEVELS + 1)]
-    return [own[end - 1] for end in ends if end]
+    ends = [len(layers) * quarter // PYRAMID_LEVELS for quarter in range(1, PYRAMID_LEVELS + 1)]
+    return [layers[end - 1] for end in ends if end]
 
 
 def _select_last(layers: Sequence[LayerSpec], part: str) -> list[LayerSpec]:
@@ -108,4 +110,4 @@ def _select_last(layers: Sequence[LayerSpec], part: str) -> list[LayerSpec]:
     count = int(text) if text.isascii() and text.isdigit() else 0
     if not 1 <= count <= longest:
         raise UsageError(f"layers '{part}': N in last:N must be from 1 to {longest}")
-    return [layer for own in groups.values() for layer in own[-count:]]
+    return [layer for members in groups.values() for layer in members[-count:]]

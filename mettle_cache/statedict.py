@@ -94,14 +94,14 @@ def _refuse_nan(state: Mapping[str, Tensor], path: Path) -> None:
         )
 
 
-def explain_mismatch(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], what: str) -> str:
+def explain_mismatch(expected: Mapping[str, Tensor], loaded: Mapping[str, Tensor], what: str) -> str:
     """Why a state dict does not fit: a few of the missing and unexpected keys, and of the tensors of another shape."""
-    missing = [key for key in expected if key not in found]
-    unexpected = [key for key in found if key not in expected]
+    missing = [key for key in expected if key not in loaded]
+    unexpected = [key for key in loaded if key not in expected]
     shapes = [
-        f"{key} {tuple(found[key].shape)} where {tuple(tensor.shape)} is wanted"
+        f"{key} {tuple(loaded[key].shape)} where {tuple(tensor.shape)} is wanted"
         for key, tensor in expected.items()
-        if key in found and found[key].shape != tensor.shape
+        if key in loaded and loaded[key].shape != tensor.shape
     ]
     parts = [
         f"{len(keys)} {kind}: {', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}"

@@ -56,8 +56,8 @@ def examine(cache: Path = Path("cache"), *, measure: bool = True) -> Diagnosis:
         *data,
     ]
     # a topic reads "dataset NAME", as the option of mettle plan does
-    found = [finding.topic for finding in data if finding.ok]
-    return Diagnosis(tuple(findings), f"mettle plan --{found[0]}" if found else "mettle demo")
+    ready = [finding.topic for finding in data if finding.ok]
+    return Diagnosis(tuple(findings), f"mettle plan --{ready[0]}" if ready else "mettle demo")
 
 
 def examine_software() -> list[Finding]:
@@ -100,8 +100,8 @@ def examine_products() -> Finding:
     """What a CPU multiplies codes with."""
     from mettle_cache.methods.kernels.cpu.amx import has_byte_tiles
 
-    found = "tiles of bytes (AMX)" if has_byte_tiles() else "float32: no tiles of bytes (AMX) on this processor"
-    return Finding("products", found)
+    kind = "tiles of bytes (AMX)" if has_byte_tiles() else "float32: no tiles of bytes (AMX) on this processor"
+    return Finding("products", kind)
 
 
 def examine_disk(cache: Path, *, measure: bool) -> Finding:
@@ -110,11 +110,11 @@ def examine_disk(cache: Path, *, measure: bool) -> Finding:
     from mettle_cache.store.writing.durable import disk_folder, free_bytes
 
     free = free_bytes(cache)
-    found = f"{free / 1e9:.0f} GB free"
+    state = f"{free / 1e9:.0f} GB free"
     if measure:
-        found += f", reads {measure_read_speed(disk_folder(cache)) / 1e9:.2f} GB/s"
+        state += f", reads {measure_read_speed(disk_folder(cache)) / 1e9:.2f} GB/s"
     advice = "mettle plan shows which codec and layers fit" if free < ENOUGH_ROOM else ""
-    return Finding("disk", found, advice=advice)
+    return Finding("disk", state, advice=advice)
 
 
 def examine_decoders() -> Finding:
@@ -154,7 +154,7 @@ def examine_datasets() -> list[Finding]:
     for info in infos:
         there = info.default_root.is_dir()
         advice = "" if there else f"put it there, or name its folder with --root; layouts: {'; '.join(info.layouts)}"
-        found = f"{info.default_root}{'' if there else ' does not exist'}"
-        findings.append(Finding(f"dataset {info.name}", found, ok=there, advice=advice))
+        place = f"{info.default_root}{'' if there else ' does not exist'}"
+        findings.append(Finding(f"dataset {info.name}", place, ok=there, advice=advice))
     findings += [Finding(f"dataset {name}", reason, ok=False) for name, reason in broken.items()]
     return findings

@@ -67,9 +67,9 @@ class HtsatBackbone:
         """
         samples = torch.from_numpy(check_waveform(np.asarray(media), shortest=1))
         seconds = max(segments, round(len(samples) / self.sample_rate)) if self.spread else segments
-        wanted = seconds * self.sample_rate
-        padded = torch.zeros(wanted)
-        padded[: len(samples)] = samples[:wanted]
+        length = seconds * self.sample_rate
+        padded = torch.zeros(length)
+        padded[: len(samples)] = samples[:length]
         chosen = [index * (seconds - 1) // max(segments - 1, 1) for index in range(segments)]
         return padded.view(seconds, self.sample_rate)[chosen]
 

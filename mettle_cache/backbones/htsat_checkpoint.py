@@ -29,7 +29,7 @@ MERGING = re.compile(r"layers\.(\d+)\.downsample\.")
 RECOMPUTED = re.compile(rf"{BLOCK}(attn\.relative_position_index|attn_mask)$")
 UNUSED = re.compile(r"(head|tscam_conv)\.|spectrogram_extractor\.|logmel_extractor\.")
 
-WANTED = "give the AudioSet checkpoint of HTS-AT at 32 kHz, HTSAT_AudioSet_Saved_*.ckpt"
+HINT = "give the AudioSet checkpoint of HTS-AT at 32 kHz, HTSAT_AudioSet_Saved_*.ckpt"
 
 
 def load_htsat(path: Path, *, exact_dft: bool = False) -> Htsat:
@@ -46,14 +46,14 @@ def load_htsat(path: Path, *, exact_dft: bool = False) -> Htsat:
     try:
         sizes = read_sizes(state)
     except (KeyError, ValueError, IndexError) as error:
-        raise WeightsError(f"weights file {path} is not of HTS-AT: no usable {error}", hint=WANTED) from error
+        raise WeightsError(f"weights file {path} is not of HTS-AT: no usable {error}", hint=HINT) from error
     _check_front_end(state, sizes.mel, path)
     model = Htsat(sizes, filters=state[MEL], dft=(state[COSINES], state[SINES]) if exact_dft else None)
     converted = convert_keys(state, path)
-    wanted = {key: value for key, value in model.state_dict().items() if not key.startswith("logmel.")}
-    wrong = [key for key in wanted | converted if _shape(wanted, key) != _shape(converted, key)]
+    expected = {key: value for key, value in model.state_dict().items() if not key.startswith("logmel.")}
+    wrong = [key for key in expected | converted if _shape(expected, key) != _shape(converted, key)]
     if wrong:
-        raise WeightsError(explain_mismatch(wanted, converted, f"weights file {path}"), hint=WANTED)
+        raise WeightsError(explain_mismatch(expected, converted, f"weights file {path}"), hint=HINT)
     model.load_state_dict(converted | {k: v for k, v in model.state_dict().items() if k.startswith("logmel.")})
     _check_recomputed(state, model, path)
     return model
@@ -78,7 +78,7 @@ def convert_keys(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
         raise WeightsError(
             f"weights file {path} has {len(strangers)} keys that HTS-AT does not have: {', '.join(strangers[:3])}"
             f"{', ...' if len(strangers) > 3 else ''}",
-            hint=f"{WANTED}; LAION's CLAP files, fused ones above all, are another model",
+            hint=f"{HINT}; LAION's CLAP files, fused ones above all, are another model",
         )
     return converted
 
@@ -116,9 +116,7 @@ def _shape(state: Mapping[str, Tensor], key: str) -> tuple[int, ...] | None:
 def _check_front_end_keys(state: Mapping[str, Tensor], path: Path) -> None:
     missing = [key for key in (MEL, COSINES, SINES) if key not in state]
     if missing:
-        raise WeightsError(
-            f"weights file {path} has no front end of HTS-AT: {', '.join(missing)} not in it", hint=WANTED
-        )
+        raise WeightsError(f"weights file {path} has no front end of HTS-AT: {', '.join(missing)} not in it", hint=HINT)
 
 
 def _check_front_end(state: Mapping[str, Tensor], mel: MelSettings, path: Path) -> None:
@@ -128,7 +126,7 @@ def _check_front_end(state: Mapping[str, Tensor], mel: MelSettings, path: Path) 
         raise WeightsError(
             f"weights file {path}: its mel filters are not those of {mel.sample_rate} Hz, {mel.f_min:g} to "
             f"{mel.f_max:g} Hz: another sample rate (LAION's CLAP files have 48 kHz) or another front end",
-            hint=WANTED,
+            hint=HINT,
         )
     window = torch.hann_window(mel.n_fft, periodic=True)
     shape = (mel.n_fft // 2 + 1, 1, mel.n_fft)
@@ -136,7 +134,7 @@ def _check_front_end(state: Mapping[str, Tensor], mel: MelSettings, path: Path) 
     if any(tuple(kernel.shape) != shape for kernel in kernels) or not torch.allclose(
         kernels[0][0, 0], window, rtol=0, atol=1e-5
     ):
-        raise WeightsError(f"weights file {path}: its STFT is not of a Hann window of {mel.n_fft} samples", hint=WANTED)
+        raise WeightsError(f"weights file {path}: its STFT is not of a Hann window of {mel.n_fft} samples", hint=HINT)
 
 
 def _check_recomputed(state: Mapping[str, Tensor], model: Htsat, path: Path) -> None:
@@ -145,7 +143,7 @@ def _check_recomputed(state: Mapping[str, Tensor], model: Htsat, path: Path) -> 
     for key, value in state.items():
         if not RECOMPUTED.match(key):
             continue
-        own = buffers.get(key)
+        buffer = buffers.get(key)
         # integers come as floats from averaged checkpoints
-        if own is None or own.shape != value.shape or not torch.equal(own.long(), value.long()):
-            raise WeightsError(f"weights file {path}: its buffer '{key}' is not the one of HTS-AT", hint=WANTED)
+        if buffer is None or buffer.shape != value.shape or not torch.equal(buffer.long(), value.long()):
+            raise WeightsError(f"weights file {path}: its buffer '{key}' is not the one of HTS-AT", hint=HINT)

@@ -37,9 +37,9 @@ def find_cached(repository: str, filename: str | None) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
     for candidate in (filename,) if filename else FILES:
-        found = try_to_load_from_cache(repository, candidate)
-        if isinstance(found, str):
-            return Path(found)
+        path = try_to_load_from_cache(repository, candidate)
+        if isinstance(path, str):
+            return Path(path)
     return None
 
 

@@ -136,9 +136,9 @@ def check_batch(name: str, x: Tensor, shapes: Sequence[tuple[int, ...]]) -> None
         Anything else.
     """
     if x.dtype != torch.float32 or tuple(x.shape[1:]) not in shapes or not len(x):
-        wanted = " or ".join(f"[B, {', '.join(map(str, shape))}]" for shape in shapes)
+        expected = " or ".join(f"[B, {', '.join(map(str, shape))}]" for shape in shapes)
         raise UsageError(
-            f"backbone '{name}' takes float32 {wanted}, not {str(x.dtype).removeprefix('torch.')} {list(x.shape)}",
+            f"backbone '{name}' takes float32 {expected}, not {str(x.dtype).removeprefix('torch.')} {list(x.shape)}",
             hint="pass what its preprocess() returns",
         )
 

@@ -69,15 +69,15 @@ def open_avqa(root: Path) -> MediaDataset:
     read = {split: read_questions(folder / f"avqa-{split}.json", problems) for split in SPLITS}
     problems.raise_if_any(folder)
     vocabulary = build_vocabulary(read["train"])
-    kept = {split: _usable(read[split], vocabulary["words"]) for split in SPLITS}
+    questions = {split: _usable(read[split], vocabulary["words"]) for split in SPLITS}
     return media_dataset(
         name=INFO.name,
         root=media,
         segments=SEGMENTS,
-        samples=_samples(kept),
+        samples=_samples(questions),
         vocabulary={**vocabulary, "release": [release]},
         layout=LAYOUT,
-        notes=tuple(_notes(release, read, kept, vocabulary)),
+        notes=tuple(_notes(release, read, questions, vocabulary)),
     )
 
 
@@ -130,8 +130,8 @@ def _usable(questions: Sequence[Question], words: Sequence[str]) -> list[tuple[i
     return [(row, q) for row, q in enumerate(questions) if not q.deleted and known.issuperset(q.words)]
 
 
-def _samples(kept: Mapping[str, Sequence[tuple[int, Question]]]) -> pa.Table:
-    members = [(split, row, question) for split in SPLITS for row, question in kept[split]]
+def _samples(questions: Mapping[str, Sequence[tuple[int, Question]]]) -> pa.Table:
+    members = [(split, row, question) for split in SPLITS for row, question in questions[split]]
     columns = {
         "row": [row for _, row, _ in members],
         "clip": [question.clip for _, _, question in members],
@@ -149,15 +149,15 @@ def _samples(kept: Mapping[str, Sequence[tuple[int, Question]]]) -> pa.Table:
 def _notes(
     release: str,
     read: Mapping[str, Sequence[Question]],
-    kept: Mapping[str, Sequence[tuple[int, Question]]],
+    questions: Mapping[str, Sequence[tuple[int, Question]]],
     vocabulary: Mapping[str, Sequence[str]],
 ) -> Iterator[str]:
-    counts = ", ".join(f"{split} {len(kept[split])}" for split in SPLITS)
+    counts = ", ".join(f"{split} {len(questions[split])}" for split in SPLITS)
     yield f"questions of {release}: {counts}; numbers on json and on json_update are not comparable"
     words, answers = len(vocabulary["words"]), len(vocabulary["answers"])
     if (words, answers) != (WORDS, ANSWERS):
         yield f"the train questions have {words} words and {answers} answers, the published ones {WORDS} and {ANSWERS}"
-    deleted = sum(question.deleted for questions in read.values() for question in questions)
+    deleted = sum(question.deleted for every in read.values() for question in every)
     if deleted:
         yield f"questions marked as deleted and left out: {deleted}"
     known, answered = set(vocabulary["words"]), set(vocabulary["answers"])
@@ -165,8 +165,8 @@ def _notes(
         usable = [question for question in read[split] if not question.deleted]
         unknown = [word for question in usable for word in question.words if word not in known]
         if unknown:
-            left, word = len(usable) - len(kept[split]), quoted(unknown[0])
+            left, word = len(usable) - len(questions[split]), quoted(unknown[0])
             yield f"{split} questions left out for words that no train question has: {left}, such as {word}"
-        unseen = sum(question.answer not in answered for _, question in kept[split])
+        unseen = sum(question.answer not in answered for _, question in questions[split])
         if unseen:
             yield f"{split} questions whose answer no train question has, which count as wrong: {unseen}"

@@ -92,8 +92,8 @@ def fill_template(template: str, values: str) -> tuple[str, ...] | str:
     >>> fill_template("Is the <Object> louder than the <Object>? ", '["tuba", "erhu"]')
     ('Is', 'the', 'tuba', 'louder', 'than', 'the', 'erhu')
     """
-    given = _parse_list(values)
-    if given is None:
+    fillings = _parse_list(values)
+    if fillings is None:
         return f"templ_values {quoted(values)} is not a list of words, such as '[\"tuba\"]'"
     text = template.rstrip()
     if not text.endswith(_MARKS):
@@ -102,9 +102,9 @@ def fill_template(template: str, values: str) -> tuple[str, ...] | str:
     if len(words) > MAX_WORDS or not all(_is_word(word) for word in words):
         return f"question {quoted(template)} is not 1 to {MAX_WORDS} words with one space between them"
     slots = sum("<" in word for word in words)
-    if slots != len(given):
-        return f"question {quoted(template)} has {slots} slots for {len(given)} values {quoted(values)}"
-    following = iter(given)
+    if slots != len(fillings):
+        return f"question {quoted(template)} has {slots} slots for {len(fillings)} values {quoted(values)}"
+    following = iter(fillings)
     return tuple(next(following) if "<" in word else word for word in words)
 
 

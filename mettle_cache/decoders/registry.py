@@ -46,8 +46,12 @@ def decoder_problems(name: str, task: str) -> tuple[str, ...]:
     fitting = ", ".join(row.name for row in DECODERS if row.task == task)
     if name not in DECODERS:
         return (f"decoder = '{name}': no decoder is called so; use one of {fitting}",)
-    other = DECODERS.row(name).task
-    return () if other == task else (f"decoder = '{name}': it is for the task {other}; use one of {fitting}",)
+    decoder_task = DECODERS.row(name).task
+    return (
+        ()
+        if decoder_task == task
+        else (f"decoder = '{name}': it is for the task {decoder_task}; use one of {fitting}",)
+    )
 
 
 def create_decoder(name: str, dim: int, categories: int, offered: Mapping[str, object]) -> nn.Module:

@@ -83,13 +83,13 @@ def category_accuracy(predictions: ArrayLike, targets: ArrayLike, *, vocabulary:
     """
     if "background" in vocabulary:
         raise UsageError("a category is called 'background', which means no event here")
-    predicted, wanted = _pair(predictions, targets)
+    predicted, truth = _pair(predictions, targets)
     names = [*vocabulary, "background"]
     scores: dict[str, float] = {}
     for label, name in enumerate(names):
-        chosen = wanted == label
+        chosen = truth == label
         if chosen.any():
-            right, total = _count(predicted[chosen], wanted[chosen])
+            right, total = _count(predicted[chosen], truth[chosen])
             scores[name] = 100.0 * right / total
     return scores
 
@@ -99,12 +99,12 @@ def _count(predictions: Labels, targets: Labels) -> tuple[int, int]:
 
 
 def _pair(predictions: ArrayLike, targets: ArrayLike) -> tuple[Labels, Labels]:
-    predicted, wanted = np.asarray(predictions), np.asarray(targets)
-    if predicted.shape != wanted.shape or wanted.ndim != 2:
-        raise UsageError(f"predictions {predicted.shape} and targets {wanted.shape} must both be [videos, segments]")
-    if wanted.size == 0:
+    predicted, truth = np.asarray(predictions), np.asarray(targets)
+    if predicted.shape != truth.shape or truth.ndim != 2:
+        raise UsageError(f"predictions {predicted.shape} and targets {truth.shape} must both be [videos, segments]")
+    if truth.size == 0:
         raise UsageError("accuracy of no segments at all is undefined")
-    return predicted, wanted
+    return predicted, truth
 
 
 def _finite(logits: ArrayLike, dimensions: int, what: str) -> NDArray[np.floating]:

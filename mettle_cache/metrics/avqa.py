@@ -53,22 +53,22 @@ def answer_accuracies(predictions: ArrayLike, targets: ArrayLike, types: Sequenc
     UsageError
         No questions, arrays that do not fit, or a type that is none of the nine.
     """
-    predicted, wanted = np.asarray(predictions), np.asarray(targets)
-    if predicted.shape != wanted.shape or wanted.shape != (len(types),):
-        raise UsageError(f"{predicted.shape} predictions, {wanted.shape} targets and {len(types)} types do not fit")
+    predicted, truth = np.asarray(predictions), np.asarray(targets)
+    if predicted.shape != truth.shape or truth.shape != (len(types),):
+        raise UsageError(f"{predicted.shape} predictions, {truth.shape} targets and {len(types)} types do not fit")
     if not len(types):
         raise UsageError("the accuracy of no answers at all is undefined")
     unknown = next((pair for pair in types if pair[1] not in TYPES.get(pair[0], ())), None)
     if unknown is not None:
         raise UsageError(f"question type {unknown[0]} {unknown[1]} is none of the nine")
-    right = (predicted == wanted) & (wanted >= 0)
+    right = (predicted == truth) & (truth >= 0)
     modality_of = np.array([modality for modality, _ in types])
     kind_of = np.array([kind for _, kind in types])
     chosen = {"accuracy": np.ones(len(types), bool)}
     chosen |= {modality: modality_of == modality for modality in TYPES}
     for modality, kinds in TYPES.items():
         chosen |= {f"{modality} {kind}": (modality_of == modality) & (kind_of == kind) for kind in kinds}
-    return {name: 100.0 * int(right[own].sum()) / int(own.sum()) for name, own in chosen.items() if own.any()}
+    return {name: 100.0 * int(right[mask].sum()) / int(mask.sum()) for name, mask in chosen.items() if mask.any()}
 
 
 def most_common_answers(templates: Sequence[str], answers: Sequence[str]) -> dict[str, str]:

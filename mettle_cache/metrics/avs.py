@@ -47,29 +47,29 @@ def predict_masks(probability: NDArray[np.float32]) -> Masks:
     return masks
 
 
-def frame_iou(predicted: Masks, wanted: Masks) -> Floats:
+def frame_iou(predicted: Masks, truth: Masks) -> Floats:
     """Intersection over union of each frame, 0 to 1: masks ``[..., H, W]`` to ``[...]``.
 
     A frame without foreground is not skipped: there it is the share of pixels that are rightly background.
     """
-    _check_pair(predicted, wanted)
-    both = (predicted & wanted).sum((-2, -1))
-    either = (predicted | wanted).sum((-2, -1))
-    neither = (~predicted & ~wanted).sum((-2, -1))
-    empty = ~wanted.any((-2, -1))
-    pixels = wanted.shape[-2] * wanted.shape[-1]
+    _check_pair(predicted, truth)
+    both = (predicted & truth).sum((-2, -1))
+    either = (predicted | truth).sum((-2, -1))
+    neither = (~predicted & ~truth).sum((-2, -1))
+    empty = ~truth.any((-2, -1))
+    pixels = truth.shape[-2] * truth.shape[-1]
     iou: Floats = np.where(empty, neither, both) / (np.where(empty, pixels, either) + 1e-7)
     return iou
 
 
-def frame_f_curve(probability: NDArray[np.float32], wanted: Masks) -> Floats:
+def frame_f_curve(probability: NDArray[np.float32], truth: Masks) -> Floats:
     """F at every threshold, ``[..., 255]``: a pixel is foreground from the threshold on.
 
     ``F = 1.3 p r / (0.3 p + r)`` of precision and recall, 0 where both are, and for a frame without foreground.
     """
-    _check_pair(probability, wanted)
-    frames = wanted.shape[:-2]
-    flat, target = probability.reshape(-1, *wanted.shape[-2:]), wanted.reshape(-1, *wanted.shape[-2:])
+    _check_pair(probability, truth)
+    frames = truth.shape[:-2]
+    flat, target = probability.reshape(-1, *truth.shape[-2:]), truth.reshape(-1, *truth.shape[-2:])
     curves = np.zeros((len(flat), len(THRESHOLDS)))
     for number, (values, mask) in enumerate(zip(flat, target, strict=True)):
         if mask.any():
@@ -137,6 +137,6 @@ def _curves(curve_sums: ArrayLike, counts: ArrayLike) -> tuple[Floats, Floats]:
     return sums, frames
 
 
-def _check_pair(values: NDArray, wanted: Masks) -> None:
-    if values.shape != wanted.shape or wanted.ndim < 2:
-        raise UsageError(f"predictions {values.shape} and masks {wanted.shape} must both be [..., height, width]")
+def _check_pair(values: NDArray, truth: Masks) -> None:
+    if values.shape != truth.shape or truth.ndim < 2:
+        raise UsageError(f"predictions {values.shape} and masks {truth.shape} must both be [..., height, width]")

@@ -88,8 +88,8 @@ def parse(video: ArrayLike, audio: ArrayLike, visual: ArrayLike, *, mask: bool =
     whole, heard, seen = _finite(video, 2, "video"), _finite(audio, 3, "audio"), _finite(visual, 3, "visual")
     if heard.shape != seen.shape or whole.shape != heard.shape[::2]:
         raise UsageError(f"probabilities of shapes {whole.shape}, {heard.shape} and {seen.shape} do not fit together")
-    kept = (whole >= THRESHOLD)[:, :, None] if mask else np.True_
-    return Parsing(*((frames.transpose(0, 2, 1) >= THRESHOLD) & kept for frames in (heard, seen)))
+    occurs = (whole >= THRESHOLD)[:, :, None] if mask else np.True_
+    return Parsing(*((frames.transpose(0, 2, 1) >= THRESHOLD) & occurs for frames in (heard, seen)))
 
 
 def parsing_scores(predicted: Parsing, annotated: Parsing) -> dict[str, float]:
@@ -108,12 +108,12 @@ def parsing_scores(predicted: Parsing, annotated: Parsing) -> dict[str, float]:
         audio = count(predicted.audio, annotated.audio)
         visual = count(predicted.visual, annotated.visual)
         both = count(predicted.audio_visual, annotated.audio_visual)
-        own = {
+        values = {
             name: 100.0 * float(video_scores(counts).mean())
             for name, counts in (("a", audio), ("v", visual), ("av", both), ("event_av", audio + visual))
         }
-        own["type_av"] = (own["a"] + own["v"] + own["av"]) / 3
-        scores |= {f"{level}_{name}": own[name] for name in ("a", "v", "av", "type_av", "event_av")}
+        values["type_av"] = (values["a"] + values["v"] + values["av"]) / 3
+        scores |= {f"{level}_{name}": values[name] for name in ("a", "v", "av", "type_av", "event_av")}
     return {**scores, "average": sum(scores.values()) / len(scores)}
 
 
@@ -149,9 +149,9 @@ def event_counts(predicted: ArrayLike, annotated: ArrayLike) -> Counts:
     union = lengths[:, :, None] + others[:, None, :] - shared
     # where two events do not meet, nothing is shared and the union is not: padding included, unless both are padding
     matching = (shared >= OVERLAP * union) & (union > 0)
-    hit, found = matching.any(axis=2), matching.any(axis=1)
+    hit, detected = matching.any(axis=2), matching.any(axis=1)
     tp, fp = hit.sum(axis=1), ((lengths > 0) & ~hit).sum(axis=1)
-    fn = ((others > 0) & ~found).sum(axis=1)
+    fn = ((others > 0) & ~detected).sum(axis=1)
     return Counts(tp.reshape(shape), fp.reshape(shape), fn.reshape(shape))
 
 

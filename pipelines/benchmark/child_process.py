@@ -99,8 +99,8 @@ def available_memory(device: torch.device) -> int:
 class SavedStorages:
     """Memory that autograd holds on to; ``nbytes`` counts each piece once, however many tensors share it."""
 
-    def __init__(self, given: Iterable[Tensor]) -> None:
-        self._given = {tensor.untyped_storage().data_ptr() for tensor in given}
+    def __init__(self, excluded: Iterable[Tensor]) -> None:
+        self._excluded = {tensor.untyped_storage().data_ptr() for tensor in excluded}
         self._sizes: dict[int, int] = {}
 
     @property
@@ -109,14 +109,14 @@ class SavedStorages:
 
     def pack(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self._given:
+        if storage.data_ptr() not in self._excluded:
             self._sizes[storage.data_ptr()] = storage.nbytes()
         return tensor
 
 
 @contextmanager
-def counting_saved(given: Iterable[Tensor]) -> Iterator[SavedStorages]:
-    """Count what is saved inside the block; the storages of ``given`` are not."""
-    saved = SavedStorages(given)
+def counting_saved(excluded: Iterable[Tensor]) -> Iterator[SavedStorages]:
+    """Count what is saved inside the block; the storages of ``excluded`` are not."""
+    saved = SavedStorages(excluded)
     with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor):
         yield saved

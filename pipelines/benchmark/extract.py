@@ -35,7 +35,7 @@ TINY_BACKBONES = ("test_vit@64=random", "test_efficientnet@64=random")
 TINY_PROBE_BYTES = 8 << 20
 # enough batches for reads to overlap, as in an epoch
 READ_CLIPS = 24
-WANTED = 0.90
+GOAL = 0.90
 # how far plan's crossover may be from what then happens
 AGREEMENT = 1.3
 
@@ -136,14 +136,14 @@ def _rows(extraction: Extraction, seconds: Mapping[str, Samples], of: Mapping[st
 
 def _goals(rows: Mapping[str, Row]) -> Iterator[Goal]:
     value = {name: row.value or 0.0 for name, row in rows.items()}
-    yield Goal(what="whole extraction, of the bare backbones", wanted=WANTED, found=value[WHOLE] / value[BARE])
-    for what, expected, found in (
+    yield Goal(what="whole extraction, of the bare backbones", wanted=GOAL, found=value[WHOLE] / value[BARE])
+    for what, expected, measured_value in (
         ("computing, expected against found", value[PLAN_COMPUTES], value[BARE]),
         ("reading, expected against found", value[PLAN_READS], value[READ]),
         ("crossover, expected against found", value[PLAN_READS] / value[PLAN_COMPUTES], value[READ] / value[BARE]),
         ("extraction time, expected against found", value[PLAN_COMPUTES], value[WHOLE]),
     ):
-        yield Goal(what=f"mettle plan: {what}", wanted=AGREEMENT, found=_apart(expected, found), least=False)
+        yield Goal(what=f"mettle plan: {what}", wanted=AGREEMENT, found=_apart(expected, measured_value), least=False)
 
 
 def _apart(one: float, other: float) -> float:

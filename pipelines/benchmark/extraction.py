@@ -72,13 +72,13 @@ class Extraction:
     @cached_property
     def tokens(self) -> dict[str, Tensor]:
         """The tokens ``[T, N, D]`` of the first clip, on the device, of the layers that are stored."""
-        segments, wanted = self.extractor.dataset.segments, {layer.name for layer in self.extractor.layers}
-        found: dict[str, Tensor] = {}
+        segments, names = self.extractor.dataset.segments, {layer.name for layer in self.extractor.layers}
+        tokens: dict[str, Tensor] = {}
         with reproducible_passes(self.extractor.device), torch.inference_mode():
             for backbone, x in zip(self.extractor.backbones, self.passes[0], strict=True):
                 made = backbone.forward_tokens(x)
-                found |= {name: value[:segments].clone() for name, value in made.items() if name in wanted}
-        return found
+                tokens |= {name: value[:segments].clone() for name, value in made.items() if name in names}
+        return tokens
 
     @cached_property
     def codes(self) -> dict[str, LayerTokens]:

@@ -28,7 +28,7 @@ from mettle_cache.store.reading.token_store import TokenStore
 MODULE = "mettle_cache.pipelines.benchmark.memory"
 CODEC = "int8"
 # bytes on the device by clips a batch; the first is the recipe's
-WANTED = {16: 4.0, 1: 1.5}
+GOALS = {16: 4.0, 1: 1.5}
 STEPS = 3
 # what the host may hold more for a store of twice the clips
 SAME = 1.1
@@ -119,7 +119,7 @@ def size_goals(results: Mapping[str, Sequence[Breakdown]], batches: Sequence[int
     """What full shapes may hold."""
     held = {count: _gigabytes(results[_training(count)], lambda result: result.peak).median for count in batches}
     return [
-        Goal(what=f"{_training(count)}: everything", wanted=WANTED[count], found=peak, unit="GB", least=False)
+        Goal(what=f"{_training(count)}: everything", wanted=GOALS[count], found=peak, unit="GB", least=False)
         for count, peak in held.items()
     ]
 

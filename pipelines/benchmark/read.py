@@ -35,7 +35,7 @@ from mettle_cache.store.format.metadata import load_metadata
 
 CODECS = ("float16", "int8", "int4")
 BASELINES_CODEC = "int8"
-WANTED = 0.85
+GOAL = 0.85
 # when a chunk's checksum is compared (always: what any first read costs), and what that is called in the table
 CHECKS = {"never": "", "always": ", checksums"}
 # warm passes over a store in one measurement of ours: new memory must not weigh more than it does in an epoch
@@ -99,10 +99,10 @@ def _ours(path: Path, codec: str, clips: int, device: str, batch: int) -> list[R
         readers.append(our_reader(f"{our_name(codec)}, onto {device}", path, check="never", batch=batch, device=device))
     delivered = [check_delivery(reader, order) for reader in readers]
     store = StoreToRead(codec=codec, order=order, files=files, nbytes=delivered[0], batch=batch)
-    own = [
+    variants = [
         ReadVariant(name=reader.name, store=store, reader=reader, passes=PASSES, note=reader.note) for reader in readers
     ]
-    return [*raw_reads(store), *own]
+    return [*raw_reads(store), *variants]
 
 
 def _baselines(place: Path, clips: int) -> tuple[list[ReadVariant], list[Row]]:
@@ -136,7 +136,7 @@ def _prepare(baseline: Baseline, store: Path, folder: Path, clips: int, slots: S
 def _goals(rows: Sequence[Row]) -> tuple[Goal, ...]:
     names = {f"warm: {our_name(codec)}" for codec in CODECS}
     return tuple(
-        Goal(what=f"{row.variant}, of the limit", wanted=WANTED, found=row.ratio or 0.0)
+        Goal(what=f"{row.variant}, of the limit", wanted=GOAL, found=row.ratio or 0.0)
         for row in rows
         if row.variant in names
     )

@@ -61,8 +61,8 @@ def our_reader(name: str, path: Path, *, check: str, batch: int = BATCH, device:
 
             def deliver(order: Sequence[int]) -> Iterator[Delivery]:
                 batches = [list(order[start : start + batch]) for start in range(0, len(order), batch)]
-                for found in store.batches(batches, threads=THREADS, device=device):
-                    yield _Batch(found.layers, found.clips)
+                for tokens in store.batches(batches, threads=THREADS, device=device):
+                    yield _Batch(tokens.layers, tokens.clips)
                 if device != "cpu":
                     torch.cuda.synchronize(device)
 

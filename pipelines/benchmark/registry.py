@@ -75,7 +75,7 @@ def run_bench(name: str, options: BenchOptions, progress: Progress | None = None
     if name not in BENCHES:
         raise UsageError(f"there is no bench '{name}'", hint=f"one of: {', '.join(BENCHES)}")
     bench = BENCHES[name]
-    asked = replace(options, clips=options.clips or (bench.tiny_clips if options.tiny else bench.clips))
-    table: BenchTable = import_module(bench.module).run(asked, progress or Silent())
+    chosen = replace(options, clips=options.clips or (bench.tiny_clips if options.tiny else bench.clips))
+    table: BenchTable = import_module(bench.module).run(chosen, progress or Silent())
     machine = describe_machine(bench_disk(options), options.device)
-    return replace(table, machine=machine, command=asked.command(name), tiny=options.tiny, repeats=options.repeats)
+    return replace(table, machine=machine, command=chosen.command(name), tiny=options.tiny, repeats=options.repeats)

@@ -110,8 +110,8 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 def _goal_cells(goal: Goal) -> tuple[str, ...]:
     sign = "at least" if goal.least else "at most"
-    wanted, found = (f"{format_rate(value)} {goal.unit}".strip() for value in (goal.wanted, goal.found))
-    return goal.what, f"{sign} {wanted}", found, "yes" if goal.met else "NO"
+    goal_text, measured = (f"{format_rate(value)} {goal.unit}".strip() for value in (goal.wanted, goal.found))
+    return goal.what, f"{sign} {goal_text}", measured, "yes" if goal.met else "NO"
 
 
 def _markdown(header: Sequence[str], rows: Iterator[tuple[str, ...]]) -> Iterator[str]:

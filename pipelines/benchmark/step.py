@@ -46,7 +46,7 @@ FILLED = 0.8
 # epochs, and the process has the memory that it needs
 STEPS, UNTIMED = 8, 5
 MATRIX, TINY_MATRIX = 1024, 64
-WANTED = {STOCK: 12.0, ONLINE: 60.0}
+GOALS = {STOCK: 12.0, ONLINE: 60.0}
 FLOORS, SAVED = 2.5, 0.02
 
 
@@ -68,7 +68,7 @@ def run(options: BenchOptions, progress: Progress) -> BenchTable:
             write_bench_store(place / codec, layers, codec=codec, clips=clips, progress=progress)
         requests = _requests(place, batch, device, options.tiny)
         limit = _limit_probe(place / "int8", clips, batch, device, options.tiny)
-        found, limits = take_turns(requests, limit, options.repeats, progress)
+        results, limits = take_turns(requests, limit, options.repeats, progress)
         progress.note(f"heads that share a pass: {', '.join(map(str, HEAD_COUNTS))}")
         heads = measure_heads(
             HeadsRequest(
@@ -82,7 +82,7 @@ def run(options: BenchOptions, progress: Progress) -> BenchTable:
             )
         )
     findings = StepMeasurements(
-        layers=layers, batch=batch, device=device, requests=requests, found=found, limits=limits, heads=heads
+        layers=layers, batch=batch, device=device, requests=requests, results=results, limits=limits, heads=heads
     )
     return step_table(findings, options)
 
@@ -138,35 +138,38 @@ def take_turns(
     requests: dict[str, StepRequest], limit: Callable[[], Limits], repeats: int, progress: Progress
 ) -> tuple[dict[str, list[StepResult]], list[Limits]]:
     """All variants and the machine's limits, ``repeats`` times; a variant that dies is left out from then on."""
-    found: dict[str, list[StepResult]] = {name: [] for name in requests}
+    results: dict[str, list[StepResult]] = {name: [] for name in requests}
     limits = []
     progress.start(repeats * len(requests), "measurements", "measure")
     for number in range(repeats):
         limits.append(limit())
-        names, first = list(found), number % max(len(found), 1)
+        names, first = list(results), number % max(len(results), 1)
         for name in names[first:] + names[:first]:
             try:
-                found[name].append(measure_steps(requests[name]))
+                results[name].append(measure_steps(requests[name]))
             except RunError as error:
                 if name == OURS:
                     raise
                 progress.note(f"{name}: {error}")
-                del found[name]
+                del results[name]
             progress.advance()
     progress.finish()
-    return found, limits
+    return results, limits
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepMeasurements:
-    """All that was measured. ``batch`` is the recipe's; ``found`` lacks the variants that died, ``heads`` (seconds of a
-    batch by the number of heads) those that memory does not hold."""
+    """All that was measured; ``batch`` is the recipe's.
+
+    ``results`` lacks the variants that died. ``heads`` has seconds of a batch by the number of heads, and lacks the
+    numbers of heads that memory does not hold.
+    """
 
     layers: Sequence[LayerSpec]
     batch: int
     device: torch.device
     requests: dict[str, StepRequest]
-    found: dict[str, list[StepResult]]
+    results: dict[str, list[StepResult]]
     limits: list[Limits]
     heads: dict[int, list[float]]
 
@@ -176,19 +179,19 @@ class StepMeasurements:
         return Samples(
             tuple(
                 (result.seconds - result.optimiser) / clips + result.optimiser / self.batch
-                for result in self.found[name]
+                for result in self.results[name]
             )
         )
 
     def of(self, name: str, value: Callable[[StepResult], float]) -> Samples:
-        return Samples(tuple(value(result) for result in self.found[name]))
+        return Samples(tuple(value(result) for result in self.results[name]))
 
 
 def step_table(findings: StepMeasurements, options: BenchOptions) -> BenchTable:
     """The table: seconds a clip beside the floor, rates, memory, what is saved, and heads that share a pass."""
     floor, denominators = _floor(findings)
     ours = measured(OURS, findings.seconds(OURS), "s/clip", of=floor, note=f"batch {findings.batch}")
-    others = [_other_row(findings, name, ours) for name in (FLOATS, STOCK, ONLINE) if name in findings.requests]
+    others = [_variant_row(findings, name, ours) for name in (FLOATS, STOCK, ONLINE) if name in findings.requests]
     rows = [ours, *others, *_rate_rows(findings), *_memory_rows(findings), *_head_rows(findings.heads, findings.batch)]
     return BenchTable(
         bench="step",
@@ -210,7 +213,7 @@ def _floor(findings: StepMeasurements) -> tuple[Row, list[Row]]:
         for limit, update in zip(findings.limits, updates.values, strict=True)
     ]
     middle = sorted(floors, key=lambda floor: floor.seconds)[len(floors) // 2]
-    nbytes = findings.found[OURS][0].tokens / findings.batch
+    nbytes = findings.results[OURS][0].tokens / findings.batch
     row = measured("floor", Samples(tuple(f.seconds for f in floors)), "s/clip", note=middle.describe())
     return row, [
         measured("raw reads", Samples(tuple(nbytes / limit.read / 1e9 for limit in findings.limits)), "GB/s"),
@@ -225,8 +228,8 @@ def _floor(findings: StepMeasurements) -> tuple[Row, list[Row]]:
     ]
 
 
-def _other_row(findings: StepMeasurements, name: str, ours: Row) -> Row:
-    if name not in findings.found:
+def _variant_row(findings: StepMeasurements, name: str, ours: Row) -> Row:
+    if name not in findings.results:
         return unmeasured(name, "s/clip", "its process died: see the notes of the run")
     clips = findings.requests[name].batch
     note = f"batch {clips}" if clips == findings.batch else f"batch {clips}, an update's share scaled"
@@ -237,16 +240,16 @@ def _other_row(findings: StepMeasurements, name: str, ours: Row) -> Row:
 
 
 def _rate_rows(findings: StepMeasurements) -> list[Row]:
-    return [measured(f"{name}: rate", findings.seconds(name).rate(1), "clips/s") for name in findings.found]
+    return [measured(f"{name}: rate", findings.seconds(name).rate(1), "clips/s") for name in findings.results]
 
 
 def _memory_rows(findings: StepMeasurements) -> list[Row]:
     rows = []
-    for name, results in findings.found.items():
+    for name, results in findings.results.items():
         peak = findings.of(name, lambda result: result.peak / 1e9)
         note = f"{results[0].memory_of}, batch {findings.requests[name].batch}"
         rows.append(measured(f"{name}: memory", peak, "GB", note=note))
-    for name in findings.found:
+    for name in findings.results:
         saved = findings.of(name, lambda result: 100 * result.saved / result.tokens)
         rows.append(measured(f"{name}: saved for backward", saved, "%", note="of the tokens' bytes as they came"))
     return rows
@@ -271,8 +274,8 @@ def _goals(findings: StepMeasurements, ours: Row, others: Sequence[Row]) -> tupl
         # the other goals were set for a CPU
         return tuple(goals)
     for row in others:
-        if row.ratio is not None and row.variant in WANTED:
-            goals.append(Goal(what=f"{row.variant}, over ours", wanted=WANTED[row.variant], found=row.ratio))
+        if row.ratio is not None and row.variant in GOALS:
+            goals.append(Goal(what=f"{row.variant}, over ours", wanted=GOALS[row.variant], found=row.ratio))
     if ours.ratio is not None:
         goals.append(Goal(what="ours, over the floor", wanted=FLOORS, found=ours.ratio, least=False))
     return tuple(goals)

@@ -43,7 +43,7 @@ from mettle_cache.tokens import FLOATS, LayerTokens, TokenBatch
 
 MODULE = "mettle_cache.pipelines.benchmark.step_child"
 # weights and two Adam moments stay; the gradients are there once, whatever the number of heads
-_KEPT_A_PARAMETER = 3 * 4
+_BYTES_A_PARAMETER = 3 * 4
 _SPARE = 0.25
 
 
@@ -164,11 +164,11 @@ class _OnlineSource:
     def _tokens(self, backbone: Backbone, clips: int) -> dict[str, LayerTokens]:
         inputs = torch.randn(clips * SEGMENTS, *backbone.segment_shape, device=self._device)
         started = now(self._device)
-        found = backbone.forward_tokens(inputs)
+        blocks = backbone.forward_tokens(inputs)
         computed = now(self._device)
         layers = {}
-        for name in list(found):
-            layers[name] = LayerTokens(found.pop(name).clone().unflatten(0, (clips, SEGMENTS)), FLOATS)
+        for name in list(blocks):
+            layers[name] = LayerTokens(blocks.pop(name).clone().unflatten(0, (clips, SEGMENTS)), FLOATS)
         self.seconds += computed - started
         self.copying += now(self._device) - computed
         return layers
@@ -231,7 +231,7 @@ def _time_heads(request: HeadsRequest) -> dict[str, object]:
     recipe = bench_recipe(tiny=request.tiny)
     with TokenStore.open(Path(request.store)) as store:
         runs = [store_run(store, recipe, seed=0, device=device)]
-        counts = _fitting(request.counts, _KEPT_A_PARAMETER * runs[0].parameters, available_memory(device))
+        counts = _fitting(request.counts, _BYTES_A_PARAMETER * runs[0].parameters, available_memory(device))
         runs += [store_run(store, recipe, seed=seed, device=device) for seed in range(1, max(counts))]
         steps = request.untimed + request.repeats * len(counts)
         batches = training_batches(store, runs[0].task.layers, request.batch, steps, device)

@@ -212,7 +212,7 @@ def _remaining(samples: pa.Table, missing: Collection[str]) -> str:
         count = counts.setdefault(split, [0, 0])
         count[0] += not any(clip in missing for clip in clips)
         count[1] += 1
-    return ", ".join(f"{split} {kept} of {every}" for split, (kept, every) in counts.items())
+    return ", ".join(f"{split} {usable} of {total}" for split, (usable, total) in counts.items())
 
 
 class InterruptedRunError(MettleError):
@@ -284,10 +284,10 @@ def find_missing(dataset: Dataset, config: ExtractConfig, out: Path) -> dict[str
     missing = {clip: problems_of[clip] for clip in mine if clip in problems_of}
     if missing and not config.skip_missing:
         lines = [str(problem) for problems in missing.values() for problem in problems]
-        more = [f"... and {len(lines) - LISTED} more"] if len(lines) > LISTED else []
+        rest = [f"... and {len(lines) - LISTED} more"] if len(lines) > LISTED else []
         raise DatasetError(
             "\n  - ".join(
-                (f"{len(missing)} of {len(mine)} clips of {dataset.root} cannot be read:", *lines[:LISTED], *more)
+                (f"{len(missing)} of {len(mine)} clips of {dataset.root} cannot be read:", *lines[:LISTED], *rest)
             ),
             hint="restore these files, or go on without them: --skip-missing (the accuracy is then not comparable)",
         )

@@ -57,10 +57,10 @@ def check_shared(specs: Sequence[RunSpec]) -> None:
         raise UsageError(f"two heads would be trained in {twice.out}", hint="name every seed and every variant once")
     first = specs[0]
     for key, value_of in _COMMON.items():
-        other = next((spec for spec in specs if value_of(spec.recipe) != value_of(first.recipe)), None)
-        if other is not None:
+        different = next((spec for spec in specs if value_of(spec.recipe) != value_of(first.recipe)), None)
+        if different is not None:
             raise UsageError(
                 f"heads that share a pass over the store must have the same {key}: it is {value_of(first.recipe)} in "
-                f"'{first.name}' and {value_of(other.recipe)} in '{other.name}'",
+                f"'{first.name}' and {value_of(different.recipe)} in '{different.name}'",
                 hint=f"train the heads of each {key} by a command of their own",
             )

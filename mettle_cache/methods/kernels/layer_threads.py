@@ -107,10 +107,10 @@ class _LayerGraph:
         return [next(gradients) if parameter.requires_grad else None for parameter in self.parameters]
 
 
-def _keeping(kept: list[Tensor]) -> Callable[[Tensor], int]:
+def _keeping(saved: list[Tensor]) -> Callable[[Tensor], int]:
     def keep(tensor: Tensor) -> int:
-        kept.append(tensor)
-        return len(kept) - 1
+        saved.append(tensor)
+        return len(saved) - 1
 
     return keep
 

@@ -45,11 +45,11 @@ def finish_store(metadata: StoreMetadata, commits: Sequence[CommitRecord]) -> No
         commits=commits_digest([digest(commit.to_bytes()) for commit in commits]),
         files={**metadata.static_digests(), MANIFEST: digest(manifest)},
     ).to_bytes()
-    _write_if_other(metadata.path / MANIFEST, manifest)
+    _write_if_different(metadata.path / MANIFEST, manifest)
     for leftover in _leftovers(metadata):
         leftover.unlink(missing_ok=True)
     sweep_locks(metadata.path)
-    _write_if_other(metadata.path / READY, ready)
+    _write_if_different(metadata.path / READY, ready)
 
 
 def unready(metadata: StoreMetadata) -> None:
@@ -142,7 +142,7 @@ def _leftovers(metadata: StoreMetadata) -> Iterator[Path]:
         yield from folder.glob(f"*{PARTIAL}")
 
 
-def _write_if_other(path: Path, content: bytes) -> None:
+def _write_if_different(path: Path, content: bytes) -> None:
     with suppress(OSError):
         if path.read_bytes() == content:
             return

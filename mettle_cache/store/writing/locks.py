@@ -54,10 +54,10 @@ class PartLock:
         self._path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
         try:
             # claimed first, looked around second: of two processes that come at once at least one sees the other
-            for other, theirs in _others(self._folder, self._path):
-                mine, taken = part_range(part, clips), part_range(theirs, clips)
+            for path, other_part in _others(self._folder, self._path):
+                mine, taken = part_range(part, clips), part_range(other_part, clips)
                 if max(mine.start, taken.start) < min(mine.stop, taken.stop):
-                    _remove_unheld(self._acquire(other, store), other)
+                    _remove_unheld(self._acquire(path, store), path)
         except BaseException:
             self.release()
             raise
@@ -108,10 +108,10 @@ def sweep_locks(store: Path) -> None:
         (store / LOCKS).rmdir()
 
 
-def _others(folder: Path, own: Path | None) -> Iterator[tuple[Path, tuple[int, int]]]:
+def _others(folder: Path, except_path: Path | None) -> Iterator[tuple[Path, tuple[int, int]]]:
     for path in sorted(folder.glob("*.lock")):
         match = _NAME.fullmatch(path.name)
-        if match and path != own and int(match[1]) < int(match[2]):
+        if match and path != except_path and int(match[1]) < int(match[2]):
             yield path, (int(match[1]), int(match[2]))
 
 

@@ -70,8 +70,8 @@ class GroundingModel(nn.Module):
         samples = slice(0, len(negative_clip))
         with torch.autocast(negative_clip.device.type, enabled=False):
             audio = mean_token(tokens[self.heard][samples], precision)
-            other = take_seconds(tokens[self.seen], negative_clip, negative_second)
-            pictures = [Pictures.of(layer.floats(precision)) for layer in (tokens[self.seen][samples], other)]
+            negative = take_seconds(tokens[self.seen], negative_clip, negative_second)
+            pictures = [Pictures.of(layer.floats(precision)) for layer in (tokens[self.seen][samples], negative)]
             match = self.grounding(audio, *pictures).match
         return {"match": match}
 

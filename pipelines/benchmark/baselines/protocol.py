@@ -46,12 +46,12 @@ class Source:
 
     def stored_clip(self, clip: int) -> dict[str, NDArray[np.generic]]:
         """One clip as it is stored, without the checksums; for files of the library's own."""
-        found: dict[str, NDArray[np.generic]] = {}
+        arrays: dict[str, NDArray[np.generic]] = {}
         for array in self.arrays:
             raw = np.fromfile(self.shard(array, clip), np.uint8, count=array.index_offset)
             codes = np.ascontiguousarray(raw.reshape(array.blocks, -1)[:, : array.chunk_bytes])
-            found[array.name] = codes.view(array.dtype).reshape(array.blocks, *array.chunk_shape)
-        return found
+            arrays[array.name] = codes.view(array.dtype).reshape(array.blocks, *array.chunk_shape)
+        return arrays
 
 
 class Session(Protocol):

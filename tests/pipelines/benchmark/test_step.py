@@ -161,7 +161,7 @@ def test_goals_and_shares_are_worked_out_from_what_was_measured():
 
 def test_a_variant_without_a_measurement_is_a_row_that_says_so():
     whole = findings()
-    table = step_table(replace(whole, found={OURS: whole.found[OURS]}), BenchOptions(repeats=3))
+    table = step_table(replace(whole, results={OURS: whole.results[OURS]}), BenchOptions(repeats=3))
     assert table.row(STOCK).value is None
     assert "died" in table.row(STOCK).note
     assert {goal.what for goal in table.goals} == {
