@@ -15,7 +15,7 @@ from mettle_cache.errors import (
     StoreUnfinishedError,
     UsageError,
 )
-from mettle_cache.store import StoreWriter, TokenStore, find_stores
+from mettle_cache.store import StoreWriter, TokenStore
 from mettle_cache.store.format.metadata import load_metadata
 from mettle_cache.store.reading import clip_reader
 from tests.store.tiny import CODECS, LAYERS, clip_tokens, make_spec, source, write_store
@@ -187,15 +187,6 @@ def test_an_unfinished_store_is_refused_and_then_read_where_it_is_committed(tmp_
         partial.read([0])
 
 
-def test_finished_stores_are_found_newest_first(tmp_path):
-    for name in ("a.zarr", "b.zarr"):
-        write_store(tmp_path / name)
-    (tmp_path / "c.zarr").mkdir()
-    StoreWriter.create_or_resume(tmp_path / "d.zarr", make_spec()).close()
-    assert find_stores(tmp_path) == [tmp_path / "b.zarr", tmp_path / "a.zarr"]
-    assert find_stores(tmp_path / "nowhere") == []
-
-
 def test_a_store_is_a_collection_of_clips(stored, codec):
     with TokenStore.open(stored) as store:
         assert len(store) == len(store.clips)
@@ -273,20 +264,3 @@ def test_another_process_opens_the_same_store_and_refuses_another(tmp_path, monk
     write_store(tmp_path / "s.zarr", make_spec(clips=2), failed=[0])
     with pytest.raises(StoreKeyError, match="is another store"):
         pickle.loads(sent)  # noqa: S301
-
-
-def test_zarr_reads_a_finished_store_and_nothing_that_is_not_there(tmp_path):
-    path = tmp_path / "s.zarr"
-    write_store(path, make_spec("float16", clips=3), failed=[1])
-    group = TokenStore.open(path).to_zarr()
-    assert torch.equal(torch.from_numpy(group["visual/s2"][2, 1]), clip_tokens(2, "float16")["visual/s2b02"].codes)
-    with pytest.raises(ValueError, match=r"read.only"):
-        group["visual/s2"][0] = 0
-    with pytest.raises(StoreError, match="clip clip-1 has no tokens: no such video"):
-        group["visual/s2"][:]
-    (path / "visual/s2/c.2.0.0.0.0").unlink()
-    with pytest.raises(StoreCorruptError, match=r"clip clip-2: .*c\.2\.0\.0\.0\.0 is missing"):
-        group["visual/s2"][2]
-    (path / "READY").unlink()
-    with pytest.raises(StoreUnfinishedError, match="zarr would read what is missing as zeros"):
-        TokenStore.open(path, allow_unfinished=True).to_zarr()

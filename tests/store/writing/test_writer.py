@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from mettle_cache.errors import NoRoomError, StoreError, StoreKeyError, StoreMissingError, UsageError
+from mettle_cache.errors import NoRoomError, StoreMissingError, UsageError
 from mettle_cache.store.format.records import CommitRecord
 from mettle_cache.store.format.spec import FORMAT_VERSION
 from mettle_cache.store.reading.token_store import TokenStore
 from mettle_cache.store.verify import verify_store
 from mettle_cache.store.writing.durable import PARTIAL
 from mettle_cache.store.writing.writer import StoreWriter
-from mettle_cache.tokens import FLOATS, INT8, LayerTokens
+from mettle_cache.tokens import FLOATS, LayerTokens
 from tests.store.tiny import CODECS, LAYERS, clip_tokens, contents, make_spec, raw_tokens, source, write_store
 
 
@@ -40,16 +40,6 @@ def test_a_finished_store_holds_nothing_but_itself(path, uninterrupted):
     assert (report.clips, report.failed, report.pending, report.finished) == (4, 0, 0, True)
     assert report.bytes == sum(len(data) for name, data in uninterrupted.items() if "/c." in name)
     assert not [name for name in os.listdir(path) if name.startswith(".") or name.endswith(PARTIAL)]
-
-
-def test_finishing_and_running_again_change_nothing(path, uninterrupted):
-    write_store(path)
-    stamps = {file: file.stat().st_mtime_ns for file in path.rglob("*")}
-    assert write_store(path).clips == 4
-    assert contents(path) == uninterrupted
-    assert {file: file.stat().st_mtime_ns for file in path.rglob("*") if file.is_file()} == {
-        file: stamp for file, stamp in stamps.items() if file.is_file()
-    }
 
 
 def test_neither_order_nor_threads_nor_processes_change_the_bytes(path, uninterrupted):
@@ -121,30 +111,6 @@ def test_a_clip_that_is_not_whole_is_pending_again(path, uninterrupted, name, da
     assert contents(path) == uninterrupted
 
 
-@pytest.mark.parametrize(
-    "name", ["zarr.json", "audio/s1/zarr.json", "clips.json", "samples.parquet", "manifest.parquet", "READY"]
-)
-@pytest.mark.parametrize("damage", ["missing", "flipped"])
-def test_metadata_are_restored(path, uninterrupted, name, damage):
-    write_store(path)
-    data = bytearray((path / name).read_bytes())
-    data[len(data) // 2] ^= 1
-    (path / name).unlink() if damage == "missing" else (path / name).write_bytes(data)
-    if name == "zarr.json" and damage == "missing":
-        with pytest.raises(StoreError, match="holds other things and is not a token store"):
-            write_store(path)
-        return
-    write_store(path)
-    assert contents(path) == uninterrupted
-
-
-def test_a_damaged_root_is_not_written_over_without_proof_of_the_key(path):
-    write_store(path)
-    (path / "zarr.json").write_text("{}x")
-    with pytest.raises(StoreError, match=r"zarr\.json is not the metadata of a zarr group"):
-        write_store(path, make_spec(key={"visual": "other"}))
-
-
 def test_failed_clips_are_recorded_counted_and_tried_again(path, uninterrupted):
     report = write_store(path, failed=[1, 3])
     assert (report.clips, report.failed, report.finished) == (2, 2, True)
@@ -176,50 +142,6 @@ def test_ready_goes_before_anything_changes(path, monkeypatch):
     assert not (path / "commits" / "00000000.json").exists()
 
 
-def test_another_key_is_refused_with_what_differs(path):
-    write_store(path)
-    before = contents(path)
-    with pytest.raises(
-        StoreKeyError, match=r"(?s)segments: 2 -> 3.*extraction.visual.weights: \"abc\" -> \"x\""
-    ) as caught:
-        write_store(path, make_spec(segments=3, key={"visual": {"weights": "x", "size": 192}, "decode": {"fps": 1}}))
-    assert "another --out" in caught.value.hint
-    assert contents(path) == before
-
-
-def test_keys_that_only_look_the_same_are_told_apart(path):
-    write_store(path, make_spec(key={"a": {"b": 1}}))
-    with pytest.raises(StoreKeyError, match="made by another configuration"):
-        write_store(path, make_spec(key={"a.b": 1}))
-
-
-def test_provenance_of_the_first_run_stays(path, uninterrupted):
-    write_store(path)
-    write_store(path, make_spec(provenance={"command": "again"}))
-    assert contents(path) == uninterrupted
-
-
-@pytest.mark.parametrize("kind", ["file", "folder", "dangling"])
-def test_other_things_at_the_path_are_left_alone(path, kind):
-    if kind == "file":
-        path.write_text("mine")
-    elif kind == "folder":
-        path.mkdir()
-        (path / "thesis.tex").write_text("mine")
-    else:
-        path.symlink_to("nowhere")
-    with pytest.raises(StoreError, match=r"not a (folder|token store)"):
-        write_store(path)
-    assert kind == "dangling" or "mine" in {file.read_text() for file in (path, *path.glob("*")) if file.is_file()}
-
-
-def test_an_empty_folder_and_a_half_made_store_are_taken(path, uninterrupted):
-    path.mkdir()
-    (path / f"zarr.json.1-1{PARTIAL}").write_text("half")
-    write_store(path)
-    assert contents(path) == uninterrupted
-
-
 def test_joining_needs_a_store(path):
     with pytest.raises(StoreMissingError, match="there is no token store"):
         StoreWriter.join(path)
@@ -232,35 +154,6 @@ def test_a_clip_that_the_store_does_not_have_is_refused(path, index):
             writer.write_clip(index, clip_tokens(0), source="")
         with pytest.raises(UsageError, match=f"there is no clip {index}"):
             writer.fail_clip(index, "no")
-
-
-def broken_tokens():
-    tokens = clip_tokens(0)
-    name = LAYERS[0].name
-    codes, scale, zero = tokens[name].codes, tokens[name].scale, tokens[name].zero
-    yield {key: value for key, value in tokens.items() if key != name}, rf"layers \['{name}'\] are missing"
-    yield {**tokens, "visual/s9b01": tokens[name]}, r"\['visual/s9b01'\] are not of this store"
-    yield (
-        {**tokens, name: LayerTokens(codes[:, :-1], INT8, {"scale": scale, "zero": zero})},
-        f"layer {name}: codes are int8",
-    )
-    yield (
-        {**tokens, name: LayerTokens(codes, INT8, {"scale": scale.float(), "zero": zero})},
-        f"layer {name}: scale are float32",
-    )
-    yield {**tokens, name: LayerTokens(codes.half(), FLOATS)}, f"layer {name}: codes are float16"
-    yield (
-        {**tokens, name: LayerTokens(codes, INT8, {"scale": scale * float("nan"), "zero": zero})},
-        f"layer {name}: tokens decode to values",
-    )
-
-
-@pytest.mark.parametrize(("tokens", "message"), list(broken_tokens()))
-def test_tokens_that_are_not_the_store_s_are_refused(path, tokens, message):
-    with StoreWriter.create_or_resume(path, make_spec()) as writer:
-        with pytest.raises(StoreError, match=f"clip clip-0.*{message}"):
-            writer.write_clip(0, tokens, source="")
-        assert not (path / "commits" / "00000000.json").exists()
 
 
 @pytest.mark.parametrize("codec", CODECS)

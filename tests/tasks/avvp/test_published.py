@@ -17,7 +17,7 @@ from mettle_cache.tasks.avvp.task import AvvpTask
 LAYERS = tuple(
     LayerSpec(modality=modality, stage=1, block=1, grid=(1, 1), tokens=1, width=8) for modality in ("visual", "audio")
 )
-_REPOSITORY = Path(__file__).parents[2]
+_REPOSITORY = Path(__file__).parents[3]
 PUBLISHED = Path(os.environ.get("METTLE_ANNOTATIONS", _REPOSITORY.parent / "shared" / "annotations"))
 
 pytestmark = pytest.mark.skipif(

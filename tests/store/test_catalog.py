@@ -1,0 +1,56 @@
+"""Which stores there are, and what one holds."""
+
+import os
+
+import pytest
+
+from mettle_cache.errors import StoreCorruptError, StoreMissingError
+from mettle_cache.store import StoreWriter, describe_store, find_stores
+from tests.store.tiny import clip_tokens, make_spec, source, write_store
+
+
+def test_finished_stores_are_found_newest_first(tmp_path):
+    for number, name in enumerate(("b.zarr", "c.zarr", "a.zarr")):
+        write_store(tmp_path / name)
+        os.utime(tmp_path / name / "READY", (1e9 + number, 1e9 + number))
+    (tmp_path / "d.zarr").mkdir()
+    StoreWriter.create_or_resume(tmp_path / "e.zarr", make_spec()).close()
+    assert find_stores(tmp_path) == [tmp_path / "a.zarr", tmp_path / "c.zarr", tmp_path / "b.zarr"]
+    assert find_stores(tmp_path / "nowhere") == []
+
+
+def test_a_store_is_described_by_what_lies_in_it(tmp_path):
+    path = tmp_path / "s.zarr"
+    write_store(path, make_spec("int4", clips=5), failed=[3])
+    facts = describe_store(path)
+    assert (facts["clips"], facts["committed"], facts["failed"]) == (5, 4, {"clip-3": "no such video"})
+    assert (facts["finished"], facts["codec"], facts["segments"], facts["dataset"]) == (True, "int4", 2, "tiny")
+    assert facts["rows"] == {"train": 5, "val": 1}
+    assert facts["bytes_per_clip"] == sum(file.stat().st_size for file in path.rglob("c.0.*"))
+    assert facts["nbytes"] == sum(file.stat().st_size for file in path.rglob("c.*"))
+    assert facts["stages"] == [
+        {"array": "visual/s1", "layers": 2, "tokens": 9, "width": 4},
+        {"array": "visual/s2", "layers": 3, "tokens": 4, "width": 8},
+        {"array": "audio/s1", "layers": 1, "tokens": 4, "width": 6},
+    ]
+    assert facts["provenance"]["command"] == "mettle extract --dataset tiny"
+
+
+def test_a_store_that_is_not_finished_says_so(tmp_path):
+    path = tmp_path / "s.zarr"
+    with StoreWriter.create_or_resume(path, make_spec()) as writer:
+        assert describe_store(path) | {"finished": False, "committed": 0, "nbytes": 0} == describe_store(path)
+        assert describe_store(path)["bytes_per_clip"] == 0
+        writer.write_clip(2, clip_tokens(2), source=source(2))
+    facts = describe_store(path)
+    assert (facts["finished"], facts["committed"]) == (False, 1)
+    assert facts["nbytes"] == facts["bytes_per_clip"] == sum(file.stat().st_size for file in path.rglob("c.2.*"))
+
+
+def test_what_is_no_store_or_damaged_is_not_described(tmp_path):
+    with pytest.raises(StoreMissingError):
+        describe_store(tmp_path / "nothing.zarr")
+    write_store(tmp_path / "s.zarr")
+    (tmp_path / "s.zarr/samples.parquet").write_bytes(b"PAR1")
+    with pytest.raises(StoreCorruptError, match=r"samples\.parquet: not the bytes that were written"):
+        describe_store(tmp_path / "s.zarr")
