@@ -55,6 +55,7 @@ def test_what_is_no_part(text):
     [
         ({}, "ave-swinv2_l-htsat.zarr"),
         ({"codec": "int4"}, "ave-swinv2_l-htsat-int4.zarr"),
+        ({"layers": "all"}, "ave-swinv2_l-htsat.zarr"),
         ({"layers": "stages", "audio": "shared"}, "ave-swinv2_l-shared-stages.zarr"),
         ({"layers": "last:2", "codec": "float16"}, "ave-swinv2_l-htsat-float16-last_2.zarr"),
         ({"visual": "vit_l16@96=/a/b.safetensors", "layers": "visual/s1"}, "ave-vit_l16@96-htsat-visual_s1.zarr"),

@@ -2,11 +2,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mettle_cache.devices import seeded
 from mettle_cache.errors import RunError
 from mettle_cache.pipelines.train.recipe import load_recipe
 from mettle_cache.pipelines.train.run import Run, mix_seeds
+from mettle_cache.pipelines.train.run_folder import RunFolder
 from mettle_cache.pipelines.train.sample_loader import SampleLoader
 from mettle_cache.pipelines.train.task import bind_task
 from mettle_cache.tokens import FLOATS, LayerTokens, TokenBatch
@@ -26,6 +28,13 @@ def make(store, seed=0, recipe=RECIPE):
 
 def batches(store, run, rows=range(8)):
     return SampleLoader(store, run.task.layers, device=CPU).batches(list(rows), 4)
+
+
+def train(run, store, epochs, scores=()):
+    for epoch in epochs:
+        for index, batch in enumerate(batches(store, run)):
+            run.step(batch, epoch=epoch, index=index)
+        run.end_epoch({run.task.metric: scores[epoch]} if scores else {}, split="val")
 
 
 def weights(run):
@@ -90,6 +99,36 @@ def test_the_schedule_is_step_lr(store):
     assert rates == pytest.approx([3e-3, 3e-3, 3e-3 * 0.35, 3e-3 * 0.35, 3e-3 * 0.35**2])
 
 
+def test_a_run_that_was_stopped_goes_on_to_the_same_bits(store, tmp_path):
+    whole = make(store)
+    train(whole, store, range(5))
+    for epochs in (range(3), range(3, 5)):
+        with make(store).record(RunFolder(tmp_path), store_digest="key", steps=2) as run:
+            assert run.history.epochs == epochs.start
+            train(run, store, epochs)
+    assert torch.equal(weights(run), weights(whole))
+    assert run.learning_rate == whole.learning_rate < 2e-3
+    # the speed is 0 in both: nobody measured it
+    assert run.history == whole.history
+    steps = EventAccumulator(str(RunFolder(tmp_path).events)).Reload().Scalars("step/loss")
+    assert [event.step for event in steps] == list(range(10))
+
+
+def test_the_weights_of_the_best_epoch_are_kept_and_loaded(store, tmp_path):
+    scores = [10.0, 30.0, 20.0]
+    best = make(store)
+    train(best, store, range(2), scores)
+    folder = RunFolder(tmp_path)
+    with make(store).record(folder, store_digest="key", steps=2) as run:
+        train(run, store, range(3), scores)
+    other = make(store, seed=9)
+    assert other.load_best(folder) == 2
+    assert torch.equal(weights(other), weights(best))
+    assert not torch.equal(weights(other), weights(run))
+    with pytest.raises(RunError, match="has not finished an epoch"):
+        other.load_best(RunFolder(tmp_path / "nothing"))
+
+
 def test_dropout_depends_on_epoch_and_step():
     def draw(*numbers):
         with seeded(mix_seeds(*numbers), CPU):
@@ -98,6 +137,31 @@ def test_dropout_depends_on_epoch_and_step():
     assert len({draw(seed, epoch, step) for seed in range(3) for epoch in range(3) for step in range(3)}) == 27
     # numpy's SeedSequence alone cannot tell these apart
     assert draw(1) != draw(1, 0)
+
+
+def test_a_step_draws_dropout_of_its_epoch_and_number(store):
+    def losses(epoch, index):
+        run = make(store, seed=2)
+        return run.step(next(batches(store, run)), epoch=epoch, index=index)
+
+    assert losses(1, 2) == losses(1, 2)
+    assert len({tuple(losses(epoch, index).values()) for epoch in range(2) for index in range(2)}) == 4
+
+
+def test_an_epochs_loss_is_the_mean_over_its_samples_and_its_own(store):
+    run = make(store)
+    for epoch in range(2):
+        steps = []
+        # the last batch is smaller
+        for index, batch in enumerate(batches(store, run, range(7))):
+            steps.append((len(batch.rows), run.step(batch, epoch=epoch, index=index)))
+        run.end_epoch({})
+        assert [count for count, _ in steps] == [4, 3]
+        row = run.history.rows[-1]
+        for name in steps[0][1]:
+            expected = sum(count * terms[name] for count, terms in steps) / 7
+            assert row[f"loss_{name}"] == pytest.approx(expected, rel=1e-6)
+        assert row["loss"] == pytest.approx(sum(row[f"loss_{name}"] for name in steps[0][1]))
 
 
 def test_prediction_has_no_dropout(store):
@@ -120,6 +184,14 @@ def test_a_loss_that_is_not_finite_names_epoch_step_and_terms(store):
     with pytest.raises(RunError, match=r"epoch 3, step 2: the loss is not finite \(event nan, .*\n.*learning_rate"):
         run.step(broken, epoch=2, index=1)
     assert torch.equal(weights(run), before)
+
+
+def test_one_term_that_is_not_finite_is_enough(store, monkeypatch):
+    run = make(store)
+    loss = type(run.task).loss
+    monkeypatch.setattr(run.task, "loss", lambda *given: {**loss(run.task, *given), "far": torch.tensor(torch.inf)})
+    with pytest.raises(RunError, match=r"the loss is not finite \(event \d.*, far inf\)"):
+        run.step(next(batches(store, run)), epoch=0, index=0)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
