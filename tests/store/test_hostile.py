@@ -56,6 +56,10 @@ def set_layer(field, value):
             "is written in the codec 'pickle', which is not installed here",
         ),
         (lambda root: root["key"]["clips"].update(count=10**12), r"zarr\.json is not valid: 1 validation error"),
+        (
+            lambda root: root["key"].update(static={"static/visual/s1_levels/c.0.0": "0" * 32}),
+            r"declares other static arrays than codec int8 has \(none\)",
+        ),
         (lambda root: root["key"].update(extra=1), r"zarr\.json is not valid: 1 validation error"),
         (lambda root: root.update(surplus=1), r"zarr\.json is not valid: 1 validation error"),
     ],

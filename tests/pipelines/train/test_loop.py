@@ -14,10 +14,15 @@ import pytest
 import torch
 
 from mettle_cache.errors import RunError, StoreCorruptError, UsageError
+from mettle_cache.pipelines.progress import Silent
 from mettle_cache.pipelines.report.units import format_bytes
 from mettle_cache.pipelines.train.checkpoint import load_checkpoint
+from mettle_cache.pipelines.train.loop import SharedPass, predict_split
 from mettle_cache.pipelines.train.recipe import load_recipe
+from mettle_cache.pipelines.train.run import Run
+from mettle_cache.pipelines.train.sample_loader import SampleLoader, Split
 from mettle_cache.pipelines.train.spec import RunSpec
+from mettle_cache.pipelines.train.task import bind_task
 from mettle_cache.pipelines.train.training import train, train_runs
 from tests.pipelines.listener import Listener
 from tests.pipelines.train.test_training import StopAfter, curve
@@ -114,6 +119,37 @@ def test_what_the_heads_hold_together_is_said_before_they_start(store, tmp_path)
         f"2 heads together: {parameters / 1e6:.1f} M parameters, {format_bytes(12 * parameters)} with their optimisers"
     )
     assert heard.notes[0] == said
+
+
+@pytest.mark.parametrize(("rows", "steps"), [(6, 2), (7, 3), (3, 1), (2, 1)])
+def test_a_smaller_last_batch_is_a_step_too(store, rows, steps):
+    loader = SampleLoader(store, store.layers, device=torch.device("cpu"))
+    split = Split("train", tuple(range(rows)), ())
+    shared = SharedPass(loader=loader, batch_size=3, order_seed=0, train=split, selection=None, progress=Silent())
+    assert shared.steps == steps == len(list(loader.batches(split.rows, 3)))
+
+
+def test_a_head_that_fails_is_asked_no_more_and_its_first_error_stands(store):
+    class Failing(Run):
+        asked = 0
+
+        def predict(self, batch):
+            self.asked += 1
+            if self.asked > 1:
+                raise RunError(f"batch {self.asked}")
+            return super().predict(batch)
+
+    recipe = load_recipe("ave-small", FAST)
+    device = torch.device("cpu")
+    failing, healthy = (kind(bind_task(recipe, store), recipe.train, seed=0, device=device) for kind in (Failing, Run))
+    loader, split = SampleLoader(store, store.layers, device=device), Split("test", tuple(range(8)), ())
+    error, predictions = predict_split([failing, healthy], loader, split, 2, Silent())
+    assert (failing.asked, str(error)) == (2, "batch 2")
+    whole = healthy.predict(next(loader.batches(split.rows, 8)))
+    assert {name: values.shape for name, values in predictions.items()} == {
+        name: values.shape for name, values in whole.items()
+    }
+    assert (predictions["labels"] == whole["labels"]).all()
 
 
 def test_layers_that_no_head_wants_are_not_read(store, tmp_path):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mettle_cache.errors import StoreCorruptError
 from mettle_cache.store.format import files
 from mettle_cache.store.format.digests import digest
-from mettle_cache.store.format.files import read_fully, read_table, table_bytes
+from mettle_cache.store.format.files import read_fully, read_small, read_table, table_bytes
 
 TABLE = pa.table({"clip": ["a", "b", "a"], "split": ["train", "val", "test"], "start": [0, 2, 4]})
 
@@ -108,3 +108,12 @@ def test_reads_that_the_kernel_cuts_short_are_continued(sizes, steps):
         targets = [memoryview(bytearray(size)) for size in sizes]
         assert read_fully(file.fileno(), targets, 7, sum(sizes)) == sum(sizes)
         assert b"".join(targets) == expected
+
+
+@pytest.mark.parametrize("size", [0, 9, 10])
+def test_a_small_file_may_be_as_large_as_its_limit_and_no_larger(tmp_path, size):
+    (tmp_path / "x").write_bytes(b"0123456789"[:size])
+    assert read_small(tmp_path / "x", limit=10, store=tmp_path) == b"0123456789"[:size]
+    if size:
+        with pytest.raises(StoreCorruptError, match=f"x: {size} bytes, more than the {size - 1} such a file may have"):
+            read_small(tmp_path / "x", limit=size - 1, store=tmp_path)

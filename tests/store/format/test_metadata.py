@@ -7,6 +7,8 @@ import pytest
 import zarr
 
 from mettle_cache.errors import StoreCorruptError, StoreError
+from mettle_cache.store.format.layout import group_json
+from mettle_cache.store.format.records import ReadyRecord
 from mettle_cache.store.reading.token_store import TokenStore
 from tests.store.tiny import make_spec, write_store
 
@@ -30,6 +32,24 @@ def test_a_newer_format_is_refused_with_advice(path):
     with pytest.raises(StoreError, match="has store format 2; this version reads format 1") as caught:
         TokenStore.open(path)
     assert "newer" in caught.value.hint
+
+
+@pytest.mark.parametrize("place", ["provenance", "digest"])
+def test_a_root_that_does_not_fit_its_digest_is_refused(path, place):
+    root = json.loads((path / "zarr.json").read_bytes())
+    root["attributes"]["mettle"][place] = {"command": "another"} if place == "provenance" else "0" * 32
+    (path / "zarr.json").write_bytes(group_json(root["attributes"]))
+    with pytest.raises(StoreCorruptError, match=r"zarr\.json does not fit its own digest"):
+        TokenStore.open(path)
+
+
+@pytest.mark.parametrize("name", ["clips.json", "visual/s1/zarr.json", "manifest.parquet"])
+def test_ready_vouches_for_every_file_or_for_none(path, name):
+    record = ReadyRecord.from_bytes((path / "READY").read_bytes())
+    files = {file: digest for file, digest in record.files.items() if file != name}
+    (path / "READY").write_bytes(record.model_copy(update={"files": files}).to_bytes())
+    with pytest.raises(StoreCorruptError, match=r"READY: it is of another store"):
+        TokenStore.open(path)
 
 
 def test_another_zarr_group_is_refused(tmp_path):

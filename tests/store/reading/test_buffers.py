@@ -23,14 +23,16 @@ def pool():
 
 
 def test_memory_comes_back_when_its_last_tensor_is_gone(pool):
-    memory = pool.take(4096)
+    memory = pool.take(4096).fill_(7)
     part = memory[16:32].view(torch.int8).view(4, 4)
     place = memory.data_ptr()
     del memory
     assert pool.spare_bytes == 0, "a view still holds it"
     del part
     assert pool.spare_bytes == 4096
-    assert pool.take(4096).data_ptr() == place
+    again = pool.take(4096)
+    assert again.data_ptr() == place
+    assert again.eq(7).all(), "new pages, at the same address by chance, hold zeros"
 
 
 def test_what_is_held_is_never_given_out_again(pool):

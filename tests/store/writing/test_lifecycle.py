@@ -46,6 +46,16 @@ def test_metadata_are_restored(path, uninterrupted, name, damage):
     assert contents(path) == uninterrupted
 
 
+def test_ready_goes_before_a_damaged_file_is_written_anew(path, monkeypatch):
+    write_store(path)
+    (path / "clips.json").write_text("[]")
+    monkeypatch.setattr("mettle_cache.store.writing.lifecycle.write_file", lambda *_: pytest.fail("killed here"))
+    with pytest.raises(pytest.fail.Exception):
+        write_store(path)
+    assert not (path / "READY").exists()
+    assert not (path / "manifest.parquet").exists()
+
+
 def test_a_damaged_root_is_not_written_over_without_proof_of_the_key(path):
     write_store(path)
     (path / "zarr.json").write_text("{}x")
