@@ -5,7 +5,6 @@ import json
 import pytest
 
 from mettle_cache.cli.main import run
-from mettle_cache.cli.table import table_lines
 
 
 @pytest.fixture
@@ -55,12 +54,3 @@ def test_datasets_and_backbones_name_what_the_issue_names(document):
         "htsat": 12,
     }
     assert backbones["htsat"]["frozen_parameters"] == 31_325_143
-
-
-def test_a_table_aligns_words_left_and_numbers_right():
-    assert table_lines(("name", "n"), [("a", 1), ("long", 12), ("c", None)]) == [
-        "name   n",
-        "a      1",
-        "long  12",
-        "c      -",
-    ]

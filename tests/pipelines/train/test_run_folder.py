@@ -6,7 +6,14 @@ import pytest
 
 from mettle_cache.errors import RunError, UsageError
 from mettle_cache.pipelines.train.recipe import load_recipe
-from mettle_cache.pipelines.train.run_folder import RunConfig, RunFolder, StoreReference, claim_run
+from mettle_cache.pipelines.train.run_folder import (
+    RunConfig,
+    RunFolder,
+    StoreReference,
+    claim_run,
+    claim_runs,
+    find_runs,
+)
 
 
 def config(*overrides, seed=0, select_on="val", digest="k1", path="/data/a.zarr"):
@@ -52,6 +59,26 @@ def test_resuming_another_run_is_refused_with_what_differs(tmp_path, other, what
         pass
     with pytest.raises(RunError, match=f"the run here has another {what}\n"), claim_run(tmp_path, other, resume=True):
         pass
+
+
+def test_several_folders_are_claimed_together_or_not_at_all(tmp_path):
+    with claim_runs([(tmp_path / name, config(seed=seed)) for seed, name in enumerate("ab")], resume=False) as folders:
+        assert [folder.read_config().seed for folder in folders] == [0, 1]
+    claims = [(tmp_path / "new", config()), (tmp_path / "b", config(seed=1))]
+    with pytest.raises(RunError, match="b: a run is here already"), claim_runs(claims, resume=False):
+        pass
+    assert not (tmp_path / "new").exists()
+
+
+def test_runs_are_found_up_to_two_levels_down_in_the_order_of_their_numbers(tmp_path):
+    names = ["a/seed-2", "a/seed-10", "b", "seed-9", "seed-10"]
+    for name in [*reversed(names), "too/deep/down"]:
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "config.json").write_text("{}")
+    assert find_runs(tmp_path) == [tmp_path / name for name in names]
+    assert find_runs(tmp_path / "b") == [tmp_path / "b"]
+    with pytest.raises(RunError, match="there is no run here"):
+        find_runs(tmp_path / "nothing")
 
 
 def test_a_store_that_moved_is_the_same_store(tmp_path):

@@ -57,6 +57,9 @@ def test_batches_hold_each_sample_s_own_clip_and_only_the_layers_asked_for(tiny_
             for name, layer in batch.layers.items():
                 assert torch.equal(layer.codes[position], stored[name].codes[0])
     assert groups == [[3, 0], [1, 4], [2]]
+    # what was delivered, the clip that two samples share twice
+    names = [layer.name for layer in LAYERS[:2]]
+    assert loader.nbytes == 5 * store.read([0], names).nbytes
 
 
 def frame_store(path, frames):
