@@ -45,10 +45,13 @@ def test_what_cannot_be_known_is_a_question_mark(value):
 
 
 def test_bytes_are_decimal():
-    assert [format_bytes(n) for n in (0, 999, 1000, 53_900_000, 223e9)] == [
+    assert [format_bytes(n) for n in (0, 999, 999.6, 1000, 999_499, 999_500, 53_900_000, 223e9)] == [
         "0 B",
         "999 B",
         "1.0 kB",
+        "1.0 kB",
+        "999 kB",
+        "1.0 MB",
         "53.9 MB",
         "223 GB",
     ]
