@@ -109,4 +109,5 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    # without what this file itself imports
+    return sorted({name for name in globals() if name.startswith("__")} | {*__all__})

@@ -152,6 +152,10 @@ class LayerTokens:
                 f"not {', '.join(arrays) or 'nothing'}"
             )
 
+    def __repr__(self) -> str:
+        """The format and the shape of the codes: printing a batch must not print its tokens."""
+        return f"<LayerTokens {self.format.name} {list(self.codes.shape)} on {self.codes.device}>"
+
     @property
     def scale(self) -> Tensor | None:
         """``[..., T, D]`` of an affine format."""
@@ -230,6 +234,10 @@ class TokenBatch:
 
     layers: Mapping[str, LayerTokens]
     clips: tuple[int, ...]
+
+    def __repr__(self) -> str:
+        layers = (f"{name} {tokens.format.name} {list(tokens.codes.shape)}" for name, tokens in self.layers.items())
+        return f"<TokenBatch of {len(self.clips)} clips, {self.nbytes:,} bytes: {', '.join(layers)}>"
 
     @property
     def nbytes(self) -> int:

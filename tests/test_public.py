@@ -28,6 +28,8 @@ def test_every_public_name_is_there():
     for name in mettle_cache.__all__:
         assert getattr(mettle_cache, name) is not None
         assert name in dir(mettle_cache)
+    # nothing else is offered
+    assert {name for name in dir(mettle_cache) if not name.startswith("__")} < set(mettle_cache.__all__)
     assert mettle_cache.__version__ == version("mettle-cache")
     with pytest.raises(AttributeError, match="module 'mettle_cache' has no attribute 'TokenStor'"):
         _ = mettle_cache.TokenStor

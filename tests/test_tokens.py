@@ -107,6 +107,14 @@ def test_another_process_gets_the_same(kind):
     assert torch.equal(there.floats(), KINDS[kind].floats())
 
 
+def test_printing_a_batch_does_not_print_its_tokens():
+    tokens = LayerTokens(torch.zeros(2, 3, 4, 8), FLOATS)
+    assert repr(TokenBatch({"visual/s1b01": tokens}, (5, 6))) == (
+        "<TokenBatch of 2 clips, 768 bytes: visual/s1b01 floats [2, 3, 4, 8]>"
+    )
+    assert repr(tokens) == "<LayerTokens floats [2, 3, 4, 8] on cpu>"
+
+
 def test_bytes_are_those_of_codes_and_parts():
     assert KINDS["int4"].nbytes == B * T * (N * D // 2 + 2 * 4 * D)
     assert cells().nbytes == B * T * (N // 4 * D * 2 + 4 * N)

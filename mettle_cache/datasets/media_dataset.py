@@ -40,6 +40,13 @@ class MediaDataset:
         """T: a clip is all of its media."""
         return self.segments
 
+    def __repr__(self) -> str:
+        """Where it is and how much is in it, not thousands of clips."""
+        return (
+            f"<{type(self).__name__} {self.name} in {self.root}: {len(self.clips)} clips of {self.media_segments} "
+            f"segments, {len(self.samples)} samples>"
+        )
+
     def problems(self, *, deep: bool = False) -> list[MediaProblem]:
         """Every missing, empty or misplaced file, in clip order; ``deep`` also opens each file and reads its header."""
         check = partial(_clip_problems, segments=self.segments, rate=self.picture_rate, deep=deep)

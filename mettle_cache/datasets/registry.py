@@ -72,8 +72,8 @@ def default_root(name: str) -> Path:
     return dataset_info(name).default_root
 
 
-def resolve_options(name: str, chosen: Mapping[str, str]) -> dict[str, str]:
-    """The options of a data set by name, those not chosen at their defaults.
+def resolve_options(name: str, chosen: Mapping[str, str | int]) -> dict[str, str]:
+    """The options of a data set by name, as text, those not chosen at their defaults.
 
     Raises
     ------
@@ -81,16 +81,17 @@ def resolve_options(name: str, chosen: Mapping[str, str]) -> dict[str, str]:
         An unknown data set, option or choice.
     """
     known = {option.name: option for option in dataset_info(name).options}
-    for key, value in chosen.items():
+    texts = {key: str(value) for key, value in chosen.items()}
+    for key, value in texts.items():
         if key not in known:
             have = f"its options: {', '.join(known)}" if known else "it has no options"
             raise UsageError(f"the data set {name} has no option {key!r}", hint=have)
         known[key].accept(value)
-    return {key: option.accept(chosen.get(key, option.default)) for key, option in known.items()}
+    return {key: option.accept(texts.get(key, option.default)) for key, option in known.items()}
 
 
 def open_dataset(
-    name: str, root: Path | str | None = None, options: Mapping[str, str] = MappingProxyType({})
+    name: str, root: Path | str | None = None, options: Mapping[str, str | int] = MappingProxyType({})
 ) -> Dataset:
     """Read the annotations of data set ``name`` under ``root`` and find its media.
 

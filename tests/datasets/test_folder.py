@@ -36,6 +36,23 @@ def events(root, **options):
     return {row["clip"]: (row["split"], row["category"], row["start"], row["end"]) for row in rows}
 
 
+def test_a_number_does_as_an_option(written):
+    dataset = open_dataset("folder", written, {"duration": 3})
+    assert (dataset.segments, dataset.decode_policy) == (
+        3,
+        open_dataset("folder", written, {"duration": "3"}).decode_policy,
+    )
+    with pytest.raises(UsageError, match="duration=-1: must be a whole number from 1 to 600"):
+        open_dataset("folder", written, {"duration": -1})
+
+
+def test_its_repr_does_not_list_the_clips(written):
+    dataset = open_dataset("folder", written)
+    assert repr(dataset) == (
+        f"<MediaDataset folder in {written}: {len(dataset.clips)} clips of 10 segments, {len(dataset.samples)} samples>"
+    )
+
+
 def test_clips_are_read_from_the_table_and_the_media_beside_it(written):
     dataset = open_dataset("folder", written, {"duration": "3"})
     assert dataset.problems(deep=True) == []

@@ -48,7 +48,9 @@ class TokenDataset(Dataset[dict[str, Any]]):
     layers
         Names of the layers to read; by default those of the task, or all.
     task
-        An object that is bound to the store's samples; the store knows none by name.
+        An object that is bound to the store's samples; the store knows none by name. That of the store's recipe is
+        ``bind_task(load_recipe(default_recipe(store)), store)``, of ``mettle_cache.pipelines.train.task`` and
+        ``.recipe``.
 
     Raises
     ------
@@ -82,6 +84,9 @@ class TokenDataset(Dataset[dict[str, Any]]):
         if not self.rows:
             raise UsageError(f"no sample of split '{split}' has tokens in {store.path}", hint="see store.failed")
         self._clips = [clips[row] for row in self.rows]
+
+    def __repr__(self) -> str:
+        return f"<TokenDataset {self.split} of {self.store.path}: {len(self)} samples, {len(self.layers)} layers>"
 
     def __len__(self) -> int:
         return len(self.rows)

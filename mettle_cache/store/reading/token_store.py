@@ -162,8 +162,8 @@ class TokenStore:
             A clip without tokens; StoreCorruptError for damage.
         """
         names = self.layer_names(layers)
-        if isinstance(clips, str):
-            raise UsageError(f"read() takes several clips, not the one '{clips}'", hint=f"store.read(['{clips}'])")
+        if isinstance(clips, str) or not isinstance(clips, Iterable):
+            raise UsageError(f"read() takes several clips, not the one {clips!r}", hint=f"store.read([{clips!r}])")
         numbers = [self.index(clip) for clip in clips]
         for number in numbers:
             self._check_clip(number)

@@ -224,6 +224,8 @@ def test_what_names_no_clip_is_refused(tmp_path, clip, message):
             UsageError, match=r"takes several clips, not the one 'clip-1'\n.*store\.read\(\['clip-1'\]\)"
         ):
             store.read("clip-1")
+        with pytest.raises(UsageError, match=r"takes several clips, not the one 1\n.*store\.read\(\[1\]\)"):
+            store.read(1)
 
 
 def test_its_repr_says_what_is_in_it(tmp_path):
