@@ -74,6 +74,14 @@ def test_a_sample_of_several_clips_has_their_segments_one_after_the_other(tmp_pa
             assert torch.equal(tokens.codes, torch.cat([clip_tokens(2)[name].codes, clip_tokens(0)[name].codes]))
 
 
+def test_a_sample_that_lacks_one_of_its_clips_is_left_out(tmp_path):
+    clips = [["clip-0", "clip-1"], ["clip-1", "clip-2"], ["clip-2", "clip-0"]]
+    samples = pa.table({"clip": ["u", "v", "w"], "clips": clips, "split": ["train"] * 3})
+    write_store(tmp_path / "s.zarr", make_spec(clips=3, samples=samples), failed=[1])
+    with TokenStore.open(tmp_path / "s.zarr") as store:
+        assert TokenDataset(store, "train").rows == [2]
+
+
 def test_what_is_not_there_is_refused(store, tmp_path):
     with pytest.raises(UsageError, match=r"has no split 'tset'\n.*use one of train, val"):
         TokenDataset(store, "tset")
