@@ -7,11 +7,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
+from mettle_cache.layers import LayerSpec
 from mettle_cache.methods.kernels import ops, reference
 from mettle_cache.methods.kernels.cpu import pooling
-from mettle_cache.methods.kernels.ops import absorbed_pooling, compile_kernels, distil_tokens
+from mettle_cache.methods.kernels.ops import absorbed_pooling, compile_kernels, distil_tokens, pools_tokens
 from mettle_cache.methods.kernels.projections import ProjectionWeights
+from mettle_cache.methods.lcd import LCD, LCDOptions
+from mettle_cache.methods.linear import LinearProbe
 from mettle_cache.tokens import INT4, AffineFormat, LayerTokens
 from tests.methods.conftest import FORMS, make_tokens
 
@@ -201,3 +205,10 @@ def test_kernels_are_compiled_ahead_for_each_kind_of_tokens_and_announced_once(m
     compile_kernels([cells().map(lambda part: part.unflatten(0, (1, 7)))], notes.append)
     assert called[6:] == ["pool", "pool_backward", "norm_gradients"]
     assert notes == ["compiling"]
+
+
+def test_a_model_pools_tokens_where_a_part_of_it_does():
+    layers = [LayerSpec(modality="visual", stage=1, block=1, grid=(1, 3), tokens=3, width=16)]
+    probe, distilling = LinearProbe(layers), LCD(layers, LCDOptions(dim=8))
+    assert not pools_tokens(nn.Sequential(probe, nn.Linear(4, 4)))
+    assert pools_tokens(nn.Sequential(probe, distilling))

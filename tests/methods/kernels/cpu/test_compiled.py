@@ -29,8 +29,9 @@ import sys
 sys.path.insert(0, "")
 import torch
 from mettle_cache.methods.kernels.ops import absorbed_pooling
-from mettle_cache.tokens import LayerTokens
-tokens = LayerTokens(torch.ones(1, 4, 16, dtype=torch.int8), torch.ones(1, 16), torch.zeros(1, 16))
+from mettle_cache.tokens import INT8, LayerTokens
+parts = {"scale": torch.ones(1, 16), "zero": torch.zeros(1, 16)}
+tokens = LayerTokens(torch.ones(1, 4, 16, dtype=torch.int8), INT8, parts)
 queries, mixing = torch.zeros(1, 16), torch.ones(1, 4)
 print(*(round(part.mean().item(), 3) for part in absorbed_pooling(tokens, queries, mixing)))
 """
@@ -88,6 +89,21 @@ def test_pooling_with_a_warm_cache_follows_a_change_to_a_helper(copy):
     edit(copy / KERNELS / "compiled.py", "return queries[frame % queries.shape[0], p]", "return d_mixed[frame, p]")
     edit(copy / KERNELS / "softmax.py", "row[n] *= share", "row[n] *= share * float32(3)")
     assert start(copy, POOLING) == ["3.0 4.0"]
+
+
+def test_every_byte_and_every_name_of_the_sources_is_in_the_digest(tmp_path):
+    def digest(**files):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        for name, text in files.items():
+            (folder / f"{name}.py").write_text(text)
+        (folder / "notes.txt").write_text(str(folder))
+        return compiled.digest_of(folder)
+
+    assert digest(a="x = 1", b="y") == digest(b="y", a="x = 1")
+    # the second has as many bytes as the first
+    others = [digest(a="x = 1", b="y"), digest(a="x = 2", b="y"), digest(a="x = 1y", b=""), digest(a="x = 1", c="y")]
+    assert len(set(others)) == 4
 
 
 def test_a_folder_that_the_user_names_for_numba_is_taken(copy):
