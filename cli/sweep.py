@@ -9,7 +9,7 @@ import typer
 
 from mettle_cache.cli.group import emit_group
 from mettle_cache.cli.options import TRAINING, Debug, Json, OptionalStore, takes
-from mettle_cache.pipelines.train.sweep import combine_variants, parse_seeds
+from mettle_cache.pipelines.train.spec import combine_variants, parse_seeds
 
 EPILOG = """Examples:
 

@@ -12,7 +12,7 @@ from mettle_cache.cli.options import TRAINING, Debug, Json, OptionalStore, takes
 from mettle_cache.cli.output import emit
 from mettle_cache.errors import UsageError
 from mettle_cache.pipelines.report.units import format_bytes
-from mettle_cache.pipelines.train.sweep import parse_seeds
+from mettle_cache.pipelines.train.spec import parse_seeds
 
 if TYPE_CHECKING:
     from mettle_cache.pipelines.report.run_reports import TrainReport

@@ -38,10 +38,16 @@ def verify(
     debug: Debug = False,
 ) -> None:
     """Check a store: every byte accounted for. Exit code 1 if it is damaged or unfinished."""
-    from mettle_cache.pipelines.verify import verify_with_progress
-    from mettle_cache.store import repair_store
+    from mettle_cache.pipelines.progress import terminal_progress
+    from mettle_cache.store import repair_store, verify_store
+    from mettle_cache.store.format.metadata import load_metadata
 
-    report = verify_with_progress(store, deep=deep)
+    progress = terminal_progress()
+    progress.start(load_metadata(store).clips, "clips", f"verify {store}")
+    try:
+        report = verify_store(store, deep=deep, advance=progress.advance)
+    finally:
+        progress.finish()
     forgotten = repair_store(report) if repair else 0
     emit({**report.to_json(), "forgotten": forgotten}, report_lines(report, repaired=repair))
     if not report.ok:

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from mettle_cache.decoders.avqa_grounding import GroundingNet, match_targets
-from mettle_cache.decoders.avqa_pictures import Pictures
+from mettle_cache.decoders.avqa_grounding import GroundingNet, Pictures, match_targets
 from mettle_cache.errors import UsageError
 
 MATCH_WEIGHT = 0.5

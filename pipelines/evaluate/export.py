@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from mettle_cache.devices import choose_device
 from mettle_cache.errors import MettleError, RunError, UsageError
 from mettle_cache.layers import LayerSpec
-from mettle_cache.methods.folded import FORMAT, FoldedLCD, load_folded, read_folded
-from mettle_cache.methods.folding import fold_lcd
+from mettle_cache.methods.folded import FOLDED_FORMAT, FoldedLCD, fold_lcd, load_folded, read_folded
 from mettle_cache.methods.lcd import LCD
 from mettle_cache.pipelines.progress import Silent
 from mettle_cache.pipelines.timing import Samples, Variant, time_interleaved
@@ -189,7 +188,7 @@ def _write(path: Path, model: nn.Module, task: Task, recipe: Recipe, store: Toke
         "checkpoint": file_digest(checkpoint),
         "store": store.key_digest,
     }
-    write_tensors(path, model.state_dict(), FORMAT, description)
+    write_tensors(path, model.state_dict(), FOLDED_FORMAT, description)
 
 
 def _task_of(table: Mapping[str, Any]) -> Task:

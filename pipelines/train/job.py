@@ -12,8 +12,7 @@ from mettle_cache.pipelines.report.run_reports import GroupReport, TrainReport
 from mettle_cache.pipelines.train.config import CACHE, SelectOn, TrainJob, newest_store
 from mettle_cache.pipelines.train.recipe import default_recipe, load_recipe
 from mettle_cache.pipelines.train.run_folder import RunFolder
-from mettle_cache.pipelines.train.spec import RunSpec
-from mettle_cache.pipelines.train.sweep import Variant
+from mettle_cache.pipelines.train.spec import RunSpec, Variant
 from mettle_cache.pipelines.train.training import RUNS, default_out, train, train_runs
 from mettle_cache.store import TokenStore
 

@@ -8,9 +8,9 @@ import numpy as np
 import soundfile
 
 from mettle_cache.datasets.synthetic import scenes, sounds
+from mettle_cache.datasets.synthetic.ave import write_mp4
 from mettle_cache.datasets.synthetic.scenes import make_scene
 from mettle_cache.datasets.synthetic.sounds import RATE, make_track
-from mettle_cache.datasets.synthetic.video import write_mp4
 
 LOOKS = {"Dog": (scenes.RED_DISC, sounds.bursts), "Rain, heavy": (scenes.BLUE_TRIANGLE, sounds.rumble)}
 FPS = 2

@@ -5,8 +5,7 @@ import torch
 from torch.nn import functional
 
 from mettle_cache.decoders.avqa import AVQADecoder, QuestionEncoder, TemporalAttention
-from mettle_cache.decoders.avqa_grounding import GroundingNet, match_targets
-from mettle_cache.decoders.avqa_pictures import Pictures, position_weights
+from mettle_cache.decoders.avqa_grounding import GroundingNet, Pictures, match_targets, position_weights
 from mettle_cache.errors import UsageError
 
 

@@ -7,18 +7,20 @@ learn it in a minute, and a head that does worse than that has a fault.
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import av
 import numpy as np
 import soundfile
+from numpy.typing import NDArray
 from PIL import Image
 
 from mettle_cache.datasets.synthetic import scenes, sounds
 from mettle_cache.datasets.synthetic.scenes import Scene, Shape, make_scene
 from mettle_cache.datasets.synthetic.sounds import RATE, Sound, make_track
-from mettle_cache.datasets.synthetic.video import write_mp4
 from mettle_cache.errors import UsageError
 
 LayoutName = Literal["frames", "mp4", "mixed"]
@@ -26,6 +28,9 @@ LayoutName = Literal["frames", "mp4", "mixed"]
 SECONDS = 10
 FPS = 4
 """Pictures a second of an .mp4; the frames layout has one, as the published frames."""
+
+# samples of an AAC frame
+_AAC_FRAME = 1024
 
 CATEGORIES: dict[str, tuple[Shape, Sound]] = {
     "Red disc, steady tone": (scenes.RED_DISC, sounds.tone),
@@ -135,3 +140,27 @@ def _write_annotations(root: Path, events: list[_Event], seed: int) -> None:
 
 def _write_lines(path: Path, lines: list[str]) -> None:
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def write_mp4(path: Path, pictures: Iterable[Image.Image], fps: int, track: NDArray[np.float32], rate: int) -> None:
+    """Write pictures and a sound track, the same bytes for the same input.
+
+    The codecs are H.264, or MPEG-4 where this build of FFmpeg has no encoder for it, and AAC. ``track`` holds samples
+    ``[n]`` of one channel at ``rate`` Hz.
+    """
+    with av.open(str(path), "w", container_options={"fflags": "+bitexact"}) as out:
+        encoder = "libx264" if "libx264" in av.codecs_available else "mpeg4"
+        options = {"crf": "23", "preset": "veryfast"} if encoder == "libx264" else {"q": "4"}
+        video = out.add_stream(encoder, rate=fps, options={**options, "threads": "1"})
+        audio = out.add_stream("aac", rate=rate, layout="mono", options={"flags": "+bitexact"})
+        video.pix_fmt = "yuv420p"
+        for number, picture in enumerate(pictures):
+            if number == 0:
+                video.width, video.height = picture.size
+            out.mux(video.encode(av.VideoFrame.from_image(picture)))
+        out.mux(video.encode(None))
+        for at in range(0, len(track), _AAC_FRAME):
+            block = av.AudioFrame.from_ndarray(track[None, at : at + _AAC_FRAME], format="fltp", layout="mono")
+            block.sample_rate, block.pts = rate, at
+            out.mux(audio.encode(block))
+        out.mux(audio.encode(None))

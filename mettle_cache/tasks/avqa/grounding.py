@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mettle_cache.decoders.avqa_grounding import GroundingNet, match_targets
-from mettle_cache.decoders.avqa_pictures import Pictures
+from mettle_cache.decoders.avqa_grounding import GroundingNet, Pictures, match_targets
 from mettle_cache.errors import UsageError, WeightsError
 from mettle_cache.layers import LayerSpec
 from mettle_cache.methods.linear import mean_token

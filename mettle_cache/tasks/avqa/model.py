@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mettle_cache.decoders.avqa import AVQADecoder
-from mettle_cache.decoders.avqa_pictures import Pictures, inject_vectors
+from mettle_cache.decoders.avqa_grounding import Pictures, inject_vectors
 from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec
 from mettle_cache.methods.lcd import LCD

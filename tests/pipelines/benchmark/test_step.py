@@ -116,29 +116,29 @@ def test_a_variant_that_dies_is_left_out_and_said_and_ours_is_not(monkeypatch):
 
 
 def result(seconds, **parts):
-    given = {"backbone": 0.0, "optimiser": 0.16, "peak": 3 * 10**9, "saved": 10, "tokens": 1000, "memory_of": "RSS"}
-    return StepResult(seconds=seconds, **{**given, **parts})
+    defaults = {"backbone": 0.0, "optimiser": 0.16, "peak": 3 * 10**9, "saved": 10, "tokens": 1000, "memory_of": "RSS"}
+    return StepResult(seconds=seconds, **{**defaults, **parts})
 
 
 def findings(**changes):
     """Three full-size measurements whose outcome can be counted by hand."""
     ours = StepRequest(store="s", attention="absorbed", batch=16, steps=3, device="cpu", tiny=False)
     requests = {OURS: ours, STOCK: replace(ours, batch=8), ONLINE: replace(ours, store=None, batch=1)}
-    found = {
+    results = {
         OURS: [result(seconds) for seconds in (1.76, 1.6, 3.2)],
         STOCK: [result(16.16) for _ in range(3)],
         ONLINE: [result(20.16, backbone=15.0) for _ in range(3)],
     }
-    given = {
+    measured = {
         "layers": bench_layers(),
         "batch": 16,
         "device": torch.device("cpu"),
         "requests": requests,
-        "found": found,
+        "results": results,
         "limits": [Limits(read=0.04, products=1e30)] * 3,
         "heads": {1: [1.6, 1.6, 1.6], 2: [2.88, 2.88, 2.88]},
     }
-    return StepMeasurements(**{**given, **changes})
+    return StepMeasurements(**{**measured, **changes})
 
 
 def test_goals_and_shares_are_worked_out_from_what_was_measured():

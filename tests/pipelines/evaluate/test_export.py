@@ -6,7 +6,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from mettle_cache.errors import RunError, StoreMissingError, UsageError
-from mettle_cache.methods.folded import FORMAT, load_folded
+from mettle_cache.methods.folded import FOLDED_FORMAT, load_folded
 from mettle_cache.pipelines.evaluate.export import export_run, load_exported
 from mettle_cache.pipelines.train.checkpoint import load_checkpoint, save_checkpoint
 from mettle_cache.pipelines.train.recipe import load_recipe
@@ -85,7 +85,7 @@ def test_the_report_counts_what_is_there(store, trained, exported):
 
 def test_the_file_says_what_it_came_from(store, trained, exported):
     with safe_open(exported.out, framework="pt") as opened:
-        table = json.loads(opened.metadata()[FORMAT])
+        table = json.loads(opened.metadata()[FOLDED_FORMAT])
     assert table["store"] == store.key_digest
     assert table["vocabulary"] == {"categories": ["Bark", "Flute", "Clock"]}
     assert table["recipe"]["lcd"]["k_visual"] == 2
@@ -163,9 +163,9 @@ def rewritten(path, out, change):
     """The exported file with another description or other tensors."""
     with safe_open(path, framework="pt") as opened:
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        table = json.loads(opened.metadata()[FORMAT])
+        table = json.loads(opened.metadata()[FOLDED_FORMAT])
     change(table, tensors)
-    save_file(tensors, out, metadata={FORMAT: json.dumps(table)})
+    save_file(tensors, out, metadata={FOLDED_FORMAT: json.dumps(table)})
     return out
 
 

@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from mettle_cache.decoders.avqa_grounding import GroundingNet
-from mettle_cache.decoders.avqa_pictures import Pictures
+from mettle_cache.decoders.avqa_grounding import GroundingNet, Pictures
 from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec
 from mettle_cache.tasks.avqa.grounding import GroundingTask, draw_negatives, load_grounding, negative_inputs

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from mettle_cache.decoders.avqa_pictures import Pictures
+from mettle_cache.decoders.avqa_grounding import Pictures
 from mettle_cache.errors import DatasetError, UsageError
 from mettle_cache.layers import LayerSpec
 from mettle_cache.methods.lcd import LCD, LCDOptions

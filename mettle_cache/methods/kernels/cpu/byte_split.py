@@ -1,8 +1,10 @@
-"""Rows of floats as whole numbers of 24 bits, in three signed bytes each: what tiles of bytes multiply.
+"""What tiles of bytes multiply: stored codes as bytes, and rows of floats split into bytes.
 
-The three bytes of a row are rows of their own: all high ones, then all middle ones, then all low ones.
+A token's codes are a row of bytes: where they lie, or a copy of what is packed or of an odd size. A float becomes a
+whole number of 24 bits, and that three signed bytes; the three bytes of a row of floats are rows of their own: all high
+ones, then all middle ones, then all low ones.
 
-Shapes: D channels or N tokens, whatever a row is of.
+Shapes: F frames, N tokens, D channels; a row of floats has D or N of them.
 """
 
 from __future__ import annotations
@@ -11,8 +13,9 @@ from typing import Any
 
 import numpy as np
 from numba import float32, int32
+from numba.extending import overload
 
-from mettle_cache.methods.kernels.cpu.compiled import FAST, Array, bits_of, compiled, float_of
+from mettle_cache.methods.kernels.cpu.compiled import FAST, PACKED, Array, bits_of, compiled, float_of
 
 BYTES_A_NUMBER = 3
 # its three signed bytes are at most 127, and stay so when rounding adds one
@@ -58,3 +61,35 @@ def split_row(row: Array, largest: float, split: Array, p: int, step: int) -> An
         whole = int32(shifted ^ 0x808080)
         high[d], middle[d], low[d] = np.int8(int32(whole >> 16)), np.int8(int32(whole >> 8)), np.int8(whole)
     return unit
+
+
+def some_tokens(codes: Array, f: int, start: int, step: int, scratch: Array) -> Array:
+    """As many tokens of a frame as ``scratch`` has rows, their number and channels in whole steps, or else copied.
+
+    A copy has the tokens that there are in its first rows and columns; what else is there stays.
+    """
+    raise NotImplementedError("runs in compiled code only")
+
+
+@overload(some_tokens, strict=False)
+def _some_tokens(codes: Any, f: Any, start: Any, step: Any, scratch: Any) -> Any:
+    def plain(codes: Array, f: int, start: int, step: int, scratch: Array) -> Array:
+        stop = start + scratch.shape[0]
+        if stop <= codes.shape[1] and codes.shape[2] % step == 0:
+            whole: Array = codes[f, start:stop]
+            return whole
+        for n in range(min(codes.shape[1] - start, scratch.shape[0])):
+            row, copy = codes[f, start + n], scratch[n]
+            for d in range(row.shape[0]):
+                copy[d] = row[d]
+        return scratch
+
+    def packed(codes: Array, f: int, start: int, step: int, scratch: Array) -> Array:
+        half = codes.shape[2]
+        for n in range(min(codes.shape[1] - start, scratch.shape[0])):
+            row, low, high = codes[f, start + n], scratch[n, :half], scratch[n, half : 2 * half]
+            for d in range(half):
+                low[d], high[d] = row[d] & 15, row[d] >> 4
+        return scratch
+
+    return packed if codes.dtype == PACKED else plain

@@ -1,7 +1,8 @@
 """Products of stored tokens and float32 vectors in float32: any codes, any processor.
 
 Four tokens at a time are decoded into the first cache and nowhere else; explicit blocks of 4 x 4 keep sums in
-registers, so that a decoded token is loaded once for four vectors.
+registers, so that a decoded token is loaded once for four vectors. :func:`leave_norm` is the last step back to a
+layer's value projection, whose gradients are such products.
 
 Shapes: F frames, N tokens (M: those that a row of products has room for, a multiple of 4), D channels, P vectors. All
 floats are float32; ``x [4, D]`` are decoded tokens.
@@ -218,3 +219,22 @@ def sum_frames(
             add_block(x, weights[f], all_sums, n)
         added += all_sums[:total]
         sums[f] = all_sums[total:]
+
+
+@compiled(fastmath=FAST)
+def leave_norm(
+    d_normed: Array, d_shift: Array, values: Array, norm: Array, norm_bias: Array, d_norm: Array, d_norm_bias: Array
+) -> None:
+    """From ``values * norm`` and ``values @ norm_bias`` back to ``values [D, D]``, ``norm`` and ``norm_bias [D]``.
+
+    One pass over matrices that no core's cache holds. PyTorch sums rows in another order, which gives other bits.
+
+    Their gradients come as ``d_normed [D, D]``, which becomes that of the values, and ``d_shift [D]``.
+    """
+    d_norm[:], d_norm_bias[:] = 0, 0
+    for e in range(values.shape[0]):
+        shift, gradients, row = d_shift[e], d_normed[e], values[e]
+        for d in range(values.shape[1]):
+            d_norm[d] += gradients[d] * row[d]
+            d_norm_bias[d] += shift * row[d]
+            gradients[d] = gradients[d] * norm[d] + shift * norm_bias[d]

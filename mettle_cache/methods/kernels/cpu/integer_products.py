@@ -30,8 +30,7 @@ from mettle_cache.methods.kernels.cpu.amx_instructions import (
     keep_sums,
     keep_upper_sums,
 )
-from mettle_cache.methods.kernels.cpu.byte_split import BYTES_A_NUMBER, scale_vector, size_up, split_row
-from mettle_cache.methods.kernels.cpu.code_bytes import some_tokens
+from mettle_cache.methods.kernels.cpu.byte_split import BYTES_A_NUMBER, scale_vector, size_up, some_tokens, split_row
 from mettle_cache.methods.kernels.cpu.compiled import FAST, LINE, Array, aligned, compiled, vector_of
 from mettle_cache.methods.kernels.cpu.simd import (
     LANES,

@@ -123,7 +123,7 @@ def norm_gradients(
     d_normed: Tensor, d_shift: Tensor, values: Tensor, norm: Tensor, norm_bias: Tensor
 ) -> tuple[Tensor, Tensor]:
     """As :func:`mettle_cache.methods.kernels.reference.norm_gradients`."""
-    from mettle_cache.methods.kernels.cpu.norm import leave_norm
+    from mettle_cache.methods.kernels.cpu.float_products import leave_norm
 
     d_norm, d_norm_bias = torch.empty_like(norm), torch.empty_like(norm_bias)
     arguments = (d_normed, d_shift, values, norm, norm_bias, d_norm, d_norm_bias)

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 
 from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec
-from mettle_cache.methods.folded import FoldedLCD
-from mettle_cache.methods.folding import fold_lcd
+from mettle_cache.methods.folded import FoldedLCD, fold_lcd
 from mettle_cache.methods.lcd import LCD
 from mettle_cache.tokens import FLOATS, LayerTokens
 from tests.methods.stock import lcd_options

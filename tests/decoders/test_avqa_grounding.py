@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from mettle_cache.decoders.avqa_grounding import GroundingNet
-from mettle_cache.decoders.avqa_pictures import Pictures, inject_vectors, position_weights
+from mettle_cache.decoders.avqa_grounding import GroundingNet, Pictures, inject_vectors, position_weights
 from mettle_cache.methods.mti import inject
 
 
