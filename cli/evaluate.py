@@ -58,7 +58,7 @@ def evaluate(
         emit(report.to_json(), report_lines(report))
         return
     group = evaluation.evaluate_runs(folders, split=split, store=store, root=root, device=device, progress=progress)
-    emit(group.to_json(), group_lines(group))
+    emit(group.to_json(), evaluation_lines(group))
     if group.failures:
         raise typer.Exit(1)
 
@@ -78,7 +78,7 @@ def report_lines(report: EvaluateReport) -> list[str]:
     ]
 
 
-def group_lines(group: EvaluationGroup) -> list[str]:
+def evaluation_lines(group: EvaluationGroup) -> list[str]:
     """One line a run, mean and spread by variant, and all that separates the runs from the paper's row."""
     failed = [f"failed     {run}: {error.message}" for run, error in group.failures]
     if not group.reports:

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 CLIP = "clip"
-CLIPS = "clips"
+CLIPS_COLUMN = "clips"
 
 
 def clips_of_samples(samples: pa.Table) -> list[tuple[str, ...]]:
@@ -17,6 +17,6 @@ def clips_of_samples(samples: pa.Table) -> list[tuple[str, ...]]:
     Most data sets have one clip a sample, in column ``clip``. Where every frame is a clip of its own, because not all
     frames of a video are stored, column ``clips`` lists them and ``clip`` is the video's name.
     """
-    if CLIPS in samples.column_names:
-        return [tuple(clips) for clips in samples[CLIPS].to_pylist()]
+    if CLIPS_COLUMN in samples.column_names:
+        return [tuple(clips) for clips in samples[CLIPS_COLUMN].to_pylist()]
     return [(clip,) for clip in samples[CLIP].to_pylist()]

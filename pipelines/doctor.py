@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 PACKAGES = ("torch", "torchvision", "torchaudio", "timm", "zarr", "numcodecs", "dask", "av", "pyarrow")
-DECODERS = ("h264", "hevc", "mpeg4", "vp9", "av1", "aac", "mp3", "opus", "pcm_s16le")
+MEDIA_CODECS = ("h264", "hevc", "mpeg4", "vp9", "av1", "aac", "mp3", "opus", "pcm_s16le")
 # a consumer GPU must hold the heads, their optimiser and one batch; see README
 ENOUGH_ROOM = 50e9
 # one of them is there where a driver offers GPUs: NVIDIA's, AMD's, either under Windows
@@ -121,12 +121,12 @@ def examine_decoders() -> Finding:
     """What PyAV's FFmpeg can decode."""
     import av
 
-    missing = [name for name in DECODERS if name not in av.codecs_available]
+    missing = [name for name in MEDIA_CODECS if name not in av.codecs_available]
     if missing:
         return Finding(
             "decoders", f"missing: {', '.join(missing)}", ok=False, advice="pip install --force-reinstall av"
         )
-    return Finding("decoders", ", ".join(DECODERS))
+    return Finding("decoders", ", ".join(MEDIA_CODECS))
 
 
 def examine_weights() -> list[Finding]:

@@ -14,7 +14,7 @@ LEAST_REPEATS = 5
 
 
 @dataclass(frozen=True)
-class Samples:
+class Repeats:
     """One quantity, measured several times; ``values`` in order of time."""
 
     values: tuple[float, ...]
@@ -31,16 +31,16 @@ class Samples:
     def high(self) -> float:
         return max(self.values)
 
-    def rate(self, amount: float) -> Samples:
+    def rate(self, amount: float) -> Repeats:
         """``amount`` a second, where the values are seconds."""
-        return Samples(tuple(amount / seconds for seconds in self.values))
+        return Repeats(tuple(amount / seconds for seconds in self.values))
 
-    def times(self, factor: float) -> Samples:
-        return Samples(tuple(factor * value for value in self.values))
+    def times(self, factor: float) -> Repeats:
+        return Repeats(tuple(factor * value for value in self.values))
 
 
 @dataclass(frozen=True)
-class Variant:
+class TimedVariant:
     """Something to time under a name. ``before`` and ``after`` run around each repeat and are not timed.
 
     With ``own_clock``, ``work`` returns the seconds that count.
@@ -54,8 +54,8 @@ class Variant:
 
 
 def time_interleaved(
-    variants: Sequence[Variant], *, repeats: int, progress: Progress, warm_up: bool = True
-) -> dict[str, Samples]:
+    variants: Sequence[TimedVariant], *, repeats: int, progress: Progress, warm_up: bool = True
+) -> dict[str, Repeats]:
     """Seconds of every variant, ``repeats`` times; ``warm_up`` adds one round at the start that is not counted.
 
     Each round starts with another variant: none always runs in the wake of the same neighbour.
@@ -77,7 +77,7 @@ def time_interleaved(
                 seconds[variant.name].append(_own_seconds(result) if variant.own_clock else elapsed)
             progress.advance()
     progress.finish()
-    return {name: Samples(tuple(values)) for name, values in seconds.items()}
+    return {name: Repeats(tuple(values)) for name, values in seconds.items()}
 
 
 def _own_seconds(result: object) -> float:

@@ -94,7 +94,7 @@ class DenseEvents:
 def read_videos(path: Path, problems: Problems) -> list[Video]:
     """The rows of a split file, in order; a label that is listed twice counts once."""
     videos: list[Video] = []
-    for line, (filename, text) in read_rows(path, ("filename", "event_labels"), problems):
+    for line, (filename, text) in read_columns(path, ("filename", "event_labels"), problems):
         labels = tuple(dict.fromkeys(label.strip() for label in text.split(",")))
         unknown = [label for label in labels if label not in CATEGORIES]
         if problem := _name_problem(filename):
@@ -114,7 +114,7 @@ def read_events(path: Path, known: Mapping[str, object], problems: Problems) -> 
     files have both. Two rows may say the same.
     """
     dense = DenseEvents()
-    for line, (filename, onset, offset, category) in read_rows(
+    for line, (filename, onset, offset, category) in read_columns(
         path, ("filename", "onset", "offset", "event_labels"), problems
     ):
         start, end = _seconds(onset), _seconds(offset)
@@ -132,7 +132,7 @@ def read_events(path: Path, known: Mapping[str, object], problems: Problems) -> 
     return dense
 
 
-def read_rows(path: Path, columns: Sequence[str], problems: Problems) -> Iterator[tuple[Line, list[str]]]:
+def read_columns(path: Path, columns: Sequence[str], problems: Problems) -> Iterator[tuple[Line, list[str]]]:
     """The fields of ``columns``, wherever the header has them; rows of another length are problems."""
     header: list[str] | None = None
     for line in read_lines(path, problems):

@@ -22,7 +22,7 @@ from mettle_cache.layers import LayerSpec
 from mettle_cache.options import Options
 from mettle_cache.tokens import LayerTokens
 
-Level = Annotated[int, Field(ge=1, le=4)]
+StageNumber = Annotated[int, Field(ge=1, le=4)]
 """One of the four stages of a pyramid, counted from 1, fine to coarse."""
 
 SoftmaxOver = Literal["meta_tokens", "positions"]
@@ -49,7 +49,7 @@ class MTIOptions(Options):
     cross: bool = True
     intra: bool = True
     order: Literal["cross_first", "intra_first"] = "cross_first"
-    inject_into: tuple[Level, ...] = (1, 2, 3, 4)
+    inject_into: tuple[StageNumber, ...] = (1, 2, 3, 4)
     softmax_over: SoftmaxOver = "meta_tokens"
     identity: bool = True
 

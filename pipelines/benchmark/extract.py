@@ -19,18 +19,18 @@ from mettle_cache.pipelines.benchmark.fullsize import bench_layers, store_bytes,
 from mettle_cache.pipelines.benchmark.options import BenchOptions, bench_folder
 from mettle_cache.pipelines.benchmark.read import ReadTimer, ReadVariant, StoreToRead
 from mettle_cache.pipelines.benchmark.readers import COLD_BATCH, our_reader, random_order
-from mettle_cache.pipelines.benchmark.table import BenchTable, Goal, Row, measured
+from mettle_cache.pipelines.benchmark.table import BenchRow, BenchTable, Goal, measured
 from mettle_cache.pipelines.extract.config import ExtractConfig
 from mettle_cache.pipelines.extract.plan import seconds_a_clip
 from mettle_cache.pipelines.progress import Progress
-from mettle_cache.pipelines.timing import Samples, Variant, time_interleaved
+from mettle_cache.pipelines.timing import Repeats, TimedVariant, time_interleaved
 from mettle_cache.store.format.codecs import get_codec
 from mettle_cache.store.format.layout import RECORDS, bytes_per_clip
 from mettle_cache.store.reading.disk_speed import PROBE_BYTES, measure_read_speed
 from mettle_cache.tokens import LayerTokens
 
 CODEC = "int8"
-BACKBONES = ("swinv2_l=random", "htsat=random")
+BENCH_BACKBONES = ("swinv2_l=random", "htsat=random")
 TINY_BACKBONES = ("test_vit@64=random", "test_efficientnet@64=random")
 TINY_PROBE_BYTES = 8 << 20
 # enough batches for reads to overlap, as in an epoch
@@ -51,7 +51,7 @@ PARTS = {
 def run(options: BenchOptions, progress: Progress) -> BenchTable:
     """Write media, extract them, check the store, then time the whole, its parts, and what plan expects."""
     clips = options.clips or 1
-    visual, audio = TINY_BACKBONES if options.tiny else BACKBONES
+    visual, audio = TINY_BACKBONES if options.tiny else BENCH_BACKBONES
     with bench_folder(options, _needed(clips)) as place:
         write_media(place / "AVE", clips)
         config = ExtractConfig(
@@ -86,15 +86,15 @@ def _needed(clips: int) -> int:
     return store_bytes(bench_layers(), CODEC, clips + 1 + READ_CLIPS) + (clips + 2) * CLIP_BYTES + PROBE_BYTES
 
 
-def _variants(extraction: Extraction, store: Path, probe: int) -> Iterator[Variant]:
+def _variants(extraction: Extraction, store: Path, probe: int) -> Iterator[TimedVariant]:
     extractor = extraction.extractor
-    yield Variant(BARE, extraction.forward)
-    yield Variant(WHOLE, extraction.whole, before=extraction.clear, after=extraction.clear)
+    yield TimedVariant(BARE, extraction.forward)
+    yield TimedVariant(WHOLE, extraction.whole, before=extraction.clear, after=extraction.clear)
     yield from (
-        Variant(part, work)
+        TimedVariant(part, work)
         for part, work in zip(PARTS, (extraction.decode, extraction.encode, extraction.write), strict=True)
     )
-    yield Variant(
+    yield TimedVariant(
         PLAN_COMPUTES,
         partial(seconds_a_clip, extractor.backbones, extractor.device, extractor.dataset.segments),
         own_clock=True,
@@ -102,13 +102,15 @@ def _variants(extraction: Extraction, store: Path, probe: int) -> Iterator[Varia
     reader = our_reader(READ, store, check="first", batch=COLD_BATCH)
     read = StoreToRead(codec=CODEC, order=random_order(READ_CLIPS), files=reader.files(), nbytes=0)
     timer = ReadTimer(ReadVariant(name=READ, store=read, reader=reader), cold=True)
-    yield Variant(READ, timer.read, before=timer.prepare, after=timer.rest)
+    yield TimedVariant(READ, timer.read, before=timer.prepare, after=timer.rest)
     sizes = bytes_per_clip(extractor.layers, extractor.dataset.segments, get_codec(CODEC))
     clip_bytes = sum(sizes.values()) - sizes[RECORDS]
-    yield Variant(PLAN_READS, lambda: clip_bytes / measure_read_speed(extraction.folder, nbytes=probe), own_clock=True)
+    yield TimedVariant(
+        PLAN_READS, lambda: clip_bytes / measure_read_speed(extraction.folder, nbytes=probe), own_clock=True
+    )
 
 
-def _denominators(extraction: Extraction, seconds: Mapping[str, Samples]) -> dict[str, Row]:
+def _denominators(extraction: Extraction, seconds: Mapping[str, Repeats]) -> dict[str, BenchRow]:
     bare, at_once = seconds[BARE], extraction.extractor.passes_at_once
     rows = (
         measured(BARE, bare.rate(extraction.segments), "frames/s", note="on resident tensors, as many passes at once"),
@@ -123,7 +125,7 @@ def _denominators(extraction: Extraction, seconds: Mapping[str, Samples]) -> dic
     return {row.variant: row for row in rows}
 
 
-def _rows(extraction: Extraction, seconds: Mapping[str, Samples], of: Mapping[str, Row]) -> Iterator[Row]:
+def _rows(extraction: Extraction, seconds: Mapping[str, Repeats], of: Mapping[str, BenchRow]) -> Iterator[BenchRow]:
     note = "JPEG and WAV files to a committed store"
     yield measured(WHOLE, seconds[WHOLE].rate(extraction.segments), "frames/s", of=of[BARE], note=note)
     for part, note in PARTS.items():
@@ -134,7 +136,7 @@ def _rows(extraction: Extraction, seconds: Mapping[str, Samples], of: Mapping[st
     yield measured(PLAN_READS, seconds[PLAN_READS].rate(1), "clips/s", of=of[READ], note="a probe of the disk")
 
 
-def _goals(rows: Mapping[str, Row]) -> Iterator[Goal]:
+def _goals(rows: Mapping[str, BenchRow]) -> Iterator[Goal]:
     value = {name: row.value or 0.0 for name, row in rows.items()}
     yield Goal(what="whole extraction, of the bare backbones", wanted=GOAL, found=value[WHOLE] / value[BARE])
     for what, expected, measured_value in (
@@ -143,10 +145,12 @@ def _goals(rows: Mapping[str, Row]) -> Iterator[Goal]:
         ("crossover, expected against found", value[PLAN_READS] / value[PLAN_COMPUTES], value[READ] / value[BARE]),
         ("extraction time, expected against found", value[PLAN_COMPUTES], value[WHOLE]),
     ):
-        yield Goal(what=f"mettle plan: {what}", wanted=AGREEMENT, found=_apart(expected, measured_value), least=False)
+        yield Goal(
+            what=f"mettle plan: {what}", wanted=AGREEMENT, found=_times_apart(expected, measured_value), least=False
+        )
 
 
-def _apart(one: float, other: float) -> float:
+def _times_apart(one: float, other: float) -> float:
     """How many times the larger is the smaller."""
     return max(one, other) / min(one, other)
 
@@ -154,7 +158,7 @@ def _apart(one: float, other: float) -> float:
 HALF = ("bfloat16", "float16")
 
 
-def precision_rows(exact: Extraction, *, repeats: int, progress: Progress, of: Row) -> list[Row]:
+def precision_rows(exact: Extraction, *, repeats: int, progress: Progress, of: BenchRow) -> list[BenchRow]:
     """For each half precision: frames/s of the whole extraction beside ``of``, and the error of what it stores.
 
     The error is that of the decoded tokens from the float32 ones, so the codec's own is in it; float32's row is the
@@ -165,19 +169,19 @@ def precision_rows(exact: Extraction, *, repeats: int, progress: Progress, of: R
         config = replace(exact.config, precision=precision)
         half = Extraction.set_up(config, exact.clips, exact.folder / precision)
         seconds = time_interleaved(
-            [Variant("whole", half.whole, before=half.clear, after=half.clear)], repeats=repeats, progress=progress
+            [TimedVariant("whole", half.whole, before=half.clear, after=half.clear)], repeats=repeats, progress=progress
         )
         rows.append(measured(f"whole extraction, {precision}", seconds["whole"].rate(half.segments), "frames/s", of=of))
         rows.append(error_row(precision, half, exact.tokens))
     return rows
 
 
-def error_row(precision: str, extraction: Extraction, exact: Mapping[str, Tensor]) -> Row:
+def error_row(precision: str, extraction: Extraction, exact: Mapping[str, Tensor]) -> BenchRow:
     """The worst layer's relative L2 error of one clip's stored tokens."""
     errors = relative_errors(extraction.codes, exact)
     worst = max(errors, key=lambda name: errors[name])
-    typical = Samples(tuple(errors.values()))
-    return Row(
+    typical = Repeats(tuple(errors.values()))
+    return BenchRow(
         variant=f"error of the stored tokens, {precision}",
         value=errors[worst],
         unit="relative L2",

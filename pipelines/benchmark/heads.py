@@ -24,7 +24,7 @@ RECIPE = "ave-swin-htsat"
 TINY_BATCH = 4
 # what the tiny stores' layers stand for; one small ViT for both modalities
 TINY_BACKBONE = "test_vit@64"
-BACKBONES = ("swinv2_l", "htsat")
+BENCH_BACKBONES = ("swinv2_l", "htsat")
 
 
 def bench_recipe(*, tiny: bool) -> Recipe:
@@ -63,7 +63,7 @@ def bench_backbones(*, tiny: bool, device: torch.device) -> tuple[Backbone, Back
     if tiny:
         visual = create_backbone(TINY_BACKBONE, weights="random")
         return visual.to(device), shared_audio(visual)
-    visual, audio = (create_backbone(name, weights="random") for name in BACKBONES)
+    visual, audio = (create_backbone(name, weights="random") for name in BENCH_BACKBONES)
     return visual.to(device), audio.to(device)
 
 

@@ -19,9 +19,9 @@ from mettle_cache.pipelines.benchmark.fullsize import bench_layers, store_bytes,
 from mettle_cache.pipelines.benchmark.heads import bench_recipe, load_libraries, store_run, training_batches
 from mettle_cache.pipelines.benchmark.options import BenchOptions, bench_folder
 from mettle_cache.pipelines.benchmark.step_child import token_tensors
-from mettle_cache.pipelines.benchmark.table import BenchTable, Goal, Row, measured
+from mettle_cache.pipelines.benchmark.table import BenchRow, BenchTable, Goal, measured
 from mettle_cache.pipelines.progress import Progress
-from mettle_cache.pipelines.timing import Samples
+from mettle_cache.pipelines.timing import Repeats
 from mettle_cache.pipelines.train.run import Run
 from mettle_cache.store.reading.token_store import TokenStore
 
@@ -83,7 +83,7 @@ def _take_turns(requests: dict[str, MemoryRequest], repeats: int, progress: Prog
     return results
 
 
-def _training_rows(name: str, results: Sequence[Breakdown]) -> list[Row]:
+def _training_rows(name: str, results: Sequence[Breakdown]) -> list[BenchRow]:
     """The whole, and its parts as shares of it."""
     whole = measured(f"{name}: everything", _gigabytes(results, lambda result: result.peak), "GB", note=_of(results))
     parts: dict[str, tuple[str, Callable[[Breakdown], int]]] = {
@@ -106,8 +106,8 @@ def _rest(result: Breakdown) -> int:
     return result.peak - result.heads - result.gradients - result.moments - result.codes - result.saved
 
 
-def _ring_rows(names: Sequence[str], results: dict[str, list[Breakdown]]) -> list[Row]:
-    rows: list[Row] = []
+def _ring_rows(names: Sequence[str], results: dict[str, list[Breakdown]]) -> list[BenchRow]:
+    rows: list[BenchRow] = []
     for name in names:
         samples = _gigabytes(results[name], lambda result: result.peak)
         note = f"host memory of reading alone; a batch is {results[name][0].codes / 1e9:.3f} GB"
@@ -124,7 +124,7 @@ def size_goals(results: Mapping[str, Sequence[Breakdown]], batches: Sequence[int
     ]
 
 
-def _ring_goals(rings: Sequence[Row]) -> list[Goal]:
+def _ring_goals(rings: Sequence[BenchRow]) -> list[Goal]:
     ratio = rings[1].ratio
     what = "host memory of reading, twice the clips over once"
     return [] if ratio is None else [Goal(what=what, wanted=SAME, found=ratio, least=False)]
@@ -143,8 +143,8 @@ def _of(results: Sequence[Breakdown]) -> str:
     return results[0].memory_of
 
 
-def _gigabytes(results: Sequence[Breakdown], value: Callable[[Breakdown], int]) -> Samples:
-    return Samples(tuple(value(result) / 1e9 for result in results))
+def _gigabytes(results: Sequence[Breakdown], value: Callable[[Breakdown], int]) -> Repeats:
+    return Repeats(tuple(value(result) / 1e9 for result in results))
 
 
 @dataclass(frozen=True, kw_only=True)

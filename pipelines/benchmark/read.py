@@ -28,12 +28,12 @@ from mettle_cache.pipelines.benchmark.readers import (
     random_order,
     token_files,
 )
-from mettle_cache.pipelines.benchmark.table import BenchTable, Goal, Row, measured, unmeasured
+from mettle_cache.pipelines.benchmark.table import BenchRow, BenchTable, Goal, measured, unmeasured
 from mettle_cache.pipelines.progress import Progress
-from mettle_cache.pipelines.timing import Variant, time_interleaved
+from mettle_cache.pipelines.timing import TimedVariant, time_interleaved
 from mettle_cache.store.format.metadata import load_metadata
 
-CODECS = ("float16", "int8", "int4")
+CODEC_NAMES = ("float16", "int8", "int4")
 BASELINES_CODEC = "int8"
 GOAL = 0.85
 # when a chunk's checksum is compared (always: what any first read costs), and what that is called in the table
@@ -54,17 +54,17 @@ def run(options: BenchOptions, progress: Progress) -> BenchTable:
     """Write a store in every codec, check what each reader delivers, and time them all, warm and cold."""
     clips = options.clips or 1
     layers = bench_layers(tiny=options.tiny)
-    sizes = {codec: store_bytes(layers, codec, clips) for codec in CODECS}
+    sizes = {codec: store_bytes(layers, codec, clips) for codec in CODEC_NAMES}
     copies = sum(baseline.own_files for baseline in BASELINES if is_installed(baseline))
     with bench_folder(options, sum(sizes.values()) + copies * sizes[BASELINES_CODEC]) as place:
-        for codec in CODECS:
+        for codec in CODEC_NAMES:
             write_bench_store(place / codec, layers, codec=codec, clips=clips, progress=progress)
         progress.note("comparing what every reader delivers with TokenStore.read")
         device = str(choose_device(options.device))
         baselines, absent = _baselines(place, clips)
         warm, cold = ReadRows(), ReadRows()
         # one codec after the other: what every reader keeps for its batches would not fit side by side
-        for codec in CODECS:
+        for codec in CODEC_NAMES:
             others = baselines if codec == BASELINES_CODEC else []
             variants = [*_ours(place / codec, codec, clips, device, BATCH), *others]
             warm += time_readers(variants, cold=False, repeats=options.repeats, progress=progress)
@@ -105,7 +105,7 @@ def _ours(path: Path, codec: str, clips: int, device: str, batch: int) -> list[R
     return [*raw_reads(store), *variants]
 
 
-def _baselines(place: Path, clips: int) -> tuple[list[ReadVariant], list[Row]]:
+def _baselines(place: Path, clips: int) -> tuple[list[ReadVariant], list[BenchRow]]:
     """The libraries that are installed, and a row for each that is not."""
     path, order = place / BASELINES_CODEC, random_order(clips)
     slots = clip_slots(load_metadata(path).layout)
@@ -133,8 +133,8 @@ def _prepare(baseline: Baseline, store: Path, folder: Path, clips: int, slots: S
     return baseline_reader(baseline, source, slots)
 
 
-def _goals(rows: Sequence[Row]) -> tuple[Goal, ...]:
-    names = {f"warm: {our_name(codec)}" for codec in CODECS}
+def _goals(rows: Sequence[BenchRow]) -> tuple[Goal, ...]:
+    names = {f"warm: {our_name(codec)}" for codec in CODEC_NAMES}
     return tuple(
         Goal(what=f"{row.variant}, of the limit", wanted=GOAL, found=row.ratio or 0.0)
         for row in rows
@@ -183,8 +183,8 @@ class ReadVariant:
 class ReadRows:
     """What was timed: the limits' rows, the others', and notes where the page cache was not as it should be."""
 
-    limits: tuple[Row, ...] = ()
-    rows: tuple[Row, ...] = ()
+    limits: tuple[BenchRow, ...] = ()
+    rows: tuple[BenchRow, ...] = ()
     notes: tuple[str, ...] = ()
 
     def __add__(self, other: ReadRows) -> ReadRows:
@@ -222,11 +222,13 @@ def time_readers(variants: Sequence[ReadVariant], *, cold: bool, repeats: int, p
         timers = [ReadTimer(variant, cold) for variant in variants]
         for timer in timers:
             stack.callback(timer.close)
-        timed = [Variant(timer.variant.name, timer.read, before=timer.prepare, after=timer.rest) for timer in timers]
+        timed = [
+            TimedVariant(timer.variant.name, timer.read, before=timer.prepare, after=timer.rest) for timer in timers
+        ]
         seconds = time_interleaved(timed, repeats=repeats, progress=progress)
     state = "cold" if cold else "warm"
-    limits: dict[str, Row] = {}
-    rows: list[Row] = []
+    limits: dict[str, BenchRow] = {}
+    rows: list[BenchRow] = []
     for timer in sorted(timers, key=lambda timer: not timer.variant.is_limit):
         variant = timer.variant
         codec = variant.store.codec

@@ -8,7 +8,7 @@ from pathlib import Path
 from mettle_cache.errors import UsageError
 from mettle_cache.pipelines.benchmark.options import BenchOptions
 from mettle_cache.pipelines.benchmark.registry import BENCHES, run_bench
-from mettle_cache.pipelines.benchmark.table import BenchTable, Goal, Row, parse_table
+from mettle_cache.pipelines.benchmark.table import BenchRow, BenchTable, Goal, parse_table
 from mettle_cache.pipelines.progress import Progress
 from mettle_cache.pipelines.report.units import format_rate
 from mettle_cache.pipelines.timing import LEAST_REPEATS
@@ -100,7 +100,7 @@ def _section(table: BenchTable) -> Iterator[str]:
         yield ""
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: BenchRow) -> tuple[str, ...]:
     if row.value is None:
         return row.variant, "-", "", "", "", row.note
     spread = "" if row.low is None or row.high is None else f"{format_rate(row.low)} to {format_rate(row.high)}"

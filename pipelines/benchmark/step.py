@@ -29,14 +29,14 @@ from mettle_cache.pipelines.benchmark.step_child import (
     measure_steps,
     timed,
 )
-from mettle_cache.pipelines.benchmark.table import BenchTable, Goal, Row, measured, unmeasured
+from mettle_cache.pipelines.benchmark.table import BenchRow, BenchTable, Goal, measured, unmeasured
 from mettle_cache.pipelines.progress import Progress
-from mettle_cache.pipelines.timing import Samples
+from mettle_cache.pipelines.timing import Repeats
 
-CODECS = ("int8", "float16")
+CODEC_NAMES = ("int8", "float16")
 OURS, STOCK, ONLINE = "int8, absorbed attention", "float16, stock attention", "backbones in every step, stock attention"
 # ours, as it is on a processor without tiles of bytes
-FLOATS = "int8, absorbed attention, products in float32"
+FLOAT_PRODUCTS = "int8, absorbed attention, products in float32"
 HEAD_COUNTS = (1, 2, 4, 8)
 # a backbone's forward pass takes seconds a clip on a CPU, and one clip after the other as long as several at once
 ONLINE_CLIPS_ON_CPU = 1
@@ -63,8 +63,8 @@ def run(options: BenchOptions, progress: Progress) -> BenchTable:
     layers, clips = bench_layers(tiny=options.tiny), options.clips or 1
     device = choose_device(options.device)
     batch = bench_recipe(tiny=options.tiny).train.batch_size
-    with bench_folder(options, sum(store_bytes(layers, codec, clips) for codec in CODECS)) as place:
-        for codec in CODECS:
+    with bench_folder(options, sum(store_bytes(layers, codec, clips) for codec in CODEC_NAMES)) as place:
+        for codec in CODEC_NAMES:
             write_bench_store(place / codec, layers, codec=codec, clips=clips, progress=progress)
         requests = _requests(place, batch, device, options.tiny)
         limit = _limit_probe(place / "int8", clips, batch, device, options.tiny)
@@ -101,7 +101,7 @@ def _requests(place: Path, batch: int, device: torch.device, tiny: bool) -> dict
     # these take a minute each, of which neither is a noticeable part
     stock = replace(ours, store=str(place / "float16"), attention="stock", steps=1, untimed=1)
     online = replace(stock, store=None, batch=batch if tiny else ONLINE_CLIPS_ON_CPU)
-    floats = {FLOATS: replace(ours, byte_tiles=False)} if device.type == "cpu" and has_byte_tiles() else {}
+    floats = {FLOAT_PRODUCTS: replace(ours, byte_tiles=False)} if device.type == "cpu" and has_byte_tiles() else {}
     if tiny:
         return {OURS: ours, **floats, STOCK: stock, ONLINE: online}
     stock = replace(stock, batch=_largest_batch(stock, batch, device))
@@ -173,25 +173,27 @@ class StepMeasurements:
     limits: list[Limits]
     heads: dict[int, list[float]]
 
-    def seconds(self, name: str) -> Samples:
+    def seconds(self, name: str) -> Repeats:
         """Of one clip; an update is shared by a whole batch even where fewer clips were measured."""
         clips = self.requests[name].batch
-        return Samples(
+        return Repeats(
             tuple(
                 (result.seconds - result.optimiser) / clips + result.optimiser / self.batch
                 for result in self.results[name]
             )
         )
 
-    def of(self, name: str, value: Callable[[StepResult], float]) -> Samples:
-        return Samples(tuple(value(result) for result in self.results[name]))
+    def of(self, name: str, value: Callable[[StepResult], float]) -> Repeats:
+        return Repeats(tuple(value(result) for result in self.results[name]))
 
 
 def step_table(findings: StepMeasurements, options: BenchOptions) -> BenchTable:
     """The table: seconds a clip beside the floor, rates, memory, what is saved, and heads that share a pass."""
     floor, denominators = _floor(findings)
     ours = measured(OURS, findings.seconds(OURS), "s/clip", of=floor, note=f"batch {findings.batch}")
-    others = [_variant_row(findings, name, ours) for name in (FLOATS, STOCK, ONLINE) if name in findings.requests]
+    others = [
+        _variant_row(findings, name, ours) for name in (FLOAT_PRODUCTS, STOCK, ONLINE) if name in findings.requests
+    ]
     rows = [ours, *others, *_rate_rows(findings), *_memory_rows(findings), *_head_rows(findings.heads, findings.batch)]
     return BenchTable(
         bench="step",
@@ -204,7 +206,7 @@ def step_table(findings: StepMeasurements, options: BenchOptions) -> BenchTable:
     )
 
 
-def _floor(findings: StepMeasurements) -> tuple[Row, list[Row]]:
+def _floor(findings: StepMeasurements) -> tuple[BenchRow, list[BenchRow]]:
     recipe = bench_recipe(tiny=findings.requests[OURS].tiny)
     products = necessary_products(findings.layers, recipe, segments=SEGMENTS)
     updates = findings.of(OURS, lambda result: result.optimiser)
@@ -214,12 +216,12 @@ def _floor(findings: StepMeasurements) -> tuple[Row, list[Row]]:
     ]
     middle = sorted(floors, key=lambda floor: floor.seconds)[len(floors) // 2]
     nbytes = findings.results[OURS][0].tokens / findings.batch
-    row = measured("floor", Samples(tuple(f.seconds for f in floors)), "s/clip", note=middle.describe())
+    row = measured("floor", Repeats(tuple(f.seconds for f in floors)), "s/clip", note=middle.describe())
     return row, [
-        measured("raw reads", Samples(tuple(nbytes / limit.read / 1e9 for limit in findings.limits)), "GB/s"),
+        measured("raw reads", Repeats(tuple(nbytes / limit.read / 1e9 for limit in findings.limits)), "GB/s"),
         measured(
             "matrix products, float32",
-            Samples(tuple(limit.products / 1e9 for limit in findings.limits)),
+            Repeats(tuple(limit.products / 1e9 for limit in findings.limits)),
             "G/s",
             note=f"multiply-adds; a clip needs {products / 1e9:.2f} G",
         ),
@@ -228,7 +230,7 @@ def _floor(findings: StepMeasurements) -> tuple[Row, list[Row]]:
     ]
 
 
-def _variant_row(findings: StepMeasurements, name: str, ours: Row) -> Row:
+def _variant_row(findings: StepMeasurements, name: str, ours: BenchRow) -> BenchRow:
     if name not in findings.results:
         return unmeasured(name, "s/clip", "its process died: see the notes of the run")
     clips = findings.requests[name].batch
@@ -239,11 +241,11 @@ def _variant_row(findings: StepMeasurements, name: str, ours: Row) -> Row:
     return measured(name, findings.seconds(name), "s/clip", of=ours, note=note)
 
 
-def _rate_rows(findings: StepMeasurements) -> list[Row]:
+def _rate_rows(findings: StepMeasurements) -> list[BenchRow]:
     return [measured(f"{name}: rate", findings.seconds(name).rate(1), "clips/s") for name in findings.results]
 
 
-def _memory_rows(findings: StepMeasurements) -> list[Row]:
+def _memory_rows(findings: StepMeasurements) -> list[BenchRow]:
     rows = []
     for name, results in findings.results.items():
         peak = findings.of(name, lambda result: result.peak / 1e9)
@@ -255,19 +257,19 @@ def _memory_rows(findings: StepMeasurements) -> list[Row]:
     return rows
 
 
-def _head_rows(heads: dict[int, list[float]], batch: int) -> list[Row]:
-    rows: list[Row] = []
+def _head_rows(heads: dict[int, list[float]], batch: int) -> list[BenchRow]:
+    rows: list[BenchRow] = []
     for count in HEAD_COUNTS:
         name = f"{count} head{'' if count == 1 else 's'} from one pass, each"
         if count not in heads:
             rows.append(unmeasured(name, "s/clip", "memory does not hold so many"))
             continue
-        each = Samples(tuple(seconds / count / batch for seconds in heads[count]))
+        each = Repeats(tuple(seconds / count / batch for seconds in heads[count]))
         rows.append(measured(name, each, "s/clip", of=rows[0] if rows else None))
     return rows
 
 
-def _goals(findings: StepMeasurements, ours: Row, others: Sequence[Row]) -> tuple[Goal, ...]:
+def _goals(findings: StepMeasurements, ours: BenchRow, others: Sequence[BenchRow]) -> tuple[Goal, ...]:
     saved = findings.of(OURS, lambda result: result.saved / result.tokens).median
     goals = [Goal(what="saved for backward, of the tokens' bytes", wanted=SAVED, found=saved, least=False)]
     if findings.device.type != "cpu":

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from mettle_cache.errors import UsageError
-from mettle_cache.pipelines.timing import Samples
+from mettle_cache.pipelines.timing import Repeats
 
 # results are read back from files that anybody may have written
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -17,7 +17,7 @@ Text = Annotated[str, Field(max_length=2000)]
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
-class Row:
+class BenchRow:
     """One line of a table.
 
     Attributes
@@ -71,8 +71,8 @@ class BenchTable:
 
     bench: Text
     title: Text
-    rows: tuple[Row, ...]
-    denominators: tuple[Row, ...] = ()
+    rows: tuple[BenchRow, ...]
+    denominators: tuple[BenchRow, ...] = ()
     goals: tuple[Goal, ...] = ()
     notes: tuple[Text, ...] = ()
     repeats: Annotated[int, Field(ge=1)]
@@ -80,7 +80,7 @@ class BenchTable:
     machine: dict[Text, Text] = Field(default_factory=dict)
     command: Text = ""
 
-    def row(self, variant: str) -> Row:
+    def row(self, variant: str) -> BenchRow:
         """The row, or denominator, of that name. Raises KeyError."""
         return {row.variant: row for row in (*self.denominators, *self.rows)}[variant]
 
@@ -90,23 +90,23 @@ class BenchTable:
         return document
 
 
-def measured(variant: str, samples: Samples, unit: str, *, of: Row | None = None, note: str = "") -> Row:
+def measured(variant: str, repeats: Repeats, unit: str, *, of: BenchRow | None = None, note: str = "") -> BenchRow:
     """The row of a quantity that was measured several times; ``of`` is its denominator."""
-    return Row(
+    return BenchRow(
         variant=variant,
-        value=samples.median,
+        value=repeats.median,
         unit=unit,
-        low=samples.low,
-        high=samples.high,
-        ratio=samples.median / of.value if of is not None and of.value else None,
+        low=repeats.low,
+        high=repeats.high,
+        ratio=repeats.median / of.value if of is not None and of.value else None,
         denominator=None if of is None else of.variant,
         note=note,
     )
 
 
-def unmeasured(variant: str, unit: str, note: str) -> Row:
+def unmeasured(variant: str, unit: str, note: str) -> BenchRow:
     """The row of what could not be measured, and why."""
-    return Row(variant=variant, value=None, unit=unit, note=note)
+    return BenchRow(variant=variant, value=None, unit=unit, note=note)
 
 
 _TABLE: TypeAdapter[BenchTable] = TypeAdapter(BenchTable)

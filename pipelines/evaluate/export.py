@@ -24,7 +24,7 @@ from mettle_cache.layers import LayerSpec
 from mettle_cache.methods.folded import FOLDED_FORMAT, FoldedLCD, fold_lcd, load_folded, read_folded
 from mettle_cache.methods.lcd import LCD
 from mettle_cache.pipelines.progress import Silent
-from mettle_cache.pipelines.timing import Samples, Variant, time_interleaved
+from mettle_cache.pipelines.timing import Repeats, TimedVariant, time_interleaved
 from mettle_cache.pipelines.train.checkpoint import file_digest, load_checkpoint, load_model, write_tensors
 from mettle_cache.pipelines.train.recipe import Recipe, recipe_from_json
 from mettle_cache.pipelines.train.run_folder import RunFolder, hold_run
@@ -50,8 +50,8 @@ class Timing:
     high: float
 
     @classmethod
-    def of(cls, samples: Samples) -> Timing:
-        return cls(median=samples.median, low=samples.low, high=samples.high)
+    def of(cls, repeats: Repeats) -> Timing:
+        return cls(median=repeats.median, low=repeats.low, high=repeats.high)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,7 +229,7 @@ def _compare(trained: nn.Module, folded: nn.Module, names: list[str], batch: Sam
 
 def _time_models(
     trained: nn.Module, folded: nn.Module, batch: SampleBatch, device: torch.device, repeats: int
-) -> dict[str, Samples]:
+) -> dict[str, Repeats]:
     inputs = {name: tensor.to(device) for name, tensor in batch.inputs.tensors.items()}
     layers: Mapping[str, LayerTokens] = batch.tokens.layers
 
@@ -240,7 +240,7 @@ def _time_models(
             torch.cuda.synchronize(device)
         return outputs
 
-    variants = [Variant("before", lambda: run(trained)), Variant("after", lambda: run(folded))]
+    variants = [TimedVariant("before", lambda: run(trained)), TimedVariant("after", lambda: run(folded))]
     return time_interleaved(variants, repeats=repeats, progress=Silent())
 
 

@@ -34,7 +34,7 @@ class ExtractConfig:
     options
         Choices that the data set offers, each ``NAME=VALUE``; the others stay at their defaults.
     out
-        None: :func:`default_out`.
+        None: :func:`default_store_path`.
     seed
         Of random weights; changes nothing else.
     part
@@ -149,7 +149,7 @@ def parse_part(text: str) -> tuple[int, int]:
     return int(match[1]) - 1, int(match[2])
 
 
-def default_out(config: ExtractConfig) -> Path:
+def default_store_path(config: ExtractConfig) -> Path:
     """``cache/<dataset>-<visual>-<audio>.zarr``; what is not as by default joins the name."""
     parts = [config.dataset, parse_backbone(config.visual).name, parse_backbone(config.audio).name]
     if config.codec != DEFAULT_CODEC:

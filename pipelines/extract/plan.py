@@ -15,7 +15,7 @@ from mettle_cache.backbones import Backbone, create_backbone, layer_table, parse
 from mettle_cache.datasets import Dataset, dataset_info
 from mettle_cache.devices import available_cores, choose_device
 from mettle_cache.layers import LayerSpec, group_by_array, select_layers
-from mettle_cache.pipelines.extract.config import ExtractConfig, default_out
+from mettle_cache.pipelines.extract.config import ExtractConfig, default_store_path
 from mettle_cache.pipelines.extract.extractor import clips_a_batch_on_gpu, open_config_dataset
 from mettle_cache.pipelines.extract.run import ROOM_MARGIN
 from mettle_cache.pipelines.extract.stream import reproducible_passes
@@ -100,7 +100,7 @@ def make_plan(config: ExtractConfig, *, measure: bool = True, progress: Progress
     """
     progress = progress or Silent()
     get_codec(config.codec)
-    dataset, out = open_config_dataset(config), config.out or default_out(config)
+    dataset, out = open_config_dataset(config), config.out or default_store_path(config)
     free = free_bytes(out)
     speed = recompute = None
     if measure:

@@ -19,7 +19,7 @@ from mettle_cache.datasets import DATASETS, Dataset, MediaProblem
 from mettle_cache.devices import peak_resident
 from mettle_cache.errors import DatasetError, MettleError, NoRoomError, StoreCorruptError, StoreMissingError
 from mettle_cache.pipelines.extract.cluster import cluster_clips
-from mettle_cache.pipelines.extract.config import ExtractConfig, ExtractReport, default_out
+from mettle_cache.pipelines.extract.config import ExtractConfig, ExtractReport, default_store_path
 from mettle_cache.pipelines.extract.extractor import Extractor, build_extractor, open_config_dataset, store_spec
 from mettle_cache.pipelines.extract.pilot import with_static_arrays
 from mettle_cache.pipelines.extract.stream import Outcome, stream_clips
@@ -76,7 +76,7 @@ def extract(config: ExtractConfig, progress: Progress | None = None) -> ExtractR
     notes = _task_notes(config)
     for note in notes:
         progress.note(f"note: {note}")
-    out = config.out or default_out(config)
+    out = config.out or default_store_path(config)
     dataset = open_config_dataset(config)
     for note in (*dataset.notes, f"looking at the media of {len(dataset.clips)} clips in {dataset.root}"):
         progress.note(note)

@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from mettle_cache.errors import RunError
 from mettle_cache.store.writing.durable import write_atomically
 
-FORMAT = "mettle-checkpoint-1"
+CHECKPOINT_FORMAT = "mettle-checkpoint-1"
 
 
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, object]) -> None:
@@ -34,7 +34,7 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[st
     StoreError
         The disk refuses for another reason.
     """
-    write_tensors(path, tensors, FORMAT, state)
+    write_tensors(path, tensors, CHECKPOINT_FORMAT, state)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], kind: str, description: Mapping[str, object]) -> None:
@@ -66,9 +66,9 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as opened:
             metadata = opened.metadata() or {}
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
-        if FORMAT not in metadata:
-            raise RunError(f"{path}: this is not a checkpoint of format {FORMAT}")
-        state = json.loads(metadata[FORMAT])
+        if CHECKPOINT_FORMAT not in metadata:
+            raise RunError(f"{path}: this is not a checkpoint of format {CHECKPOINT_FORMAT}")
+        state = json.loads(metadata[CHECKPOINT_FORMAT])
     except (SafetensorError, OSError, ValueError) as error:
         raise RunError(
             f"{path}: the checkpoint is damaged ({error})", hint="train again into another folder"

@@ -13,14 +13,14 @@ from torch.utils.tensorboard import SummaryWriter
 from mettle_cache.pipelines.train.run_folder import RunFolder
 from mettle_cache.store.writing.durable import write_file
 
-Row = dict[str, float | int | None]
+EpochRow = dict[str, float | int | None]
 
 
 @dataclass
 class History:
     """What ``last.safetensors`` remembers of a run; epochs count from 1, and best epoch 0 is none."""
 
-    rows: list[Row] = field(default_factory=list)
+    rows: list[EpochRow] = field(default_factory=list)
     best_epoch: int = 0
     best_score: float | None = None
 
@@ -28,7 +28,7 @@ class History:
     def epochs(self) -> int:
         return len(self.rows)
 
-    def add(self, row: Row, score: float | None) -> bool:
+    def add(self, row: EpochRow, score: float | None) -> bool:
         """Append an epoch; whether it is the best: the first of equals, and without scores the latest."""
         self.rows.append(row)
         best = score is None or self.best_score is None or score > self.best_score
@@ -67,7 +67,7 @@ class RunLog:
         """The loss terms of one optimiser step, counted over the whole run."""
         self._events.add_scalar("step/loss", sum(terms.values()), step)
 
-    def epoch(self, history: Sequence[Row], *, step: int) -> None:
+    def epoch(self, history: Sequence[EpochRow], *, step: int) -> None:
         """Write the table anew, so that a row is there once however often its epoch was run, and log the last row."""
         write_file(self._folder.metrics, _to_csv(history))
         for name, value in history[-1].items():
@@ -76,7 +76,7 @@ class RunLog:
         self._events.flush()
 
 
-def _to_csv(rows: Sequence[Row]) -> bytes:
+def _to_csv(rows: Sequence[EpochRow]) -> bytes:
     """The columns are those of the first row."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, fieldnames=list(rows[0]))

@@ -13,7 +13,7 @@ from mettle_cache.pipelines.train.config import CACHE, SelectOn, TrainJob, newes
 from mettle_cache.pipelines.train.recipe import default_recipe, load_recipe
 from mettle_cache.pipelines.train.run_folder import RunFolder
 from mettle_cache.pipelines.train.spec import RunSpec, Variant
-from mettle_cache.pipelines.train.training import RUNS, default_out, train, train_runs
+from mettle_cache.pipelines.train.training import RUNS, default_run_folder, train, train_runs
 from mettle_cache.store import TokenStore
 
 
@@ -27,7 +27,7 @@ def start_training(job: TrainJob, progress: Progress) -> TrainReport:
     """
     store, name = _open(job)
     recipe = load_recipe(name, list(job.overrides))
-    out = job.out or default_out(store, recipe, job.seed)
+    out = job.out or default_run_folder(store, recipe, job.seed)
     progress.note(f"store {store.path}, recipe {recipe.name}, seed {job.seed}, run {out}")
     return train(
         store,

@@ -27,7 +27,7 @@ from mettle_cache.pipelines.train.checkpoint import (
     under_prefix,
     with_prefix,
 )
-from mettle_cache.pipelines.train.history import History, Row, RunLog
+from mettle_cache.pipelines.train.history import EpochRow, History, RunLog
 from mettle_cache.pipelines.train.recipe import TrainOptions
 from mettle_cache.pipelines.train.run_folder import RunFolder
 from mettle_cache.pipelines.train.sample_loader import SampleBatch
@@ -125,7 +125,7 @@ class Run:
         terms = {name: total / self._samples for name, total in self._loss_sums.items()}
         self._loss_sums, self._samples = {}, 0
         loss, metric = sum(terms.values()), self.task.metric
-        row: Row = {
+        row: EpochRow = {
             "epoch": self.history.epochs + 1,
             "loss": loss,
             **{f"loss_{name}": value for name, value in terms.items()},

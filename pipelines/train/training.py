@@ -68,7 +68,7 @@ def train(
     opened = _open(store)
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe or default_recipe(opened))
-    spec = RunSpec(recipe=recipe, seed=seed, folder=Path(out) if out else default_out(opened, recipe, seed))
+    spec = RunSpec(recipe=recipe, seed=seed, folder=Path(out) if out else default_run_folder(opened, recipe, seed))
     group = train_runs(
         opened, [spec], select_on=select_on, resume=resume, device=device, threads=threads, progress=progress
     )
@@ -124,7 +124,7 @@ def train_runs(
         return _report_group(shared, specs, runs, throughput, notes)
 
 
-def default_out(store: TokenStore, recipe: Recipe, seed: int) -> Path:
+def default_run_folder(store: TokenStore, recipe: Recipe, seed: int) -> Path:
     """Where a run lies when nobody says where."""
     return RUNS / f"{Path(store.path).stem}-{recipe.name}-{seed}"
 

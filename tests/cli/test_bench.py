@@ -8,14 +8,14 @@ import pytest
 from mettle_cache.cli.main import run
 from mettle_cache.pipelines.benchmark.registry import BENCHES
 from mettle_cache.pipelines.benchmark.table import BenchTable, Goal, measured, unmeasured
-from mettle_cache.pipelines.timing import Samples
+from mettle_cache.pipelines.timing import Repeats
 
-LIMIT = measured("limit", Samples((2.0,)), "GB/s")
+LIMIT = measured("limit", Repeats((2.0,)), "GB/s")
 TABLE = BenchTable(
     bench="read",
     title="reading",
     denominators=(LIMIT,),
-    rows=(measured("ours", Samples((1.0,)), "GB/s", of=LIMIT), unmeasured("theirs", "GB/s", "not installed")),
+    rows=(measured("ours", Repeats((1.0,)), "GB/s", of=LIMIT), unmeasured("theirs", "GB/s", "not installed")),
     goals=(Goal(what="ours", wanted=0.85, found=0.5),),
     notes=("a note",),
     repeats=5,

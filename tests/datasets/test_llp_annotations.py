@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mettle_cache.datasets.llp_annotations import CATEGORIES, Event, Video, read_events, read_rows, read_videos
+from mettle_cache.datasets.llp_annotations import CATEGORIES, Event, Video, read_columns, read_events, read_videos
 from mettle_cache.datasets.textfile import Problems
 
 NAME = "_b-defghij3_101.8_111.8"
@@ -144,5 +144,5 @@ def test_an_event_that_is_wrong_is_named_by_its_line(row: str, what: str) -> Non
 def test_rows_are_read_no_further_than_a_wrong_header(tmp_path: Path) -> None:
     path, problems = tmp_path / "a.csv", Problems()
     path.write_text("a\tb\n1\t2\n")
-    assert list(read_rows(path, ("a", "c"), problems)) == []
+    assert list(read_columns(path, ("a", "c"), problems)) == []
     assert problems.count == 1

@@ -3,11 +3,11 @@
 import pytest
 
 from mettle_cache.pipelines.progress import Silent
-from mettle_cache.pipelines.timing import Samples, Variant, time_interleaved
+from mettle_cache.pipelines.timing import Repeats, TimedVariant, time_interleaved
 
 
 def watched(names, calls, **options):
-    return [Variant(name, lambda name=name: calls.append(name), **options) for name in names]
+    return [TimedVariant(name, lambda name=name: calls.append(name), **options) for name in names]
 
 
 def test_variants_take_turns_and_every_round_starts_with_another():
@@ -34,21 +34,21 @@ def test_what_runs_around_a_variant_is_not_timed(monkeypatch):
         return work
 
     monkeypatch.setattr("mettle_cache.pipelines.timing.time.perf_counter", lambda: now[0])
-    variant = Variant("a", spend("work", 2.0), before=spend("before", 100.0), after=spend("after", 1000.0))
+    variant = TimedVariant("a", spend("work", 2.0), before=spend("before", 100.0), after=spend("after", 1000.0))
     seconds = time_interleaved([variant], repeats=2, progress=Silent())
     assert calls == ["before", "work", "after"] * 3
     assert seconds["a"].values == (2.0, 2.0)
 
 
 def test_a_variant_may_bring_its_own_clock():
-    seconds = time_interleaved([Variant("a", lambda: 0.25, own_clock=True)], repeats=2, progress=Silent())
+    seconds = time_interleaved([TimedVariant("a", lambda: 0.25, own_clock=True)], repeats=2, progress=Silent())
     assert seconds["a"].values == (0.25, 0.25)
     with pytest.raises(TypeError, match="returns seconds, not None"):
-        time_interleaved([Variant("a", lambda: None, own_clock=True)], repeats=1, progress=Silent())
+        time_interleaved([TimedVariant("a", lambda: None, own_clock=True)], repeats=1, progress=Silent())
 
 
-def test_samples_are_summed_up_by_median_least_and_most():
-    samples = Samples((4.0, 1.0, 2.0))
-    assert (samples.median, samples.low, samples.high) == (2.0, 1.0, 4.0)
-    assert samples.rate(8).values == (2.0, 8.0, 4.0)
-    assert samples.times(3).values == (12.0, 3.0, 6.0)
+def test_repeats_are_summed_up_by_median_least_and_most():
+    values = Repeats((4.0, 1.0, 2.0))
+    assert (values.median, values.low, values.high) == (2.0, 1.0, 4.0)
+    assert values.rate(8).values == (2.0, 8.0, 4.0)
+    assert values.times(3).values == (12.0, 3.0, 6.0)

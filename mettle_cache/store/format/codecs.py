@@ -130,8 +130,8 @@ CODECS = Registry(
     CodecRow,
     [
         CodecRow("float16", "mettle_cache.store.format.quantisers:FLOAT16"),
-        CodecRow("int8", "mettle_cache.store.format.quantisers:INT8"),
-        CodecRow("int4", "mettle_cache.store.format.quantisers:INT4"),
+        CodecRow("int8", "mettle_cache.store.format.quantisers:INT8_CODEC"),
+        CodecRow("int4", "mettle_cache.store.format.quantisers:INT4_CODEC"),
     ],
 )
 

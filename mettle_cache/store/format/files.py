@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-CLIPS = "clips.json"
+CLIPS_FILE = "clips.json"
 SAMPLES = "samples.parquet"
 MANIFEST = "manifest.parquet"
 LARGEST_JSON = 64 << 20

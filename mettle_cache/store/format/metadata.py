@@ -19,7 +19,7 @@ from mettle_cache.layers import LayerSpec
 from mettle_cache.store.format.codecs import CODECS, Codec, get_codec
 from mettle_cache.store.format.digests import digest, digest_of
 from mettle_cache.store.format.files import (
-    CLIPS,
+    CLIPS_FILE,
     LARGEST_JSON,
     LARGEST_TABLE,
     MANIFEST,
@@ -115,11 +115,11 @@ class StoreMetadata:
         """Name and digest of every file that is written when a store is made."""
         files = {name: digest(content) for name, content in self.metadata_files().items()}
         key = self.record.key
-        return {**files, CLIPS: key.clips.digest, SAMPLES: self.record.samples, **(key.static or {})}
+        return {**files, CLIPS_FILE: key.clips.digest, SAMPLES: self.record.samples, **(key.static or {})}
 
     def read_clip_ids(self) -> tuple[str, ...]:
         """The ids, in the order of the clip axis. Raises StoreCorruptError for a damaged ``clips.json``."""
-        path, clips = self.path / CLIPS, self.record.key.clips
+        path, clips = self.path / CLIPS_FILE, self.record.key.clips
         data = read_small(path, limit=LARGEST_TABLE, store=self.path)
         return parse_clip_ids(data, path=path, count=clips.count, expected=clips.digest, store=self.path)
 

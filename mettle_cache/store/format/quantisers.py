@@ -119,5 +119,5 @@ class AffineCodec:
 
 # float16 overflows at 65,504; the margin leaves room for a head's first sums
 FLOAT16 = FloatCodec("float16", "float16", limit=6e4)
-INT8 = AffineCodec("int8", "int8", low=-128, high=127)
-INT4 = AffineCodec("int4", "uint8", low=0, high=15, packed=True)
+INT8_CODEC = AffineCodec("int8", "int8", low=-128, high=127)
+INT4_CODEC = AffineCodec("int4", "uint8", low=0, high=15, packed=True)

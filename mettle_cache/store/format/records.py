@@ -21,7 +21,7 @@ from pydantic import (
 from mettle_cache.layers import LayerSpec
 from mettle_cache.store.format.digests import canonical_json, digest_of
 
-Count = Annotated[int, Field(ge=0, lt=1 << 31)]
+WholeNumber = Annotated[int, Field(ge=0, lt=1 << 31)]
 Positive = Annotated[int, Field(ge=1, lt=1 << 31)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Checksum = Annotated[str, Field(pattern=r"^[0-9a-f]{8}$")]
@@ -65,7 +65,7 @@ class ClipsModel(Strict):
 
 
 class SamplesModel(Strict):
-    rows: Count
+    rows: WholeNumber
     digest: Digest
 
 
@@ -150,7 +150,7 @@ class CommitRecord(Sealed):
     ``crc32c`` holds the checksums of an array's chunks in block order, ``max_abs`` the largest decoded |x| of a layer.
     """
 
-    index: Count
+    index: WholeNumber
     clip: str
     key: Digest
     status: Literal["ok", "failed"]
@@ -165,8 +165,8 @@ class ReadyRecord(Sealed):
     """The last file of a store; ``commits`` is the digest of all commits, ``files`` the digests of all other files."""
 
     key: Digest
-    clips: Count
-    failed: Count
+    clips: WholeNumber
+    failed: WholeNumber
     nbytes: Annotated[int, Field(ge=0)]
     commits: Digest
     files: dict[str, Digest]

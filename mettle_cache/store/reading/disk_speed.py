@@ -14,7 +14,7 @@ from mettle_cache.errors import NoRoomError, StoreError
 # reads in flight, of a reader by default as well: enough for a disk, few enough for two cores
 READS_AHEAD = 3
 PROBE_BYTES = 256 << 20
-BLOCK_BYTES = 4 << 20
+READ_BYTES = 4 << 20
 
 
 def measure_read_speed(folder: Path, *, nbytes: int = PROBE_BYTES) -> float:
@@ -43,18 +43,18 @@ def measure_read_speed(folder: Path, *, nbytes: int = PROBE_BYTES) -> float:
 
 def _fill(descriptor: int, nbytes: int) -> None:
     # random bytes: a file system that compresses must not look fast
-    block = os.urandom(BLOCK_BYTES)
-    for start in range(0, nbytes, BLOCK_BYTES):
+    block = os.urandom(READ_BYTES)
+    for start in range(0, nbytes, READ_BYTES):
         os.pwrite(descriptor, block[: nbytes - start], start)
     os.fsync(descriptor)
 
 
 def _time_cold_read(descriptor: int, nbytes: int) -> float:
-    buffers = [bytearray(BLOCK_BYTES) for _ in range(READS_AHEAD)]
+    buffers = [bytearray(READ_BYTES) for _ in range(READS_AHEAD)]
     os.posix_fadvise(descriptor, 0, nbytes, os.POSIX_FADV_DONTNEED)
 
     def read(number: int) -> None:
-        for start in range(number * BLOCK_BYTES, nbytes, READS_AHEAD * BLOCK_BYTES):
+        for start in range(number * READ_BYTES, nbytes, READS_AHEAD * READ_BYTES):
             os.preadv(descriptor, [buffers[number]], start)
 
     with ThreadPoolExecutor(READS_AHEAD) as pool:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mettle_cache.errors import StoreCorruptError, StoreError, StoreKeyError
 from mettle_cache.store.format.digests import digest, digest_of
-from mettle_cache.store.format.files import CLIPS, MANIFEST, SAMPLES, clip_ids_bytes, read_table, table_bytes
+from mettle_cache.store.format.files import CLIPS_FILE, MANIFEST, SAMPLES, clip_ids_bytes, read_table, table_bytes
 from mettle_cache.store.format.manifest import find_commit, manifest_table
 from mettle_cache.store.format.metadata import COMMITS, READY, ROOT, StoreMetadata, damaged_files, load_metadata
 from mettle_cache.store.format.records import CommitRecord, ReadyRecord
@@ -112,7 +112,7 @@ def _restore(metadata: StoreMetadata, spec: StoreSpec) -> None:
     """Write every static file that is missing or is not as it must be; the root's first."""
     contents: dict[str, Callable[[], bytes]] = {
         **{name: partial(bytes, content) for name, content in metadata.metadata_files().items()},
-        CLIPS: partial(clip_ids_bytes, spec.clips),
+        CLIPS_FILE: partial(clip_ids_bytes, spec.clips),
         SAMPLES: partial(table_bytes, spec.samples),
         **{name: partial(bytes, content) for name, content in spec.static_files.items()},
     }

@@ -22,13 +22,13 @@ from mettle_cache.layers import LayerSpec
 from mettle_cache.methods.distiller import LayerDistiller, MatrixOptions
 from mettle_cache.methods.lcd import LCDOptions
 from mettle_cache.methods.linear import LinearOptions, LinearProbe, mean_token
-from mettle_cache.methods.mti import MTI, Level, MTIOptions, decode_stages, levels_problem
+from mettle_cache.methods.mti import MTI, MTIOptions, StageNumber, decode_stages, levels_problem
 from mettle_cache.methods.registry import MethodChoice
 from mettle_cache.options import Count
 from mettle_cache.tasks.model import require_method
 from mettle_cache.tokens import LayerTokens
 
-METHODS = ("lcd", "linear")
+AVS_METHODS = ("lcd", "linear")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class AvsHeadOptions(MTIOptions, MatrixOptions):
     """
 
     mti: bool = True
-    lcd_levels: tuple[Level, ...] = (4,)
+    lcd_levels: tuple[StageNumber, ...] = (4,)
     lateral: Literal["linear", "dilated"] = "linear"
     width: Annotated[int, Field(ge=8, multiple_of=8)] = 256
     tpavi: bool = False
@@ -81,7 +81,7 @@ class SegmentationModel(nn.Module):
         self, visual: Sequence[LayerSpec], audio: Sequence[LayerSpec], method: MethodChoice, options: AvsHeadOptions
     ) -> None:
         super().__init__()
-        require_method(method, METHODS, reason="segmentation injects each meta-token by itself")
+        require_method(method, AVS_METHODS, reason="segmentation injects each meta-token by itself")
         self.stages = tuple(visual)
         self.fpn = FPN(visual, lateral=options.lateral, width=options.width)
         dim = _common_width(visual[-1], method)

@@ -28,12 +28,12 @@ from mettle_cache.metrics.avs import (
     predict_masks,
     probabilities,
 )
-from mettle_cache.tasks.avs.model import METHODS, AvsHeadOptions, SegmentationModel
+from mettle_cache.tasks.avs.model import AVS_METHODS, AvsHeadOptions, SegmentationModel
 from mettle_cache.tasks.avs.pictures import SheetVideo, contact_sheet, mask_png
 from mettle_cache.tasks.protocol import Frames, Predictions, PublishedRow, Task
 
 MASK_BYTES = SIDE * SIDE // 8
-LEVELS = 4
+PYRAMID_STAGES = 4
 SHEET_VIDEOS = 8
 
 _ARCHITECTURES = {
@@ -96,7 +96,7 @@ class AvsTask(Task):
     published: ClassVar[tuple[PublishedRow, ...]] = PUBLISHED
     published_vocabulary: ClassVar[Mapping[str, Sequence[str]]] = {}
     published_segments: ClassVar[int] = 1
-    methods: ClassVar[tuple[str, ...] | None] = METHODS
+    methods: ClassVar[tuple[str, ...] | None] = AVS_METHODS
 
     def __init__(
         self,
@@ -232,14 +232,16 @@ def _heard(audio: Sequence[LayerSpec], options: AvsHeadOptions) -> tuple[LayerSp
     UsageError
         The store has not all of them.
     """
-    levels = set(options.lcd_levels if options.mti and options.cross else ()) | ({LEVELS} if options.tpavi else set())
-    missing = [level for level in sorted(levels) if LEVELS - level >= len(audio)]
+    levels = set(options.lcd_levels if options.mti and options.cross else ()) | (
+        {PYRAMID_STAGES} if options.tpavi else set()
+    )
+    missing = [level for level in sorted(levels) if PYRAMID_STAGES - level >= len(audio)]
     if missing:
         raise UsageError(
             f"the head reads the sound of level {missing[0]}, and {len(audio)} audio layers are selected",
             hint="extract with --layers visual/pyramid,audio/pyramid, and set layers to the same in the recipe",
         )
-    return tuple(audio[level - LEVELS - 1] for level in sorted(levels))
+    return tuple(audio[level - PYRAMID_STAGES - 1] for level in sorted(levels))
 
 
 def _check_samples(samples: pa.Table, masks: Sequence[Sequence[bytes]], options: AvsHeadOptions) -> None:

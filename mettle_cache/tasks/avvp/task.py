@@ -25,7 +25,7 @@ from mettle_cache.tasks.avvp.head import MotionFeatures, ParsingHeadOptions
 from mettle_cache.tasks.model import AudioVisualModel, common_width
 from mettle_cache.tasks.protocol import Predictions, PublishedRow, StepInputs, Task
 
-MODALITIES = ("audio", "visual")
+LABELLED = ("audio", "visual")
 
 _PUBLISHED = PublishedRow(
     setting="llp-swin-htsat",
@@ -70,8 +70,8 @@ class AvvpTask(Task):
             ("split", pa.string()),
             ("filename", pa.string()),
             ("labels", pa.list_(pa.string())),
-            *((f"{modality}_labels", pa.list_(pa.string())) for modality in MODALITIES),
-            *((f"{modality}_{end}", pa.list_(pa.int64())) for modality in MODALITIES for end in ("starts", "ends")),
+            *((f"{modality}_labels", pa.list_(pa.string())) for modality in LABELLED),
+            *((f"{modality}_{end}", pa.list_(pa.int64())) for modality in LABELLED for end in ("starts", "ends")),
         ]
     )
     options_type: ClassVar[type] = ParsingHeadOptions
@@ -101,7 +101,7 @@ class AvvpTask(Task):
         self.options = options
         self.labels = self._paint(samples["labels"].to_pylist(), segments=1)[:, :, 0]
         self.annotated = samples["audio_labels"].is_valid().to_numpy() & samples["visual_labels"].is_valid().to_numpy()
-        self.annotation = Parsing(*(self._events(modality) for modality in MODALITIES))
+        self.annotation = Parsing(*(self._events(modality) for modality in LABELLED))
         self.motion = MotionFeatures(samples, segments) if options.reads_motion else None
 
     def build_model(self) -> nn.Module:
@@ -149,14 +149,14 @@ class AvvpTask(Task):
 
     def prediction_table(self, predictions: Predictions, rows: Sequence[int]) -> pa.Table:
         """One row a video, modality and segment: category numbers, annotated and predicted; names in the metadata."""
-        truth, count = self._annotation(rows), len(rows) * len(MODALITIES) * self.segments
+        truth, count = self._annotation(rows), len(rows) * len(LABELLED) * self.segments
         samples = self.samples.take(pa.array(rows, pa.int64()))
-        sample, modality, segment = np.unravel_index(np.arange(count), (len(rows), len(MODALITIES), self.segments))
+        sample, modality, segment = np.unravel_index(np.arange(count), (len(rows), len(LABELLED), self.segments))
         table = pa.table(
             {
                 "row": samples["row"].take(pa.array(sample)),
                 "filename": samples["filename"].take(pa.array(sample)),
-                "modality": pa.array(MODALITIES).take(pa.array(modality)),
+                "modality": pa.array(LABELLED).take(pa.array(modality)),
                 "segment": pa.array(segment.astype(np.int32)),
                 "target": _category_lists(truth.audio, truth.visual),
                 "prediction": _category_lists(predictions["audio"], predictions["visual"]),

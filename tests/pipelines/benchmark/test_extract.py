@@ -9,7 +9,7 @@ from mettle_cache.pipelines.benchmark.extract import error_row, precision_rows, 
 from mettle_cache.pipelines.benchmark.extraction import PICTURE, Extraction, write_media
 from mettle_cache.pipelines.benchmark.options import BenchOptions
 from mettle_cache.pipelines.benchmark.registry import run_bench
-from mettle_cache.pipelines.benchmark.table import Row
+from mettle_cache.pipelines.benchmark.table import BenchRow
 from mettle_cache.pipelines.extract.config import ExtractConfig
 from mettle_cache.pipelines.progress import Silent
 from mettle_cache.store.format.codecs import encode_layers, get_codec
@@ -91,7 +91,7 @@ def test_the_error_is_that_of_the_decoded_tokens(codec, most):
 
 def test_half_precision_reports_its_rate_and_its_error_beside_the_codecs_own(extraction):
     """Only a GPU runs it in the bench, but the arithmetic is the same here."""
-    bare = Row(variant=extract.BARE, value=2.0, unit="frames/s")
+    bare = BenchRow(variant=extract.BARE, value=2.0, unit="frames/s")
     rows = {row.variant: row for row in precision_rows(extraction, repeats=1, progress=Silent(), of=bare)}
     codec = rows["error of the stored tokens, float32"].value
     assert codec == error_row("float32", extraction, extraction.tokens).value

@@ -16,7 +16,7 @@ from mettle_cache.pipelines.benchmark.baselines.registry import BASELINES, is_in
 from mettle_cache.pipelines.benchmark.fullsize import bench_layers, write_bench_store
 from mettle_cache.pipelines.benchmark.options import BenchOptions
 from mettle_cache.pipelines.benchmark.read import (
-    CODECS,
+    CODEC_NAMES,
     ReadTimer,
     ReadVariant,
     StoreToRead,
@@ -73,7 +73,7 @@ def test_every_library_delivers_the_tokens_of_the_store(baseline, source):
     assert sum(file.stat().st_size for file in files) >= nbytes
 
 
-@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("codec", CODEC_NAMES)
 @pytest.mark.parametrize("check", ["never", "always"])
 def test_our_reader_delivers_them_too_and_counts_their_bytes(tmp_path, codec, check):
     path = tmp_path / codec
@@ -198,14 +198,14 @@ def test_the_whole_bench_has_every_reader_warm_and_cold(table):
     names = [row.variant for row in table.rows]
     assert len(set(names)) == len(names)
     for state in ("warm", "cold"):
-        assert {f"{state}: raw reads, {codec}" for codec in CODECS} <= {row.variant for row in table.denominators}
-        for codec in CODECS:
+        assert {f"{state}: raw reads, {codec}" for codec in CODEC_NAMES} <= {row.variant for row in table.denominators}
+        for codec in CODEC_NAMES:
             assert {f"{state}: {our_name(codec)}", f"{state}: {our_name(codec, 'always')}"} <= set(names)
         assert {f"{state}: {baseline.name}" for baseline in INSTALLED} <= set(names)
     for row in table.rows:
         if row.denominator is not None:
             assert row.ratio == row.value / table.row(row.denominator).value
-    assert {goal.what for goal in table.goals} == {f"warm: {our_name(codec)}, of the limit" for codec in CODECS}
+    assert {goal.what for goal in table.goals} == {f"warm: {our_name(codec)}, of the limit" for codec in CODEC_NAMES}
     for goal in table.goals:
         assert goal.found == table.row(goal.what.removesuffix(", of the limit")).ratio
     assert (table.tiny, table.repeats) == (True, 1)

@@ -10,14 +10,14 @@ from mettle_cache.pipelines.benchmark.options import BenchOptions
 from mettle_cache.pipelines.benchmark.registry import BENCHES, run_bench
 from mettle_cache.pipelines.benchmark.report import load_tables, render_report, write_report
 from mettle_cache.pipelines.benchmark.table import BenchTable, Goal, measured, unmeasured
-from mettle_cache.pipelines.timing import Samples
+from mettle_cache.pipelines.timing import Repeats
 
-LIMIT = measured("raw reads", Samples((8.0, 10.0, 9.0)), "GB/s")
+LIMIT = measured("raw reads", Repeats((8.0, 10.0, 9.0)), "GB/s")
 TABLE = BenchTable(
     bench="read",
     title="reading",
     denominators=(LIMIT,),
-    rows=(measured("mettle", Samples((8.1,)), "GB/s", of=LIMIT), unmeasured("other", "GB/s", "not installed | sorry")),
+    rows=(measured("mettle", Repeats((8.1,)), "GB/s", of=LIMIT), unmeasured("other", "GB/s", "not installed | sorry")),
     goals=(Goal(what="mettle, of the limit", wanted=0.85, found=0.9),),
     notes=("a note",),
     repeats=5,

@@ -13,7 +13,7 @@ from mettle_cache.pipelines.benchmark.fullsize import bench_layers
 from mettle_cache.pipelines.benchmark.options import BenchOptions
 from mettle_cache.pipelines.benchmark.registry import run_bench
 from mettle_cache.pipelines.benchmark.step import (
-    FLOATS,
+    FLOAT_PRODUCTS,
     HEAD_COUNTS,
     ONLINE,
     OURS,
@@ -38,8 +38,8 @@ def table(tmp_path_factory):
 
 
 def test_every_way_to_train_has_seconds_a_rate_and_memory(table):
-    assert (FLOATS in {row.variant for row in table.rows}) == has_byte_tiles()
-    for name in (OURS, *([FLOATS] if has_byte_tiles() else []), STOCK, ONLINE):
+    assert (FLOAT_PRODUCTS in {row.variant for row in table.rows}) == has_byte_tiles()
+    for name in (OURS, *([FLOAT_PRODUCTS] if has_byte_tiles() else []), STOCK, ONLINE):
         seconds, rate, memory = (table.row(f"{name}{what}") for what in ("", ": rate", ": memory"))
         assert (seconds.unit, rate.unit, memory.unit) == ("s/clip", "clips/s", "GB")
         assert rate.value == pytest.approx(1 / seconds.value)

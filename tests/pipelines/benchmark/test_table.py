@@ -7,15 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mettle_cache.errors import UsageError
-from mettle_cache.pipelines.benchmark.table import BenchTable, Goal, Row, measured, parse_table, unmeasured
-from mettle_cache.pipelines.timing import Samples
+from mettle_cache.pipelines.benchmark.table import BenchRow, BenchTable, Goal, measured, parse_table, unmeasured
+from mettle_cache.pipelines.timing import Repeats
 
-LIMIT = measured("limit", Samples((4.0, 5.0, 3.0)), "GB/s")
+LIMIT = measured("limit", Repeats((4.0, 5.0, 3.0)), "GB/s")
 TABLE = BenchTable(
     bench="read",
     title="t",
     denominators=(LIMIT,),
-    rows=(measured("ours", Samples((3.0, 2.0)), "GB/s", of=LIMIT), unmeasured("theirs", "GB/s", "not installed")),
+    rows=(measured("ours", Repeats((3.0, 2.0)), "GB/s", of=LIMIT), unmeasured("theirs", "GB/s", "not installed")),
     goals=(Goal(what="ours", wanted=0.5, found=0.625), Goal(what="time", wanted=1.0, found=2.0, least=False)),
     repeats=5,
     machine={"processor": "one"},
@@ -76,5 +76,5 @@ def test_not_a_number_is_refused():
 
 
 def test_a_row_without_a_denominator_has_no_ratio():
-    empty = Row(variant="none", value=0.0, unit="GB/s")
-    assert measured("ours", Samples((1.0,)), "GB/s", of=empty).ratio is None
+    empty = BenchRow(variant="none", value=0.0, unit="GB/s")
+    assert measured("ours", Repeats((1.0,)), "GB/s", of=empty).ratio is None

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mettle_cache.errors import ConfigError, UsageError
-from mettle_cache.pipelines.extract.config import ExtractConfig, default_out, parse_part
+from mettle_cache.pipelines.extract.config import ExtractConfig, default_store_path, parse_part
 from mettle_cache.store.writing.locks import part_range
 
 
@@ -62,16 +62,16 @@ def test_what_is_no_part(text):
     ],
 )
 def test_the_default_place_says_what_is_not_the_default(options, name):
-    assert default_out(ExtractConfig(dataset="ave", **options)) == Path("cache") / name
+    assert default_store_path(ExtractConfig(dataset="ave", **options)) == Path("cache") / name
 
 
 def test_options_that_are_chosen_are_part_of_the_name():
     usual, chosen = (ExtractConfig(dataset="avs-s4", options=(f"train_frames={n}",)) for n in (1, 5))
-    assert default_out(usual) == Path("cache/avs-s4-swinv2_l-htsat.zarr")
-    assert default_out(chosen) == Path("cache/avs-s4-swinv2_l-htsat-train_frames_5.zarr")
+    assert default_store_path(usual) == Path("cache/avs-s4-swinv2_l-htsat.zarr")
+    assert default_store_path(chosen) == Path("cache/avs-s4-swinv2_l-htsat-train_frames_5.zarr")
     assert (usual.dataset_options, chosen.chosen_options) == ({"train_frames": "1"}, ["train_frames=5"])
     with pytest.raises(UsageError, match="has no option 'frames'"):
-        default_out(ExtractConfig(dataset="avs-s4", options=("frames=1",)))
+        default_store_path(ExtractConfig(dataset="avs-s4", options=("frames=1",)))
 
 
 @pytest.mark.parametrize(

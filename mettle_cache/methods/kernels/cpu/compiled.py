@@ -67,7 +67,7 @@ def cache_folder() -> Path | None:
     # NUMBA_CACHE_DIR, or what the program set
     bases[:0] = [Path(config.CACHE_DIR, "mettle-cache-kernels")] if config.CACHE_DIR else []
     for base in bases:
-        folder = base / digest_of(_SOURCES)
+        folder = base / folder_digest(_SOURCES)
         with contextlib.suppress(OSError):
             is_new = not folder.exists()
             folder.mkdir(parents=True, exist_ok=True)
@@ -79,7 +79,7 @@ def cache_folder() -> Path | None:
     return None
 
 
-def digest_of(sources: Path) -> str:
+def folder_digest(sources: Path) -> str:
     """Of the names and contents of a folder's Python files, and of the version of Numba that compiles them."""
     digest = hashlib.sha256(numba.__version__.encode())
     for path in sorted(sources.glob("*.py")):

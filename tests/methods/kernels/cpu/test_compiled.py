@@ -129,7 +129,7 @@ def fresh_choice():
 def test_a_start_marks_its_folder_and_removes_nothing_where_it_was_before(tmp_path, monkeypatch):
     monkeypatch.setattr(compiled.config, "CACHE_DIR", str(tmp_path))
     base = tmp_path / "mettle-cache-kernels"
-    folders = [base / name for name in ("a", "b", "c", "d", "e", compiled.digest_of(KERNEL_SOURCES))]
+    folders = [base / name for name in ("a", "b", "c", "d", "e", compiled.folder_digest(KERNEL_SOURCES))]
     for folder in folders:
         folder.mkdir(parents=True)
         os.utime(folder, (0, 0))
@@ -146,7 +146,7 @@ def test_a_home_that_cannot_be_written_leaves_the_sources_own_folder_and_then_no
     sources = tmp_path / "sources"
     sources.mkdir()
     monkeypatch.setattr(compiled, "_SOURCES", sources)
-    assert compiled.cache_folder() == sources / "__pycache__" / "kernels" / compiled.digest_of(sources)
+    assert compiled.cache_folder() == sources / "__pycache__" / "kernels" / compiled.folder_digest(sources)
     compiled.cache_folder.cache_clear()
     monkeypatch.setattr(compiled, "_SOURCES", tmp_path / "file")
     assert compiled.cache_folder() is None
