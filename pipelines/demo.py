@@ -31,7 +31,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Step:
-    """One step of the demo: what it did, in how many seconds, and the most memory that the process had held by then."""
+    """One step of the demo: what it did, its seconds, and the process's peak memory until then."""
 
     name: str
     did: str
@@ -61,7 +61,7 @@ class DemoReport:
         return {**asdict(self), "seconds": self.seconds, "ok": self.ok}
 
     def run(self, name: str, work: Callable[[], Result], describe: Callable[[Result], str]) -> Result:
-        """Do one step and note what it did."""
+        """Do one step and record it."""
         started = time.perf_counter()
         result = work()
         self.steps.append(Step(name, describe(result), time.perf_counter() - started, peak_resident()))

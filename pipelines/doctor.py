@@ -1,4 +1,4 @@
-"""What this machine has for the two stages, what is missing, and what to do about it."""
+"""Examining a machine: what it has for the two stages, what is missing, and how to get it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CPU_ONLY = "CPU only: both stages run, extraction of a large backbone takes days
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at. ``advice`` is empty where there is nothing to do."""
+    """The state of one topic. ``advice`` is empty where there is nothing to do."""
 
     topic: str
     found: str
@@ -97,7 +97,7 @@ def examine_memory() -> Finding:
 
 
 def examine_products() -> Finding:
-    """What a CPU multiplies codes with."""
+    """How the CPU multiplies codes: by tiles of bytes, or in float32."""
     from mettle_cache.methods.kernels.cpu.amx import has_byte_tiles
 
     kind = "tiles of bytes (AMX)" if has_byte_tiles() else "float32: no tiles of bytes (AMX) on this processor"

@@ -1,10 +1,10 @@
 """Layer-Centric Distillation of one layer: N tokens into K meta-tokens (Mettle, equations 3.1 and 3.2).
 
-The attention has two readings. Event localisation's published totals fit a whole attention module, shared by all steps,
-with norms around it. Segmentation's fit three matrices a step and no output projection, as equation 3.1 prints it
-(docs/protocols/avs.md, "Readings of the published totals", A). Each has its own way of evaluation, and with it the
-order of its sums: a module's steps are one function each, with a backward pass by hand; the matrices' are taken apart
-by autograd.
+The paper's attention can be read in two ways. The parameter totals published for event localisation fit a whole
+attention module, shared by all steps, with norms around it. Those for segmentation fit three matrices a step and no
+output projection, as equation 3.1 prints it (docs/protocols/avs.md, "Readings of the published totals", A). The two are
+computed differently, so their sums are in different orders: a step with the module is one function with a backward pass
+written by hand; a step with matrices is left to autograd.
 
 Shapes: F frames (B clips times T segments), N tokens, D channels, K meta-tokens, H attention heads, d output channels.
 """
@@ -113,8 +113,8 @@ class LayerDistiller(nn.Module):
     def forward(self, tokens: LayerTokens, projection: nn.Linear | None = None, *, summed: bool = False) -> Tensor:
         """Meta-tokens ``[F, K, D]`` of a layer's tokens, ``codes [F, N, D]``; or, projected, ``[F, K, d]``.
 
-        Their sum, ``[F, D]`` or ``[F, d]``, costs less than they do: all that follows the softmax is affine, and serves
-        K meta-tokens at once.
+        Their sum, ``[F, D]`` or ``[F, d]``, costs less: everything after the softmax is affine, so it is applied once,
+        to the sum, instead of K times.
         """
         # logits and statistics stay in full precision; the products that autocast would speed up are tiny
         with torch.autocast(tokens.codes.device.type, enabled=False):
@@ -138,7 +138,7 @@ class LayerDistiller(nn.Module):
         return self._absorb(meta_tokens)[0]
 
     def _absorb(self, meta_tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries of :meth:`absorbed_queries`, and the values' projection and its bias."""
+        """The queries that :meth:`absorbed_queries` describes, and the values' projection with its bias."""
         attention = self.attention
         normed = self.norm_meta_tokens(meta_tokens) if self.options.norm else meta_tokens
         queries, values, values_bias = fold_keys(
@@ -149,7 +149,7 @@ class LayerDistiller(nn.Module):
         return queries.flatten(-3, -2), values, values_bias
 
     def _distil(self, tokens: LayerTokens, projection: nn.Linear | None, *, summed: bool) -> Tensor:
-        """With the attention module, or without any attention."""
+        """Distil with the attention module, or without any attention."""
         options, mixing = self.options, self.mixing()
         weights = ProjectionWeights(mix_bias=self.mix.bias if options.pretrained_branch == "linear" else None)
         queries = self.unit.new_empty(0, self.layer.width)
@@ -172,13 +172,13 @@ class LayerDistiller(nn.Module):
     def _step_weights(
         self, asking: Tensor, meta_tokens: Tensor, weights: ProjectionWeights
     ) -> tuple[Tensor, ProjectionWeights]:
-        """A step's queries, of the meta-tokens ``asking``, and ``weights`` with what is this step's own."""
+        """Queries of one step, made of the meta-tokens ``asking``, and ``weights`` with the step's own filled in."""
         queries, values, values_bias = self._absorb(asking)
         residual = meta_tokens if self.options.residual else None
         return queries, weights._replace(values=values, values_bias=values_bias, residual=residual)
 
     def _attention_weights(self, outputs: ProjectionWeights) -> ProjectionWeights:
-        """``outputs`` with the weights of the attention that all steps share."""
+        """``outputs``, completed by the attention weights that all steps share."""
         out = self.attention.out_proj
         weights = outputs._replace(out=out.weight, out_bias=out.bias)
         if self.options.norm:
@@ -217,7 +217,7 @@ class LayerDistiller(nn.Module):
 
 
 def _xavier_linear(outputs: int, inputs: int) -> nn.Linear:
-    """A linear that starts as those of ``nn.MultiheadAttention`` do."""
+    """A linear that is initialised as those of ``nn.MultiheadAttention`` are."""
     linear = nn.Linear(inputs, outputs)
     nn.init.xavier_uniform_(linear.weight)
     nn.init.zeros_(linear.bias)

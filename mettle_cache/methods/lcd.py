@@ -168,7 +168,7 @@ KIND = MethodKind(LCDOptions, _build)
 
 
 def _key(layer: LayerSpec) -> str:
-    """The part of a layer's name that may stand in a state dict's key."""
+    """``s3b07`` of ``visual/s3b07``: a name that a state dict's key may contain."""
     return layer.name.split("/")[1]
 
 

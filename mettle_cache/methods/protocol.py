@@ -1,4 +1,4 @@
-"""What training asks of a method: the way from the stored tokens of both modalities to their meta-tokens.
+"""What training needs of a method, which turns the stored tokens of both modalities into meta-tokens.
 
 A method is a module with a :class:`MethodKind`, and a row of the registry that names it
 (:mod:`mettle_cache.methods.registry`). Shapes: B clips, T segments, N tokens, D channels, d output channels.

@@ -1,4 +1,4 @@
-"""Which stores are there, and what one holds."""
+"""Finding stores, and describing one."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from mettle_cache.store.format.spec import FORMAT_VERSION
 
 
 def find_stores(folder: Path | str) -> list[Path]:
-    """Finished stores in a folder, the one that was finished last first. Whatever is no store is passed over."""
+    """Finished stores in a folder, the newest first. Anything that is not a store is ignored."""
     folder = Path(folder)
     candidates = sorted(folder.glob("*.zarr")) if folder.is_dir() else []
     return sorted((path for path in candidates if _is_finished(path)), key=_finished_at, reverse=True)
 
 
 def describe_store(path: Path | str) -> dict[str, object]:
-    """What is in a store, finished or not, and what made it; JSON.
+    """The content of a store, finished or not, and where it comes from, as JSON.
 
     Raises
     ------

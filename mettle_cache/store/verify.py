@@ -1,4 +1,4 @@
-"""Is every byte of a store what was committed, and what to do about those that are not."""
+"""Checking that every byte of a store is what was committed, and repairing a store that is damaged."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Advance(Protocol):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong; ``clip`` and ``layer`` are empty where a file concerns none or all."""
+    """One problem of a store; ``clip`` and ``layer`` are empty where a file belongs to none or to all."""
 
     what: str
     file: str
@@ -47,7 +47,7 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyReport:
-    """What was found. ``nbytes`` were read from shards; ``damaged`` holds the indexes of clips to extract again."""
+    """The outcome of a check. ``nbytes`` were read from shards; ``damaged`` are indexes of clips to extract again."""
 
     path: Path
     deep: bool
@@ -156,7 +156,7 @@ def _ready(metadata: StoreMetadata, problems: list[Problem]) -> ReadyRecord | No
 
 
 def _names(metadata: StoreMetadata, ready: ReadyRecord | None) -> tuple[Sequence[str], Sequence[str]]:
-    """Ids, and the digest of each clip's commit; empty strings where that is not known."""
+    """Clip ids, and the digest of each clip's commit, empty where it is not known."""
     unknown = [""] * metadata.clips
     with suppress(StoreCorruptError):  # damage to these files is reported file by file
         if ready is not None:

@@ -1,1 +1,1 @@
-"""What this machine gives, beside what it could give: one file a bench, one line in ``registry.py``."""
+"""Benches: what this machine does, beside what it could do. Each is a file, and a line in ``registry.py``."""

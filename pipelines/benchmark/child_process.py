@@ -1,4 +1,4 @@
-"""Work in a process of its own, where memory starts from nothing, and what the work takes there."""
+"""Running work in a new process, and measuring the memory that it takes there."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def serve(work: Callable[[dict[str, Any]], Mapping[str, object]]) -> None:
 
 
 class MemoryMeter:
-    """Counts from where it is made: allocations on a GPU, or the resident set of this process.
+    """Measures memory from the moment it is made: allocations on a GPU, or the resident set of this process.
 
     The resident set's peak is the process's own, so make the meter early: an earlier peak would hide a later one.
     """
@@ -97,7 +97,7 @@ def available_memory(device: torch.device) -> int:
 
 
 class SavedStorages:
-    """Memory that autograd holds on to; ``nbytes`` counts each piece once, however many tensors share it."""
+    """Memory that autograd saves; ``nbytes`` counts each storage once, however many tensors share it."""
 
     def __init__(self, excluded: Iterable[Tensor]) -> None:
         self._excluded = {tensor.untyped_storage().data_ptr() for tensor in excluded}

@@ -1,7 +1,7 @@
 """``mettle bench extract``: a whole extraction from real files, beside the bare backbones on resident tensors.
 
-It also holds ``mettle plan`` to its word: what plan's own functions expect of this machine, beside what happens. On a
-GPU it says what half precision gains, and the error that it leaves in the stored tokens.
+It also checks ``mettle plan``: the rates that plan expects of this machine, beside the measured ones. On a GPU it
+measures what half precision gains, and the error that it leaves in the stored tokens.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""One small extraction of media that are written here, in its parts and as a whole, each ready to be timed.
+"""A small extraction, as a whole and in parts that can be timed one by one; it writes its own media.
 
-They run in threads as the stream has them.
+Parts run in threads, as they do in the stream of an extraction.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Extraction:
 
     @cached_property
     def passes(self) -> list[list[Tensor]]:
-        """What each forward pass takes, resident on the device: whole clips, as the stream groups them."""
+        """The inputs of each forward pass, on the device: whole clips, as the stream groups them."""
         return [
             [self._stack([self.prepared[index].inputs[number] for index in group]) for number in self._numbers]
             for group in self.extractor.groups(range(self.clips))

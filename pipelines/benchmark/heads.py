@@ -70,7 +70,7 @@ def bench_backbones(*, tiny: bool, device: torch.device) -> tuple[Backbone, Back
 def load_libraries(device: torch.device, attention: str) -> None:
     """One step on toy shapes: afterwards all code that training runs is loaded, and what compiles is compiled.
 
-    So what a measurement finds is the work's, not the libraries'.
+    So a measurement that follows is of the work, not of loading libraries.
     """
     layers = bench_layers(tiny=True)
     run = layer_run(layers, bench_recipe(tiny=True), clips=1, device=device)

@@ -1,6 +1,6 @@
-"""What the machine can do at best: read bytes that nobody looks at, multiply matrices, and so take a training step.
+"""The limits of the machine: reading bytes without looking at them, multiplying matrices, and a training step of both.
 
-Beside it the page cache, which has to be empty or full where reading is timed.
+Also the page cache, which must be empty or full while reading is timed.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ MATMUL_SECONDS = 0.3
 class RawReader:
     """Reads whole files by ``preadv`` into memory that is used again and again: the limit of any reader.
 
-    ``threads`` is how many reads are in flight, ``memory`` the bytes that they fill in turn, shared out among them
-    (as many as a batch has: tokens that are delivered must lie somewhere). It is touched once here, so no page is new
-    when it counts.
+    ``threads`` is the number of reads in flight. ``memory`` is the number of bytes that they fill in turn, in equal
+    parts: that of a batch, because delivered tokens need as much. It is touched once here, so that no page is new while
+    reading is timed.
     """
 
     def __init__(self, files: Sequence[Path], *, threads: int, memory: int) -> None:
@@ -98,7 +98,7 @@ def _multiply(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor, count:
 
 @dataclass(frozen=True, kw_only=True)
 class Floor:
-    """Seconds of one clip, by what they go to; ``optimiser`` is one clip's share of an update."""
+    """The least seconds that a clip can take, by what they are spent on; ``optimiser`` is its share of an update."""
 
     read: float
     products: float
@@ -122,9 +122,9 @@ def necessary_products(layers: Sequence[LayerSpec], recipe: Recipe, *, segments:
     Per frame and layer, with K meta-tokens and H heads, N tokens of D channels, d outputs: scores ``K H N D`` and the
     queries' gradients; contexts ``H N D`` and their weights' gradients; the mixing row ``N D`` and its gradient; the
     tokens' variances ``N D``; value, output and common projection ``2 D² + d D``, and twice that for their gradients.
-    Where K would stand with the others, one does: only the sum of the meta-tokens is asked for, and all that follows
-    the softmax is affine. What does not grow with the frames is left out, and so is the decoder: both are small, and a
-    lower floor is the harder one to come near.
+    After the softmax everything is affine and only the sum of the meta-tokens is needed, so these products count once
+    instead of K times. What does not grow with the frames is left out, and so is the decoder: both are small, and
+    leaving them out only lowers the floor.
     """
     lcd, total = cast(LCDOptions, recipe.method_options), 0
     stages = {m: sorted({layer.stage for layer in layers if layer.modality == m}) for m in ("visual", "audio")}
@@ -140,7 +140,7 @@ def necessary_products(layers: Sequence[LayerSpec], recipe: Recipe, *, segments:
 
 
 def evict(files: Iterable[Path]) -> None:
-    """Ask the system to forget these files' pages; what was not yet written to disk stays."""
+    """Ask the system to drop these files from the page cache; pages that are not on the disk yet stay."""
     for path in files:
         descriptor = os.open(path, os.O_RDONLY)
         try:

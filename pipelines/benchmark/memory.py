@@ -1,4 +1,4 @@
-"""``mettle bench memory``: what training from an int8 store holds, taken apart; the store's size is not in it.
+"""``mettle bench memory``: the memory of training from an int8 store, in parts; it does not grow with the store.
 
 Every measurement is a process of its own that runs this module.
 """

@@ -1,4 +1,4 @@
-"""What every bench can be asked for, and the temporary folder that it works in."""
+"""The options of every bench, and the temporary folder that it works in."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class BenchOptions:
             yield f"--clips {self.clips}: must be from 1 to {MOST_CLIPS}"
 
     def command(self, bench: str) -> str:
-        """The command line that asks for the same; without the folder, which is this machine's own."""
+        """The command line with these options, without the folder, which belongs to this machine."""
         parts = [f"mettle bench {bench}", f"--repeats {self.repeats}"]
         if self.clips is not None:
             parts.append(f"--clips {self.clips}")
@@ -69,7 +69,7 @@ class BenchOptions:
 
 
 def bench_disk(options: BenchOptions) -> Path:
-    """The folder that exists and that temporary files go to."""
+    """The existing folder for temporary files."""
     from mettle_cache.pipelines.extract.config import STORES
     from mettle_cache.store.writing.durable import disk_folder
 

@@ -181,7 +181,7 @@ class ReadVariant:
 
 @dataclass(frozen=True)
 class ReadRows:
-    """What was timed: the limits' rows, the others', and notes where the page cache was not as it should be."""
+    """Timed rows: those of the limits, the others, and notes where the page cache was not as it should be."""
 
     limits: tuple[BenchRow, ...] = ()
     rows: tuple[BenchRow, ...] = ()
@@ -242,7 +242,7 @@ def time_readers(variants: Sequence[ReadVariant], *, cold: bool, repeats: int, p
 
 
 class ReadTimer:
-    """Times a variant, which is opened when its first turn comes, and anew for every turn if it is to start cold."""
+    """Times a variant. It is opened at its first turn or, where it has to start cold, at every turn."""
 
     def __init__(self, variant: ReadVariant, cold: bool) -> None:
         self.variant = variant
@@ -268,12 +268,12 @@ class ReadTimer:
         self._read()
 
     def rest(self) -> None:
-        """What stays open may hold maps of files, and their pages could not be dropped for the next variant."""
+        """Close a cold variant: it may hold maps of files, whose pages could not be dropped for the next one."""
         if self._cold:
             self.close()
 
     def notes(self, state: str) -> list[str]:
-        """What to say where the page cache did not hold what it should, or held what it should not."""
+        """Notes for the table where the page cache did not hold what it should, or held what it should not."""
         if abs(self._cached - (not self._cold)) <= FEW_PAGES:
             return []
         return [f"{state}: {self._cached:.0%} of the files of {self.variant.name} were in the page cache"]

@@ -1,4 +1,4 @@
-"""Ways to read a store that can be compared: ours, and that of every other library, behind one interface."""
+"""Readers of a store behind one interface, so that they can be compared: ours, and those of other libraries."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def our_reader(name: str, path: Path, *, check: str, batch: int = BATCH, device:
 
 
 def clip_slots(arrays: Sequence[ArrayLayout]) -> list[ClipArrays]:
-    """Memory for as many clips as our ring holds; touched, so that no page of it is new when it counts."""
+    """Memory for as many clips as our ring holds, touched once, so that no page of it is new while reading is timed."""
     return [
         {array.name: np.ones((array.blocks, *array.chunk_shape), array.dtype) for array in arrays}
         for _ in range(2 * BATCH)
@@ -113,7 +113,7 @@ def token_files(path: Path, order: Sequence[int]) -> list[Path]:
 
 
 def consume(deliver: Deliver, order: Sequence[int]) -> None:
-    """Have every clip delivered, and look at none: that is what is timed."""
+    """Have every clip delivered, without looking at any; this is what is timed."""
     for _ in deliver(order):
         pass
 

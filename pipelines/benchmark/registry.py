@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """A bench: what it measures, where it is (imported when it is run), and how many clips it takes by default."""
+    """A bench: what it measures, its module (imported when it is run), and how many clips it takes by default."""
 
     name: str
     what: str

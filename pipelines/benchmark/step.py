@@ -1,6 +1,6 @@
-"""``mettle bench step``: one training step from an int8 store, beside the two ways it replaces and the floor.
+"""``mettle bench step``: a training step from an int8 store, beside the two ways that it replaces and the floor.
 
-Every variant runs in processes of its own, one at a time and in turns, so that its memory is its own.
+Every measurement is a new process, one at a time and in turns, so that it counts the memory of one variant.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ FLOORS, SAVED = 2.5, 0.02
 
 @dataclass(frozen=True)
 class Limits:
-    """One measurement of what the machine can do: seconds to read a clip's bytes, and multiply-adds a second."""
+    """One measurement of the machine's limits: seconds to read a clip's bytes, and multiply-adds a second."""
 
     read: float
     products: float
@@ -88,7 +88,7 @@ def run(options: BenchOptions, progress: Progress) -> BenchTable:
 
 
 def _requests(place: Path, batch: int, device: torch.device, tiny: bool) -> dict[str, StepRequest]:
-    """What each variant is asked: a batch of the recipe's size, or the largest that memory holds."""
+    """The request of each variant: a batch of the recipe's size, or the largest that memory holds."""
     ours = StepRequest(
         store=str(place / "int8"),
         attention="absorbed",
@@ -174,7 +174,7 @@ class StepMeasurements:
     heads: dict[int, list[float]]
 
     def seconds(self, name: str) -> Repeats:
-        """Of one clip; an update is shared by a whole batch even where fewer clips were measured."""
+        """Seconds of one clip; an update is divided by the recipe's batch, even where a smaller one was measured."""
         clips = self.requests[name].batch
         return Repeats(
             tuple(

@@ -1,6 +1,6 @@
-"""Training, measured in a process of its own: seconds a step, memory, what is saved for the backward pass.
+"""Measuring training in a new process: seconds a step, memory, and what is saved for the backward pass.
 
-One way to train, or several heads that share a pass over a store.
+It trains one head, or several that share a pass over a store.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _SPARE = 0.25
 class StepRequest:
     """What to train on: a store, or (None) backbones that run in every step.
 
-    ``attention`` is ``absorbed`` or ``stock``; without ``byte_tiles`` a processor that has some does as others do.
+    ``attention`` is ``absorbed`` or ``stock``; without ``byte_tiles`` the processor's tiles of bytes are not used.
     ``steps`` are timed after ``untimed`` ones; what is saved is counted in the first of those.
     """
 
@@ -111,7 +111,7 @@ def _time_one_way(request: StepRequest) -> dict[str, object]:
 def _time_steps(
     run: Run, batches: Iterator[SampleBatch], request: StepRequest, online: _OnlineSource | None
 ) -> dict[str, object]:
-    """Steps as ``request`` says; of the online source what its steps take, and not what they leave out."""
+    """Time steps as ``request`` says; for the online source without the time that it says is not a trainer's."""
     if request.attention == "stock":
         use_stock_attention(run.model)
     first = next(batches)
@@ -141,8 +141,8 @@ def _time_steps(
 class _OnlineSource:
     """Batches as a trainer without a cache makes them: frozen backbones in every step, on inputs that are ready.
 
-    ``seconds`` are those of the forward passes. ``copying`` is what it takes to get their tokens out of inference mode,
-    which such a trainer would not use: they are not counted.
+    ``seconds`` are those of the forward passes. ``copying`` are those of copying tokens out of inference mode; they are
+    not counted, because such a trainer would not copy.
     """
 
     def __init__(self, request: StepRequest, device: torch.device) -> None:
@@ -198,7 +198,7 @@ def timed(work: Callable[[], object], device: torch.device) -> float:
 
 
 def now(device: torch.device) -> float:
-    """The time when everything that was asked of the device is done."""
+    """The time, read when everything that was started on the device is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()

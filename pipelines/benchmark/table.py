@@ -42,7 +42,7 @@ class BenchRow:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Goal:
-    """What a bench is held to: ``found`` at least (``least``) or at most ``wanted``, in ``unit``."""
+    """A goal of a bench: ``found`` must be at least (``least``) or at most ``wanted``, in ``unit``."""
 
     what: Text
     wanted: float
@@ -57,7 +57,7 @@ class Goal:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class BenchTable:
-    """What one bench found.
+    """The result of one bench.
 
     Attributes
     ----------

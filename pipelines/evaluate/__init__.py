@@ -1,4 +1,4 @@
-"""What comes of a run: its score on a split beside the paper's row, its predictions, and a folded head to take along.
+"""Using a trained run: score it on a split beside the paper's row, write its predictions, export a folded head.
 
 No backbone is loaded.
 """
@@ -23,7 +23,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> object:
-    """Load what is public when it is used: to score a run takes nothing of what folds it."""
+    """Load a public name when it is used: scoring a run needs no code that folds it."""
     if name not in _MODULES:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
     return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

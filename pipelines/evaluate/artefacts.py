@@ -1,4 +1,4 @@
-"""Files that show a task's predictions, and the frames to draw them on, which no store holds."""
+"""Files that show a task's predictions, and the frames to draw them on, which come from the data set."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 
 class StoredFrames:
-    """Pictures of a store's clips, from the data set that it was made of, which is opened when the first is wanted.
+    """Pictures of a store's clips, from the data set that the store was made of, opened at the first call.
 
-    Without ``root`` the data set's default one serves, if it is there; where there are no media, there is no picture.
+    Without ``root`` the data set's default folder is taken, if it exists. Without media there are no pictures.
     """
 
     def __init__(self, store: TokenStore, root: Path | None, progress: Progress) -> None:
@@ -67,7 +67,7 @@ class StoredFrames:
 def write_artefacts(
     task: Task, predictions: Predictions, rows: Sequence[int], folder: Path, frames: StoredFrames
 ) -> Path | None:
-    """Write what the task has to show under ``folder``, over what an earlier evaluation wrote; None if it has nothing.
+    """Write the task's artefacts to ``folder``, replacing those of an earlier evaluation; None if it has none.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The published row that belongs beside a result, and all that separates the two."""
+"""Comparing a result with the paper: the published row beside it, and every difference between the two."""
 
 from __future__ import annotations
 

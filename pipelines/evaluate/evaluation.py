@@ -1,4 +1,4 @@
-"""Score runs on a split, in one pass, and say what separates each number from the paper's."""
+"""Scoring runs on a split, in one pass, with every difference between the result and the paper's."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def evaluate(
         report = evaluate("runs/first")
         report.scores[report.metric], report.differs
 
-    Writes ``predictions-SPLIT.parquet`` into the run's folder and adds to its ``result.json``. What a task has to show
-    of its predictions goes to ``artefacts-SPLIT``.
+    Writes ``predictions-SPLIT.parquet`` into the run's folder and adds to its ``result.json``. Files by which a task
+    shows its predictions go to ``artefacts-SPLIT``.
 
     Parameters
     ----------
@@ -160,7 +160,7 @@ def _predict_together(group: Sequence[_TrainedRun], threads: int, progress: Prog
 
 
 def _record(trained: _TrainedRun, predictions: Predictions, frames: StoredFrames) -> EvaluateReport:
-    """Write the predictions, what shows them, and the report into the run's folder."""
+    """Write predictions, artefacts and report into the run's folder."""
     task, folder = trained.run.task, trained.folder
     shown = write_artefacts(task, predictions, trained.split.rows, folder.artefacts(trained.split.name), frames)
     report = replace(_report(trained, predictions), artefacts=shown)

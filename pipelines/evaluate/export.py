@@ -1,7 +1,8 @@
-"""From a run to a head for inference: fold its LCDs, check that nothing changed, measure what it saves, write it.
+"""Exporting a run as a head for inference: fold its LCDs, check that its features stay, measure the gain, write it.
 
 The file is one safetensors file that describes itself: the folded LCDs, and the rest of the head as it was. A head of
 another method has nothing to fold, and is written as it is.
+
 :func:`load_exported` gives the whole head back, from the tokens to the decoder's outputs;
 :func:`mettle_cache.methods.folded.load_folded` the LCDs alone. Neither needs a store, and the tokens may come in any
 codec, or as floats from the backbones themselves.
@@ -56,7 +57,7 @@ class Timing:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportReport:
-    """What folding changed. Parameters and seconds are those of the whole head.
+    """The outcome of an export. Parameters and seconds are those of the whole head.
 
     ``folded`` counts the layers of each folded LCD by its place; it is empty where the head's method has none.
     ``difference`` is the largest one between the features of the folded and of the trained LCDs on a sample of the
@@ -178,7 +179,7 @@ def folded_modules(model: nn.Module) -> dict[str, FoldedLCD]:
 
 
 def _write(path: Path, model: nn.Module, task: Task, recipe: Recipe, store: TokenStore, checkpoint: Path) -> None:
-    """Write a folded head and what it takes to build it again, whole or not at all."""
+    """Write a folded head with its description, from which it is built again; whole or not at all."""
     description = {
         "folded": {name: module.to_json() for name, module in folded_modules(model).items()},
         "layers": [asdict(layer) for layer in task.layers],

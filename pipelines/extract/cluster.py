@@ -1,4 +1,4 @@
-"""Extraction spread over a dask.distributed cluster: local processes, or one that the user has.
+"""Extraction on a dask.distributed cluster: local processes, or the user's own cluster.
 
 Each task is a run of clips that goes through the same stream as on one machine, in a worker that builds its backbones
 once and writes its own clips. What a dead worker had committed is kept; what it had not is tried again elsewhere.
@@ -95,7 +95,7 @@ def extract_task(config: ExtractConfig, indexes: Sequence[int]) -> list[Outcome]
 
 
 def locate(config: ExtractConfig, extractor: Extractor, store: Path) -> ExtractConfig:
-    """The configuration as it reads in another working directory."""
+    """The configuration with absolute paths, which hold in another working directory too."""
     return replace(
         config,
         root=extractor.dataset.root.resolve(),

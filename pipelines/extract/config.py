@@ -1,4 +1,4 @@
-"""What an extraction is asked to do, and what it reports when it is over."""
+"""The configuration of an extraction, and the report of its outcome."""
 
 from __future__ import annotations
 

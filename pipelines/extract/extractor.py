@@ -1,10 +1,10 @@
 """A data set and its frozen backbones, set up on one device: clips in, codes of the chosen layers out.
 
-Also what the store that they fill is called by: the key of everything that changes its bytes, and where it came from.
+Also the specification of the store that they fill: the key of everything that changes its bytes, and its provenance.
 
-Bytes must depend on the clip alone, not on the clips around it, on the number of cores, nor on who computes it. So the
-backbones only ever see batches of one shape; a clip's place in the batch is fixed by its index; and on a CPU every
-forward pass runs on one thread (oneDNN's convolutions round differently with the number of threads), several at once.
+A clip's bytes must depend on the clip alone: not on the clips around it, the number of cores, or the process that
+computes it. So all batches have one shape, and a clip's index fixes its place in the batch. On a CPU every forward pass
+runs on one thread, several passes at once: oneDNN's convolutions round differently with the number of threads.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Extractor:
 
     @property
     def passes_at_once(self) -> int:
-        """Forward passes that run at the same time: as many as there are cores, and memory for their tokens."""
+        """How many forward passes run at the same time: one a core, or fewer where memory cannot hold their tokens."""
         if self.device.type != "cpu":
             return PASSES_AT_ONCE_ON_GPU
         tokens = sum(layer.tokens * layer.width for backbone in self.backbones for layer in backbone.layers)
@@ -120,7 +120,7 @@ class Extractor:
         ]
 
     def describe(self, error: MediaError) -> str:
-        """The reason that the store records: without the data set's own place, which must not change bytes."""
+        """The reason of a failure for the store, without the data set's folder, which must not change bytes."""
         return error.message.replace(f"{self.dataset.root}{os.sep}", "")
 
     def _read(self, backbone: Backbone, index: int) -> Tensor:
@@ -142,7 +142,7 @@ def build_extractor(
 ) -> Extractor:
     """Load the backbones that the configuration names and choose their layers.
 
-    ``device`` and ``cores`` are given where the configuration's device and all of this machine's cores are not meant.
+    ``device`` and ``cores`` replace the configuration's device and all of this machine's cores.
 
     Raises
     ------
@@ -191,7 +191,7 @@ def _create(text: str, config: ExtractConfig, modality: str) -> Backbone:
 
 
 def store_spec(extractor: Extractor, config: ExtractConfig) -> StoreSpec:
-    """The store that an extractor fills, whoever computes which clip of it."""
+    """The specification of the store that an extractor fills; the same for every process that writes clips."""
     return StoreSpec(
         dataset=extractor.dataset.name,
         segments=extractor.dataset.segments,
@@ -207,7 +207,7 @@ def store_spec(extractor: Extractor, config: ExtractConfig) -> StoreSpec:
 
 
 def extraction_key(extractor: Extractor, config: ExtractConfig) -> dict[str, object]:
-    """What changes bytes beside the data set's annotations, the layers and the codec, which the store adds itself."""
+    """The part of the store's key that extraction decides; the store adds annotations, layers and codec itself."""
     options = config.dataset_options
     return {
         **({"options": options} if options else {}),

@@ -1,7 +1,7 @@
-"""A codec's pilot: a look at some clips from which its static arrays come, before the store is begun.
+"""Running a codec's pilot: it looks at some clips before the store is begun, and computes the static arrays.
 
-It is done or not done: what it found is in the store from the beginning, and a later run, or another worker, takes it
-from there. Most codecs have none.
+The arrays are written when the store is made, and later runs and other workers read them from there. Most codecs have
+no pilot.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The bill before anything runs: bytes, files and hours, and whether reading a store beats computing it again."""
+"""The cost of an extraction before it runs: bytes, files, hours, and whether reading beats recomputing."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TIMED_SEGMENTS = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Bill:
-    """What one layer set costs at one codec. ``reads_per_second`` is clips/s from this disk, None if not measured."""
+    """The cost of some layers with one codec. ``reads_per_second`` is clips/s from this disk, None if not measured."""
 
     layers: str
     codec: str
@@ -89,7 +89,7 @@ class PlanReport:
 
 
 def make_plan(config: ExtractConfig, *, measure: bool = True, progress: Progress | None = None) -> PlanReport:
-    """Reckon what ``config`` would cost. Writes nothing but a temporary file, for the speed of the disk.
+    """Compute what ``config`` would cost. Writes nothing but a temporary file, for the speed of the disk.
 
     Raises
     ------

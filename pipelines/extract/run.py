@@ -1,6 +1,6 @@
 """Stage one: run the frozen backbones over a data set once, and keep every layer's tokens.
 
-Check everything, name everything that is wrong, and only then begin; whatever is committed by then stays committed.
+Everything is checked, and everything wrong is named in one message, before work begins. Committed clips stay committed.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def extract(config: ExtractConfig, progress: Progress | None = None) -> ExtractR
     config
         The data set, the backbones, the codec, the layers and where the store goes.
     progress
-        Told how far it is, and beforehand what a user should know.
+        Is told how far the work is, and before it notes for the user.
 
     Raises
     ------
@@ -183,14 +183,14 @@ class _Counts:
 
 
 def _task_notes(config: ExtractConfig) -> list[str]:
-    """What a user should know before anything is looked at."""
+    """Notes for the user before anything is read."""
     if DATASETS.row(config.dataset).task is not None:
         return []
     return [f"no task learns from {config.dataset}; train needs --recipe with a task"]
 
 
 def _store_notes(extractor: Extractor, missing: Mapping[str, str]) -> list[str]:
-    """What a user should know about the store before time goes into it."""
+    """Notes for the user about the store, before the extraction begins."""
     notes = [
         f"{backbone.name} ({backbone.modality}) has RANDOM weights ({backbone.weights_source}): "
         "fine to try things out, no accuracy is to be expected"
@@ -295,6 +295,6 @@ def find_missing(dataset: Dataset, config: ExtractConfig, out: Path) -> dict[str
 
 
 def _under(dataset: Dataset, problem: MediaProblem) -> Path:
-    """The problem's file without the data set's own place, which must not change a store's bytes."""
+    """The file of a problem, relative to the data set's folder, which must not change a store's bytes."""
     root = dataset.root
     return problem.path.relative_to(root) if problem.path.is_relative_to(root) else problem.path

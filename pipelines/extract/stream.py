@@ -28,9 +28,9 @@ AHEAD = 3
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one clip: ``nbytes`` written, or the reason why it could not be extracted.
+    """The outcome of one clip: ``nbytes`` written, or the reason why it could not be extracted.
 
-    ``peak_memory`` is the most that the process had held by then, where it is another process than the caller's.
+    ``peak_memory`` is the peak of the process until then, where it is not the caller's process.
     """
 
     index: int
@@ -90,7 +90,7 @@ def _pools(extractor: Extractor) -> Iterator[tuple[ThreadPoolExecutor, ThreadPoo
 
 @contextmanager
 def reproducible_passes(device: torch.device) -> Iterator[None]:
-    """Settings of the whole process under which passes in several threads give the same bytes as one after another.
+    """Set the whole process so that passes in several threads give the same bytes as one after another.
 
     On a CPU PyTorch keeps to one thread a pass (extractor.py says why). On a GPU each pass switches cuDNN to its
     deterministic kernels and back; that they are on already keeps one pass from switching them off under another.
@@ -147,5 +147,5 @@ def _outcomes(group: _Group) -> Iterator[Outcome]:
 
 
 def _was_cut_off(write: Future[Outcome]) -> bool:
-    """Whether a write had to end because the pass that it waited for was cancelled."""
+    """Whether a write ended because the forward pass that it waited for was cancelled."""
     return isinstance(write.exception(), CancelledError)

@@ -1,4 +1,4 @@
-"""What a store's key says about the backbones that made it, and which published row that is."""
+"""The backbones that made a store, from its key, and the published row of these backbones."""
 
 from __future__ import annotations
 

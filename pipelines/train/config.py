@@ -1,4 +1,4 @@
-"""What training is asked to do; checked without PyTorch, as far as that goes."""
+"""Requests for training, and the checks of them that need no PyTorch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run has done so far, and where it is recorded: ``metrics.csv``, one row an epoch, and TensorBoard's events."""
+"""The history of a run, and its two records: ``metrics.csv``, with one row an epoch, and TensorBoard's events."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EpochRow = dict[str, float | int | None]
 
 @dataclass
 class History:
-    """What ``last.safetensors`` remembers of a run; epochs count from 1, and best epoch 0 is none."""
+    """The epochs of a run, as ``last.safetensors`` holds them. Epochs count from 1; best epoch 0 means none."""
 
     rows: list[EpochRow] = field(default_factory=list)
     best_epoch: int = 0

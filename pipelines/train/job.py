@@ -1,4 +1,4 @@
-"""From what training is asked to do to runs: everything left out is filled in from the store."""
+"""Starting what a request asks for: one run, seeds, or a sweep. What it leaves out follows from the store."""
 
 from __future__ import annotations
 

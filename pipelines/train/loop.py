@@ -31,7 +31,7 @@ from mettle_cache.tasks.protocol import Predictions
 
 @dataclass(frozen=True, kw_only=True)
 class SharedPass:
-    """What all runs of a pass share, their batches included."""
+    """What all runs of a pass share, such as their batches."""
 
     loader: SampleLoader
     batch_size: int
@@ -48,7 +48,7 @@ class SharedPass:
 
 @dataclass
 class Throughput:
-    """What the optimiser steps of this process came to."""
+    """Clips trained by this process, and the seconds it took."""
 
     clips: int = 0
     seconds: float = 0.0
@@ -148,7 +148,7 @@ def _score_runs(shared: SharedPass, runs: Sequence[Run], split: Split) -> list[d
 
 @contextmanager
 def _failing_alone(run: Run, progress: Progress) -> Iterator[None]:
-    """Keep a run's own failure from the others. One without a label is alone: its failure is the caller's to report."""
+    """Let a run fail without the others. A run without a label is alone, and the caller reports its failure."""
     try:
         yield
     except RunError as error:

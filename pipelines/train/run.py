@@ -37,8 +37,8 @@ from mettle_cache.tasks.protocol import Predictions, Task, auxiliary_terms
 class Run:
     """A head under training. Steps are numbered within their epoch, epochs from 0.
 
-    Without a folder it trains and predicts, and remembers its epochs; :meth:`record` gives it one to go on from and to
-    write to, :meth:`load_best` the weights that a folder keeps.
+    Without a folder it trains, predicts and keeps its history. :meth:`record` gives it a folder to resume from and to
+    write to; :meth:`load_best` loads the best weights of a folder.
 
     ``label`` stands before its lines of progress. ``failure`` is what ended it early, if anything did.
     """
@@ -142,7 +142,7 @@ class Run:
 
     @contextmanager
     def record(self, folder: RunFolder, *, store_digest: str, steps: int) -> Iterator[Run]:
-        """Go on after the last epoch that ``folder`` holds, and keep there what is trained inside the block.
+        """Resume after the last epoch that ``folder`` holds, and write to it what is trained inside the block.
 
         ``store_digest`` is the key of the store that is trained from, ``steps`` the optimiser steps of one epoch.
 
@@ -161,7 +161,7 @@ class Run:
                 self._recorder = None
 
     def load_best(self, folder: RunFolder) -> int:
-        """Take the weights of a folder's best epoch; which one that is, counted from 1.
+        """Load the weights of a folder's best epoch; gives the number of that epoch, counted from 1.
 
         Raises
         ------
@@ -178,7 +178,7 @@ class Run:
         return with_prefix("model", self.model.state_dict()) | with_prefix("optimizer", slots)
 
     def state(self) -> dict[str, Any]:
-        """What else it takes to go on, as JSON."""
+        """The rest of the state that resuming needs, as JSON."""
         return {"optimizer": flatten_optimizer(self.optimizer)[1], "scheduler": self.scheduler.state_dict()}
 
     def _resume(self, folder: RunFolder) -> None:

@@ -1,4 +1,4 @@
-"""A run's folder: what is in it, who may write to it, and whether a run may go on in it.
+"""A run's folder: its files, the lock that lets one process write to it, and whether a run may be resumed in it.
 
 ``config.json`` (recipe, seed, selection, store), ``last.safetensors`` (to resume), ``best.safetensors`` (to evaluate),
 ``metrics.csv`` (one row an epoch), ``events/`` (TensorBoard), ``result.json``, ``predictions-SPLIT.parquet``.
@@ -75,7 +75,7 @@ class StoreReference:
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """``config.json``: all that decides a run's numbers, and where its store was."""
+    """``config.json``: everything that decides a run's numbers, and the path of its store."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
 
@@ -91,7 +91,7 @@ class RunConfig:
         return recipe_from_json(self.recipe, where="the run's config.json")
 
     def differences(self, other: RunConfig) -> list[str]:
-        """What would change a run's numbers; the store's path may differ."""
+        """Fields that differ and would change a run's numbers; the store's path may differ."""
         from mettle_cache.pipelines.train.recipe import same_recipe
 
         same = {

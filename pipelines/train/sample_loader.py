@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Split:
-    """Samples by position in the store's sample table: those to use, and those whose clip has no tokens."""
+    """The samples of a split by position in the store's sample table: usable ones, and those without tokens."""
 
     name: str
     rows: tuple[int, ...]
@@ -56,7 +56,7 @@ def epoch_order(count: int, *, seed: int, epoch: int) -> list[int]:
 
 @dataclass(frozen=True)
 class SampleBatch:
-    """B samples by position, their tokens, and what else the model is given; ``inputs.rows`` follow in the tokens."""
+    """B samples by position, their tokens, and further inputs; the tokens of ``inputs.rows`` follow those of the B."""
 
     rows: list[int]
     tokens: TokenBatch
@@ -99,9 +99,9 @@ class SampleLoader:
             yield SampleBatch(group, join_clips(batch, len(group) + len(extra.rows)), extra)
 
     def compile_kernels(self, rows: Sequence[int], note: Callable[[str], None]) -> None:
-        """Compile what it takes to pool the tokens of these samples, so that no clock that starts later counts it.
+        """Compile the kernels for the tokens of these samples now, so that compiling is not counted in a rate.
 
-        ``note`` hears it before something is compiled; after the first time on a machine nothing is.
+        ``note`` is called before something is compiled, which happens once on a machine.
         """
         clips = [clip for row in rows[:1] for clip in self._clips_of_row[row][:1]]
         if clips:
@@ -112,7 +112,7 @@ Inputs = Callable[[int, Sequence[int]], StepInputs]
 
 
 def training_inputs(task: Task, split_rows: Sequence[int], *, order_seed: int, epoch: int) -> Inputs:
-    """What the task gives its model in training; what it draws follows from order, epoch and the batch's number."""
+    """The task's inputs of each batch in training; its draws follow from ``order_seed``, epoch and batch number."""
 
     def inputs(number: int, rows: Sequence[int]) -> StepInputs:
         rng = np.random.Generator(np.random.PCG64([order_seed, epoch, number]))
@@ -122,12 +122,12 @@ def training_inputs(task: Task, split_rows: Sequence[int], *, order_seed: int, e
 
 
 def evaluation_inputs(task: Task, split_rows: Sequence[int]) -> Inputs:
-    """What the task gives its model where nothing is drawn."""
+    """The task's inputs of each batch in evaluation, where nothing is drawn."""
     return lambda _number, rows: task.inputs(rows, split_rows=split_rows, rng=None)
 
 
 def common_inputs(inputs_of_runs: Sequence[Inputs]) -> Inputs:
-    """What every run's task gives its model, which must be the same for all of them.
+    """The inputs of each batch, which must be the same for the tasks of all runs.
 
     Raises
     ------

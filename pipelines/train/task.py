@@ -1,4 +1,4 @@
-"""A recipe's task: on a store, or on layers alone where a head is rebuilt or counted without one."""
+"""Making a recipe's task: on a store, or on layers alone where a head is rebuilt or counted without a store."""
 
 from __future__ import annotations
 

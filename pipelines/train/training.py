@@ -1,4 +1,4 @@
-"""Stage two: train heads from a store. Knows no task; a task is asked for its model, targets, loss and score."""
+"""Stage two: training heads from a store. The task gives model, targets, loss and score; none is known here by name."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def train_runs(
 
 
 def default_run_folder(store: TokenStore, recipe: Recipe, seed: int) -> Path:
-    """Where a run lies when nobody says where."""
+    """The folder of a run where none is chosen."""
     return RUNS / f"{Path(store.path).stem}-{recipe.name}-{seed}"
 
 
@@ -142,7 +142,7 @@ def _build_run(spec: RunSpec, store: TokenStore, device: torch.device, resume: b
 
 
 def _describe_group(runs: Sequence[Run]) -> list[str]:
-    """What several heads hold together: a sweep can outgrow a machine that holds any one of them."""
+    """The size of all heads together: a sweep may not fit a machine that any one of its heads fits."""
     if len(runs) == 1:
         return []
     parameters = sum(run.parameters for run in runs)
@@ -155,7 +155,7 @@ def _describe_group(runs: Sequence[Run]) -> list[str]:
 def _hold_folders(
     shared: SharedPass, specs: Sequence[RunSpec], runs: Sequence[Run], configs: Sequence[RunConfig], resume: bool
 ) -> Iterator[None]:
-    """Hold the folder of every run, and let the run go on from what is in it."""
+    """Hold the folder of every run, and resume the run from what is in it."""
     claims = [(spec.out, config) for spec, config in zip(specs, configs, strict=True)]
     with ExitStack() as held:
         folders = held.enter_context(claim_runs(claims, resume=resume))
@@ -169,7 +169,7 @@ def _run_config(spec: RunSpec, select_on: SelectOn, store: TokenStore) -> RunCon
 
 
 def _choose_splits(store: TokenStore, select_on: SelectOn) -> tuple[Split, Split | None, list[str]]:
-    """The samples to train on, those to select the epoch on, if any, and what a reader of the numbers has to know."""
+    """The samples to train on, those to select the epoch on, if any, and notes for the report."""
     train_split = read_split(store, "train")
     if not train_split.rows:
         raise UsageError(f"{store.path}: the train split has no samples with tokens", hint="see: mettle info STORE")
@@ -189,7 +189,7 @@ def _choose_splits(store: TokenStore, select_on: SelectOn) -> tuple[Split, Split
 
 
 def _train(shared: SharedPass, runs: Sequence[Run], folder: Path) -> Throughput:
-    """The epochs that are left, saying where each run goes on from, and after Ctrl-C how."""
+    """Train the epochs that are left; says from which epoch each run is resumed, and after Ctrl-C how to resume."""
     for run in runs:
         done = run.history.epochs
         if done:

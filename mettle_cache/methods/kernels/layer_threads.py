@@ -1,13 +1,13 @@
-"""Work on several threads of a CPU: layers side by side here, and frames of one in cpu/pooling.py.
+"""Several layers at once, on a thread each. (The frames of one layer are spread over threads in cpu/pooling.py.)
 
-Nothing that is done to one layer depends on another. A layer whose every step is spread over the cores leaves them
-waiting at the end of each; with a layer to itself a core waits only for the last ones. The numbers do not depend on how
-many cores there are, unless there are two for each layer: what is done to one is done on one, and outputs are added in
-the layers' order.
+Layers do not depend on each other. If every step of one layer were spread over all cores, the cores would wait for each
+other at the end of each step; with a layer to itself, a core waits only at the very end. The numbers do not depend on
+the number of cores, unless there are two or more for each layer: a layer is computed on one core, and outputs are added
+in the order of the layers.
 
-Autograd would run the backward pass on one thread. So each layer has a graph of its own, which one function stands for
-in the caller's: it has all the parameters as inputs, keeps what the layers' graphs want to keep, and runs them side by
-side when its own turn comes.
+Autograd would run the backward pass on one thread. So each layer has a graph of its own, and one function represents
+them all in the caller's graph: it takes all parameters, holds what the layers' graphs saved, and runs these graphs at
+the same time in its backward pass.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class LayerWork:
-    """What is to be done to a layer, the parameters that it takes, and what it costs beside others."""
+    """What to compute for a layer, its parameters, and its cost relative to the other layers."""
 
     run: Callable[[], Tensor]
     parameters: tuple[nn.Parameter, ...]
@@ -37,7 +37,7 @@ class LayerWork:
 
 
 def add_up_layers(works: Sequence[LayerWork], *, side_by_side: bool) -> Tensor:
-    """The sum of what all layers give, on as many threads as PyTorch uses, or one layer after the other.
+    """The sum of the outputs of all layers, computed on as many threads as PyTorch uses, or one layer after the other.
 
     Gradients go to ``parameters`` alone, and can be taken once.
     """
@@ -57,9 +57,9 @@ def add_up_layers(works: Sequence[LayerWork], *, side_by_side: bool) -> Tensor:
 
 
 def run_in_threads(run: Callable[[], None], executor: ThreadPoolExecutor, threads: int) -> None:
-    """Call ``run`` in so many threads at once, and raise what one of them raised.
+    """Call ``run`` in ``threads`` threads at once, and raise what one of them raised.
 
-    Only when all have ended: they read memory that the caller may then use again.
+    It returns when all have ended, because they read memory that the caller may use again.
     """
     futures = [executor.submit(run) for _ in range(threads)]
     wait(futures)
@@ -73,10 +73,10 @@ class _LayerSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, works: Sequence[LayerWork], *parameters: nn.Parameter) -> Tensor:
         graphs = _side_by_side(_LayerGraph, works)
-        ctx.graphs, ctx.counts = graphs, [len(graph.kept) for graph in graphs]
-        ctx.save_for_backward(*(tensor for graph in graphs for tensor in graph.kept))
+        ctx.graphs, ctx.counts = graphs, [len(graph.saved) for graph in graphs]
+        ctx.save_for_backward(*(tensor for graph in graphs for tensor in graph.saved))
         for graph in graphs:
-            graph.kept.clear()
+            graph.saved.clear()
         return functools.reduce(torch.add, (graph.output.detach() for graph in graphs))
 
     @staticmethod
@@ -84,26 +84,29 @@ class _LayerSum(torch.autograd.Function):
     def backward(ctx: Any, d_output: Tensor) -> tuple[Tensor | None, ...]:
         saved = iter(ctx.saved_tensors)
         for graph, count in zip(ctx.graphs, ctx.counts, strict=True):
-            graph.kept.extend(next(saved) for _ in range(count))
+            graph.saved.extend(next(saved) for _ in range(count))
         by_layer = _side_by_side(lambda graph: graph.gradients(d_output), ctx.graphs)
         return None, *(gradient for gradients in by_layer for gradient in gradients)
 
 
 class _LayerGraph:
-    """A layer's output with a graph of its own; the caller keeps its saved tensors, which are in ``kept`` meanwhile."""
+    """A layer's output with a graph of its own. ``saved`` are the tensors that the graph keeps, for the caller."""
 
     def __init__(self, work: LayerWork) -> None:
         self.parameters, self.cost = work.parameters, work.cost
         # the graph holds this list and not this object, which holds the graph
-        self.kept: list[Tensor] = []
-        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(_keeping(self.kept), self.kept.__getitem__):
+        self.saved: list[Tensor] = []
+        with (
+            torch.enable_grad(),
+            torch.autograd.graph.saved_tensors_hooks(_keeping(self.saved), self.saved.__getitem__),
+        ):
             self.output = work.run()
 
     def gradients(self, d_output: Tensor) -> list[Tensor | None]:
-        """Those of the parameters, None for one that needs none."""
+        """The gradients of the parameters, None for one that needs none."""
         trained = [parameter for parameter in self.parameters if parameter.requires_grad]
         gradients = iter(torch.autograd.grad(self.output, trained, d_output, allow_unused=True) if trained else ())
-        self.kept.clear()
+        self.saved.clear()
         return [next(gradients) if parameter.requires_grad else None for parameter in self.parameters]
 
 
@@ -116,7 +119,7 @@ def _keeping(saved: list[Tensor]) -> Callable[[Tensor], int]:
 
 
 def _side_by_side(run: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """``run`` of each item, in their order; the most expensive first, so that the last ones to end are small."""
+    """Results of ``run`` in the order of the items. The most expensive start first, so that cheap ones end last."""
     results: dict[int, R] = {}
     queue = iter(sorted(range(len(items)), key=lambda number: -items[number].cost))
 
@@ -132,7 +135,7 @@ def _side_by_side(run: Callable[[T], R], items: Sequence[T]) -> list[R]:
 
 @functools.cache
 def _layer_executor(workers: int, threads: int) -> ThreadPoolExecutor:
-    """Workers that use so many threads each for what PyTorch spreads."""
+    """Worker threads, in each of which PyTorch uses ``threads`` threads."""
     all_there, before = threading.Barrier(workers), torch.get_num_threads()
 
     def start() -> None:

@@ -1,16 +1,16 @@
 """Attention of a few queries over many stored tokens, without projecting or expanding the tokens.
 
-Keys and values need no projection of their own: ``u = W_Kᵀ q`` is one D-vector a head, logits are ``X u`` and the
-context is ``αᵀ X``. The token-mixing branch ``W_g X`` is K more rows of the second product. Both run on the stored
-codes, and so does the backward pass, which is written by hand: it reads the codes again and recomputes the weights.
+Tokens are not projected to keys and values: ``u = W_Kᵀ q`` is one D-vector a head, logits are ``X u`` and the context
+is ``αᵀ X``. The token-mixing branch ``W_g X`` is K more rows of the second product. Both products run on the stored
+codes. So does the backward pass, which is written by hand: it reads the codes again and recomputes the weights.
 Exact: outputs and gradients agree with ``nn.MultiheadAttention`` to float64 rounding (tests/methods). Source:
 docs/design.md, "Absorbed attention" and "Codes without dequantisation".
 
 This is the one place that chooses how tokens are pooled: :data:`IMPLEMENTATIONS` has a row for each way, of which the
 first one that fits the tokens and queries is taken.
 
-:func:`distil_tokens` goes on to the meta-tokens (projections.py) and recomputes even the pooled tokens, so that nothing
-at all of a layer is kept for the backward pass but its codes, which belong to the reader.
+:func:`distil_tokens` goes on to the meta-tokens (projections.py). It recomputes the pooled tokens too, so the backward
+pass needs nothing of a layer but its codes, which are in the reader's memory anyway.
 
 Shapes: F frames (B clips times T segments), N tokens, D channels, Q queries (heads times meta-tokens), C contexts, K
 mixing rows.
@@ -37,7 +37,7 @@ class Implementation(Protocol):
     """A way to pool tokens: a module with these functions, and a row of :data:`IMPLEMENTATIONS`."""
 
     def fits(self, tokens: LayerTokens, queries: Tensor) -> bool:
-        """Whether it is made for these tokens, and for the queries' device and precision."""
+        """Whether it can pool these tokens, on the queries' device and in their precision."""
 
     def pool(
         self, tokens: LayerTokens, queries: Tensor, mixing: Tensor | None, eps: float | None, contexts: int
@@ -62,7 +62,7 @@ class Implementation(Protocol):
         gives, and to ``values [D, D]``, whose gradient takes the place of ``d_normed``; ``d_shift`` is ``[D]``."""
 
     def announced(self, note: Callable[[str], None]) -> AbstractContextManager[None]:
-        """Inside the block ``note`` hears, once, when something is compiled; never of what was compiled before."""
+        """Call ``note`` once if something is compiled inside the block."""
 
 
 IMPLEMENTATIONS: tuple[Implementation, ...] = (pooling, reference)
@@ -74,24 +74,24 @@ def choose_implementation(tokens: LayerTokens, queries: Tensor) -> Implementatio
 
 
 def layers_side_by_side(tokens: LayerTokens) -> bool:
-    """Whether layers are best distilled on a thread each: on a CPU, where one layer leaves cores waiting."""
+    """Whether to distil each layer on its own thread: on a CPU, where a single layer leaves cores idle."""
     return tokens.codes.device.type == "cpu"
 
 
 def pools_tokens(model: nn.Module) -> bool:
-    """Whether a part of a model calls these functions, which it says by an attribute of this name that is true."""
+    """Whether a module of the model calls these functions: it then has an attribute ``pools_tokens`` that is true."""
     return any(getattr(module, "pools_tokens", False) for module in model.modules())
 
 
 def compile_kernels(layers: Iterable[LayerTokens], note: Callable[[str], None]) -> None:
-    """Compile what pooling such layers in single precision takes, ahead of whatever measures time.
+    """Compile now what pooling these layers in float32 needs, so that no later measurement of time includes it.
 
     Parameters
     ----------
     layers
-        Some tokens of each layer, ``[B, T, N, D]``; of each kind one frame is pooled, forth and back.
+        Some tokens of each layer, ``[B, T, N, D]``; one frame of each kind is pooled, forward and backward.
     note
-        Hears it before the first function is compiled, if any is not in the machine's cache.
+        Called before the first function is compiled, if any is not in the machine's cache.
     """
     kinds = {(tokens.codes.device, tokens.format.name, tokens.codes.dtype): tokens for tokens in layers}
     frames = [tokens.flatten_frames()[:1] for tokens in kinds.values()]

@@ -1,14 +1,14 @@
-"""The projections of LCD's attention as the pooling of tokens leaves them: before it the queries', after it the others.
+"""The projections of LCD's attention: the queries' and keys' before tokens are pooled, the others after it.
 
-Before it, the keys' projection goes into the queries (:func:`fold_keys`): tokens are never projected. The three
-projections of ``nn.MultiheadAttention`` are one weight. Autograd would give each part a gradient of its own and then
-copy all three into one; written by hand, queries' and keys' gradients are computed where they belong.
+Before pooling, the keys' projection is multiplied into the queries (:func:`fold_keys`), so tokens are never projected.
+The three projections of ``nn.MultiheadAttention`` are parts of one weight. Autograd would compute a gradient of each
+part and then copy all three into one; the backward pass written by hand writes them where they belong.
 
-After it come the value, output and common projections, and the mixing branch's bias (:func:`finish`). All of that is
-affine in the pooled tokens, so their gradients need only the output's. That is what lets the backward pass visit the
-tokens once: :func:`pooled_gradients` comes first, then the tokens are read, which gives the gradients of the queries
-and the pooled tokens again, and of these :func:`weight_gradients` makes the gradients of the weights. Written by hand,
-because autograd would run the chain once more for each of the two.
+After pooling come the value, output and common projections and the mixing branch's bias (:func:`finish`). All of it is
+affine in the pooled tokens, so the pooled tokens' gradients follow from the output's alone. Therefore the backward pass
+reads the tokens only once: :func:`pooled_gradients` comes first; then the tokens are read, which gives the queries'
+gradients and the pooled tokens again; from these :func:`weight_gradients` computes the weights' gradients. Autograd
+would run the whole chain twice.
 
 Source: docs/design.md, "Absorbed attention"; equations 3.1 (its arrow replaces the meta-tokens) and 3.2;
 docs/protocols/avel.md, "Parameter accounting".
@@ -101,7 +101,7 @@ class ProjectionWeights(NamedTuple):
     projection_bias: Tensor | None = None
 
     def of_sum(self, count: int) -> ProjectionWeights:
-        """What makes the sum of ``count`` meta-tokens of the sums of their contexts and of their mixed tokens."""
+        """Weights that turn the sums of contexts and of mixed tokens into the sum of ``count`` meta-tokens."""
         return self._replace(
             values_bias=_times(count, self.values_bias),
             norm_bias=_times(count, self.norm_bias),
@@ -113,9 +113,9 @@ class ProjectionWeights(NamedTuple):
 
 
 class ProjectionGradient(NamedTuple):
-    """What the output's gradient alone gives: those of the meta-tokens and of the attended values ``[F, K, D]``.
+    """Gradients that follow from the output's alone: of the meta-tokens and of the attended values, ``[F, K, D]``.
 
-    ``values [H, E, D]`` are the normed values on the way to them, which the weights' gradients need again.
+    ``values [H, E, D]`` is the values' projection with the norm's weight in it, which :func:`weight_gradients` needs.
     """
 
     meta_tokens: Tensor
@@ -135,7 +135,7 @@ def finish(context: Tensor, mixed: Tensor, weights: ProjectionWeights, heads: in
 def pooled_gradients(
     d_output: Tensor, weights: ProjectionWeights, heads: int
 ) -> tuple[ProjectionGradient, Tensor, Tensor]:
-    """Gradients on the way, and at its end those of ``context`` and ``mixed``, whether or not there is a branch."""
+    """The intermediate gradients, and those of ``context`` and ``mixed``, whether or not there is such a branch."""
     d_meta_tokens = d_output if weights.projection is None else d_output @ weights.projection
     if weights.values is None or weights.out is None:
         frames, _, width = d_meta_tokens.shape
@@ -156,7 +156,7 @@ def weight_gradients(
     *,
     norm_gradients: NormGradients,
 ) -> ProjectionWeights:
-    """Gradients of the weights, None where there is no weight; ``on_the_way`` are those of :func:`pooled_gradients`."""
+    """Gradients of the weights, None where there is no weight; ``on_the_way`` comes from :func:`pooled_gradients`."""
     attended = _attend(context, weights, on_the_way.values)
     gradients = ProjectionWeights()
     if attended is not None and on_the_way.attended is not None:
@@ -208,7 +208,7 @@ def _value_gradients(
 
 
 def _normed_values(weights: ProjectionWeights, heads: int) -> Tensor:
-    """``W_V`` by head with the norm's weight in it, ``[H, E, D]``: fewer numbers than contexts to scale."""
+    """``W_V`` by head, times the norm's weight, ``[H, E, D]``: it has fewer numbers to scale than the contexts."""
     values = _present(weights.values)
     normed: Tensor = (values if weights.norm is None else values * weights.norm).unflatten(0, (heads, -1))
     return normed
@@ -229,7 +229,7 @@ def _multiply_each(pooled: Tensor, matrices: Tensor) -> Tensor:
 
 
 def _linear_gradients(d_output: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Of weight and bias of a projection of ``inputs [F, K, *]``."""
+    """The gradients of weight and bias of a projection of ``inputs [F, K, *]``."""
     return d_output.flatten(0, 1).mT @ inputs.flatten(0, 1), d_output.sum((0, 1))
 
 

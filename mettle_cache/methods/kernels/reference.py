@@ -1,6 +1,6 @@
 """Absorbed attention in PyTorch, a few frames at a time: any device, any precision, any tokens.
 
-An affine codec and a LayerNorm fold into the small side of the two products (ops.py says which these are):
+An affine codec and a LayerNorm are folded into the vectors of the two products (ops.py says which these are):
 
 - ``x = s (c + z)``: ``X u = C (s u) + u·(s z)`` and ``αᵀ X = s (αᵀ C) + s z``;
 - ``x̃ = r (x - μ)``: μ is one more column of the first product, and ``r = 1/σ`` needs the tokens' second moments, which
@@ -28,7 +28,7 @@ BLOCK_BYTES = {"cpu": 8 << 20, "cuda": 256 << 20}
 
 
 def fits(tokens: LayerTokens, queries: Tensor) -> bool:
-    """It is for everything."""
+    """Always: it pools any tokens."""
     return True
 
 
@@ -76,7 +76,7 @@ class FrameBlock:
 def frame_blocks(tokens: LayerTokens, dtype: torch.dtype) -> Iterator[tuple[slice, FrameBlock]]:
     """Frames of one layer, its axes F first, as many at a time as fit the cache.
 
-    What an affine format multiplies and adds stays outside the codes; another format decodes the block's tokens.
+    Codes of an affine format stay as they are, beside scale and offset; those of other formats are decoded.
     """
     frames = tokens.codes.shape[0]
     step = max(1, _block_bytes(tokens.codes.device) // (tokens.count * tokens.width * dtype.itemsize))
@@ -104,7 +104,7 @@ def _block_bytes(device: torch.device) -> int:
 
 @dataclass(frozen=True)
 class Attention:
-    """Softmax weights of a block of frames, ``[f, Q, N]``, and token statistics behind them, None without norm."""
+    """Softmax weights of a block of frames, ``[f, Q, N]``, and its tokens' statistics, None without a norm."""
 
     weights: Tensor
     mean: Tensor | None
@@ -234,7 +234,7 @@ def norm_gradients(
 ) -> tuple[Tensor, Tensor]:
     """From a projection's ``values * norm`` and ``values @ norm_bias`` back to ``norm`` and ``norm_bias [D]``.
 
-    Their gradients are returned; that of the ``values [D, D]`` takes the place of ``d_normed``.
+    Their gradients are returned; the gradient of ``values [D, D]`` is written over ``d_normed``.
     """
     d_norm = (d_normed * values).sum(0)
     d_normed.mul_(norm).addr_(d_shift, norm_bias)

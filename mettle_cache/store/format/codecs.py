@@ -1,8 +1,8 @@
-"""Which codecs there are, and what the store needs to know of one.
+"""The codecs by name, and the interface by which the store uses one.
 
-A codec says as data which arrays it stores (:class:`CodecArray`); layout, writer, reader and verification follow from
-that. Nothing here loads PyTorch: a codec loads its arithmetic when it encodes. FORMAT.md sections 3 and 5 are the
-specification of what is written.
+A codec declares the arrays that it stores (:class:`CodecArray`); layout, writer, reader and verification follow that
+declaration. Nothing here loads PyTorch: a codec loads its arithmetic when it encodes. What is written is specified in
+FORMAT.md, sections 3 and 5.
 
 Shapes: T segments, N tokens, D channels.
 """
@@ -37,8 +37,8 @@ class CodecArray:
     Attributes
     ----------
     part
-        ``codes``, or what :class:`~mettle_cache.tokens.LayerTokens` calls it among its parts (a frame's) or static
-        arrays.
+        ``codes``, or the array's name among the parts (one for each frame) or static arrays of
+        :class:`~mettle_cache.tokens.LayerTokens`.
     dtype
         zarr's name of the type: ``uint8``, ``float16``.
     axes, shape
@@ -61,9 +61,9 @@ class CodecArray:
 
 
 class Pilot(Protocol):
-    """A look at some clips before anything is written, from which a codec takes its static arrays.
+    """Looks at some clips before anything is written, and computes a codec's static arrays from them.
 
-    The same clips must give the same bytes: the arrays' digests are in the store's key.
+    The same clips must give the same bytes, because the arrays' digests are in the store's key.
     """
 
     def choose(self, clips: Sequence[str]) -> Sequence[int]:
@@ -80,7 +80,7 @@ class Pilot(Protocol):
 
 
 class Codec(Protocol):
-    """A way from tokens to bytes; encoded tokens carry the way back (:class:`~mettle_cache.tokens.TokenFormat`).
+    """Turns tokens into bytes; encoded tokens carry their :class:`~mettle_cache.tokens.TokenFormat`.
 
     ``limit`` is the largest |x| that it takes.
     """
@@ -101,7 +101,7 @@ class Codec(Protocol):
         ...
 
     def format(self, layer: LayerSpec, stage: Sequence[LayerSpec]) -> TokenFormat:
-        """How the codes of ``layer`` stand for tokens, where the stored layers of its stage are ``stage``."""
+        """The format of the codes of ``layer``; ``stage`` are the stored layers of its stage."""
         ...
 
     def pilot(self, layers: Sequence[LayerSpec]) -> Pilot | None:

@@ -1,8 +1,8 @@
-"""What damage is found with: blake2b over documents and small files, crc32c over the chunks of tokens.
+"""Digests that reveal damage: blake2b for documents and small files, crc32c for the chunks of tokens.
 
-crc32c is the checksum of zarr's chunks (RFC 3720, Castagnoli), by the fastest library that is here: google-crc32c
-always is. The optional ``crc32c`` (pip install 'mettle-cache[fast]') was measured to be 1 to 4 times as fast, and lets
-the interpreter go meanwhile, so that threads which read do not wait for one that checks.
+crc32c is the checksum of zarr's chunks (RFC 3720, Castagnoli), computed by the fastest installed library.
+google-crc32c is always installed. The optional ``crc32c`` (pip install 'mettle-cache[fast]') was measured to be 1 to 4
+times as fast, and releases the interpreter, so that reading threads do not wait for one that checks.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ CRC_BYTES = 4
 
 
 def canonical_json(document: object) -> bytes:
-    """The one rendering that digests are taken of: sorted keys, no spaces, ASCII, no NaN."""
+    """A document as the bytes whose digest is taken: sorted keys, no spaces, ASCII, no NaN."""
     return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
@@ -32,14 +32,14 @@ def digest_of(document: object) -> str:
 
 
 def crc32c_of_google(data: memoryview, before: int = 0) -> int:
-    """google-crc32c's."""
+    """The checksum by google-crc32c."""
     import numpy as np
 
     return int(google_crc32c.extend(before, np.frombuffer(data, np.uint8)))
 
 
 def crc32c_of_icrar(data: memoryview, before: int = 0) -> int:
-    """crc32c's."""
+    """The checksum by the library crc32c."""
     import crc32c as icrar
 
     return int(icrar.crc32c(data, before))
@@ -58,7 +58,7 @@ LIBRARY, _chosen = ("crc32c", crc32c_of_icrar) if _has_fast() else ("google-crc3
 
 
 def crc32c(data: memoryview, before: int = 0) -> int:
-    """The checksum of a contiguous buffer, without a copy; ``before`` is that of the bytes ahead of it."""
+    """The checksum of a contiguous buffer, without a copy; ``before`` is the checksum of the bytes before it."""
     return _chosen(data, before)
 
 

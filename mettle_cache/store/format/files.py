@@ -32,7 +32,7 @@ _PLAIN = {"PLAIN", "RLE", "BIT_PACKED"}
 
 
 def repair_hint(store: Path) -> str:
-    """What a user does about damage."""
+    """The hint that tells a user how to repair a damaged store."""
     return (
         f"run `mettle verify {store} --deep --repair`, then the same `mettle extract` command again; "
         "it extracts only the clips that were damaged"

@@ -56,7 +56,7 @@ class ArrayLayout:
 
     @property
     def part(self) -> str:
-        """What of :class:`~mettle_cache.tokens.LayerTokens` is stored: ``codes`` or the name of a part."""
+        """The field of :class:`~mettle_cache.tokens.LayerTokens` that is stored: ``codes`` or the name of a part."""
         return self.codec.part
 
     @property

@@ -1,6 +1,6 @@
-"""What became of each clip: its commit record, and the manifest, one row a clip.
+"""The outcome of each clip: its commit record, and the manifest, with one row a clip.
 
-The manifest is on disk in a finished store, and put together from the commits of an unfinished one.
+A finished store has its manifest on disk; that of an unfinished one is built from its commit records.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class NamedCommits:
 
 
 def find_commit(metadata: StoreMetadata, clip: int) -> CommitRecord | None:
-    """The clip's commit record, or None where it would have to be written (again)."""
+    """The clip's commit record, or None where the clip has to be written (again)."""
     try:
         return read_commit(metadata, clip)[0]
     except StoreCorruptError:
@@ -148,12 +148,12 @@ def read_manifest(metadata: StoreMetadata, *, expected: str) -> Manifest:
 
 
 def open_manifest(metadata: StoreMetadata, ready: ReadyRecord | None) -> Manifest:
-    """The manifest of a store with this ``READY``; what its commits say where there is none. Raises as both."""
+    """The manifest of a finished store (``ready`` is its record), or that of an unfinished one from its commits."""
     return manifest_so_far(metadata) if ready is None else read_manifest(metadata, expected=ready.files[MANIFEST])
 
 
 def manifest_so_far(metadata: StoreMetadata) -> Manifest:
-    """What the commits of an unfinished store say. Raises StoreCorruptError when the clip ids are damaged."""
+    """The manifest of an unfinished store, from its commits. Raises StoreCorruptError for damaged clip ids."""
     ids = metadata.read_clip_ids()
     records = [find_commit(metadata, clip) for clip in range(len(ids))]
     commits = [commit if commit and commit.clip == clip else None for commit, clip in zip(records, ids, strict=True)]

@@ -1,6 +1,6 @@
-"""The metadata of a store: what its root says, checked; what follows from it; and whether the store is whole.
+"""The metadata of a store: reading and checking the root's, everything that follows from it, and the record ``READY``.
 
-``READY`` is the record that says so; it vouches for every file beside the shards.
+``READY`` marks a finished store and holds the digest of every file beside the shards.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _LARGEST_SHARD = 1 << 33
 
 @dataclass(frozen=True)
 class StoreMetadata:
-    """The facts of a store that never change, and the paths of its parts."""
+    """The facts of a store that never change, and the paths of its files."""
 
     path: Path
     record: RootRecord
@@ -243,7 +243,7 @@ def _parse(path: Path, document: dict[str, JsonValue], data: bytes) -> StoreMeta
 
 
 def _check_layout(metadata: StoreMetadata) -> None:
-    """Refuse arrays that the codec does not store, or that nobody would have written."""
+    """Refuse arrays that the codec does not store, or that no writer makes."""
     path, name = metadata.path, metadata.record.key.codec
     if name not in CODECS and name not in CODECS.broken:
         raise StoreError(

@@ -1,4 +1,4 @@
-"""What a store is asked to hold, and the key that tells two requests apart."""
+"""The specification of a store to be written, and the key that tells two of them apart."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class StoreSpec:
 
 
 def layer_problems(layers: Sequence[LayerSpec]) -> Iterator[str]:
-    """What keeps a layer table from being stored."""
+    """The reasons why a layer table cannot be stored; none if it can."""
     if not layers:
         yield "no layers"
     if len({layer.name for layer in layers}) != len(layers):

@@ -1,4 +1,4 @@
-"""Memory for batches of stored tokens: allocated once, filled by many threads, used again for the next batch."""
+"""Memory for batches of stored tokens: allocated once, filled by many threads, reused for the next batch."""
 
 from __future__ import annotations
 
@@ -165,13 +165,11 @@ class BatchBuffer:
 
 
 class MemoryPool:
-    """Memory that outlives an epoch: new pages cost as much as reading into them.
+    """Keeps memory from one epoch to the next: new pages cost as much as reading into them.
 
-    It gives out memory, and takes it back by itself when the last tensor in it is gone; thread-safe.
-
-    So nothing that somebody still holds is ever written again, whoever forgot to give it back. What is spare is kept
-    for a request that fits into it, and dropped when one comes that does not: the pool never holds more than was in
-    use at once.
+    It lends memory, and takes it back by itself when the last tensor in it is gone, so memory that is still in use is
+    never lent twice. Spare memory is kept for a request that fits into it, and freed when one comes that does not: so
+    no more is held than was in use at once. Thread-safe.
     """
 
     def __init__(self) -> None:
@@ -182,7 +180,7 @@ class MemoryPool:
 
     @property
     def spare_bytes(self) -> int:
-        """What is kept and not in use."""
+        """Bytes that are kept and not in use."""
         with self._lock:
             return sum(map(len, self._spare))
 
@@ -200,7 +198,7 @@ class MemoryPool:
         return torch.from_numpy(view)
 
     def close(self) -> None:
-        """Free what is spare, and what comes back from now on; the pool can be used again."""
+        """Free spare memory, and lent memory when it comes back; more can be taken afterwards."""
         with self._lock:
             self._open = False
             self._spare = []
@@ -212,7 +210,7 @@ class MemoryPool:
 
 
 def _map_memory(nbytes: int) -> mmap.mmap:
-    """Memory that starts on a page, of large pages where the system has them: those are new in half the time."""
+    """Memory that starts on a page; of large pages, which take half the time to get, where the system has them."""
     block = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         # a kernel that was built without them refuses the advice

@@ -1,7 +1,7 @@
 """The direct reader: a clip's chunk bytes from its shards straight into their place in a batch.
 
-No zarr on this path: chunks are uncompressed and at computed offsets, so a run of blocks is one ``preadv``. What is
-read is checked against the commit record, which no damage to a shard can follow.
+It does not use zarr: chunks are uncompressed and at computed offsets, so a run of blocks is one ``preadv``. The bytes
+are checked against the commit record, which is another file: damage to a shard cannot change both.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ class _Open:
 
 
 class _Lease:
-    """A context manager as a class: a generator takes longer than the rest of a small read."""
+    """A lease as a context manager. It is a class because a generator takes longer than the rest of a small read."""
 
     __slots__ = ("_cache", "_entry")
 
@@ -163,7 +163,7 @@ class _Lease:
 
 
 class DescriptorCache:
-    """The files that were used last, open: opening one costs as much as reading a small block. Thread-safe.
+    """Keeps the files that were used last open: opening one costs as much as reading a small block. Thread-safe.
 
     A file is never closed while somebody reads from it.
 

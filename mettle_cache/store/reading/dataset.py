@@ -1,7 +1,7 @@
-"""A split of a store for anybody's training loop: a data set of PyTorch, with the function that makes batches of it.
+"""A split of a store as a PyTorch ``Dataset``, with its collate function, for any training loop.
 
-:meth:`TokenStore.batches <mettle_cache.store.reading.token_store.TokenStore.batches>` is the faster way, without copies
-and processes; this one is for loops that want a ``DataLoader``.
+:meth:`TokenStore.batches <mettle_cache.store.reading.token_store.TokenStore.batches>` is faster, without copies and
+processes; this one is for loops that take a ``DataLoader``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mettle_cache.tokens import LayerTokens, TokenBatch, stack_tokens
 
 
 class LearnedTask(Protocol):
-    """What is asked of a task (:class:`mettle_cache.tasks.protocol.Task`): what it reads, and what is to be learned."""
+    """The part of a task (:class:`mettle_cache.tasks.protocol.Task`) that is used here: its layers and targets."""
 
     @property
     def layers(self) -> Sequence[LayerSpec]: ...

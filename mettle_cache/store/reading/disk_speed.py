@@ -1,4 +1,4 @@
-"""How fast this disk gives bytes that are not in memory, measured in about a second."""
+"""The speed of cold reads from a disk, measured in about a second."""
 
 from __future__ import annotations
 

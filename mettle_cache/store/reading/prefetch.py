@@ -1,4 +1,4 @@
-"""Batches ahead of the consumer: threads fill a ring of reused buffers, in order, while the last batch is in use."""
+"""Reading batches ahead: threads fill a ring of reused buffers, in order, while the consumer uses the last batch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ReadClip = Callable[[int, BatchBuffer, int], None]
 
 @dataclass(frozen=True)
 class _Filling:
-    """A batch on its way: one future a clip."""
+    """A batch that is being read: one future a clip."""
 
     clips: Sequence[int]
     buffer: BatchBuffer

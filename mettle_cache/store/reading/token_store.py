@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class LabelledTask(Protocol):
-    """What :meth:`TokenStore.labels` asks of a task (:class:`mettle_cache.tasks.protocol.Task`)."""
+    """The part of a task (:class:`mettle_cache.tasks.protocol.Task`) that :meth:`TokenStore.labels` uses."""
 
     def targets(self, rows: Sequence[int]) -> torch.Tensor:
         """Targets of samples, by position in the sample table, leading axis B."""
@@ -288,7 +288,7 @@ class TokenStore:
         return tuple(self._metadata.shard_paths(clip))
 
     def close(self) -> None:
-        """Close the files and free the memory that are kept for the next read; the store can be read again."""
+        """Close files and free memory that are kept for the next read; the store can still be read."""
         self._reader.close()
         self._memory.close()
 
@@ -311,7 +311,7 @@ class TokenStore:
         return LayerTokens(codes, self._formats[layer], parts, static)
 
     def _static_arrays(self, device: torch.device) -> StaticArrays:
-        """The codec's static arrays, read once and taken to each device once."""
+        """The codec's static arrays, read once and copied to each device once."""
         if device not in self._static:
             self._static[device] = {
                 layer: {part: array.to(device) for part, array in arrays.items()}
@@ -320,7 +320,7 @@ class TokenStore:
         return self._static[device]
 
     def _identity(self) -> str:
-        """What a store that takes this one's place would not have: the digest of its key and its commits."""
+        """The digests of the key and of the commits, which tell this store from another one at the same path."""
         ready = read_ready(self._metadata)
         return digest_of([self.key_digest, ready.commits if ready else None])
 
@@ -335,7 +335,7 @@ class TokenStore:
 
 
 def _reopen(path: Path, identity: str, check: str, allow_unfinished: bool) -> TokenStore:
-    """The other end of pickling a store."""
+    """Open a pickled store again."""
     store = TokenStore.open(path, check=check, allow_unfinished=allow_unfinished)
     if store._identity() != identity:
         raise StoreKeyError(

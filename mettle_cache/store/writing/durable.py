@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and stay there when the power goes.
+"""Writing files so that they appear whole or not at all, and survive a power cut.
 
 The steps: write a temporary file beside the target, fsync it, rename it over the target, fsync the folder.
 """
@@ -116,7 +116,7 @@ def disk_folder(path: Path) -> Path:
 
 @contextmanager
 def disk_errors(path: Path, needed: int) -> Iterator[None]:
-    """Turn what the operating system says into an error that says what was needed, what is free and what to do."""
+    """Turn errors of the operating system into ours, which say what was needed, what is free and what to do."""
     try:
         yield
     except OSError as error:

@@ -1,7 +1,7 @@
-"""The beginning and the end of a store.
+"""Beginning and finishing a store.
 
-At the beginning its static files are written, or put right again when they were damaged; at the end the manifest, then
-``READY`` with the digest of everything; and both are taken away before anything changes.
+At the beginning the static files are written, or restored where they were damaged. At the end come the manifest and
+then ``READY``, with the digest of everything. Both are removed before anything in a finished store changes.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def finish_store(metadata: StoreMetadata, commits: Sequence[CommitRecord]) -> No
 
 
 def unready(metadata: StoreMetadata) -> None:
-    """Take ``READY``, and the manifest that it vouches for, away before anything in the store changes."""
+    """Remove ``READY`` and the manifest, before anything in the store changes."""
     for name in (READY, MANIFEST):
         if (metadata.path / name).exists():
             remove_files([metadata.path / name])
@@ -109,7 +109,7 @@ def _may_precede(name: str) -> bool:
 
 
 def _restore(metadata: StoreMetadata, spec: StoreSpec) -> None:
-    """Write every static file that is missing or is not as it must be; the root's first."""
+    """Write every static file that is missing or has another content than it must have; the root's first."""
     contents: dict[str, Callable[[], bytes]] = {
         **{name: partial(bytes, content) for name, content in metadata.metadata_files().items()},
         CLIPS_FILE: partial(clip_ids_bytes, spec.clips),

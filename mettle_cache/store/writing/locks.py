@@ -1,4 +1,4 @@
-"""One writer a part: which clips a part is, and the lock that keeps a second process out of them.
+"""One writer for each part: the clips of a part, and the lock that keeps other processes from writing them.
 
 Locks are the kernel's (flock), so a process that dies leaves nothing that has to be cleared by hand.
 """
@@ -78,7 +78,7 @@ class PartLock:
         return lock
 
     def release(self) -> None:
-        """Give the claim up and leave no file behind."""
+        """Give up the claim and remove its file."""
         _remove_unheld(self._lock, self._path)
         with suppress(OSError):
             self._folder.rmdir()

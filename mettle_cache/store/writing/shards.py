@@ -1,4 +1,4 @@
-"""One clip's tokens as shard files: the buffers to write, their checksums, the largest value of each layer."""
+"""One clip's tokens as the content of its shard files, with checksums and the largest value of each layer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mettle_cache.tokens import LayerTokens
 
 @dataclass(frozen=True)
 class Shard:
-    """What goes into one file, without a copy of the tokens: chunk, checksum, chunk, checksum, ..., index."""
+    """The content of one file, without a copy of the tokens: chunk, checksum, chunk, checksum, ..., index."""
 
     array: ArrayLayout
     buffers: tuple[Buffer, ...]
@@ -39,12 +39,12 @@ def build_shard(array: ArrayLayout, tokens: Mapping[str, LayerTokens]) -> Shard:
 
 
 def stored_arrays(tokens: LayerTokens) -> dict[str, Tensor]:
-    """What is stored of a layer's tokens, by the name of the part."""
+    """The tensors of a layer's tokens that are stored, by the name of the part."""
     return {CODES: tokens.codes, **tokens.parts}
 
 
 def tensor_bytes(tensor: Tensor) -> memoryview:
-    """The bytes of a tensor in C order; a view where it lies so on the CPU."""
+    """The bytes of a tensor in C order; a view of it if it is contiguous and on the CPU."""
     flat = tensor.detach().to("cpu").contiguous().view(-1)
     return flat.view(torch.uint8).numpy().data
 

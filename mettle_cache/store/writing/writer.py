@@ -1,7 +1,7 @@
-"""Writing a store: clip by clip, in any order, from many threads and processes, through any number of kills.
+"""Writing a store: clip by clip, in any order, from many threads and processes, which may be killed at any time.
 
-A clip's shards are written whole and made durable, then its commit record; ``READY`` comes last. Whatever was
-interrupted is written again from scratch, so a finished store has the same bytes however often it was interrupted.
+A clip's shards are written whole and made durable, then its commit record; ``READY`` comes last. A clip whose writing
+was interrupted is written again from the start, so a finished store has the same bytes however often that happened.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LONGEST_ERROR = 2000
 
 @dataclass(frozen=True)
 class StoreReport:
-    """What a store holds: clips committed, clips failed, bytes of all shards, clips that are still to be done."""
+    """The state of a store: clips committed, clips failed, bytes of all shards, clips that are still pending."""
 
     clips: int
     failed: int
@@ -41,7 +41,7 @@ class StoreReport:
 
 
 class StoreWriter:
-    """The writing end of a store; a context manager that gives its claim on a part up at the end.
+    """Writes a store; a context manager that gives up its claim on a part at the end.
 
     One process (the coordinator of a part) calls :meth:`pending` and :meth:`finish`; any number of threads, and of
     processes that :meth:`join`, call :meth:`write_clip` and :meth:`fail_clip` for different clips.
@@ -175,7 +175,7 @@ class StoreWriter:
         write_file(self.metadata.commit_path(index), record.to_bytes())
 
     def _state(self, clip: int) -> CommitRecord | None:
-        """The commit of a clip whose data is there as committed, or None."""
+        """The commit of a clip; None without one, or where its shards are missing or have other sizes."""
         commit = find_commit(self.metadata, clip)
         if commit is None or commit.clip != self.clips[clip]:
             return None
@@ -186,7 +186,7 @@ class StoreWriter:
         return commit is not None and (commit.status == "ok" or not retry_failed)
 
     def _sweep(self, clips: range) -> None:
-        """Remove temporary files of the clips of a part that was just claimed: nobody can be writing them."""
+        """Remove temporary files of a part that was just claimed: no other process can be writing them."""
         folders = [self.path / COMMITS, *(self.path / array.name for array in self.metadata.layout)]
         for folder in folders:
             for leftover in folder.glob(f"*{PARTIAL}"):

@@ -1,4 +1,4 @@
-"""What the bench needs of a library: a way to make its files, and a way to read one clip."""
+"""The interface of a baseline: how to make its files, and how to read one clip."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ClipArrays = Mapping[str, NDArray[np.generic]]
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """The tokens to read, and the terms.
+    """The tokens that a baseline reads, and how.
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class Source:
         return [self.shard(array, clip) for clip in range(self.clips) for array in self.arrays]
 
     def stored_clip(self, clip: int) -> dict[str, NDArray[np.generic]]:
-        """One clip as it is stored, without the checksums; for files of the library's own."""
+        """One clip as it is stored, without the checksums, to make a library's own files of."""
         arrays: dict[str, NDArray[np.generic]] = {}
         for array in self.arrays:
             raw = np.fromfile(self.shard(array, clip), np.uint8, count=array.index_offset)
@@ -68,7 +68,7 @@ class Session(Protocol):
 
 
 class Baseline(Protocol):
-    """A library. ``module`` is what must be importable, ``package`` what pip installs, ``how`` the way it is used.
+    """A library. ``module`` must be importable, ``package`` is its name for pip, ``how`` says how it is used.
 
     ``own_files`` says whether it needs files of its own, as large as the store.
     """

@@ -15,7 +15,7 @@ _ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18
 
 @functools.cache
 def has_byte_tiles() -> bool:
-    """Ask once; Linux gives a process the tiles' registers on request, and its threads with it."""
+    """Whether they can be used; asked once. Linux gives a process and its threads the tiles' registers on request."""
     if os.environ.get(SWITCH) == "0":
         return False
     if sys.platform != "linux" or platform.machine() != "x86_64":

@@ -25,7 +25,7 @@ def _instruct(builder: Any, name: str, *arguments: Any) -> None:
 def exchange_shapes(typing: Any, shapes: Any, former: Any) -> Any:
     """Set the tiles' shapes from 64 bytes at one address, and put those that were set to another.
 
-    Other code of this thread counts on the former ones, so that a kernel puts them back at its end.
+    Other code of this thread may rely on the former shapes, so a kernel puts them back at its end.
     """
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -39,7 +39,7 @@ def exchange_shapes(typing: Any, shapes: Any, former: Any) -> Any:
 
 @intrinsic
 def clear_sums(typing: Any) -> Any:
-    """Tiles 0 to 3, a block's sums, become 0."""
+    """Set tiles 0 to 3, which hold a block's sums, to 0."""
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         for tile in range(4):
@@ -53,7 +53,8 @@ def clear_sums(typing: Any) -> Any:
 def add_products(typing: Any, left: Any, left_stride: Any, right: Any, right_stride: Any) -> Any:
     """Add to a block's sums the products of 32 rows of 64 bytes at ``left`` and 32 columns of 64 bytes at ``right``.
 
-    Four bytes that follow each other in a column do so in memory, one column after the other; strides are in bytes.
+    Columns lie one after another in memory, in pieces of four bytes that follow each other in the column. Strides are
+    in bytes.
     """
     return types.void(*[types.intp] * 4), _products_of(rows=2)
 
@@ -66,7 +67,7 @@ def add_upper_products(typing: Any, left: Any, left_stride: Any, right: Any, rig
 
 @intrinsic
 def keep_sums(typing: Any, address: Any, stride: Any) -> Any:
-    """A block's sums ``[32, 32]`` into memory whose rows are ``stride`` bytes apart."""
+    """Write a block's sums ``[32, 32]`` to memory whose rows are ``stride`` bytes apart."""
     return types.void(types.intp, types.intp), _sums_of(rows=2)
 
 
@@ -77,7 +78,7 @@ def keep_upper_sums(typing: Any, address: Any, stride: Any) -> Any:
 
 
 def _products_of(*, rows: int) -> Callable[..., Any]:
-    """The code that multiplies so many rows of tiles: tiles 4 and 5 with 6 and 7, into 0 to 3."""
+    """Code that multiplies ``rows`` rows of tiles: tiles 4 and 5 by 6 and 7, added to tiles 0 to 3."""
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         left, left_stride, right, right_stride = arguments
@@ -96,7 +97,7 @@ def _products_of(*, rows: int) -> Callable[..., Any]:
 
 
 def _sums_of(*, rows: int) -> Callable[..., Any]:
-    """The code that stores so many rows of tiles of sums."""
+    """Code that stores ``rows`` rows of tiles of sums."""
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         address, stride = arguments

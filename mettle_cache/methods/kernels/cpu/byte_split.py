@@ -26,7 +26,7 @@ _SMALLEST = np.float32(1.2e-38)
 
 @compiled(fastmath=FAST)
 def scale_vector(vector: Array, scale: Array, offset: Array, scaled: Array) -> tuple[float, float, float]:
-    """``scaled = vector * scale`` and its largest size, what the offset adds to its products, and the vector's sum."""
+    """Write ``scaled = vector * scale``; gives the largest size in it, ``vector · offset`` and ``sum(vector)``."""
     shift = total = float32(0)
     largest = int32(0)
     for d in range(vector.shape[0]):
@@ -40,7 +40,7 @@ def scale_vector(vector: Array, scale: Array, offset: Array, scaled: Array) -> t
 
 @compiled(fastmath=FAST)
 def size_up(row: Array) -> tuple[float, float]:
-    """A row's largest size, and its sum."""
+    """The largest absolute value of a row, and the row's sum."""
     total = float32(0)
     largest = int32(0)
     for n in range(row.shape[0]):
@@ -51,7 +51,7 @@ def size_up(row: Array) -> tuple[float, float]:
 
 @compiled(fastmath=FAST)
 def split_row(row: Array, largest: float, split: Array, p: int, step: int) -> Any:
-    """Write the bytes of a row's whole numbers to rows ``p``, ``p + step`` and ``p + 2 step``; the numbers' unit."""
+    """Write three bytes of each number, to rows ``p``, ``p + step`` and ``p + 2 step``; gives the unit they count."""
     high, middle, low = split[p], split[p + step], split[p + 2 * step]
     unit = largest / _LARGEST
     inverse = float32(1) / unit if unit > _SMALLEST else float32(0)
@@ -64,9 +64,10 @@ def split_row(row: Array, largest: float, split: Array, p: int, step: int) -> An
 
 
 def some_tokens(codes: Array, f: int, start: int, step: int, scratch: Array) -> Array:
-    """As many tokens of a frame as ``scratch`` has rows, their number and channels in whole steps, or else copied.
+    """The codes of a frame's tokens from ``start`` on, as many as ``scratch`` has rows.
 
-    A copy has the tokens that there are in its first rows and columns; what else is there stays.
+    They stay where they are if there are so many and D is a multiple of ``step``. Else, and where two codes share a
+    byte, they are copied into the first rows and columns of ``scratch``; the rest of it keeps what it held.
     """
     raise NotImplementedError("runs in compiled code only")
 

@@ -1,4 +1,4 @@
-"""How the kernels are compiled and where that is kept, and what the compiled files share: memory, a float's bits.
+"""How the kernels are compiled, where the machine code is kept, and what the compiled files share.
 
 Numba compiles a cached function anew when its own file changes, but not when a function that it calls does. So every
 kernel is kept in a folder named by a digest of all files here: a change to any of them takes effect at the next start.
@@ -60,7 +60,7 @@ def compiled(*, fastmath: set[str] | bool = False) -> Callable[[Callable[..., An
 
 @functools.cache
 def cache_folder() -> Path | None:
-    """Where this machine keeps what these files compile to; None where no such folder can be written."""
+    """The folder that keeps the machine code of these files; None where none can be written."""
     bases = [_SOURCES / "__pycache__" / "kernels"]
     user = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     bases[:0] = [Path(user, "mettle-cache", "kernels")] if os.path.isabs(user) else []
@@ -80,7 +80,7 @@ def cache_folder() -> Path | None:
 
 
 def folder_digest(sources: Path) -> str:
-    """Of the names and contents of a folder's Python files, and of the version of Numba that compiles them."""
+    """A digest of the names and contents of a folder's Python files, and of the version of Numba."""
     digest = hashlib.sha256(numba.__version__.encode())
     for path in sorted(sources.glob("*.py")):
         content = path.read_bytes()
@@ -89,7 +89,7 @@ def folder_digest(sources: Path) -> str:
 
 
 def remove_unused(base: Path) -> None:
-    """Remove what other versions compiled to and no process has started with for a week, but for the newest few.
+    """Remove machine code of other versions that no process has used for a week, except for the newest few.
 
     A process marks its folder when it starts and compiles soon after, so that none loses a folder under its hands.
     """
@@ -105,7 +105,7 @@ def remove_unused(base: Path) -> None:
 
 @contextlib.contextmanager
 def announced(note: Callable[[str], None]) -> Iterator[None]:
-    """Say so, once, when a kernel is compiled meanwhile; what comes from the cache is not."""
+    """Call ``note`` once if a kernel is compiled inside the block; loading one from the cache does not count."""
 
     class Announcer(event.Listener):  # type: ignore[misc]
         said = False
@@ -125,7 +125,7 @@ def announced(note: Callable[[str], None]) -> Iterator[None]:
 
 @compiled()
 def aligned(rows: int, nbytes: int) -> Any:
-    """Memory ``[rows, nbytes]`` from a cache line's start on: a vector that straddles two loads at half the speed."""
+    """Memory ``[rows, nbytes]`` that starts on a cache line: a vector across two lines loads at half the speed."""
     memory = np.empty(rows * nbytes + LINE, np.int8)
     start = -memory.ctypes.data % LINE
     return memory[start : start + rows * nbytes].reshape(rows, nbytes)
@@ -133,7 +133,7 @@ def aligned(rows: int, nbytes: int) -> Any:
 
 @intrinsic
 def bits_of(typing: Any, value: Any) -> Any:
-    """A float's bits: of absolute values they have the same order, and what is not a number comes last."""
+    """A float's bits as an integer. Bits of absolute values are ordered as the values are, with NaN last."""
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.bitcast(arguments[0], IntType(32))

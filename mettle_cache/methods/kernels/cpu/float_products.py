@@ -25,9 +25,9 @@ BLOCK = 4
 
 
 def decode_block(codes: Array, f: int, n: int, scale: Array, offset: Array, g: int, x: Array) -> Sums:
-    """Four tokens of ``codes[f]`` from ``n`` on as ``x [4, D] = code * scale[g] + offset[g]``, and their sums.
+    """Decode four tokens of ``codes[f]`` from ``n`` on into ``x [4, D] = code * scale[g] + offset[g]``; gives sums.
 
-    Behind the last token, that one repeats.
+    Where fewer than four are left, the last token is repeated.
     """
     raise NotImplementedError("runs in compiled code only")
 
@@ -76,7 +76,7 @@ def _decode_block(codes: Any, f: Any, n: Any, scale: Any, offset: Any, g: Any, x
 
 @compiled(fastmath=FAST)
 def measure_block(x: Array, sums: Sums, eps: float, n: int, mean: Array, rstd: Array) -> None:
-    """Mean and inverse deviation of four tokens, as a LayerNorm has them."""
+    """Mean and inverse standard deviation of four tokens, as a LayerNorm computes them."""
     width = x.shape[1]
     share = float32(1) / width
     m0, m1, m2, m3 = sums[0] * share, sums[1] * share, sums[2] * share, sums[3] * share
@@ -169,7 +169,7 @@ def score_frames(
     mean: Array,
     rstd: Array,
 ) -> None:
-    """Products of vectors and tokens, and the statistics of both.
+    """Compute the products of vectors and tokens, the vectors' sums and the tokens' statistics.
 
     Parameters
     ----------
@@ -203,10 +203,10 @@ def score_frames(
 def sum_frames(
     codes: Array, scale: Array, offset: Array, weights: Array, less: Array, added: Array, sums: Array
 ) -> None:
-    """Sums of tokens under ``weights [F, R, M]``, 0 behind the N-th token; less ``less [F, P]``.
+    """Sum tokens under ``weights [F, R, M]``, which are 0 behind the N-th token, and subtract ``less [F, P]``.
 
-    Of the first A rows those of all frames are added to ``added [A, D]``, and of the P - A that follow each frame's are
-    written to ``sums [F, P - A, D]``.
+    The sums of the first A rows of weights are added up over the frames into ``added [A, D]``. Those of the next P - A
+    rows are written frame by frame to ``sums [F, P - A, D]``.
     """
     total = added.shape[0]
     x = aligned(BLOCK, 4 * scale.shape[1]).view(np.float32)

@@ -1,10 +1,10 @@
 """Products of int8 and int4 codes with float32 vectors by a processor's integer tiles (AMX), as exact as in float32.
 
-A vector with the channels' scales in it, or a row of weights, becomes whole numbers of 24 bits, and each of them three
-signed bytes (byte_split.py); codes meet every byte in 32-bit sums, without any rounding. A thousand multiply-adds a
-cycle instead of thirty-two make up for three products in the place of one, and codes become floats for the norm's
-statistics only. A block of tokens, or some channels of all of them, goes through every step while the core has it at
-hand.
+A vector, multiplied by the channels' scales, or a row of weights becomes whole numbers of 24 bits, and each of these
+three signed bytes (byte_split.py). The codes are multiplied by every byte and summed in 32 bits, without any rounding.
+That is three products instead of one, but at a thousand multiply-adds a cycle instead of thirty-two. Codes become
+floats for the norm's statistics only. All steps are done for one block of tokens, or for some channels of all tokens,
+before the next, while they are in the core's cache.
 
 The same functions as of float_products.py, on processors that amx.py admits.
 
@@ -63,13 +63,13 @@ def _round_up(value: int, step: int) -> int:
 
 @compiled()
 def _apart(nbytes: int) -> Any:
-    """An odd number of cache lines for a row: rows whose starts share a place in the cache drive each other out."""
+    """Bytes of a row, rounded up to an odd number of cache lines: else rows would evict each other from the cache."""
     return (_round_up(nbytes, LINE) // LINE | 1) * LINE
 
 
 @compiled()
 def _padded_floats(width: int) -> Array:
-    """Memory for a row of floats, with zeros behind it up to whole lanes."""
+    """Memory for a row of floats, with zeros behind it up to a whole vector register."""
     return np.zeros(_round_up(width, LANES), np.float32)
 
 
@@ -89,7 +89,7 @@ def centre_offset(offset: Array, centred: Array) -> Any:
 def measure_tokens(
     tokens: Array, scale: Array, centred: Array, middle: float, share: float, eps: float, mean: Array, rstd: Array
 ) -> None:
-    """Mean and inverse deviation of tokens, as a LayerNorm has them; ``share`` is that of a channel.
+    """Mean and inverse standard deviation of tokens, as a LayerNorm computes them; ``share`` is 1 / D.
 
     One pass: squares are those of the distance from the frame's middle, from which a token's mean is not far.
     """
@@ -127,7 +127,7 @@ def interleave_tokens(tokens: Array, start: int, columns: Array) -> None:
 
 @compiled()
 def fetch_lines(ahead: int, lines: int) -> int:
-    """Ask for so many cache lines from an address on; the address behind them."""
+    """Prefetch ``lines`` cache lines from an address on; gives the address behind them."""
     for _ in range(lines):
         fetch_ahead(ahead)
         ahead += LINE

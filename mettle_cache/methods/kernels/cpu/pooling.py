@@ -132,7 +132,7 @@ def norm_gradients(
 
 
 class _Inputs:
-    """Tokens and vectors as the compiled loops want them."""
+    """Tokens and vectors as the arrays that the compiled loops take."""
 
     def __init__(self, tokens: LayerTokens, queries: Tensor, mixing: Tensor | None, eps: float | None) -> None:
         self.frames, self.count = tokens.codes.shape[0], tokens.count
@@ -154,9 +154,9 @@ class _Inputs:
             self.scale, self.offset = scale.numpy(), (scale * tokens.zero.float()).numpy()
 
     def run(self, work: Callable[[_Part], None], vectors: int, rows: int) -> None:
-        """Every part, on as many threads as PyTorch uses; each takes the next one when it is done.
+        """Do ``work`` on every part, on as many threads as PyTorch uses; a thread takes the next part when it is done.
 
-        So many vectors have products with tokens, and ``rows`` of weights sum them up.
+        ``vectors`` is the number of vectors that are multiplied by tokens, ``rows`` that of the rows of weights.
         """
         threads, numbers = min(torch.get_num_threads(), self.parts), iter(range(self.parts))
 
@@ -173,7 +173,7 @@ class _Inputs:
 
 
 class _Part:
-    """Some frames of a layer, and a thread's memory, which serves one part after the other.
+    """Some frames of a layer, in memory that a thread uses again for its next part.
 
     Attributes
     ----------
@@ -224,7 +224,7 @@ class _Part:
 
 
 def kernels_of(tokens: LayerTokens) -> ModuleType:
-    """The module whose products these codes take on this machine."""
+    """The module that multiplies these codes on this machine."""
     from mettle_cache.methods.kernels.cpu import float_products, integer_products
 
     return integer_products if isinstance(tokens.format, AffineFormat) and has_byte_tiles() else float_products

@@ -45,7 +45,7 @@ def _everywhere(builder: Any, value: Any) -> Any:
 
 @intrinsic
 def fetch_ahead(typing: Any, address: Any) -> Any:
-    """Ask for a cache line that will be needed soon, in the second cache; nothing waits for it."""
+    """Prefetch a cache line that will be needed soon into the second cache, without waiting for it."""
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         address = builder.inttoptr(arguments[0], PointerType(_BYTE))
@@ -149,7 +149,7 @@ def join_bytes(
 
 
 def _add_up_each(builder: Any, vectors: list[Any]) -> Any:
-    """The sum of each of eight vectors, in their order: halves are added up of two at a time, then of what they give.
+    """The sum of each of eight vectors, in their order: halves of two vectors are added, then halves of the results.
 
     Fewer instructions than one sum after the other.
     """

@@ -1,6 +1,6 @@
-"""What happens between the two products of a frame: scores become weights, and weights' gradients those of scores.
+"""Between the two products of a frame: scores become weights, and going back weights' gradients become scores'.
 
-Rows of M values, of which the first N are of tokens; those behind mean nothing, and become 0.
+Rows have M values. The first N belong to tokens; the others mean nothing and are set to 0.
 
 Shapes: F frames, N tokens, Q queries, C contexts (the queries q, q + C, ... share one), K mixing rows. All floats are
 float32.
@@ -23,13 +23,13 @@ _C1, _C2, _C3, _C4, _C5, _C6, _C7 = (np.float32(math.log(2) ** k / math.factoria
 
 @compiled()
 def ordered(bits: int) -> Any:
-    """Bits of floats as whole numbers in the floats' order, those of negative ones turned round; its own inverse."""
+    """Bits of floats as integers in the order of the floats: those of negative floats are inverted. Its own inverse."""
     return int32(bits ^ int32(int32(bits >> 31) & 0x7FFFFFFF))
 
 
 @compiled()
 def highest_value(row: Array, count: int) -> Any:
-    """The largest of the first ``count`` values, or what is not a number: a loop over bits becomes vectors."""
+    """The largest of the first ``count`` values, or NaN if there is one. A loop over bits can be vectorised."""
     highest = int32(-(2**31))
     for n in range(count):
         highest = max(highest, ordered(bits_of(row[n])))
@@ -65,7 +65,7 @@ def normalise_row(row: Array, mean: Array, rstd: Array, total: float) -> None:
 
 @compiled(fastmath=FAST)
 def rescale_row(row: Array, mean: Array, rstd: Array) -> Any:
-    """Turn weights of normalised tokens into weights of tokens, in place; what their sum then has too much."""
+    """Turn weights of normalised tokens into weights of tokens, in place; gives what to subtract from the sum."""
     lost = float32(0)
     for n in range(row.shape[0]):
         row[n] *= rstd[n]
@@ -75,7 +75,7 @@ def rescale_row(row: Array, mean: Array, rstd: Array) -> Any:
 
 @compiled(fastmath=FAST)
 def centre_row(weights: Array, gradient: Array) -> None:
-    """The softmax's backward, in the place of its weights: ``weights * (gradient - weights · gradient)``."""
+    """Go back through a softmax: its weights become ``weights * (gradient - weights · gradient)``, in place."""
     total = float32(0)
     for n in range(weights.shape[0]):
         total += weights[n] * gradient[n]
@@ -90,8 +90,8 @@ def weigh_frames(
     """Turn scores, the first Q rows of ``products [F, R, M]``, into C rows of weights, and put mixing rows behind them.
 
     R is the larger of Q and C + K. ``totals [F, Q]`` are the sums of what gave the scores; without a norm (``eps``
-    below 0) they, ``mean`` and ``rstd`` have no meaning. ``lost [F, C + K]`` is what every channel of the sums under
-    these weights then has too much.
+    below 0) they, ``mean`` and ``rstd`` have no meaning. ``lost [F, C + K]`` has to be subtracted from every channel of
+    the sums under these weights.
     """
     queries, count = totals.shape[1], mixing.shape[1]
     products[:, :, count:] = 0
@@ -121,10 +121,10 @@ def weigh_frames_back(
     lost: Array,
     d_mixing: Array,
 ) -> None:
-    """Turn scores into their gradients, and the gradients of contexts' weights behind them into these weights.
+    """Turn scores into their gradients, and the gradients of contexts' weights, which follow, into the weights.
 
-    As :func:`weigh_frames`, of ``products [F, Q + C + K, M]`` and as many ``totals`` and ``lost``. The last K rows come
-    as gradients of the mixing rows, which are added to ``d_mixing [K, N]``.
+    Arguments are those of :func:`weigh_frames`, but ``products [F, Q + C + K, M]`` and as many ``totals`` and ``lost``.
+    The last K rows come as gradients of the mixing rows, which are added to ``d_mixing [K, N]``.
     """
     count = mixing.shape[1]
     queries = totals.shape[1] - contexts - mixing.shape[0]
