@@ -145,8 +145,8 @@ class AvsbenchDataset:
 
         Masks and files of many videos' sound are always read.
         """
-        with _threads() as pool:
-            by_source = pool.map(lambda source: list(self._problems_of(source, deep=deep)), self.sources)
+        with _threads() as executor:
+            by_source = executor.map(lambda source: list(self._problems_of(source, deep=deep)), self.sources)
             return [problem for problems in by_source for problem in problems]
 
     def load_frames(self, clip: Clip) -> list[NDArray[np.uint8]]:
@@ -180,8 +180,8 @@ class AvsbenchDataset:
     @cached_property
     def _masks(self) -> dict[Path, Mask | MediaFileError]:
         paths = [source.mask for source in self.sources if source.mask is not None]
-        with _threads() as pool:
-            return dict(zip(paths, pool.map(_try_mask, paths), strict=True))
+        with _threads() as executor:
+            return dict(zip(paths, executor.map(_try_mask, paths), strict=True))
 
     def _recording(self, clip: Clip) -> tuple[NDArray[np.float32], int]:
         if clip.audio.suffix != WAVE_DICT_SUFFIX:

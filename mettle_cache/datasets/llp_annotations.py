@@ -175,8 +175,8 @@ def read_motion(root: Path, ids: Sequence[str], problems: Problems) -> list[byte
     if not folder.is_dir():
         return None
     files = [folder / f"{clip}.npy" for clip in ids]
-    with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:
-        read = list(pool.map(_read_motion_file, files))
+    with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as executor:
+        read = list(executor.map(_read_motion_file, files))
     for path, features in zip(files, read, strict=True):
         if isinstance(features, str):
             problems.add(f"{path}: {features}")

@@ -52,8 +52,8 @@ class MediaDataset:
         check = partial(_clip_problems, segments=self.segments, rate=self.picture_rate, deep=deep)
         if not deep:
             return [problem for clip in self.clips for problem in check(clip)]
-        with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:
-            return [problem for problems in pool.map(check, self.clips) for problem in problems]
+        with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as executor:
+            return [problem for problems in executor.map(check, self.clips) for problem in problems]
 
     def load_frames(self, clip: Clip) -> list[NDArray[np.uint8]]:
         """T RGB pictures ``[H, W, 3]``, one a segment. Raises MediaFileError."""

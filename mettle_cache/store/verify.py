@@ -92,8 +92,8 @@ def verify_store(path: Path | str, *, deep: bool = False, advance: Advance | Non
     problems += [Problem(what, name) for name, what in damaged_files(metadata, vouched)]
     ids, expected = _names(metadata, ready)
     states = []
-    with ThreadPoolExecutor(THREADS) as pool:
-        for state in pool.map(partial(_check_clip, metadata, ids, expected, deep), range(metadata.clips)):
+    with ThreadPoolExecutor(THREADS) as executor:
+        for state in executor.map(partial(_check_clip, metadata, ids, expected, deep), range(metadata.clips)):
             states.append(state)
             problems += state.problems
             if advance is not None:

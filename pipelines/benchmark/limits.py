@@ -44,8 +44,8 @@ class RawReader:
         """Read every file once; returns the bytes."""
         count, threads = len(self.files), self.threads
         shares = [self.files[count * n // threads : count * (n + 1) // threads] for n in range(threads)]
-        with ThreadPoolExecutor(threads) as pool:
-            return sum(pool.map(_read_files, shares, self._buffers))
+        with ThreadPoolExecutor(threads) as executor:
+            return sum(executor.map(_read_files, shares, self._buffers))
 
 
 def _read_files(files: Sequence[Path], memory: memoryview) -> int:

@@ -90,8 +90,8 @@ def baseline_reader(baseline: Baseline, source: Source, slots: Sequence[ClipArra
 
     @contextmanager
     def open_reader() -> Iterator[Deliver]:
-        with baseline.open(source) as session, ThreadPoolExecutor(source.threads) as pool:
-            yield lambda order: _read_ahead(session, order, slots, pool, source.arrays)
+        with baseline.open(source) as session, ThreadPoolExecutor(source.threads) as executor:
+            yield lambda order: _read_ahead(session, order, slots, executor, source.arrays)
 
     def files() -> Sequence[Path]:
         with baseline.open(source) as session:
@@ -170,7 +170,7 @@ def _read_ahead(
     session: Session,
     order: Sequence[int],
     slots: Sequence[ClipArrays],
-    pool: ThreadPoolExecutor,
+    executor: ThreadPoolExecutor,
     arrays: Sequence[ArrayLayout],
 ) -> Iterator[Delivery]:
     """Clips in order, as many under way as there are slots; a slot is filled again when the next clip is asked for."""
@@ -179,7 +179,7 @@ def _read_ahead(
     while True:
         while free and (clip := next(waiting, None)) is not None:
             slot = free.popleft()
-            under_way.append((clip, slot, pool.submit(session.read_clip, clip, slot)))
+            under_way.append((clip, slot, executor.submit(session.read_clip, clip, slot)))
         if not under_way:
             return
         clip, slot, read = under_way.popleft()

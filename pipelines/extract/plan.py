@@ -250,9 +250,9 @@ def run_passes(
             for backbone, x in zip(backbones, inputs, strict=True):
                 backbone.forward_tokens(x)
 
-    with reproducible_passes(device), ThreadPoolExecutor(at_once) as pool:
+    with reproducible_passes(device), ThreadPoolExecutor(at_once) as executor:
         started = time.perf_counter()
-        list(pool.map(forward, passes))
+        list(executor.map(forward, passes))
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         return time.perf_counter() - started

@@ -61,31 +61,31 @@ def stream_clips(
     """
     waiting = deque(extractor.groups(indexes))
     under_way: deque[_Group] = deque()
-    with _pools(extractor) as (decoders, passes, writers):
+    with _executors(extractor) as (decoders, passes, writers):
         while (waiting or under_way) and not stop.is_set():
             while waiting and len(under_way) < extractor.passes_at_once + AHEAD:
                 under_way.append(_submit(extractor, writer, waiting.popleft(), decoders, passes, writers))
             yield from _outcomes(under_way.popleft())
-        for pool in (decoders, passes, writers):
-            pool.shutdown(wait=False, cancel_futures=True)
+        for executor in (decoders, passes, writers):
+            executor.shutdown(wait=False, cancel_futures=True)
     for group in under_way:
         yield from (write.result() for write in group.writes if not write.cancelled() and not _was_cut_off(write))
 
 
 @contextmanager
-def _pools(extractor: Extractor) -> Iterator[tuple[ThreadPoolExecutor, ThreadPoolExecutor, ThreadPoolExecutor]]:
+def _executors(extractor: Extractor) -> Iterator[tuple[ThreadPoolExecutor, ThreadPoolExecutor, ThreadPoolExecutor]]:
     """Threads for decoding, forward passes and writing."""
-    pools = (
+    executors = (
         ThreadPoolExecutor(extractor.passes_at_once + 1, "decode"),
         ThreadPoolExecutor(extractor.passes_at_once, "forward"),
         ThreadPoolExecutor(WRITERS, "write"),
     )
     with reproducible_passes(extractor.device):
         try:
-            yield pools
+            yield executors
         finally:
-            for pool in pools:
-                pool.shutdown(wait=True, cancel_futures=True)
+            for executor in executors:
+                executor.shutdown(wait=True, cancel_futures=True)
 
 
 @contextmanager

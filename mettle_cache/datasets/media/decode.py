@@ -64,8 +64,8 @@ def source_digest(clip: Clip, segments: int, rate: int | None = None) -> str:
         digest.update(require_file(path).st_size.to_bytes(8, "little"))
         try:
             with path.open("rb") as file:
-                while block := file.read(_READ_SIZE):
-                    digest.update(block)
+                while piece := file.read(_READ_SIZE):
+                    digest.update(piece)
         except OSError as error:
             raise MediaFileError(path, f"cannot be read: {error.strerror}") from error
     return digest.hexdigest()

@@ -72,23 +72,23 @@ def load_video_frames(path: Path, times: Sequence[float]) -> list[NDArray[np.uin
 
 def load_video_audio(path: Path) -> tuple[NDArray[np.float32], int]:
     """Mono samples ``[n]`` of the sound track and their rate. Raises MediaFileError like :func:`load_video_frames`."""
-    blocks: list[NDArray[np.float32]] = []
+    pieces: list[NDArray[np.float32]] = []
     rate, total, start = 0, 0, 0.0
     with _opened(path) as container:
         stream = _stream(path, container, "audio")
         to_float = av.AudioResampler(format="fltp")
         for frame in container.decode(stream):
-            if not blocks:
+            if not pieces:
                 # the container of an HE-AAC track may tell half the rate, a decoded frame tells it whole
                 rate, start = frame.sample_rate, (frame.time or 0.0) - _origin(container)
-            for block in to_float.resample(frame):
-                total += block.samples * block.layout.nb_channels
+            for piece in to_float.resample(frame):
+                total += piece.samples * piece.layout.nb_channels
                 if total > MAX_SAMPLES:
                     raise MediaFileError(path, f"has a sound track of more than {MAX_SAMPLES} samples")
-                blocks.append(mix_down(block.to_ndarray()))
+                pieces.append(mix_down(piece.to_ndarray()))
         if not total:
             raise MediaFileError(path, "has an audio stream without a sample that can be decoded")
-        samples = np.concatenate([_silence(path, start, rate), *blocks])
+        samples = np.concatenate([_silence(path, start, rate), *pieces])
         _refuse_early_end(path, stream, len(samples) / rate, needed=float("inf"))
     return samples, rate
 

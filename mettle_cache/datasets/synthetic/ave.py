@@ -160,7 +160,7 @@ def write_mp4(path: Path, pictures: Iterable[Image.Image], fps: int, track: NDAr
             out.mux(video.encode(av.VideoFrame.from_image(picture)))
         out.mux(video.encode(None))
         for at in range(0, len(track), _AAC_FRAME):
-            block = av.AudioFrame.from_ndarray(track[None, at : at + _AAC_FRAME], format="fltp", layout="mono")
-            block.sample_rate, block.pts = rate, at
-            out.mux(audio.encode(block))
+            piece = av.AudioFrame.from_ndarray(track[None, at : at + _AAC_FRAME], format="fltp", layout="mono")
+            piece.sample_rate, piece.pts = rate, at
+            out.mux(audio.encode(piece))
         out.mux(audio.encode(None))

@@ -6,9 +6,9 @@ An affine codec and a LayerNorm are folded into the vectors of the two products 
 - ``x̃ = r (x - μ)``: μ is one more column of the first product, and ``r = 1/σ`` needs the tokens' second moments, which
   expand the same way.
 
-Codes become floats in a block of frames that stays in a CPU's cache.
+Codes become floats for a few frames at a time, a piece that stays in a CPU's cache.
 
-Shapes: F frames (B clips times T segments), f those of a block, N tokens, D channels, Q queries, C contexts, K mixing
+Shapes: F frames (B clips times T segments), f those of a piece, N tokens, D channels, Q queries, C contexts, K mixing
 rows.
 """
 
@@ -23,8 +23,8 @@ from torch import Tensor
 
 from mettle_cache.tokens import LayerTokens
 
-# memory for the floats of a block of frames, by device
-BLOCK_BYTES = {"cpu": 8 << 20, "cuda": 256 << 20}
+# memory for the floats of a piece, by device
+PIECE_BYTES = {"cpu": 8 << 20, "cuda": 256 << 20}
 
 
 def fits(tokens: LayerTokens, queries: Tensor) -> bool:
@@ -39,7 +39,7 @@ def announced(note: Callable[[str], None]) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class FrameBlock:
+class FramePiece:
     """Some frames of one layer in the working precision: ``codes [f, N, D]``; ``scale`` and ``offset = scale * zero``
     are ``[f, 1, D]``, or None where the codes are the tokens."""
 
@@ -73,38 +73,38 @@ class FrameBlock:
         return (squares + self.inner(2 * self.offset).squeeze(1) - self.offset.square().sum(-1)) / width
 
 
-def frame_blocks(tokens: LayerTokens, dtype: torch.dtype) -> Iterator[tuple[slice, FrameBlock]]:
+def frame_pieces(tokens: LayerTokens, dtype: torch.dtype) -> Iterator[tuple[slice, FramePiece]]:
     """Frames of one layer, its axes F first, as many at a time as fit the cache.
 
     Codes of an affine format stay as they are, beside scale and offset; those of other formats are decoded.
     """
     frames = tokens.codes.shape[0]
-    step = max(1, _block_bytes(tokens.codes.device) // (tokens.count * tokens.width * dtype.itemsize))
+    step = max(1, _piece_bytes(tokens.codes.device) // (tokens.count * tokens.width * dtype.itemsize))
     windows = [slice(start, min(start + step, frames)) for start in range(0, frames, step)]
     scale, zero = tokens.scale, tokens.zero
     if not tokens.format.affine or (scale is None) != (zero is None):
         for window in windows:
-            yield window, FrameBlock(tokens[window].floats(dtype), None, None)
+            yield window, FramePiece(tokens[window].floats(dtype), None, None)
         return
-    # a block's memory is used again by the next one
+    # a piece's memory is used again by the next one
     workspace = torch.empty(min(step, frames), tokens.count, tokens.width, dtype=dtype, device=tokens.codes.device)
     scale = None if scale is None else scale.to(dtype).unsqueeze(1)
     offset = None if scale is None or zero is None else scale * zero.to(dtype).unsqueeze(1)
     for window in windows:
         codes = workspace[: window.stop - window.start].copy_(tokens.format.unpack(tokens.codes[window]))
         if scale is None or offset is None:
-            yield window, FrameBlock(codes, None, None)
+            yield window, FramePiece(codes, None, None)
         else:
-            yield window, FrameBlock(codes, scale[window], offset[window])
+            yield window, FramePiece(codes, scale[window], offset[window])
 
 
-def _block_bytes(device: torch.device) -> int:
-    return BLOCK_BYTES.get(device.type, BLOCK_BYTES["cpu"])
+def _piece_bytes(device: torch.device) -> int:
+    return PIECE_BYTES.get(device.type, PIECE_BYTES["cpu"])
 
 
 @dataclass(frozen=True)
 class Attention:
-    """Softmax weights of a block of frames, ``[f, Q, N]``, and its tokens' statistics, None without a norm."""
+    """Softmax weights of a piece of frames, ``[f, Q, N]``, and its tokens' statistics, None without a norm."""
 
     weights: Tensor
     mean: Tensor | None
@@ -116,15 +116,15 @@ class Attention:
             return products
         return (products - vectors.sum(-1, keepdim=True) * self.mean.unsqueeze(1)) * self.rstd.unsqueeze(1)
 
-    def pool(self, block: FrameBlock, weights: Tensor) -> Tensor:
+    def pool(self, piece: FramePiece, weights: Tensor) -> Tensor:
         """Sums of normalised tokens under ``weights [f, P, N]``: ``[f, P, D]``."""
         if self.mean is None or self.rstd is None:
-            return block.pool(weights)
+            return piece.pool(weights)
         scaled = weights * self.rstd.unsqueeze(1)
-        return block.pool(scaled) - scaled @ self.mean.unsqueeze(-1)
+        return piece.pool(scaled) - scaled @ self.mean.unsqueeze(-1)
 
 
-def attend(block: FrameBlock, queries: Tensor, products: Tensor, eps: float | None) -> Attention:
+def attend(piece: FramePiece, queries: Tensor, products: Tensor, eps: float | None) -> Attention:
     """Softmax over tokens of ``queries [f, Q, D]``, given their raw ``products [f, Q (+1), N]``.
 
     With a norm (``eps`` is given) the last row of ``products`` is the tokens' mean.
@@ -132,7 +132,7 @@ def attend(block: FrameBlock, queries: Tensor, products: Tensor, eps: float | No
     if eps is None:
         return Attention(products.softmax(-1), None, None)
     mean = products[:, -1]
-    rstd = (block.second_moment() - mean.square()).clamp_min_(0).add_(eps).rsqrt_()
+    rstd = (piece.second_moment() - mean.square()).clamp_min_(0).add_(eps).rsqrt_()
     statistics = Attention(products, mean, rstd)
     return Attention(statistics.normalise(products[:, :-1], queries).softmax(-1), mean, rstd)
 
@@ -161,8 +161,8 @@ def softmax_gradient(weights: Tensor, d_weights: Tensor) -> Tensor:
     return gradient.flatten(1, 2)
 
 
-def _queries_of_block(queries: Tensor, window: slice, frames: int) -> Tensor:
-    """The queries of a block's frames; ``queries`` are ``[Q, D]`` for all frames alike, or ``[F, Q, D]``."""
+def _queries_of_piece(queries: Tensor, window: slice, frames: int) -> Tensor:
+    """The queries of a piece's frames; ``queries`` are ``[Q, D]`` for all frames alike, or ``[F, Q, D]``."""
     return queries.expand(frames, -1, -1) if queries.ndim == 2 else queries[window]
 
 
@@ -183,13 +183,13 @@ def pool(
     frames = tokens.codes.shape[0]
     context = queries.new_empty(contexts, frames, tokens.width)
     mixed = queries.new_empty(frames, 0 if mixing is None else mixing.shape[0], tokens.width)
-    for window, block in frame_blocks(tokens, queries.dtype):
-        block_queries = _queries_of_block(queries, window, block.codes.shape[0])
-        products = block.inner(block_queries if eps is None else _with_mean(block_queries))
-        attention = attend(block, block_queries, products, eps)
-        context[:, window] = attention.pool(block, add_up(attention.weights, contexts)).transpose(0, 1)
+    for window, piece in frame_pieces(tokens, queries.dtype):
+        piece_queries = _queries_of_piece(queries, window, piece.codes.shape[0])
+        products = piece.inner(piece_queries if eps is None else _with_mean(piece_queries))
+        attention = attend(piece, piece_queries, products, eps)
+        context[:, window] = attention.pool(piece, add_up(attention.weights, contexts)).transpose(0, 1)
         if mixing is not None:
-            mixed[window] = block.pool(mixing.expand(block.codes.shape[0], -1, -1))
+            mixed[window] = piece.pool(mixing.expand(piece.codes.shape[0], -1, -1))
     return context, mixed
 
 
@@ -208,23 +208,23 @@ def pool_backward(
     contexts = d_context.shape[0]
     # rows of products that serve the softmax: the queries', and the mean's
     rows = queries.shape[-2] + (eps is not None)
-    for window, block in frame_blocks(tokens, queries.dtype):
-        block_queries = _queries_of_block(queries, window, block.codes.shape[0])
+    for window, piece in frame_pieces(tokens, queries.dtype):
+        piece_queries = _queries_of_piece(queries, window, piece.codes.shape[0])
         d_contexts = d_context[:, window].transpose(0, 1)
         d_out = torch.cat([d_contexts, d_mixed[window]], dim=1)
         # one product serves the logits again, the gradient of the weights, and the gradient of the mixing rows
-        vectors = torch.cat([block_queries, d_out], dim=1) if eps is None else _with_mean(block_queries, d_out)
-        products = block.inner(vectors)
-        attention = attend(block, block_queries, products[:, :rows], eps)
+        vectors = torch.cat([piece_queries, d_out], dim=1) if eps is None else _with_mean(piece_queries, d_out)
+        products = piece.inner(vectors)
+        attention = attend(piece, piece_queries, products[:, :rows], eps)
         d_weights = attention.normalise(products[:, rows : rows + contexts], d_contexts)
-        d_block = attention.pool(block, softmax_gradient(attention.weights, d_weights))
-        context[:, window] = attention.pool(block, add_up(attention.weights, contexts)).transpose(0, 1)
+        d_piece = attention.pool(piece, softmax_gradient(attention.weights, d_weights))
+        context[:, window] = attention.pool(piece, add_up(attention.weights, contexts)).transpose(0, 1)
         if queries.ndim == 2:
-            d_queries += d_block.sum(0)
+            d_queries += d_piece.sum(0)
         else:
-            d_queries[window] = d_block
+            d_queries[window] = d_piece
         if mixing is not None and d_mixing is not None:
-            mixed[window] = block.pool(mixing.expand(block.codes.shape[0], -1, -1))
+            mixed[window] = piece.pool(mixing.expand(piece.codes.shape[0], -1, -1))
             d_mixing += products[:, rows + contexts :].sum(0)
     return PoolingGradient(context, mixed, d_queries, d_mixing)
 

@@ -164,7 +164,7 @@ class BatchBuffer:
         )
 
 
-class MemoryPool:
+class SpareMemory:
     """Keeps memory from one epoch to the next: new pages cost as much as reading into them.
 
     It lends memory, and takes it back by itself when the last tensor in it is gone, so memory that is still in use is
@@ -188,13 +188,13 @@ class MemoryPool:
         """``[nbytes]`` uint8, not initialised."""
         with self._lock:
             self._open = True
-            block = min((spare for spare in self._spare if len(spare) >= nbytes), key=len, default=None)
-            self._spare = [] if block is None else [spare for spare in self._spare if spare is not block]
-        if block is None:
-            block = _map_memory(nbytes)
+            piece = min((spare for spare in self._spare if len(spare) >= nbytes), key=len, default=None)
+            self._spare = [] if piece is None else [spare for spare in self._spare if spare is not piece]
+        if piece is None:
+            piece = _map_memory(nbytes)
         # every tensor made of this view holds the view, so its end is theirs
-        view = np.frombuffer(block, np.uint8, nbytes)
-        weakref.finalize(view, self._take_back, block).atexit = False
+        view = np.frombuffer(piece, np.uint8, nbytes)
+        weakref.finalize(view, self._take_back, piece).atexit = False
         return torch.from_numpy(view)
 
     def close(self) -> None:
@@ -203,17 +203,17 @@ class MemoryPool:
             self._open = False
             self._spare = []
 
-    def _take_back(self, block: mmap.mmap) -> None:
+    def _take_back(self, piece: mmap.mmap) -> None:
         with self._lock:
             if self._open:
-                self._spare.append(block)
+                self._spare.append(piece)
 
 
 def _map_memory(nbytes: int) -> mmap.mmap:
     """Memory that starts on a page; of large pages, which take half the time to get, where the system has them."""
-    block = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    piece = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         # a kernel that was built without them refuses the advice
         with suppress(OSError):
-            block.madvise(mmap.MADV_HUGEPAGE)
-    return block
+            piece.madvise(mmap.MADV_HUGEPAGE)
+    return piece

@@ -43,9 +43,9 @@ def measure_read_speed(folder: Path, *, nbytes: int = PROBE_BYTES) -> float:
 
 def _fill(descriptor: int, nbytes: int) -> None:
     # random bytes: a file system that compresses must not look fast
-    block = os.urandom(READ_BYTES)
+    piece = os.urandom(READ_BYTES)
     for start in range(0, nbytes, READ_BYTES):
-        os.pwrite(descriptor, block[: nbytes - start], start)
+        os.pwrite(descriptor, piece[: nbytes - start], start)
     os.fsync(descriptor)
 
 
@@ -57,7 +57,7 @@ def _time_cold_read(descriptor: int, nbytes: int) -> float:
         for start in range(number * READ_BYTES, nbytes, READS_AHEAD * READ_BYTES):
             os.preadv(descriptor, [buffers[number]], start)
 
-    with ThreadPoolExecutor(READS_AHEAD) as pool:
+    with ThreadPoolExecutor(READS_AHEAD) as executor:
         started = time.perf_counter()
-        list(pool.map(read, range(READS_AHEAD)))
+        list(executor.map(read, range(READS_AHEAD)))
         return time.perf_counter() - started

@@ -47,14 +47,14 @@ def prefetch_batches(
     transfer = Transfer(device)
     free: list[BatchBuffer | None] = [None] * depth
     filling: deque[_Filling] = deque()
-    pool = ThreadPoolExecutor(threads, "mettle-read")
+    executor = ThreadPoolExecutor(threads, "mettle-read")
 
     def start(clips: Sequence[int]) -> None:
         buffer = free.pop()
         if buffer is None or buffer.size < len(clips):
             buffer = BatchBuffer(runs, len(clips), assemble, allocate=pinned_memory if transfer.pinned else allocate)
         filling.append(
-            _Filling(clips, buffer, [pool.submit(read_clip, clip, buffer, i) for i, clip in enumerate(clips)])
+            _Filling(clips, buffer, [executor.submit(read_clip, clip, buffer, i) for i, clip in enumerate(clips)])
         )
 
     try:
@@ -71,7 +71,7 @@ def prefetch_batches(
             free.append(ready.buffer)
     finally:
         # waits for the reads under way (a clip each): they write into buffers that are about to be freed
-        pool.shutdown(wait=True, cancel_futures=True)
+        executor.shutdown(wait=True, cancel_futures=True)
 
 
 class Transfer:

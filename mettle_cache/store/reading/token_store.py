@@ -19,7 +19,7 @@ from mettle_cache.store.format.digests import digest_of
 from mettle_cache.store.format.files import SAMPLES, read_table
 from mettle_cache.store.format.manifest import Manifest, NamedCommits, open_manifest
 from mettle_cache.store.format.metadata import StoreMetadata, check_files, load_metadata, read_ready
-from mettle_cache.store.reading.buffers import BatchBuffer, MemoryPool, block_runs
+from mettle_cache.store.reading.buffers import BatchBuffer, SpareMemory, block_runs
 from mettle_cache.store.reading.clip_reader import CHECKS, ClipReader
 from mettle_cache.store.reading.disk_speed import READS_AHEAD
 from mettle_cache.store.reading.prefetch import prefetch_batches
@@ -86,7 +86,7 @@ class TokenStore:
             for layer in stage
         }
         self._static: dict[torch.device, StaticArrays] = {}
-        self._memory = MemoryPool()
+        self._memory = SpareMemory()
         self._reader = ClipReader(NamedCommits(metadata, manifest.ids, manifest.commits), check=check)
 
     @classmethod

@@ -50,7 +50,7 @@ def contact_sheet(videos: Sequence[SheetVideo]) -> bytes:
 
 
 def overlay(frame: Picture | None, mask: Mask, colour: tuple[int, int, int]) -> Picture:
-    """A tile ``[112, 112, 3]``: the frame, or dark ground, tinted where the mask is."""
+    """A picture ``[112, 112, 3]``: the frame, or dark ground, tinted where the mask is."""
     size = (TILE, TILE)
     if frame is None:
         ground = np.full((*size, 3), _GROUND, np.float32)

@@ -72,15 +72,15 @@ def test_outputs_and_gradients_equal_plain_attention(form, eps, per_frame, conte
     shared=st.integers(1, 3),
     mixers=st.integers(0, 3),
     norm=st.booleans(),
-    block_bytes=st.integers(1, 4000),
+    piece_bytes=st.integers(1, 4000),
 )
-def test_any_shape_in_blocks_of_any_size(form, frames, count, half_width, contexts, shared, mixers, norm, block_bytes):
+def test_any_shape_in_pieces_of_any_size(form, frames, count, half_width, contexts, shared, mixers, norm, piece_bytes):
     rng = torch.Generator().manual_seed(frames)
     width = 2 * half_width
     queries = torch.randn(contexts * shared, width, generator=rng, dtype=torch.float64)
     mixing = torch.randn(mixers, count, generator=rng, dtype=torch.float64) if mixers else None
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(reference.BLOCK_BYTES, "cpu", block_bytes)
+        patch.setitem(reference.PIECE_BYTES, "cpu", piece_bytes)
         assert_same_function(make_tokens(form, frames, count, width), queries, mixing, EPS if norm else None, contexts)
 
 
@@ -137,8 +137,8 @@ def cells(frames=7, rows=5, width=6):
 
 
 @pytest.mark.parametrize("eps", [None, EPS])
-def test_a_format_that_only_decodes_is_pooled_a_block_of_frames_at_a_time(eps, monkeypatch):
-    monkeypatch.setitem(reference.BLOCK_BYTES, "cpu", 2 * 10 * 6 * 8)
+def test_a_format_that_only_decodes_is_pooled_some_frames_at_a_time(eps, monkeypatch):
+    monkeypatch.setitem(reference.PIECE_BYTES, "cpu", 2 * 10 * 6 * 8)
     tokens = cells()
     rng = torch.Generator().manual_seed(3)
     queries = torch.randn(4, 6, generator=rng, dtype=torch.float64)

@@ -12,98 +12,98 @@ from hypothesis import strategies as st
 from mettle_cache.store import TokenStore
 from mettle_cache.store.format.codecs import get_codec
 from mettle_cache.store.format.layout import store_layout
-from mettle_cache.store.reading.buffers import BatchBuffer, MemoryPool, block_runs
+from mettle_cache.store.reading.buffers import BatchBuffer, SpareMemory, block_runs
 from mettle_cache.tokens import INT8, LayerTokens
 from tests.store.tiny import LAYERS, SEGMENTS, make_spec, write_store
 
 
 @pytest.fixture
-def pool():
-    return MemoryPool()
+def spare():
+    return SpareMemory()
 
 
-def test_memory_comes_back_when_its_last_tensor_is_gone(pool):
-    memory = pool.take(4096).fill_(7)
+def test_memory_comes_back_when_its_last_tensor_is_gone(spare):
+    memory = spare.take(4096).fill_(7)
     part = memory[16:32].view(torch.int8).view(4, 4)
     place = memory.data_ptr()
     del memory
-    assert pool.spare_bytes == 0, "a view still holds it"
+    assert spare.spare_bytes == 0, "a view still holds it"
     del part
-    assert pool.spare_bytes == 4096
-    again = pool.take(4096)
+    assert spare.spare_bytes == 4096
+    again = spare.take(4096)
     assert again.data_ptr() == place
     assert again.eq(7).all(), "new pages, at the same address by chance, hold zeros"
 
 
-def test_what_is_held_is_never_given_out_again(pool):
-    held = pool.take(1000)
+def test_what_is_held_is_never_given_out_again(spare):
+    held = spare.take(1000)
     held.fill_(7)
-    other = pool.take(1000)
+    other = spare.take(1000)
     other.fill_(9)
     assert held.eq(7).all()
 
 
-def test_a_smaller_request_fits_into_what_is_spare_and_gives_all_of_it_back(pool):
-    del_me = pool.take(1000)
+def test_a_smaller_request_fits_into_what_is_spare_and_gives_all_of_it_back(spare):
+    del_me = spare.take(1000)
     place = del_me.data_ptr()
     del del_me
-    small = pool.take(10)
+    small = spare.take(10)
     assert (small.data_ptr(), small.nbytes) == (place, 10)
-    assert pool.spare_bytes == 0
+    assert spare.spare_bytes == 0
     del small
-    assert pool.spare_bytes == 1000
+    assert spare.spare_bytes == 1000
 
 
-def test_the_smallest_that_fits_is_taken(pool):
-    both = [pool.take(1000), pool.take(500)]
+def test_the_smallest_that_fits_is_taken(spare):
+    both = [spare.take(1000), spare.take(500)]
     places = [memory.data_ptr() for memory in both]
     both.clear()
-    assert pool.take(400).data_ptr() == places[1]
+    assert spare.take(400).data_ptr() == places[1]
 
 
-def test_a_larger_request_drops_what_is_too_small(pool):
-    del_me = pool.take(100)
+def test_a_larger_request_drops_what_is_too_small(spare):
+    del_me = spare.take(100)
     del del_me
-    large = pool.take(1000)
-    assert pool.spare_bytes == 0
+    large = spare.take(1000)
+    assert spare.spare_bytes == 0
     del large
-    assert pool.spare_bytes == 1000
+    assert spare.spare_bytes == 1000
 
 
-def test_closed_it_keeps_nothing_and_can_be_used_again(pool):
-    first, second = pool.take(100), pool.take(100)
+def test_closed_it_keeps_nothing_and_can_be_used_again(spare):
+    first, second = spare.take(100), spare.take(100)
     del first
-    pool.close()
-    assert pool.spare_bytes == 0
+    spare.close()
+    assert spare.spare_bytes == 0
     del second
-    assert pool.spare_bytes == 0, "what comes back after close() is freed"
-    third = pool.take(100)
+    assert spare.spare_bytes == 0, "what comes back after close() is freed"
+    third = spare.take(100)
     del third
-    assert pool.spare_bytes == 100
+    assert spare.spare_bytes == 100
 
 
 @given(steps=st.lists(st.tuples(st.booleans(), st.integers(1, 64)), max_size=40))
 def test_live_memory_never_overlaps_and_spare_memory_is_bounded(steps):
-    pool, live, most = MemoryPool(), [], 0
+    spare, live, most = SpareMemory(), [], 0
     for number, (give_back, size) in enumerate(steps):
         if give_back and live:
             live.pop(size % len(live))
         else:
-            memory = pool.take(size)
+            memory = spare.take(size)
             memory.fill_(number)
             live.append((number, memory))
             memory = None
         # each block is at most as large as the largest request, and there are as many as were in use at once
         most = max(most, len(live))
-        assert pool.spare_bytes <= 64 * most
+        assert spare.spare_bytes <= 64 * most
     for number, memory in live:
         assert memory.eq(number).all()
 
 
-def test_many_threads_may_take_at_once(pool):
+def test_many_threads_may_take_at_once(spare):
     def work(number):
         for _ in range(50):
-            memory = pool.take(256)
+            memory = spare.take(256)
             memory.fill_(number)
             if not memory.eq(number).all():
                 return False

@@ -39,7 +39,7 @@ def exchange_shapes(typing: Any, shapes: Any, former: Any) -> Any:
 
 @intrinsic
 def clear_sums(typing: Any) -> Any:
-    """Set tiles 0 to 3, which hold a block's sums, to 0."""
+    """Set tiles 0 to 3, which hold a piece's sums, to 0."""
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         for tile in range(4):
@@ -51,7 +51,7 @@ def clear_sums(typing: Any) -> Any:
 
 @intrinsic
 def add_products(typing: Any, left: Any, left_stride: Any, right: Any, right_stride: Any) -> Any:
-    """Add to a block's sums the products of 32 rows of 64 bytes at ``left`` and 32 columns of 64 bytes at ``right``.
+    """Add to a piece's sums the products of 32 rows of 64 bytes at ``left`` and 32 columns of 64 bytes at ``right``.
 
     Columns lie one after another in memory, in pieces of four bytes that follow each other in the column. Strides are
     in bytes.
@@ -67,7 +67,7 @@ def add_upper_products(typing: Any, left: Any, left_stride: Any, right: Any, rig
 
 @intrinsic
 def keep_sums(typing: Any, address: Any, stride: Any) -> Any:
-    """Write a block's sums ``[32, 32]`` to memory whose rows are ``stride`` bytes apart."""
+    """Write a piece's sums ``[32, 32]`` to memory whose rows are ``stride`` bytes apart."""
     return types.void(types.intp, types.intp), _sums_of(rows=2)
 
 

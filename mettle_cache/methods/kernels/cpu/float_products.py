@@ -1,6 +1,6 @@
 """Products of stored tokens and float32 vectors in float32: any codes, any processor.
 
-Four tokens at a time are decoded into the first cache and nowhere else; explicit blocks of 4 x 4 keep sums in
+Four tokens at a time are decoded into the first cache and nowhere else; explicit pieces of 4 x 4 keep sums in
 registers, so that a decoded token is loaded once for four vectors. :func:`leave_norm` is the last step back to a
 layer's value projection, whose gradients are such products.
 
@@ -21,10 +21,10 @@ from mettle_cache.methods.kernels.cpu.compiled import FAST, PACKED, Array, align
 
 Sums = tuple[float, float, float, float]
 
-BLOCK = 4
+PIECE = 4
 
 
-def decode_block(codes: Array, f: int, n: int, scale: Array, offset: Array, g: int, x: Array) -> Sums:
+def decode_piece(codes: Array, f: int, n: int, scale: Array, offset: Array, g: int, x: Array) -> Sums:
     """Decode four tokens of ``codes[f]`` from ``n`` on into ``x [4, D] = code * scale[g] + offset[g]``; gives sums.
 
     Where fewer than four are left, the last token is repeated.
@@ -32,8 +32,8 @@ def decode_block(codes: Array, f: int, n: int, scale: Array, offset: Array, g: i
     raise NotImplementedError("runs in compiled code only")
 
 
-@overload(decode_block, strict=False, jit_options={"fastmath": FAST})
-def _decode_block(codes: Any, f: Any, n: Any, scale: Any, offset: Any, g: Any, x: Any) -> Any:
+@overload(decode_piece, strict=False, jit_options={"fastmath": FAST})
+def _decode_piece(codes: Any, f: Any, n: Any, scale: Any, offset: Any, g: Any, x: Any) -> Any:
     def plain(codes: Array, f: int, n: int, scale: Array, offset: Array, g: int, x: Array) -> Sums:
         last = codes.shape[1] - 1
         n1, n2, n3 = min(n + 1, last), min(n + 2, last), min(n + 3, last)
@@ -75,7 +75,7 @@ def _decode_block(codes: Any, f: Any, n: Any, scale: Any, offset: Any, g: Any, x
 
 
 @compiled(fastmath=FAST)
-def measure_block(x: Array, sums: Sums, eps: float, n: int, mean: Array, rstd: Array) -> None:
+def measure_piece(x: Array, sums: Sums, eps: float, n: int, mean: Array, rstd: Array) -> None:
     """Mean and inverse standard deviation of four tokens, as a LayerNorm computes them."""
     width = x.shape[1]
     share = float32(1) / width
@@ -95,7 +95,7 @@ def measure_block(x: Array, sums: Sums, eps: float, n: int, mean: Array, rstd: A
 
 
 @compiled(fastmath=FAST)
-def multiply_block(x: Array, vectors: Array, products: Array, n: int) -> None:
+def multiply_piece(x: Array, vectors: Array, products: Array, n: int) -> None:
     """``products[:, n : n + 4] = vectors xᵀ``."""
     count, width = vectors.shape
     for p in range(0, count - 3, 4):
@@ -136,7 +136,7 @@ def multiply_block(x: Array, vectors: Array, products: Array, n: int) -> None:
 
 
 @compiled(fastmath=FAST)
-def add_block(x: Array, weights: Array, sums: Array, n: int) -> None:
+def add_piece(x: Array, weights: Array, sums: Array, n: int) -> None:
     """``sums += weights[:, n : n + 4] x``."""
     count, width = sums.shape
     for p in range(0, count - 3, 4):
@@ -186,17 +186,17 @@ def score_frames(
         ``[F, P]``; tokens' means and inverse deviations ``[F, M]``.
     """
     count, width = totals.shape[1], scale.shape[1]
-    x = aligned(BLOCK, 4 * width).view(np.float32)
+    x = aligned(PIECE, 4 * width).view(np.float32)
     rows = aligned(count, 4 * width).view(np.float32)
     for f in range(codes.shape[0]):
         for p in range(count):
             rows[p] = vector_of(vectors, first + f, p)
             totals[f, p] = rows[p].sum()
-        for n in range(0, codes.shape[1], BLOCK):
-            sums = decode_block(codes, f, n, scale, offset, f % scale.shape[0], x)
+        for n in range(0, codes.shape[1], PIECE):
+            sums = decode_piece(codes, f, n, scale, offset, f % scale.shape[0], x)
             if eps >= 0:
-                measure_block(x, sums, eps, n, mean[f], rstd[f])
-            multiply_block(x, rows, products[f], n)
+                measure_piece(x, sums, eps, n, mean[f], rstd[f])
+            multiply_piece(x, rows, products[f], n)
 
 
 @compiled()
@@ -209,14 +209,14 @@ def sum_frames(
     rows are written frame by frame to ``sums [F, P - A, D]``.
     """
     total = added.shape[0]
-    x = aligned(BLOCK, 4 * scale.shape[1]).view(np.float32)
+    x = aligned(PIECE, 4 * scale.shape[1]).view(np.float32)
     all_sums = aligned(total + sums.shape[1], 4 * scale.shape[1]).view(np.float32)
     for f in range(codes.shape[0]):
         for p in range(all_sums.shape[0]):
             all_sums[p] = -less[f, p]
-        for n in range(0, codes.shape[1], BLOCK):
-            decode_block(codes, f, n, scale, offset, f % scale.shape[0], x)
-            add_block(x, weights[f], all_sums, n)
+        for n in range(0, codes.shape[1], PIECE):
+            decode_piece(codes, f, n, scale, offset, f % scale.shape[0], x)
+            add_piece(x, weights[f], all_sums, n)
         added += all_sums[:total]
         sums[f] = all_sums[total:]
 

@@ -3,13 +3,13 @@
 A vector, multiplied by the channels' scales, or a row of weights becomes whole numbers of 24 bits, and each of these
 three signed bytes (byte_split.py). The codes are multiplied by every byte and summed in 32 bits, without any rounding.
 That is three products instead of one, but at a thousand multiply-adds a cycle instead of thirty-two. Codes become
-floats for the norm's statistics only. All steps are done for one block of tokens, or for some channels of all tokens,
+floats for the norm's statistics only. All steps are done for one piece of tokens, or for some channels of all tokens,
 before the next, while they are in the core's cache.
 
 The same functions as of float_products.py, on processors that amx.py admits.
 
 Shapes: F frames, N tokens (M: those that a row of products has room for), D channels, P vectors, R rows of bytes. A
-tile is 16 rows of 64 bytes; what is multiplied comes in blocks of 2 by 2 tiles, and memory goes on to whole ones.
+tile is 16 rows of 64 bytes; what is multiplied comes in pieces of 2 by 2 tiles, and memory goes on to whole ones.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from mettle_cache.methods.kernels.cpu.simd import (
     transpose_words,
 )
 
-BLOCK = 2 * TILE_ROWS
+PIECE = 2 * TILE_ROWS
 # channels whose bytes are interleaved at a time: a cache line of every token
 CHANNELS = 64
 
@@ -107,7 +107,7 @@ def measure_tokens(
 
 @compiled()
 def pack_tokens(tokens: Array, columns: Array) -> None:
-    """A block of tokens as columns for the tiles: words of four channels' bytes ``[D / 4, BLOCK]``."""
+    """A piece of tokens as columns for the tiles: words of four channels' bytes ``[D / 4, PIECE]``."""
     stride, column_stride = tokens.shape[1], 4 * columns.shape[1]
     for d in range(0, stride, TILE_BYTES):
         source, target = tokens.ctypes.data + d, columns.ctypes.data + (d // 4) * column_stride
@@ -121,7 +121,7 @@ def interleave_tokens(tokens: Array, start: int, columns: Array) -> None:
     stride, column_stride = tokens.shape[1], 4 * columns.shape[1]
     for w in range(tokens.shape[0] // 4):
         source, target = tokens.ctypes.data + 4 * w * stride + start, columns.ctypes.data + w * column_stride
-        for d in range(0, min(CHANNELS, stride - start), BLOCK):
+        for d in range(0, min(CHANNELS, stride - start), PIECE):
             interleave_bytes(source + d, stride, target + 4 * d)
 
 
@@ -135,17 +135,17 @@ def fetch_lines(ahead: int, lines: int) -> int:
 
 
 @compiled()
-def multiply_block(
+def multiply_piece(
     byte_rows: Array, depth: int, columns: Array, start: int, byte_products: Array, ahead: int, lines: int
 ) -> None:
-    """``byte_products [R, BLOCK]``, products of all rows and a block of columns from ``start`` on.
+    """``byte_products [R, PIECE]``, products of all rows and a piece of columns from ``start`` on.
 
     Meanwhile memory from the address ``ahead`` on is fetched, ``lines`` of the cache in each step.
     """
     row, column, out = byte_rows.ctypes.data, columns.ctypes.data + 4 * start, byte_products.ctypes.data
     row_stride, stride, step = byte_rows.shape[1], 4 * columns.shape[1], 4 * byte_products.shape[1]
-    whole = byte_rows.shape[0] // BLOCK * BLOCK
-    for p in range(0, whole, BLOCK):
+    whole = byte_rows.shape[0] // PIECE * PIECE
+    for p in range(0, whole, PIECE):
         clear_sums()
         for k in range(0, depth, TILE_BYTES):
             ahead = fetch_lines(ahead, lines)
@@ -160,7 +160,7 @@ def multiply_block(
 
 
 @compiled()
-def join_block(
+def join_piece(
     byte_products: Array,
     units: Array,
     scale: Array,
@@ -171,7 +171,7 @@ def join_block(
     start: int,
     out: Array,
 ) -> None:
-    """``out[p, c] = scale[c] * (vector p · column c) + shifts[p] * offset[c] - less[p]`` of a block of columns.
+    """``out[p, c] = scale[c] * (vector p · column c) + shifts[p] * offset[c] - less[p]`` of a piece of columns.
 
     Those of the first ``total`` vectors are added to what is there.
     """
@@ -179,7 +179,7 @@ def join_block(
     products_start, scale_start, offset_start = byte_products.ctypes.data, scale.ctypes.data, offset.ctypes.data
     out_start = out.ctypes.data
     for p in range(count):
-        for c in range(start, min(start + BLOCK, scale.shape[0]), LANES):
+        for c in range(start, min(start + PIECE, scale.shape[0]), LANES):
             whole, row = products_start + p * step + 4 * (c - start), out_start + p * out_step + 4 * c
             s, o = scale_start + 4 * c, offset_start + 4 * c
             join_bytes(whole, count * step, units[p], s, shifts[p], o, less[p], p < total, row)
@@ -201,15 +201,15 @@ def score_frames(
     """As :func:`mettle_cache.methods.kernels.cpu.float_products.score_frames`."""
     width, count, room = scale.shape[1], totals.shape[1], products.shape[2]
     padded, share = _round_up(width, TILE_BYTES), float32(1) / float32(width)
-    scratch, byte_rows = aligned(BLOCK, padded), aligned(_round_up(BYTES_A_NUMBER * count, TILE_ROWS), _apart(padded))
+    scratch, byte_rows = aligned(PIECE, padded), aligned(_round_up(BYTES_A_NUMBER * count, TILE_ROWS), _apart(padded))
     # where vectors end: whatever the columns hold there counts nothing
     scratch[:], byte_rows[:] = 0, 0
-    columns = aligned(padded // 4, _apart(4 * BLOCK)).view(np.int32)
-    byte_products = aligned(byte_rows.shape[0], _apart(4 * BLOCK)).view(np.int32)
+    columns = aligned(padded // 4, _apart(4 * PIECE)).view(np.int32)
+    byte_products = aligned(byte_rows.shape[0], _apart(4 * PIECE)).view(np.int32)
     s, o, centred, scaled = _padded_floats(width), _padded_floats(width), _padded_floats(width), _padded_floats(width)
     units, shifts = np.empty(count, np.float32), np.empty(count, np.float32)
-    steps = max(_round_up(byte_rows.shape[0], BLOCK) // BLOCK * (padded // TILE_BYTES), 1)
-    lines = _round_up(BLOCK * codes.shape[2] // LINE, steps) // steps
+    steps = max(_round_up(byte_rows.shape[0], PIECE) // PIECE * (padded // TILE_BYTES), 1)
+    lines = _round_up(PIECE * codes.shape[2] // LINE, steps) // steps
     ones, nothing = np.ones(room, np.float32), np.zeros(count, np.float32)
     shapes, former = _tile_shapes(), np.zeros(64, np.uint8)
     exchange_shapes(shapes.ctypes.data, former.ctypes.data)
@@ -219,16 +219,16 @@ def score_frames(
         for p in range(count):
             largest, shifts[p], totals[f, p] = scale_vector(vector_of(vectors, first + f, p), s, o, scaled)
             units[p] = split_row(scaled, largest, byte_rows, p, count)
-        for n in range(0, room, BLOCK):
+        for n in range(0, room, PIECE):
             tokens = some_tokens(codes, f, n, TILE_BYTES, scratch)
             if eps >= 0:
-                block_mean, block_rstd = mean[f, n : n + BLOCK], rstd[f, n : n + BLOCK]
-                measure_tokens(tokens, s, centred, middle, share, eps, block_mean, block_rstd)
+                piece_mean, piece_rstd = mean[f, n : n + PIECE], rstd[f, n : n + PIECE]
+                measure_tokens(tokens, s, centred, middle, share, eps, piece_mean, piece_rstd)
             pack_tokens(tokens, columns)
-            # the next block's codes come from far memory; what lies behind the last one does no harm
-            ahead = codes.ctypes.data + (f * codes.shape[1] + n + BLOCK) * codes.shape[2]
-            multiply_block(byte_rows, padded, columns, 0, byte_products, ahead, lines)
-            join_block(byte_products, units, ones, shifts, ones, nothing, 0, n, products[f])
+            # the next piece's codes come from far memory; what lies behind the last one does no harm
+            ahead = codes.ctypes.data + (f * codes.shape[1] + n + PIECE) * codes.shape[2]
+            multiply_piece(byte_rows, padded, columns, 0, byte_products, ahead, lines)
+            join_piece(byte_products, units, ones, shifts, ones, nothing, 0, n, products[f])
     exchange_shapes(former.ctypes.data, shapes.ctypes.data)
 
 
@@ -243,7 +243,7 @@ def sum_frames(
     byte_rows = aligned(_round_up(BYTES_A_NUMBER * count, TILE_ROWS), _apart(room))
     columns = aligned(room // 4, _apart(4 * CHANNELS)).view(np.int32)
     scratch[:], byte_rows[:], columns[:] = 0, 0, 0
-    byte_products = aligned(byte_rows.shape[0], _apart(4 * BLOCK)).view(np.int32)
+    byte_products = aligned(byte_rows.shape[0], _apart(4 * PIECE)).view(np.int32)
     s, o = _padded_floats(width), _padded_floats(width)
     units, totals = np.empty(count, np.float32), np.empty(count, np.float32)
     all_sums = np.zeros((count, len(s)), np.float32)
@@ -251,15 +251,15 @@ def sum_frames(
     exchange_shapes(shapes.ctypes.data, former.ctypes.data)
     for f in range(codes.shape[0]):
         s[:width], o[:width] = scale[f % scale.shape[0]], offset[f % scale.shape[0]]
-        tokens = some_tokens(codes, f, 0, BLOCK, scratch)
+        tokens = some_tokens(codes, f, 0, PIECE, scratch)
         for p in range(count):
             largest, totals[p] = size_up(weights[f, p])
             units[p] = split_row(weights[f, p], largest, byte_rows, p, count)
         for start in range(0, len(s), CHANNELS):
             interleave_tokens(tokens, start, columns)
-            for c in range(0, min(CHANNELS, len(s) - start), BLOCK):
-                multiply_block(byte_rows, room, columns, c, byte_products, 0, 0)
-                join_block(byte_products, units, s, totals, o, less[f], total, start + c, all_sums)
+            for c in range(0, min(CHANNELS, len(s) - start), PIECE):
+                multiply_piece(byte_rows, room, columns, c, byte_products, 0, 0)
+                join_piece(byte_products, units, s, totals, o, less[f], total, start + c, all_sums)
         sums[f] = all_sums[total:, :width]
     added += all_sums[:total, :width]
     exchange_shapes(former.ctypes.data, shapes.ctypes.data)

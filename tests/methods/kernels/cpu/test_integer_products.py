@@ -7,7 +7,7 @@ from mettle_cache.methods.kernels.cpu import integer_products
 from mettle_cache.methods.kernels.cpu.amx import has_byte_tiles
 
 
-def test_a_block_of_tokens_becomes_columns():
+def test_a_piece_of_tokens_becomes_columns():
     tokens = np.arange(32 * 128, dtype=np.int32).astype(np.int8).reshape(32, 128)
     columns = np.zeros((32, 48), np.int32)
     integer_products.pack_tokens(tokens, columns)
