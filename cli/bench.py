@@ -25,7 +25,7 @@ mettle bench extract --repeats 7 --json > results/extract.json
 
 mettle bench --report --from results
 """
-Repeats = Annotated[int, typer.Option(help="How often everything is measured; a report wants at least 5.")]
+RepeatsOption = Annotated[int, typer.Option(help="How often everything is measured; a report wants at least 5.")]
 Clips = Annotated[int | None, typer.Option(help="How many clips to work on.")]
 Tiny = Annotated[bool, typer.Option("--tiny", help="Toy shapes, in seconds: to try it out.")]
 Folder = Annotated[Path | None, typer.Option(help="Where temporary files go; by default the disk of cache/.")]
@@ -47,7 +47,7 @@ def bench(
         Path | None, typer.Option("--from", metavar="FOLDER", help="Take saved results (*.json) instead of running.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Where the report goes; by default BENCHMARKS.md.")] = None,
-    repeats: Repeats = 5,
+    repeats: RepeatsOption = 5,
     folder: Folder = None,
     device: Device = None,
     json: Json = False,
@@ -82,7 +82,7 @@ def bench(
 
 def _command(name: str) -> Callable[..., None]:
     def run(
-        repeats: Repeats = 5,
+        repeats: RepeatsOption = 5,
         clips: Clips = None,
         tiny: Tiny = False,
         folder: Folder = None,
