@@ -11,7 +11,7 @@ from mettle_cache.pipelines.progress import Silent
 from mettle_cache.pipelines.train.config import TrainJob
 from mettle_cache.pipelines.train.job import start_seeds, start_sweep, start_training
 from mettle_cache.pipelines.train.run_folder import RunFolder
-from mettle_cache.pipelines.train.sweep import Variant
+from mettle_cache.pipelines.train.spec import Variant
 from tests.pipelines.listener import Listener
 
 ONE_EPOCH = ("train.epochs=1", "lcd.dim=8")
