@@ -4,7 +4,7 @@ from mettle_cache.errors import PluginError, UsageError
 from mettle_cache.layers import LayerSpec
 from mettle_cache.methods.lcd import KIND, LCD, LCDOptions
 from mettle_cache.methods.linear import LinearOptions
-from mettle_cache.methods.protocol import MethodKind, PerModality, layers_of
+from mettle_cache.methods.protocol import Method, MethodKind, PerModality, layers_of
 from mettle_cache.methods.registry import METHODS, MethodChoice, method_kind
 from mettle_cache.registry import MethodRow
 from tests.methods.test_lcd import clip_tokens
@@ -58,3 +58,18 @@ def test_a_row_s_object_must_be_a_kind(row):
     row("mettle_cache.methods.lcd:LCD")
     with pytest.raises(PluginError, match=r"mettle_cache\.methods\.lcd:LCD is no MethodKind but a type"):
         method_kind("other")
+
+
+class WithCompanion(Method):
+    """Needs a file that no store has beside it."""
+
+    layers, visual_dim, audio_dim, companions = LAYERS, 8, 8, ("ranks.npz",)
+
+
+COMPANION_KIND = MethodKind(LinearOptions, lambda layers, options: WithCompanion())
+
+
+def test_a_method_that_needs_files_beside_the_store_is_refused(row):
+    row(f"{__name__}:COMPANION_KIND")
+    with pytest.raises(UsageError, match=r"the method other needs ranks\.npz beside the store, which no store has yet"):
+        MethodChoice("other", LinearOptions()).build(LAYERS)

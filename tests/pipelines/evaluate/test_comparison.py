@@ -4,7 +4,7 @@ import pytest
 
 from mettle_cache.pipelines.evaluate.comparison import compare_with_paper
 from mettle_cache.pipelines.train.recipe import load_recipe
-from mettle_cache.pipelines.train.sample_loader import read_split
+from mettle_cache.pipelines.train.sample_loader import Split, read_split
 from mettle_cache.pipelines.train.task import bind_task
 from mettle_cache.tasks.avel.task import AvelTask
 
@@ -40,6 +40,15 @@ def compare(store, recipe="ave-swin-htsat", overrides=(), split="test", selected
     return compare_with_paper(
         bind_task(recipe, store), recipe, store, read_split(store, split), selected_on=selected_on
     )
+
+
+@pytest.mark.parametrize(("count", "said"), [(401, True), (402, False), (403, True)])
+def test_any_other_number_of_test_samples_is_said(make_store, count, said):
+    store = make_store()
+    recipe = load_recipe("ave-swin-htsat")
+    split = Split("test", (0,) * (count - 1), (1,))
+    differs = compare_with_paper(bind_task(recipe, store), recipe, store, split, selected_on="test").differs
+    assert (f"data: {count} test samples instead of 402" in differs) == said
 
 
 ALWAYS = [

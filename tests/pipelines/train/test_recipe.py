@@ -239,6 +239,11 @@ def test_a_store_without_fingerprints_gets_the_generic_recipe(tiny_store):
     assert default_recipe(tiny_store(1, 1, 1)) == "ave-small"
 
 
+def test_a_data_set_s_own_recipe_goes_before_its_task_s(tiny_store):
+    assert default_recipe(tiny_store(1, 1, 1, dataset="avs-ms3")) == "avs-ms3-small"
+    assert default_recipe(tiny_store(1, 1, 1, dataset="avs-s4")) == "avs-s4-small"
+
+
 def test_a_data_set_without_a_task_has_no_default(tiny_store):
     with pytest.raises(UsageError, match=r"no task is for the data set 'kinetics'.*\n.*--recipe; .* a task: ave, llp"):
         default_recipe(tiny_store(1, 1, 1, dataset="kinetics"))

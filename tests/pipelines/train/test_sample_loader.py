@@ -141,6 +141,8 @@ def test_heads_of_one_pass_must_be_given_the_same():
     for different in (other, StepInputs((2,), same.tensors), StepInputs((1,), {"y": torch.ones(2)})):
         with pytest.raises(UsageError, match="cannot share a pass: their head options"):
             common_inputs([lambda *_: same, lambda *_, found=different: found])(0, [3])
+        with pytest.raises(UsageError, match="cannot share a pass"):
+            common_inputs([lambda *_: same, lambda *_: same, lambda *_, found=different: found])(0, [3])
 
 
 def test_kernels_are_compiled_for_the_layers_that_are_read_before_anything_counts(tiny_store, monkeypatch):
