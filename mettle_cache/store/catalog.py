@@ -17,7 +17,11 @@ def find_stores(folder: Path | str) -> list[Path]:
     """Finished stores in a folder, the newest first. Anything that is not a store is ignored."""
     folder = Path(folder)
     candidates = sorted(folder.glob("*.zarr")) if folder.is_dir() else []
-    return sorted((path for path in candidates if _is_finished(path)), key=_finished_at, reverse=True)
+    return sorted(
+        (path for path in candidates if _is_finished(path)),
+        key=lambda path: os.stat(path / READY).st_mtime_ns,
+        reverse=True,
+    )
 
 
 def describe_store(path: Path | str) -> dict[str, object]:
@@ -64,7 +68,3 @@ def _is_finished(path: Path) -> bool:
         return read_ready(load_metadata(path)) is not None
     except MettleError:
         return False
-
-
-def _finished_at(path: Path) -> int:
-    return os.stat(path / READY).st_mtime_ns

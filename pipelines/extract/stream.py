@@ -65,7 +65,8 @@ def stream_clips(
         while (waiting or under_way) and not stop.is_set():
             while waiting and len(under_way) < extractor.passes_at_once + AHEAD:
                 under_way.append(_submit(extractor, writer, waiting.popleft(), decoders, passes, writers))
-            yield from _outcomes(under_way.popleft())
+            for write in under_way.popleft().writes:
+                yield write.result()
         for executor in (decoders, passes, writers):
             executor.shutdown(wait=False, cancel_futures=True)
     for group in under_way:
@@ -139,11 +140,6 @@ def _write(
         return Outcome(index, error=reason)
     # popped, so that the codes are freed when they are written and not when the whole group is
     return Outcome(index, writer.write_clip(index, codes.result().pop(index), source=clip.result().source))
-
-
-def _outcomes(group: _Group) -> Iterator[Outcome]:
-    for write in group.writes:
-        yield write.result()
 
 
 def _was_cut_off(write: Future[Outcome]) -> bool:

@@ -79,7 +79,8 @@ def frame_pieces(tokens: LayerTokens, dtype: torch.dtype) -> Iterator[tuple[slic
     Codes of an affine format stay as they are, beside scale and offset; those of other formats are decoded.
     """
     frames = tokens.codes.shape[0]
-    step = max(1, _piece_bytes(tokens.codes.device) // (tokens.count * tokens.width * dtype.itemsize))
+    room = PIECE_BYTES.get(tokens.codes.device.type, PIECE_BYTES["cpu"])
+    step = max(1, room // (tokens.count * tokens.width * dtype.itemsize))
     windows = [slice(start, min(start + step, frames)) for start in range(0, frames, step)]
     scale, zero = tokens.scale, tokens.zero
     if not tokens.format.affine or (scale is None) != (zero is None):
@@ -96,10 +97,6 @@ def frame_pieces(tokens: LayerTokens, dtype: torch.dtype) -> Iterator[tuple[slic
             yield window, FramePiece(codes, None, None)
         else:
             yield window, FramePiece(codes, scale[window], offset[window])
-
-
-def _piece_bytes(device: torch.device) -> int:
-    return PIECE_BYTES.get(device.type, PIECE_BYTES["cpu"])
 
 
 @dataclass(frozen=True)

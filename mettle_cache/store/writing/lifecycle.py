@@ -79,7 +79,10 @@ def _existing_store(path: Path, spec: StoreSpec) -> StoreMetadata | None:
         differences = key_differences(metadata.record.key.model_dump(mode="json"), spec.key_document())
         raise StoreKeyError(
             "\n".join(
-                [f"{path} was made by another configuration (in the store -> asked for):", *_indent(differences)]
+                [
+                    f"{path} was made by another configuration (in the store -> asked for):",
+                    *(f"  - {line}" for line in differences[:20]),
+                ]
             ),
             hint="give the options that it was made with, or another --out",
         )
@@ -128,10 +131,6 @@ def _restore(metadata: StoreMetadata, spec: StoreSpec) -> None:
         make_folder((metadata.path / name).parent)
         write_file(metadata.path / name, content)
     make_folder(metadata.path / COMMITS)
-
-
-def _indent(lines: list[str]) -> list[str]:
-    return [f"  - {line}" for line in lines[:20]]
 
 
 def _leftovers(metadata: StoreMetadata) -> Iterator[Path]:
