@@ -60,13 +60,22 @@ def report_lines(report: ExportReport) -> list[str]:
     """What folding changed, and that it changed no output."""
     ratio = report.before.median / report.after.median
     folded = ", ".join(f"{name} ({layers} layers)" for name, layers in report.folded.items())
+    measured = f"one sample, median of {report.repeats}, {report.device}, {report.threads} threads"
+    written = f"written    {report.out} ({format_bytes(report.nbytes)})"
+    if not folded:
+        return [
+            "folded     nothing: only LCD folds, so this head is written as it is",
+            f"parameters {report.parameters_after / 1e6:.2f} M",
+            f"latency    {_seconds(report.after)}; {measured}",
+            written,
+        ]
     return [
-        f"folded     {folded or 'nothing: only LCD folds, so this head is written as it is'}",
+        f"folded     {folded}",
         f"parameters {report.parameters_before / 1e6:.2f} M before, {report.parameters_after / 1e6:.2f} M after",
         f"latency    {_seconds(report.before)} before, {_seconds(report.after)} after ({ratio:.1f} times faster); "
-        f"one sample, median of {report.repeats}, {report.device}, {report.threads} threads",
+        f"{measured}",
         f"difference {report.difference:.1e} of the features' peak at most",
-        f"written    {report.out} ({format_bytes(report.nbytes)})",
+        written,
     ]
 
 
