@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 import zarr
@@ -12,6 +12,7 @@ from zarr.storage import LocalStore
 
 from mettle_cache.errors import StoreCorruptError, StoreError
 from mettle_cache.store.format.files import repair_hint
+from mettle_cache.store.format.metadata import ROOT
 
 
 def open_zarr(path: Path, failed: Mapping[str, str], clips: Sequence[str]) -> zarr.Group:
@@ -38,3 +39,9 @@ class _CommittedFiles(LocalStore):
                 raise StoreError(f"clip {clip} has no tokens: {self._failed[clip]}", hint="leave it out")
             raise StoreCorruptError(f"clip {clip}: {self.root / key} is missing", hint=repair_hint(self.root))
         return data
+
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        """What zarr has in a folder: our records beside the groups would each be a warning of a foreign file."""
+        async for name in super().list_dir(prefix):
+            if prefix or name == ROOT or (self.root / name / ROOT).is_file():
+                yield name

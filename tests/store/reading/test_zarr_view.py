@@ -23,3 +23,15 @@ def test_zarr_reads_a_finished_store_and_nothing_that_is_not_there(tmp_path):
     (path / "READY").unlink()
     with pytest.raises(StoreUnfinishedError, match="zarr would read what is missing as zeros"):
         TokenStore.open(path, allow_unfinished=True).to_zarr()
+
+
+def test_listing_the_group_shows_its_arrays_and_warns_of_no_record(tmp_path):
+    """Warnings are errors here; zarr has one for every file beside the groups that is not its own."""
+    spec = make_spec("int8", clips=2)
+    write_store(tmp_path / "s.zarr", spec)
+    store = TokenStore.open(tmp_path / "s.zarr")
+    group = store.to_zarr()
+    assert set(group) == {layer.modality for layer in store.layers}
+    names = {name for name, _ in group.members(max_depth=None)}
+    assert {layer.array for layer in store.layers} <= names
+    assert {"READY", "commits", "manifest.parquet"}.isdisjoint(names)
