@@ -1,5 +1,7 @@
 """A split of a store in a DataLoader: the store's own tokens and targets, in this process and in spawned ones."""
 
+from pathlib import Path
+
 import pyarrow as pa
 import pytest
 import torch
@@ -93,8 +95,10 @@ def test_what_is_not_there_is_refused(store, tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_plain_training_loop_learns_from_a_data_loader(store, workers):
+def test_a_plain_training_loop_learns_from_a_data_loader(store, workers, monkeypatch):
     """Targets are the mean of a layer's tokens, so a linear of the mean token reaches them."""
+    # a spawned process imports the task's class by the name of this module
+    monkeypatch.syspath_prepend(Path(__file__).parents[3])
     dataset = TokenDataset(store, "train", task=task())
     torch.manual_seed(0)
     loader = DataLoader(

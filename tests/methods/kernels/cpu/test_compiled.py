@@ -98,7 +98,7 @@ def test_every_byte_and_every_name_of_the_sources_is_in_the_digest(tmp_path):
         for name, text in files.items():
             (folder / f"{name}.py").write_text(text)
         (folder / "notes.txt").write_text(str(folder))
-        return compiled.digest_of(folder)
+        return compiled.folder_digest(folder)
 
     assert digest(a="x = 1", b="y") == digest(b="y", a="x = 1")
     # the second has as many bytes as the first
