@@ -31,8 +31,9 @@ import torch
 from mettle_cache.methods.kernels.ops import absorbed_pooling
 from mettle_cache.tokens import INT8, LayerTokens
 parts = {"scale": torch.ones(1, 16), "zero": torch.zeros(1, 16)}
-tokens = LayerTokens(torch.ones(1, 4, 16, dtype=torch.int8), INT8, parts)
-queries, mixing = torch.zeros(1, 16), torch.ones(1, 4)
+codes = torch.tensor([9, 1, 1, 1], dtype=torch.int8).view(1, 4, 1).expand(1, 4, 16)
+tokens = LayerTokens(codes, INT8, parts)
+queries, mixing = torch.ones(1, 16), torch.ones(1, 4)
 print(*(round(part.mean().item(), 3) for part in absorbed_pooling(tokens, queries, mixing)))
 """
 
@@ -85,10 +86,11 @@ def test_a_change_to_a_helper_takes_effect_at_the_next_start_and_nothing_else_co
 
 @pytest.mark.slow
 def test_pooling_with_a_warm_cache_follows_a_change_to_a_helper(copy):
-    assert start(copy, POOLING) == start(copy, POOLING) == ["1.0 4.0"]
-    edit(copy / KERNELS / "compiled.py", "return queries[frame % queries.shape[0], p]", "return d_mixed[frame, p]")
-    edit(copy / KERNELS / "softmax.py", "row[n] *= share", "row[n] *= share * float32(3)")
-    assert start(copy, POOLING) == ["3.0 4.0"]
+    """Attention is all on the first token; a query that the helper makes 0 spreads it over the four alike."""
+    assert start(copy, POOLING) == start(copy, POOLING) == ["9.0 12.0"]
+    row = "return queries[frame % queries.shape[0], p]"
+    edit(copy / KERNELS / "compiled.py", row, f"{row} * np.float32(0)")
+    assert start(copy, POOLING) == ["3.0 12.0"]
 
 
 def test_every_byte_and_every_name_of_the_sources_is_in_the_digest(tmp_path):
