@@ -113,7 +113,7 @@ EXTRACTION: Mapping[str, Setting] = {
     "device": DEVICE,
 }
 
-# the fields of pipelines.train.job.TrainJob
+# the fields of pipelines.train.config.TrainJob
 TRAINING: Mapping[str, Setting] = {
     "store": Setting(
         str,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from mettle_cache.errors import UsageError
+from mettle_cache.errors import DatasetError, UsageError
 from mettle_cache.methods.protocol import MetaTokens, Method, PerModality
 from mettle_cache.methods.registry import METHODS, MethodChoice
 from mettle_cache.tasks.protocol import auxiliary_outputs
@@ -42,6 +42,14 @@ class AudioVisualModel(nn.Module):
             return MetaTokens(self.visual(tokens), self.audio(tokens))
         meta_tokens: MetaTokens = self.method(tokens)
         return meta_tokens
+
+
+def category_names(vocabulary: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """The categories that a store's vocabulary names; raises DatasetError where it names none."""
+    names = tuple(vocabulary.get("categories", ()))
+    if not names:
+        raise DatasetError("the store's vocabulary names no categories, so there is nothing to tell apart")
+    return names
 
 
 def common_width(method: Method) -> int:

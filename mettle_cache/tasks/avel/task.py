@@ -29,7 +29,7 @@ from mettle_cache.metrics.avel import (
     segment_labels,
 )
 from mettle_cache.options import Options
-from mettle_cache.tasks.model import AudioVisualModel, common_width
+from mettle_cache.tasks.model import AudioVisualModel, category_names, common_width
 from mettle_cache.tasks.protocol import Predictions, PublishedRow, Task
 
 
@@ -107,12 +107,10 @@ class AvelTask(Task):
         method: MethodChoice,
         options: AvelHeadOptions,
     ) -> None:
-        if not vocabulary.get("categories"):
-            raise DatasetError("the store's vocabulary names no categories, so there is nothing to tell apart")
-        if "background" in vocabulary["categories"]:
+        self.categories = category_names(vocabulary)
+        if "background" in self.categories:
             raise DatasetError("the vocabulary lists 'background', which is implicit: every second outside an event")
         self.layers = method.layers(layers)
-        self.categories = tuple(vocabulary["categories"])
         self.samples = samples
         self.method = method
         self.options = options

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from mettle_cache.decoders.mmil import Smoothing
 from mettle_cache.decoders.registry import Decoder, create_decoder
-from mettle_cache.errors import DatasetError, UsageError
+from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec
 from mettle_cache.methods.registry import MethodChoice
 from mettle_cache.metrics.avvp import Parsing, category_scores, paint_events, parse, parsing_scores
 from mettle_cache.tasks.avvp.head import MotionFeatures, ParsingHeadOptions
-from mettle_cache.tasks.model import AudioVisualModel, common_width
+from mettle_cache.tasks.model import AudioVisualModel, category_names, common_width
 from mettle_cache.tasks.protocol import Predictions, PublishedRow, StepInputs, Task
 
 LABELLED = ("audio", "visual")
@@ -90,10 +90,8 @@ class AvvpTask(Task):
         method: MethodChoice,
         options: ParsingHeadOptions,
     ) -> None:
-        if not vocabulary.get("categories"):
-            raise DatasetError("the store's vocabulary names no categories, so there is nothing to tell apart")
+        self.categories = category_names(vocabulary)
         self.layers = method.layers(layers)
-        self.categories = tuple(vocabulary["categories"])
         self.sources = tuple(vocabulary.get("dense_annotations", ()))
         self.samples = samples
         self.segments = segments

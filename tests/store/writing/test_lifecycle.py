@@ -7,18 +7,6 @@ from mettle_cache.store.writing.durable import PARTIAL
 from tests.store.tiny import contents, make_spec, write_store
 
 
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "s.zarr"
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    path = tmp_path_factory.mktemp("whole") / "s.zarr"
-    write_store(path)
-    return contents(path)
-
-
 def test_finishing_and_running_again_change_nothing(path, uninterrupted):
     write_store(path)
     stamps = {file: file.stat().st_mtime_ns for file in path.rglob("*")}

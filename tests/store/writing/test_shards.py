@@ -13,11 +13,6 @@ from mettle_cache.tokens import FLOATS, INT8, LayerTokens
 from tests.store.tiny import CODECS, LAYERS, SEGMENTS, clip_tokens, make_spec
 
 
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "s.zarr"
-
-
 @pytest.mark.parametrize("codec", CODECS)
 def test_a_shard_is_the_layers_chunks_each_with_its_checksum(codec):
     tokens = clip_tokens(1, codec)

@@ -19,18 +19,6 @@ from mettle_cache.tokens import FLOATS, LayerTokens
 from tests.store.tiny import CODECS, LAYERS, clip_tokens, contents, make_spec, raw_tokens, source, write_store
 
 
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "s.zarr"
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    path = tmp_path_factory.mktemp("whole") / "s.zarr"
-    write_store(path)
-    return contents(path)
-
-
 def write(writer, clip):
     return writer.write_clip(clip, clip_tokens(clip), source=source(clip))
 
