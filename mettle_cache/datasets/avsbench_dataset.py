@@ -161,6 +161,10 @@ class AvsbenchDataset:
         samples, rate = self._recording(clip)
         return waveform.require_finite(clip.audio, waveform.resample(clip.audio, samples, rate, sample_rate))
 
+    def source_files(self, clip: Clip) -> tuple[Path, ...]:
+        """The picture, and the recording or the file of many videos' sound that holds it."""
+        return clip.frames, clip.audio
+
     def source_digest(self, clip: Clip) -> str:
         """BLAKE2b of the picture and of the recording, 32 hex characters. Raises MediaFileError."""
         digest = hashlib.blake2b(digest_size=16)

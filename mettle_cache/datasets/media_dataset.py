@@ -67,6 +67,12 @@ class MediaDataset:
 
         return decode.load_waveform(clip, self.segments, sample_rate)
 
+    def source_files(self, clip: Clip) -> tuple[Path, ...]:
+        """The files that decoding uses, each once; some may be missing. Raises MediaFileError."""
+        from mettle_cache.datasets.media import decode
+
+        return decode.source_files(clip, self.segments, self.picture_rate)
+
     def source_digest(self, clip: Clip) -> str:
         """BLAKE2b of the content of the files that decoding uses, 32 hex characters. Raises MediaFileError."""
         from mettle_cache.datasets.media import decode

@@ -163,6 +163,10 @@ class Dataset(Protocol):
         """Mono samples ``[n]`` at ``sample_rate`` Hz, neither trimmed nor padded. Raises MediaError."""
         ...
 
+    def source_files(self, clip: Clip) -> tuple[Path, ...]:
+        """The files that decoding uses, each once; some may be missing. Raises MediaError where it cannot be told."""
+        ...
+
     def source_digest(self, clip: Clip) -> str:
         """BLAKE2b of the content of the files that decoding uses, 32 hex characters. Raises MediaError."""
         ...

@@ -109,6 +109,13 @@ def test_the_digest_is_of_what_is_decoded(s4: Path) -> None:
     assert [a != b for a, b in zip(digests, changed, strict=True)] == [True] + [False] * (len(digests) - 1)
 
 
+def test_a_frame_is_decoded_from_its_picture_and_the_file_of_its_sound(s4: Path) -> None:
+    dataset = open_dataset("avs-s4", s4)
+    for clip in dataset.clips:
+        assert dataset.source_files(clip) == (clip.frames, clip.audio)
+        assert all(path.is_file() for path in dataset.source_files(clip))
+
+
 def test_places_and_roots_do_not_change_the_policy(s4_root: Path, s4: Path, tmp_path: Path) -> None:
     policy = open_dataset("avs-s4", s4_root).decode_policy
     assert open_dataset("avs-s4", s4).decode_policy == policy

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -57,10 +56,16 @@ def check_audio(clip: Clip, segments: int, *, deep: bool) -> None:
         waveform.check_sound_file(clip.audio)
 
 
+def source_files(clip: Clip, segments: int, rate: int | None = None) -> tuple[Path, ...]:
+    """The files that decoding uses, each once. Raises MediaFileError where the pictures cannot be told."""
+    frames = [clip.frames] if _is_video(clip.frames) else pictures.segment_pictures(clip.frames, segments, rate)
+    return tuple(dict.fromkeys((*frames, clip.audio)))
+
+
 def source_digest(clip: Clip, segments: int, rate: int | None = None) -> str:
     """BLAKE2b over the files that decoding uses, each with its length, in order; names and places do not count."""
     digest = hashlib.blake2b(digest_size=16)
-    for path in dict.fromkeys(_sources(clip, segments, rate)):
+    for path in source_files(clip, segments, rate):
         digest.update(require_file(path).st_size.to_bytes(8, "little"))
         try:
             with path.open("rb") as file:
@@ -84,14 +89,6 @@ def policy(segments: int, patterns: dict[str, list[str]], rate: int | None = Non
     if VIDEO_SUFFIX[1:] in kinds:
         in_use["video"] = {**video.POLICY, "versions": video.decoder_versions()}
     return in_use
-
-
-def _sources(clip: Clip, segments: int, rate: int | None) -> Iterator[Path]:
-    if _is_video(clip.frames):
-        yield clip.frames
-    else:
-        yield from pictures.segment_pictures(clip.frames, segments, rate)
-    yield clip.audio
 
 
 def _is_video(path: Path) -> bool:

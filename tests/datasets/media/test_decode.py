@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +68,19 @@ def test_every_picture_in_use_counts_and_no_other(frames_root: Path, tmp_path: P
         assert decode.source_digest(clip, 2) != original
         (clip.frames / name).write_bytes(before)
     assert decode.source_digest(clip, 2) == original
+
+
+@pytest.mark.parametrize("layout", ["frames_root", "mp4_root"])
+def test_the_digest_is_that_of_the_source_files_by_hand(layout: str, request: pytest.FixtureRequest) -> None:
+    dataset = open_dataset("ave", request.getfixturevalue(layout))
+    clip = dataset.clips[0]
+    by_hand = hashlib.blake2b(digest_size=16)
+    for path in dataset.source_files(clip):
+        content = path.read_bytes()
+        by_hand.update(struct.pack("<Q", len(content)) + content)
+    assert dataset.source_digest(clip) == by_hand.hexdigest()
+    expected = [*sorted(clip.frames.iterdir()), clip.audio] if clip.frames.is_dir() else [clip.audio]
+    assert list(dataset.source_files(clip)) == expected
 
 
 def test_bytes_that_move_from_one_file_to_the_next_change_the_digest(tmp_path: Path) -> None:
