@@ -1,92 +1,163 @@
-"""Weights files that somebody else made: read without running anything in them, and checked."""
+"""The one state dict that is wanted, wherever in a checkpoint it lies and whatever stands before its names.
+
+Training frameworks wrap a network: the state dict lies under ``model_state_dict`` or ``teacher`` beside an optimiser's,
+and its names begin with ``module.``, ``_orig_mod.`` or ``backbone.``. Which of them is the network's is known from the
+names that it wants.
+"""
 
 from __future__ import annotations
 
-import pickle
-import warnings
-from collections.abc import Mapping
+from collections import Counter, deque
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from mettle_cache.errors import WeightsError
+from mettle_cache.weights_file import read_weights_file
 
-WRAPPERS = ("state_dict", "model")
-PICKLED = (".pth", ".pt", ".ckpt", ".bin", ".tar")
+PREFERRED = ("", "state_dict", "model", "model_state_dict", "net", "network", "module", "model_ema", "ema", "teacher")
+"""Where two places fit equally well, the one that comes first here, and any of these before others."""
+
+WRAPPERS = ("module", "model", "net", "network", "backbone", "encoder", "trunk")
+"""Before every name of a checkpoint they are no part of the network, whatever its architecture calls its layers."""
+
+_INSIDE_NAMES = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+_DEEPEST = 4
+_LISTED = 3
+_COUNTER = "num_batches_tracked"
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The tensors of a weights file, floats as float32, unwrapped from ``state_dict``/``model`` and ``module.``.
+@dataclass(frozen=True)
+class Weights:
+    """Tensors by the names that the network gives them, floats as float32.
+
+    ``source`` says, for people, the file and where in it they lay. ``prefix`` stood before their names.
+    """
+
+    tensors: dict[str, Tensor]
+    source: str
+    prefix: str
+
+
+def read_state_dict(path: Path, wanted: Collection[str] = ()) -> Weights:
+    """The state dict of ``path`` that holds most of the names in ``wanted``, under one prefix.
+
+    Tensors outside the prefix are another network's (a projection head's, a text tower's) and left out; the source says
+    how many. Without a fit, and where nothing is wanted, it is the first state dict there is, with all its names.
 
     Raises
     ------
     WeightsError
-        No such file, an unknown kind of file, a damaged one, a pickle with more in it than tensors, or NaN weights.
+        As :func:`~mettle_cache.weights_file.read_weights_file`; no tensors, or values that are not finite numbers.
     """
-    path = path.expanduser()  # no shell expands the ~ of NAME=~/FILE
-    if not path.is_file():
-        raise WeightsError(f"weights file {path} does not exist", hint="check the path")
-    if path.suffix == ".safetensors":
-        content: object = _read_safetensors(path)
-    elif path.suffix in PICKLED:
-        content = _read_pickle(path)
-    else:
+    content = read_weights_file(path)
+    places = list(_state_dicts(content))
+    if not places:
+        keys = ", ".join(f"'{key}'" for key in list(content)[:_LISTED]) or "nothing"
         raise WeightsError(
-            f"weights file {path}: '{path.suffix}' is no kind that is read here",
-            hint=f"give a .safetensors file (or {', '.join(PICKLED)})",
+            f"weights file {path} holds no tensors, but {keys}", hint="give a file with a model's state dict"
         )
-    state = _unwrap(content, path)
-    _refuse_nan(state, path)
-    return state
+    fits = sorted((_Fit.best(place, names, wanted) for place, names in places), key=lambda fit: fit.order)
+    best = fits[0]
+    inside = {key: value for key, value in best.names.items() if key.startswith(best.prefix)}
+    tensors = {key.removeprefix(best.prefix): value for key, value in inside.items()}
+    tensors = {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
+    _refuse_nan(tensors, path)
+    return Weights(tensors, f"file {path}{best.describe(fits[1:])}", best.prefix)
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(
-            f"weights file {path} is damaged or incomplete: {error}", hint="fetch it again and compare its size"
-        ) from error
+@dataclass(frozen=True)
+class _Fit:
+    """One state dict of a checkpoint, the prefix under which most wanted names are, and how many they are."""
+
+    place: tuple[str, ...]
+    names: Mapping[str, Tensor]
+    prefix: str
+    found: int
+
+    @classmethod
+    def best(cls, place: tuple[str, ...], names: Mapping[str, Tensor], wanted: Collection[str]) -> _Fit:
+        counts = Counter(_prefixes(names, frozenset(wanted)))
+        prefix = max(counts, key=lambda prefix: (counts[prefix], -_rank(prefix), -len(prefix)), default="")
+        if 2 * counts[prefix] >= len(wanted) > 0:
+            return cls(place, names, prefix, counts[prefix])
+        # names of the architecture's original repository, for one
+        return cls(place, names, _common_prefix(names), 0)
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """The best fit is the smallest; equals keep the checkpoint's order."""
+        return (-self.found, len(self.place), *(_rank(f"{key}.") for key in self.place))
+
+    def describe(self, others: Collection[_Fit]) -> str:
+        """What a reader of ``file NAME`` should know, after a colon; nothing where the file is the state dict."""
+        parts = [f"its '{'.'.join(self.place)}'"] if self.place else []
+        if self.prefix:
+            parts.append(f"names without '{self.prefix}'")
+        left_out = sum(not key.startswith(self.prefix) for key in self.names)
+        if left_out:
+            parts.append(f"{left_out} other tensors left out")
+        equals = [f"'{'.'.join(fit.place)}'" for fit in others if fit.found == self.found > 0]
+        if equals:
+            parts.append(f"{' and '.join(equals)} would fit as well")
+        return f" ({', '.join(parts)})" if parts else ""
 
 
-def _read_pickle(path: Path) -> object:
-    try:
-        with warnings.catch_warnings():
-            # a plain pickle of another protocol is refused below in our own words
-            warnings.filterwarnings("ignore", message="Detected pickle protocol")
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise WeightsError(
-            f"weights file {path} is refused: it holds pickled objects other than tensors, which could run any "
-            "program when read (nothing of it was run), or it is no PyTorch file at all",
-            hint="where you trust the file, save its state dict again as .safetensors and give that",
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise WeightsError(
-            f"weights file {path} is damaged or incomplete: {str(error).splitlines()[0] if str(error) else 'it ends'}",
-            hint="fetch it again and compare its size",
-        ) from error
+def _rank(prefix: str) -> int:
+    first = prefix.partition(".")[0]
+    return PREFERRED.index(first) if first in PREFERRED else len(PREFERRED)
 
 
-def _unwrap(content: object, path: Path) -> dict[str, Tensor]:
-    for wrapper in WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    if not isinstance(content, Mapping):
-        raise WeightsError(f"weights file {path} holds a {type(content).__name__}, not a dictionary of tensors")
-    tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-    if not tensors:
-        raise WeightsError(f"weights file {path} holds no tensors", hint="give a file with a model's state dict")
-    if all(key.startswith("module.") for key in tensors):
-        tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
-    return {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
+def _common_prefix(names: Collection[str]) -> str:
+    """The well-known wrappers that stand before every name."""
+    prefix = ""
+    while True:
+        firsts = {name[len(prefix) :].partition(".")[0] for name in names}
+        if len(firsts) != 1 or not firsts <= {*WRAPPERS}:
+            return prefix
+        prefix += f"{firsts.pop()}."
+
+
+def _prefixes(names: Collection[str], wanted: frozenset[str]) -> Iterator[str]:
+    """For every name that ends in a wanted one, what stands before that."""
+    for name in names:
+        at = 0
+        for _ in range(_DEEPEST + 1):
+            if name[at:] in wanted:
+                yield name[:at]
+            at = name.find(".", at) + 1
+            if not at:
+                break
+
+
+def _state_dicts(content: Mapping[object, object]) -> Iterator[tuple[tuple[str, ...], dict[str, Tensor]]]:
+    """Every dictionary with named tensors and the keys that lead to it, outer ones first, each once."""
+    waiting: deque[tuple[tuple[str, ...], Mapping[object, object]]] = deque([((), content)])
+    seen = {id(content)}
+    while waiting:
+        place, mapping = waiting.popleft()
+        named = {key: value for key, value in mapping.items() if isinstance(key, str)}
+        tensors = {_unwrapped(key): value for key, value in named.items() if isinstance(value, Tensor)}
+        if tensors:
+            yield place, tensors
+        for key, value in named.items():
+            if isinstance(value, Mapping) and id(value) not in seen and len(place) < _DEEPEST:
+                seen.add(id(value))
+                waiting.append(((*place, key), value))
+
+
+def _unwrapped(name: str) -> str:
+    for wrapper in _INSIDE_NAMES:
+        name = name.replace(wrapper, "")
+    return name
 
 
 def _refuse_nan(state: Mapping[str, Tensor], path: Path) -> None:
-    bad = [key for key, value in state.items() if value.is_floating_point() and not bool(value.isfinite().all())]
+    # a count of training steps is beyond float16's range, and nothing is computed from it
+    floats = {key: value for key, value in state.items() if value.is_floating_point() and not key.endswith(_COUNTER)}
+    bad = [key for key, value in floats.items() if not bool(value.isfinite().all())]
     if bad:
         raise WeightsError(
             f"weights file {path} holds values that are not finite numbers, first in '{bad[0]}'",

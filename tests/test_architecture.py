@@ -13,7 +13,18 @@ FOLDERS = ("mettle_cache", "pipelines", "cli")
 # from the bottom up: nothing imports what stands above it
 FLOORS = ("library", "tasks", "pipelines", "cli")
 # what every part of the library may use
-SHARED = {"devices", "errors", "layers", "options", "preprocessing", "registry", "samples", "statedict", "tokens"}
+SHARED = {
+    "devices",
+    "errors",
+    "layers",
+    "options",
+    "preprocessing",
+    "registry",
+    "samples",
+    "statedict",
+    "tokens",
+    "weights_file",
+}
 # and which other parts it may use beside these
 PARTS = {
     "backbones": set(),

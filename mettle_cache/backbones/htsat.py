@@ -143,7 +143,7 @@ class HtsatFamily:
             path = find_checkpoint() if request.weights == "pretrained" else Path(request.weights)
             if path is None:
                 raise _no_checkpoint()
-            model, source = load_htsat(path, exact_dft=request.exact_dft), f"file {path}"
+            model, source = load_htsat(path, exact_dft=request.exact_dft)
         return HtsatBackbone(
             trunk=FrozenTrunk(model, model.blocks, "NHWC", request.precision),
             sizes=model.sizes,

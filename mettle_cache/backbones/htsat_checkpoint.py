@@ -13,16 +13,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mettle_cache.backbones.htsat_frontend import MelSettings
+from mettle_cache.backbones.htsat_frontend import MelSettings, dft_kernels
 from mettle_cache.backbones.htsat_trunk import Htsat, HtsatSizes
 from mettle_cache.errors import WeightsError
 from mettle_cache.statedict import explain_mismatch, read_state_dict
 
-PREFIX = "sed_model."
 MEL = "logmel_extractor.melW"
 COSINES = "spectrogram_extractor.stft.conv_real.weight"
 SINES = "spectrogram_extractor.stft.conv_imag.weight"
 BLOCK = r"layers\.\d+\.blocks\.\d+\."
+
+LANDMARKS = (MEL, COSINES, SINES, "bn0.weight", "patch_embed.proj.weight", "norm.weight", "tscam_conv.weight")
+"""Names by which the original model is known, whatever stands before them: ``sed_model.`` in the released files."""
+
+HALF = 2**-8
+"""The largest relative rounding of a checkpoint that was saved in float16 or bfloat16."""
 
 KEPT = re.compile(rf"bn0\.|patch_embed\.|norm\.|{BLOCK}(norm[12]|mlp|attn\.(qkv|proj|relative_position_bias_table))")
 MERGING = re.compile(r"layers\.(\d+)\.downsample\.")
@@ -32,8 +37,8 @@ UNUSED = re.compile(r"(head|tscam_conv)\.|spectrogram_extractor\.|logmel_extract
 HINT = "give the AudioSet checkpoint of HTS-AT at 32 kHz, HTSAT_AudioSet_Saved_*.ckpt"
 
 
-def load_htsat(path: Path, *, exact_dft: bool = False) -> Htsat:
-    """The trunk with a checkpoint's weights: every one of them, strictly.
+def load_htsat(path: Path, *, exact_dft: bool = False) -> tuple[Htsat, str]:
+    """The trunk with a checkpoint's weights: every one of them, strictly; and their source.
 
     Raises
     ------
@@ -41,13 +46,20 @@ def load_htsat(path: Path, *, exact_dft: bool = False) -> Htsat:
         An unreadable file, keys that the original model does not have (LAION's fused CLAP towers for example), a front
         end of another sample rate or window, or buffers that are not those which timm computes.
     """
-    state = {key.removeprefix(PREFIX): value for key, value in read_state_dict(path).items()}
+    weights = read_state_dict(path, LANDMARKS)
+    if "audio_branch." in weights.prefix:
+        raise WeightsError(
+            f"weights file {path} is of LAION's CLAP: it has no front end of HTS-AT at 32 kHz", hint=HINT
+        )
+    state = weights.tensors
     _check_front_end_keys(state, path)
     try:
         sizes = read_sizes(state)
     except (KeyError, ValueError, IndexError) as error:
         raise WeightsError(f"weights file {path} is not of HTS-AT: no usable {error}", hint=HINT) from error
-    _check_front_end(state, sizes.mel, path)
+    if _check_front_end(state, sizes.mel, path):
+        # too coarse for decibels, and what they were rounded from is known
+        state |= {MEL: sizes.mel.filters()} | dict(zip((COSINES, SINES), dft_kernels(sizes.mel.n_fft), strict=True))
     model = Htsat(sizes, filters=state[MEL], dft=(state[COSINES], state[SINES]) if exact_dft else None)
     converted = convert_keys(state, path)
     expected = {key: value for key, value in model.state_dict().items() if not key.startswith("logmel.")}
@@ -56,7 +68,7 @@ def load_htsat(path: Path, *, exact_dft: bool = False) -> Htsat:
         raise WeightsError(explain_mismatch(expected, converted, f"weights file {path}"), hint=HINT)
     model.load_state_dict(converted | {k: v for k, v in model.state_dict().items() if k.startswith("logmel.")})
     _check_recomputed(state, model, path)
-    return model
+    return model, weights.source
 
 
 def convert_keys(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
@@ -69,8 +81,8 @@ def convert_keys(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
             stage = int(merging.group(1)) + 1
             converted[f"swin.layers.{stage}.downsample.{key[merging.end() :]}"] = value
         elif KEPT.match(key):
-            # averaged checkpoints hold every entry as float32, counters too
-            value = value.long() if key.endswith("num_batches_tracked") else value
+            # averaged checkpoints hold every entry as float32, counters too; a float16 cannot hold a large count
+            value = value.nan_to_num(posinf=0).long() if key.endswith("num_batches_tracked") else value
             converted[key if key.startswith("bn0.") else f"swin.{key}"] = value
         elif not (RECOMPUTED.match(key) or UNUSED.match(key)):
             strangers.append(key)
@@ -119,10 +131,14 @@ def _check_front_end_keys(state: Mapping[str, Tensor], path: Path) -> None:
         raise WeightsError(f"weights file {path} has no front end of HTS-AT: {', '.join(missing)} not in it", hint=HINT)
 
 
-def _check_front_end(state: Mapping[str, Tensor], mel: MelSettings, path: Path) -> None:
-    """The filters tell the sample rate, which nothing else in a checkpoint does; the first kernel is the window."""
+def _check_front_end(state: Mapping[str, Tensor], mel: MelSettings, path: Path) -> bool:
+    """The filters tell the sample rate, which nothing else in a checkpoint does; the first kernel is the window.
+
+    Whether they are rounded to float16 or bfloat16.
+    """
     filters, expected = state[MEL], mel.filters()
-    if not torch.allclose(filters, expected, rtol=0, atol=1e-4 * float(expected.max())):
+    atol = 1e-4 * float(expected.max())
+    if not torch.allclose(filters, expected, rtol=HALF, atol=atol):
         raise WeightsError(
             f"weights file {path}: its mel filters are not those of {mel.sample_rate} Hz, {mel.f_min:g} to "
             f"{mel.f_max:g} Hz: another sample rate (LAION's CLAP files have 48 kHz) or another front end",
@@ -132,9 +148,10 @@ def _check_front_end(state: Mapping[str, Tensor], mel: MelSettings, path: Path) 
     shape = (mel.n_fft // 2 + 1, 1, mel.n_fft)
     kernels = (state[COSINES], state[SINES])
     if any(tuple(kernel.shape) != shape for kernel in kernels) or not torch.allclose(
-        kernels[0][0, 0], window, rtol=0, atol=1e-5
+        kernels[0][0, 0], window, rtol=HALF, atol=1e-5
     ):
         raise WeightsError(f"weights file {path}: its STFT is not of a Hann window of {mel.n_fft} samples", hint=HINT)
+    return not torch.allclose(filters, expected, rtol=0, atol=atol)
 
 
 def _check_recomputed(state: Mapping[str, Tensor], model: Htsat, path: Path) -> None:

@@ -217,11 +217,12 @@ class TimmFamily:
         if request.weights == "random":
             return build_random(self.timm_name, side, request.seed), f"random, seed {request.seed}"
         if request.weights != "pretrained":
-            return build_from_file(self.timm_name, side, Path(request.weights)), f"file {request.weights}"
+            return build_from_file(self.timm_name, side, Path(request.weights))
         cfg = pretrained_cfg(self.timm_name)
         option = "--audio" if request.modality == "audio" else "--visual"
         path = fetch_pretrained(request.label, cfg.get("hf_hub_id"), cfg.get("hf_hub_filename"), option)
-        return build_from_file(self.timm_name, side, path), f"hub {cfg['hf_hub_id']}"
+        network, _ = build_from_file(self.timm_name, side, path)
+        return network, f"hub {cfg['hf_hub_id']}"
 
     def _pictures(self, request: BackboneRequest) -> ImageTransform:
         cfg, side = pretrained_cfg(self.timm_name), self._side(request)

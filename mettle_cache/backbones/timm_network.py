@@ -41,8 +41,8 @@ def build_random(name: str, size: int | None, seed: int) -> nn.Module:
     return build_seeded(lambda: _create(name, size, {"num_classes": 0}), seed)
 
 
-def build_from_file(name: str, size: int | None, path: Path) -> nn.Module:
-    """The network without its classifier, with the weights of a file: all of them, and no others.
+def build_from_file(name: str, size: int | None, path: Path) -> tuple[nn.Module, str]:
+    """The network without its classifier, with the weights of a file: all of them, and no others; and their source.
 
     timm's own filter for the architecture runs on the file first: it knows the original repositories' key names and
     resamples position embeddings to the input size.
@@ -52,7 +52,8 @@ def build_from_file(name: str, size: int | None, path: Path) -> nn.Module:
     WeightsError
         A file that :func:`read_state_dict` refuses, or one of another architecture.
     """
-    state = _without_classifier(read_state_dict(path), pretrained_cfg(name))
+    weights = read_state_dict(path, build_meta(name, size, classifier=True).state_dict())
+    state = _without_classifier(weights.tensors, pretrained_cfg(name))
     overlay = {"state_dict": dict(state), "num_classes": 0, "classifier": None, "label_offset": 0, "custom_load": False}
     arguments = {"num_classes": 0, "pretrained": True, "pretrained_cfg_overlay": overlay}
     try:
@@ -66,7 +67,7 @@ def build_from_file(name: str, size: int | None, path: Path) -> nn.Module:
             hint="give the weights of this very architecture, or name the backbone that they belong to",
         ) from error
     vars(network)["pretrained_cfg"].pop("state_dict", None)
-    return network
+    return network, weights.source
 
 
 def _create(name: str, size: int | None, arguments: dict[str, Any]) -> nn.Module:

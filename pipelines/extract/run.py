@@ -197,6 +197,11 @@ def _store_notes(extractor: Extractor, missing: Mapping[str, str]) -> list[str]:
         for backbone in extractor.backbones
         if backbone.weights_source.startswith("random")
     ]
+    notes += [
+        f"{backbone.name} ({backbone.modality}): weights of {backbone.weights_source}"
+        for backbone in extractor.backbones
+        if backbone.weights_source.startswith("file")
+    ]
     if missing:
         notes.append(
             f"{len(missing)} clips are left out: the accuracy is not comparable with the published one. "

@@ -9,6 +9,8 @@ from mettle_cache.backbones import create_backbone
 from mettle_cache.backbones.htsat_checkpoint import read_sizes
 from mettle_cache.errors import WeightsError
 
+COUNTER = "bn0.num_batches_tracked"
+
 
 def test_sizes_are_read_from_the_shapes(originals):
     for sizes in (originals.small, originals.full):
@@ -40,6 +42,39 @@ def test_the_prefix_may_be_missing(prefix, tmp_path, originals):
     state = originals.state()
     torch.save({f"{prefix}{key}": value for key, value in state.items()}, tmp_path / "x.pth")
     assert len(create_backbone("htsat", weights=tmp_path / "x.pth").layers) == 8
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_checkpoint_in_halves_has_the_exact_front_end(dtype, tmp_path, originals):
+    """Every entry is rounded, the counters too, as a loop over a state dict does it."""
+    state = originals.state()
+    halves = {key: value.to(dtype) for key, value in (state | {COUNTER: torch.tensor(1 << 20)}).items()}
+    whole = create_backbone("htsat", weights=originals.write(tmp_path / "x.ckpt", state))
+    half = create_backbone("htsat", weights=originals.write(tmp_path / "half.ckpt", halves), exact_dft=True)
+    exact = create_backbone("htsat", weights=tmp_path / "x.ckpt", exact_dft=True)
+    waveform = torch.rand(1, 32000) - 0.5
+    decibels = whole.trunk.network.logmel(waveform)
+    assert (half.trunk.network.logmel(waveform) - decibels).abs().max() < 1e-3
+    assert (exact.trunk.network.logmel(waveform) - decibels).abs().max() < 1e-3
+    name = "swin.layers.2.blocks.1.attn.qkv.weight"
+    assert torch.equal(half.trunk.network.state_dict()[name], whole.trunk.network.state_dict()[name].to(dtype).float())
+
+
+def test_a_checkpoint_in_halves_of_another_sample_rate_is_refused(tmp_path, originals):
+    state = originals.state() | originals.front_end(48000)
+    path = originals.write(tmp_path / "48k.ckpt", {key: value.half() for key, value in state.items()})
+    with pytest.raises(WeightsError, match="its mel filters are not those of 32000 Hz"):
+        create_backbone("htsat", weights=path)
+
+
+@pytest.mark.parametrize("prefix", ["module.sed_model.", "model.", "_orig_mod."])
+def test_any_wrapper_comes_off_and_is_said(prefix, tmp_path, originals):
+    state = {f"{prefix}{key}": value for key, value in originals.state().items()}
+    torch.save({"epoch": 3, "model_state_dict": state}, tmp_path / "x.ckpt")
+    backbone = create_backbone("htsat", weights=tmp_path / "x.ckpt")
+    assert "its 'model_state_dict'" in backbone.weights_source
+    plain = create_backbone("htsat", weights=originals.write(tmp_path / "plain.ckpt", originals.state()))
+    assert backbone.fingerprint() == plain.fingerprint()
 
 
 def without(text):

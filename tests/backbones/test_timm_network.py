@@ -29,6 +29,27 @@ def test_a_file_loads_whatever_its_classifier(name, classes, tmp_path):
     assert backbone.fingerprint()["weights"] == {"kind": "pretrained", "digest": backbone.trunk.digest}
 
 
+@pytest.mark.parametrize(
+    ("wrap", "said"),
+    [
+        (lambda s: {"model_state_dict": {f"_orig_mod.{k}": v for k, v in s.items()}}, "its 'model_state_dict'"),
+        (lambda s: {"module": {f"model.{k}": v for k, v in s.items()}}, "its 'module', names without 'model.'"),
+        (
+            lambda s: {"teacher": {f"backbone.{k}": v for k, v in s.items()} | {"head.mlp.weight": torch.ones(1)}},
+            "its 'teacher', names without 'backbone.', 1 other tensors left out",
+        ),
+    ],
+)
+@pytest.mark.parametrize("name", ["test_vit", "test_resnet"])
+def test_what_a_training_framework_wraps_around_comes_off(name, wrap, said, tmp_path):
+    state = timm.create_model(name).state_dict()
+    torch.save(wrap(state), tmp_path / "w.pth")
+    backbone = create_backbone(name, weights=tmp_path / "w.pth")
+    own = backbone.trunk.network.state_dict()
+    assert all(torch.equal(own[key], state[key]) for key in own)
+    assert backbone.weights_source == f"file {tmp_path / 'w.pth'} ({said})"
+
+
 def test_loading_a_file_leaves_the_callers_random_state_alone(tmp_path):
     path = tmp_path / "weights.safetensors"
     save_file(timm.create_model("test_vit").state_dict(), path)

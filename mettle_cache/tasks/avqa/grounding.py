@@ -44,7 +44,7 @@ def load_grounding(net: GroundingNet, path: Path) -> None:
         No such file, a pickle with more in it than tensors, a layer that is missing or of another shape.
     """
     ours = net.state_dict()
-    theirs = {name: tensor for name, tensor in read_state_dict(path).items() if name in ours}
+    theirs = {name: tensor for name, tensor in read_state_dict(path, ours).tensors.items() if name in ours}
     if {name: tensor.shape for name, tensor in theirs.items()} != {name: tensor.shape for name, tensor in ours.items()}:
         raise WeightsError(
             explain_mismatch(ours, theirs, f"grounding file {path}"),
