@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mettle_cache.cli.options import Debug, Device, Json
+from mettle_cache.cli.options import Debug, Device, Json, path_option
 from mettle_cache.cli.output import emit
 from mettle_cache.cli.table import table_lines
 from mettle_cache.pipelines.benchmark.registry import BENCHES
@@ -28,7 +28,7 @@ mettle bench --report --from results
 RepeatsOption = Annotated[int, typer.Option(help="How often everything is measured; a report wants at least 5.")]
 Clips = Annotated[int | None, typer.Option(help="How many clips to work on.")]
 Tiny = Annotated[bool, typer.Option("--tiny", help="Toy shapes, in seconds: to try it out.")]
-Folder = Annotated[Path | None, typer.Option(help="Where temporary files go; by default the disk of cache/.")]
+Folder = Annotated[Path | None, path_option(text="Where temporary files go; by default the disk of cache/.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -44,9 +44,11 @@ def bench(
     context: typer.Context,
     report: Annotated[bool, typer.Option("--report", help="Write BENCHMARKS.md from all of them.")] = False,
     results: Annotated[
-        Path | None, typer.Option("--from", metavar="FOLDER", help="Take saved results (*.json) instead of running.")
+        Path | None, path_option("--from", text="Take saved results (*.json) instead of running.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Where the report goes; by default BENCHMARKS.md.")] = None,
+    out: Annotated[
+        Path | None, path_option(text="Where the report goes; by default BENCHMARKS.md.", metavar="FILE")
+    ] = None,
     repeats: RepeatsOption = 5,
     folder: Folder = None,
     device: Device = None,

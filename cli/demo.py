@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mettle_cache.cli.options import Debug, Json, Seed
+from mettle_cache.cli.options import Debug, Json, Seed, path_option
 from mettle_cache.cli.output import emit
 from mettle_cache.cli.table import table_lines
 
@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    out: Annotated[Path | None, typer.Option(help="Where to work; by default runs/demo.")] = None,
+    out: Annotated[Path | None, path_option(text="Where to work; by default runs/demo.")] = None,
     seed: Seed = 0,
     json: Json = False,
     debug: Debug = False,

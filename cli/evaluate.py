@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mettle_cache.cli.group import spread_lines
-from mettle_cache.cli.options import Debug, Device, Json
+from mettle_cache.cli.options import Debug, Device, Json, path_argument, path_option
 from mettle_cache.cli.output import emit
 from mettle_cache.cli.table import table_lines
 
@@ -31,12 +31,10 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
-    runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Folders of training runs, or of several runs each.")
-    ],
+    runs: Annotated[list[Path], path_argument("Folders of training runs, or of several runs each.", metavar="RUN")],
     split: Annotated[str, typer.Option(help="The split to score.")] = "test",
-    store: Annotated[Path | None, typer.Option(help="The runs' store, where it has moved.")] = None,
-    root: Annotated[Path | None, typer.Option(help="The data set, to draw predictions on its frames.")] = None,
+    store: Annotated[Path | None, path_option(text="The runs' store, where it has moved.", metavar="STORE")] = None,
+    root: Annotated[Path | None, path_option(text="The data set, to draw predictions on its frames.")] = None,
     device: Device = None,
     json: Json = False,
     debug: Debug = False,

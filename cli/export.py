@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mettle_cache.cli.options import Debug, Device, Json
+from mettle_cache.cli.options import Debug, Device, Json, path_argument, path_option
 from mettle_cache.cli.output import emit
 from mettle_cache.pipelines.report.units import format_bytes
 
@@ -33,9 +33,11 @@ def register(app: typer.Typer) -> None:
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="The folder of a training run.")],
-    out: Annotated[Path | None, typer.Option(help="The file to write; by default RUN/folded.safetensors.")] = None,
-    store: Annotated[Path | None, typer.Option(help="The run's store, where it has moved.")] = None,
+    run: Annotated[Path, path_argument("The folder of a training run.", metavar="RUN")],
+    out: Annotated[
+        Path | None, path_option(text="The file to write; by default RUN/folded.safetensors.", metavar="FILE")
+    ] = None,
+    store: Annotated[Path | None, path_option(text="The run's store, where it has moved.", metavar="STORE")] = None,
     device: Device = None,
     json: Json = False,
     debug: Debug = False,

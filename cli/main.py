@@ -13,7 +13,8 @@ from importlib import import_module
 import typer
 from typer.exceptions import TyperException
 
-from mettle_cache.cli.output import MODE, fail, fail_with, silence_broken_pipe
+from mettle_cache.cli.output import MODE, fail, fail_with
+from mettle_cache.cli.streams import guard_streams, lost_result
 from mettle_cache.errors import MettleError
 
 # in the order of a newcomer's day; each module registers itself on import through `register(app)`
@@ -89,9 +90,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _fail_usage(error)
     except (KeyboardInterrupt, typer.Abort):
         return _fail_interrupted()
-    except BrokenPipeError:
-        silence_broken_pipe()
-        return 0
     except Exception as error:  # noqa: BLE001 - the last resort: one line instead of a traceback, exit code 1
         return fail(
             f"unexpected {type(error).__name__}: {error}",
@@ -113,7 +111,16 @@ def _fail_usage(error: TyperException) -> int:
 
 def main() -> None:
     """Entry point of the ``mettle`` script."""
-    sys.exit(run())
+    guard_streams()
+    code = run()
+    if lost := lost_result():
+        code = code or fail(
+            f"the result could not be written to stdout: {lost.strerror}",
+            kind="OutputError",
+            code=1,
+            hint="what the command did is done; send its output elsewhere and run it again to read the result",
+        )
+    sys.exit(code)
 
 
 if __name__ == "__main__":

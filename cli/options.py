@@ -16,8 +16,19 @@ from typer.core import TyperCommand
 from typer.models import OptionInfo
 
 from mettle_cache.cli.output import MODE
+from mettle_cache.paths import local_path
 
 NEWEST = ""
+
+
+def path_option(*names: str, text: str, metavar: str = "FOLDER") -> Any:
+    """An option whose value is a file or folder of this machine: what typer makes of ``Path`` would take addresses."""
+    return typer.Option(*names, help=text, metavar=metavar, parser=local_path)
+
+
+def path_argument(text: str, *, metavar: str) -> Any:
+    """As :func:`path_option`, for an argument."""
+    return typer.Argument(help=text, metavar=metavar, parser=local_path)
 
 
 def _remember_json(value: bool) -> bool:
@@ -40,7 +51,9 @@ DEVICE_OPTION = typer.Option(help="cpu, cuda or cuda:N; a GPU is used where ther
 Device = Annotated[str | None, DEVICE_OPTION]
 SEED = typer.Option(min=0, help="Everything random follows from it.")
 Seed = Annotated[int, SEED]
-StoreArgument = Annotated[Path, typer.Argument(help="A token store, for example cache/ave-swinv2_l-htsat.zarr.")]
+StoreArgument = Annotated[
+    Path, path_argument("A token store, for example cache/ave-swinv2_l-htsat.zarr.", metavar="STORE")
+]
 
 
 @dataclass(frozen=True)
@@ -72,7 +85,7 @@ DEVICE = Setting(str | None, DEVICE_OPTION, None)
 # the fields of pipelines.extract.config.ExtractConfig
 EXTRACTION: Mapping[str, Setting] = {
     "dataset": Setting(str, typer.Option(help="The data set; see mettle datasets.")),
-    "root": Setting(Path | None, typer.Option(help="Its folder; by default data/AVE for ave."), None),
+    "root": Setting(Path | None, path_option(text="Its folder; by default data/AVE for ave."), None),
     "visual": Setting(
         str,
         typer.Option(metavar="NAME[@SIZE][=WEIGHTS]", help="Backbone for frames; WEIGHTS: a file, or random."),
@@ -99,7 +112,7 @@ EXTRACTION: Mapping[str, Setting] = {
         None,
         _several,
     ),
-    "out": Setting(Path | None, typer.Option(help="The store; by default under cache/."), None),
+    "out": Setting(Path | None, path_option(text="The store; by default under cache/.", metavar="STORE"), None),
     "seed": Setting(int, SEED, 0),
     "skip_missing": Setting(
         bool, typer.Option("--skip-missing", help="Go on without clips whose media are missing."), False
@@ -120,7 +133,7 @@ TRAINING: Mapping[str, Setting] = {
         typer.Option(
             "--from-cache", metavar="[STORE]", help="The store; without a value the newest finished one under cache/."
         ),
-        parse=lambda text: Path(text) if text else None,
+        parse=lambda text: local_path(text) if text else None,
     ),
     "recipe": Setting(
         str | None, typer.Option(help="A recipe's name or a TOML file; by default what fits the store."), None
@@ -132,7 +145,7 @@ TRAINING: Mapping[str, Setting] = {
         _several,
     ),
     "seed": Setting(int, SEED, 0),
-    "out": Setting(Path | None, typer.Option(help="Folder of the runs; by default under runs/."), None),
+    "out": Setting(Path | None, path_option(text="Folder of the runs; by default under runs/."), None),
     "resume": Setting(bool, typer.Option("--resume", help="Go on with what is in --out."), False),
     "select_on": Setting(str, typer.Option(help="val, test (as the peers do; marks the result) or last."), "val"),
     "device": DEVICE,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import math
 import sys
 import traceback
 from collections.abc import Iterable, Mapping
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mettle_cache.errors import MettleError
+from mettle_cache.pipelines.report.text import encodable, printable
 
 
 @dataclass
@@ -28,20 +29,21 @@ MODE = Mode()
 def emit(document: Mapping[str, Any] | list[Any], lines: Iterable[str]) -> None:
     """Print a command's result: ``document`` with ``--json``, ``lines`` otherwise."""
     if MODE.json:
-        _write(json.dumps(document, indent=2, default=_plain, allow_nan=False))
+        _write_json(document)
     else:
-        _write("\n".join(lines))
+        _write("\n".join(map(printable, lines)))
 
 
 def fail(message: str, *, kind: str, code: int, hint: str | None = None) -> int:
     """Report an error on stderr, and as the JSON document with ``--json``; returns the exit code."""
     if MODE.debug:
         traceback.print_exc()
-    sys.stderr.write(f"error: {message}\n")
+    sys.stderr.write(f"error: {printable(message)}\n")
     if hint:
-        sys.stderr.write(f"  next: {hint}\n")
+        sys.stderr.write(f"  next: {printable(hint)}\n")
+    sys.stderr.flush()
     if MODE.json:
-        _write(json.dumps({"error": {"kind": kind, "message": message, "hint": hint, "exit_code": code}}, indent=2))
+        _write_json({"error": {"kind": kind, "message": message, "hint": hint, "exit_code": code}})
     return code
 
 
@@ -50,20 +52,28 @@ def fail_with(error: MettleError) -> int:
     return fail(error.message, kind=type(error).__name__, code=error.exit_code, hint=error.hint)
 
 
-def silence_broken_pipe() -> None:
-    """Keep the interpreter from complaining at exit that nobody reads stdout any more."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 def _write(text: str) -> None:
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 
 
+def _write_json(document: Mapping[str, Any] | list[Any]) -> None:
+    _write(json.dumps(_plain(document), indent=2, allow_nan=False))
+
+
 def _plain(value: object) -> object:
-    """What json cannot write by itself."""
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, tuple | set | frozenset):
-        return list(value)
+    """``value`` as any JSON reader takes it: no number that JSON lacks, no text that is not Unicode."""
+    match value:
+        case str():
+            return encodable(value)
+        case Path():
+            return encodable(str(value))
+        case float():
+            return value if math.isfinite(value) else None
+        case Mapping():
+            return {encodable(str(key)): _plain(inner) for key, inner in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [_plain(inner) for inner in value]
+        case None | bool() | int():
+            return value
     raise TypeError(f"{type(value).__name__} has no place in a JSON document")

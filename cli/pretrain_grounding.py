@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mettle_cache.cli.options import TRAINING, Debug, Json, OptionalStore, takes
+from mettle_cache.cli.options import TRAINING, Debug, Json, OptionalStore, path_option, takes
 from mettle_cache.cli.output import emit
 from mettle_cache.pipelines.report.units import format_bytes
 
@@ -33,7 +33,7 @@ def register(app: typer.Typer) -> None:
 def pretrain(
     chosen: Mapping[str, Any],
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The .safetensors file; by default under weights/.")
+        Path | None, path_option(text="The .safetensors file; by default under weights/.", metavar="FILE")
     ] = None,
     videos: Annotated[str, typer.Option(metavar="real|all", help="all: the synthetic ones too.")] = "real",
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the videos.")] = 30,

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mettle_cache.errors import WeightsError
+from mettle_cache.paths import local_path
 
 FETCH_AGAIN = "fetch it again and compare its size"
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar")
@@ -57,7 +58,7 @@ def read_weights_file(path: Path) -> Mapping[object, object]:
         No such file, a file of another kind, a damaged one, a pickle with more in it than tensors, or one that takes
         far more memory than disk.
     """
-    path = path.expanduser()  # no shell expands the ~ of NAME=~/FILE
+    path = local_path(path)
     size = _require_file(path)
     head = _read_head(path)
     if _is_safetensors(head, path):

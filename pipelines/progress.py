@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, TextIO
 
+from mettle_cache.pipelines.report.text import printable
 from mettle_cache.pipelines.report.units import format_bytes, format_rate, format_seconds
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ class PlainProgress:
             self.note(f"{self._what}: {self._meter.done}/{self._meter.total} {self._meter.describe()}")
 
     def note(self, text: str) -> None:
-        self._stream.write(f"{text}\n")
+        self._stream.write(f"{printable(text)}\n")
         self._stream.flush()
 
     def finish(self) -> None:
@@ -145,7 +146,8 @@ class RichProgress:
     def __init__(self) -> None:
         from rich.console import Console
 
-        self._console = Console(stderr=True)
+        # the stream that is stderr now, which a command has made to outlive its terminal
+        self._console = Console(file=sys.stderr)
         self._bar: RichBar | None = None
         self._task: TaskID | None = None
         self._meter: Meter | None = None
@@ -156,15 +158,15 @@ class RichProgress:
 
         self.finish()
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
+            TextColumn("{task.fields[rate]}", markup=False),
         )
         self._meter = Meter(total, unit)
         self._bar = Bar(*columns, console=self._console)
         self._bar.start()
-        self._task = self._bar.add_task(what, total=total, rate="")
+        self._task = self._bar.add_task(printable(what), total=total, rate="")
 
     def advance(self, n: int = 1, *, nbytes: int = 0) -> None:
         if self._bar is None or self._task is None or self._meter is None:
@@ -173,7 +175,7 @@ class RichProgress:
         self._bar.update(self._task, advance=n, rate=self._meter.describe())
 
     def note(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(printable(text), emoji=False, markup=False, highlight=False, soft_wrap=True)
 
     def finish(self) -> None:
         if self._bar is not None:

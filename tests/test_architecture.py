@@ -18,6 +18,7 @@ SHARED = {
     "errors",
     "layers",
     "options",
+    "paths",
     "preprocessing",
     "registry",
     "samples",

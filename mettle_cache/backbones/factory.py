@@ -9,6 +9,7 @@ from mettle_cache.backbones.protocol import PRECISIONS, Backbone, BackboneReques
 from mettle_cache.backbones.registry import BACKBONES, find_family
 from mettle_cache.errors import UsageError
 from mettle_cache.layers import MODALITIES, LayerSpec
+from mettle_cache.paths import local_path
 from mettle_cache.preprocessing import DEFAULT_PREPROCESSING, Preprocessing
 
 LARGEST_SEED = 2**63 - 1
@@ -140,7 +141,8 @@ def parse_backbone(text: str) -> BackboneChoice:
     Raises
     ------
     UsageError
-        An empty name or empty weights, or a size that :func:`split_size` refuses.
+        An empty name or empty weights, a file that :func:`~mettle_cache.paths.local_path` refuses, or a size that
+        :func:`split_size` does.
     """
     name, separator, weights = text.strip().partition("=")
     name, weights = name.strip(), weights.strip()
@@ -151,7 +153,9 @@ def parse_backbone(text: str) -> BackboneChoice:
             f"backbone '{text}' names no weights after '='", hint=f"write {name}=FILE, {name}=random, or just {name}"
         )
     split_size(name)
-    return BackboneChoice(name, weights or "pretrained")
+    if weights in ("", "pretrained", "random"):
+        return BackboneChoice(name, weights or "pretrained")
+    return BackboneChoice(name, str(local_path(weights)))
 
 
 def split_size(name: str) -> tuple[str, int | None]:

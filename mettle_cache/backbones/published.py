@@ -16,6 +16,7 @@ from mettle_cache.backbones.hub import find_cached
 from mettle_cache.backbones.protocol import Backbone, BackboneInfo, BackboneRequest, Builder
 from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec
+from mettle_cache.paths import local_path
 
 CHECKPOINTS = "HTSAT_AudioSet_Saved_*.ckpt"
 WEIGHTS_FOLDER = "METTLE_WEIGHTS"
@@ -32,10 +33,19 @@ class Stage:
 
 
 def find_checkpoint() -> Path | None:
-    """HTS-AT's checkpoint in ``weights/`` of the working directory, else where ``METTLE_WEIGHTS`` points."""
+    """HTS-AT's checkpoint in ``weights/`` of the working directory, else where ``METTLE_WEIGHTS`` points.
+
+    Raises
+    ------
+    UsageError
+        It points nowhere on this machine.
+    """
     folders = [Path("weights")]
-    if os.environ.get(WEIGHTS_FOLDER):
-        folders.append(Path(os.environ[WEIGHTS_FOLDER]))
+    if named := os.environ.get(WEIGHTS_FOLDER):
+        try:
+            folders.append(local_path(named))
+        except UsageError as error:
+            raise UsageError(f"{WEIGHTS_FOLDER}: {error.message}", hint=error.hint) from error
     return next((path for folder in folders for path in sorted(folder.glob(CHECKPOINTS))), None)
 
 

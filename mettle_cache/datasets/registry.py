@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 from mettle_cache.datasets.protocol import Dataset, DatasetInfo
 from mettle_cache.errors import PluginError, UsageError
+from mettle_cache.paths import local_path
 from mettle_cache.registry import DatasetRow, Registry
 
 _SEGMENTATION_LAYERS = "visual/pyramid,audio/last:1"
@@ -120,7 +121,7 @@ def dataset_folder(name: str, root: Path | str | None = None) -> Path:
         As :func:`open_dataset`.
     """
     info = dataset_info(name)
-    folder = Path(root) if root is not None else info.default_root
+    folder = local_path(root) if root is not None else info.default_root
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "does not exist"
         raise UsageError(f"the {name} folder {folder} {what}", hint=f"--root FOLDER, laid out as {info.layouts[0]}")

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from mettle_cache.errors import ConfigError
+from mettle_cache.paths import resolve_fields
 from mettle_cache.pipelines.timing import LEAST_REPEATS
 
 MOST_REPEATS, MOST_CLIPS = 1000, 100_000
@@ -46,7 +47,7 @@ class BenchOptions:
     device: str | None = None
 
     def __post_init__(self) -> None:
-        problems = list(self._problems())
+        problems = [*self._problems(), *resolve_fields(self, "folder")]
         if problems:
             raise ConfigError(problems, where="these options cannot be used", hint="see: mettle bench --help")
 

@@ -14,6 +14,7 @@ import torch
 from mettle_cache.devices import choose_device, prepare_process
 from mettle_cache.errors import RunError, UsageError
 from mettle_cache.methods.kernels.ops import pools_tokens
+from mettle_cache.paths import local_path
 from mettle_cache.pipelines.evaluate.artefacts import StoredFrames, write_artefacts
 from mettle_cache.pipelines.evaluate.comparison import compare_with_paper
 from mettle_cache.pipelines.progress import Progress, Silent
@@ -104,9 +105,9 @@ def evaluate_runs(
     """
     progress = progress or Silent()
     prepare_process()
-    target, root = choose_device(device), Path(root) if root else None
-    paths = [Path(run) for run in runs]
-    stores = _Stores(Path(store) if isinstance(store, str) else store)
+    target, root = choose_device(device), local_path(root) if root else None
+    paths = [local_path(run) for run in runs]
+    stores = _Stores(local_path(store) if isinstance(store, str | Path) else store)
     reports: dict[Path, EvaluateReport] = {}
     failures: list[tuple[Path, RunError]] = []
     with ExitStack() as held:

@@ -24,6 +24,7 @@ from mettle_cache.errors import MettleError, RunError, UsageError
 from mettle_cache.layers import LayerSpec
 from mettle_cache.methods.folded import FOLDED_FORMAT, FoldedLCD, fold_lcd, load_folded, read_folded
 from mettle_cache.methods.lcd import LCD
+from mettle_cache.paths import local_path
 from mettle_cache.pipelines.progress import Silent
 from mettle_cache.pipelines.timing import Repeats, TimedVariant, time_interleaved
 from mettle_cache.pipelines.train.checkpoint import file_digest, load_checkpoint, load_model, write_tensors
@@ -98,9 +99,10 @@ def export_run(
     RunError
         The run is missing, damaged or of another store, or rounding makes the folded head another one.
     """
+    run = local_path(run)
     config = RunFolder(run).read_config()
     recipe, target = config.load_recipe(), choose_device(device)
-    out = out or run / "folded.safetensors"
+    out = run / "folded.safetensors" if out is None else local_path(out)
     if out.is_dir():
         raise UsageError(f"{out}: the exported head's place is a folder", hint="name a file with --out")
     with hold_run(run) as folder:

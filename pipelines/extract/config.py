@@ -13,6 +13,7 @@ from mettle_cache.datasets import DATASETS, dataset_folder, resolve_options
 from mettle_cache.devices import check_device_name
 from mettle_cache.errors import ConfigError, UsageError
 from mettle_cache.layers import select_layers
+from mettle_cache.paths import resolve_fields
 from mettle_cache.preprocessing import SHARED
 from mettle_cache.store.format.codecs import DEFAULT_CODEC, get_codec
 
@@ -107,7 +108,7 @@ class ExtractConfig:
             select_layers(layers, self.layer_selection)
 
     def __post_init__(self) -> None:
-        problems = list(self._problems())
+        problems = [*self._problems(), *resolve_fields(self, "root", "out")]
         if problems:
             raise ConfigError(problems, where="these options cannot be used", hint="see: mettle extract --help")
 

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 from mettle_cache.devices import check_device_name
 from mettle_cache.errors import ConfigError, StoreMissingError, UsageError
+from mettle_cache.paths import resolve_fields
 from mettle_cache.store import find_stores
 from mettle_cache.store.format.metadata import load_metadata
 
@@ -21,7 +22,13 @@ Videos = Literal["real", "all"]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainJob:
-    """A training request; None means that the store decides."""
+    """A training request; None means that the store decides.
+
+    Raises
+    ------
+    ConfigError
+        A path that is none of this machine.
+    """
 
     store: Path | None = None
     recipe: str | None = None
@@ -31,6 +38,9 @@ class TrainJob:
     resume: bool = False
     select_on: str = "val"
     device: str | None = None
+
+    def __post_init__(self) -> None:
+        _raise_if_any(resolve_fields(self, "store", "out"), "train")
 
     def check(self) -> None:
         """Refuse what can be seen to be wrong before anything slow is loaded.
@@ -80,13 +90,17 @@ class GroundingJob:
             problems.append(f"--learning-rate {self.learning_rate}: must be a number above 0")
         if self.epochs < 1 or self.videos_a_step < 2:
             problems.append(f"{self.epochs} epochs of {self.videos_a_step} videos a step: at least 1 of at least 2")
-        if problems:
-            raise ConfigError(problems, where="these options cannot be used", hint="mettle pretrain-grounding --help")
+        _raise_if_any([*problems, *resolve_fields(self, "store", "out")], "pretrain-grounding")
 
     def check(self) -> None:
         """As :meth:`TrainJob.check`."""
         check_device_name(self.device)
         load_metadata(self.store or newest_store(CACHE))
+
+
+def _raise_if_any(problems: list[str], command: str) -> None:
+    if problems:
+        raise ConfigError(problems, where="these options cannot be used", hint=f"see: mettle {command} --help")
 
 
 def newest_store(folder: Path) -> Path:

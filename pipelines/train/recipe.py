@@ -24,6 +24,7 @@ from mettle_cache.datasets.registry import DATASETS
 from mettle_cache.errors import ConfigError, UsageError
 from mettle_cache.methods.registry import METHODS, MethodChoice, method_kind
 from mettle_cache.options import STRICT, Count, Options, read_options
+from mettle_cache.paths import local_path
 from mettle_cache.pipelines.report.store_facts import find_published, store_facts
 from mettle_cache.tasks.registry import TASKS, get_task
 
@@ -190,7 +191,7 @@ def _read(name_or_path: str | Path) -> tuple[str, str]:
             return Path(file).stem, (resources.files(package) / file).read_text("utf-8")
         except (ImportError, OSError) as error:
             raise UsageError(f"the package {package} brings no recipe {file} ({error})") from error
-    path = Path(name_or_path)
+    path = local_path(name_or_path)
     if not path.is_file():
         near = difflib.get_close_matches(str(name_or_path), known, n=1)
         guess = f"did you mean {near[0]}? " if near else ""

@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from mettle_cache.errors import RunError, StoreMissingError, UsageError
+from mettle_cache.paths import local_path
 from mettle_cache.pipelines.train.config import SelectOn
 from mettle_cache.store.writing.durable import PARTIAL, make_folder, remove_files, write_file
 
@@ -40,7 +41,7 @@ class StoreReference:
     @classmethod
     def of(cls, store: TokenStore) -> StoreReference:
         return cls(
-            path=str(Path(store.path).resolve()),
+            path=str(local_path(Path(store.path).resolve())),
             key_digest=store.key_digest,
             dataset=store.dataset,
             codec=store.codec,

@@ -10,6 +10,7 @@ import torch
 
 from mettle_cache.devices import choose_device, peak_memory, prepare_process
 from mettle_cache.errors import UsageError
+from mettle_cache.paths import local_path
 from mettle_cache.pipelines.progress import Progress, Silent
 from mettle_cache.pipelines.report.run_reports import GroupReport, TrainReport
 from mettle_cache.pipelines.report.units import format_bytes
@@ -68,7 +69,8 @@ def train(
     opened = _open(store)
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe or default_recipe(opened))
-    spec = RunSpec(recipe=recipe, seed=seed, folder=Path(out) if out else default_run_folder(opened, recipe, seed))
+    folder = local_path(out) if out else default_run_folder(opened, recipe, seed)
+    spec = RunSpec(recipe=recipe, seed=seed, folder=folder)
     group = train_runs(
         opened, [spec], select_on=select_on, resume=resume, device=device, threads=threads, progress=progress
     )
@@ -130,7 +132,7 @@ def default_run_folder(store: TokenStore, recipe: Recipe, seed: int) -> Path:
 
 
 def _open(store: str | Path | TokenStore) -> TokenStore:
-    return TokenStore.open(Path(store)) if isinstance(store, str | Path) else store
+    return TokenStore.open(local_path(store)) if isinstance(store, str | Path) else store
 
 
 def _build_run(spec: RunSpec, store: TokenStore, device: torch.device, resume: bool) -> Run:

@@ -111,3 +111,17 @@ def test_a_pipe_gets_lines_and_a_terminal_a_bar(monkeypatch):
     assert isinstance(terminal_progress(), PlainProgress)
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     assert isinstance(terminal_progress(), RichProgress)
+
+
+@pytest.mark.parametrize("kind", [PlainProgress, RichProgress])
+def test_markup_in_a_name_is_text(kind, capsys):
+    progress = kind()
+    progress.start(1, "[/] clips", "verify [red]a[/red] [/] :smile: \x1b[31m")
+    progress.note("[bold]clip[/bold] [/] :smile: \x1b[2J")
+    progress.advance()
+    progress.finish()
+    said = capsys.readouterr().err
+    assert "[bold]clip[/bold] [/] :smile: \\x1b[2J" in said
+    assert "verify [red]a[/red] [/] :smile:" in said
+    assert "\x1b[31m" not in said
+    assert "\x1b[2J" not in said
