@@ -59,6 +59,8 @@ def report_lines(report: ExtractReport) -> list[str]:
         *(f"failed     {clip}: {reason}" for clip, reason in report.failures.items()),
         *(f"note       {note}" for note in report.notes),
     ]
-    if report.finished:
+    if not report.ok:
+        lines.append("next       mend these files and run the same command again, or do without them: --skip-missing")
+    elif report.finished:
         lines.append(f"next       mettle train --from-cache {report.store}")
     return lines

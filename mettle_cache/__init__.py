@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mettle_cache.errors import (
         ConfigError,
         DatasetError,
+        MachineError,
         MediaError,
         MettleError,
         NoRoomError,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
         StoreKeyError,
         StoreMissingError,
         StoreUnfinishedError,
+        TokensError,
         UsageError,
         WeightsError,
     )
@@ -56,6 +58,7 @@ __all__ = [
     "LCDOptions",
     "LayerTokens",
     "MTIOptions",
+    "MachineError",
     "MediaError",
     "MettleError",
     "NoRoomError",
@@ -71,6 +74,7 @@ __all__ = [
     "TokenBatch",
     "TokenDataset",
     "TokenStore",
+    "TokensError",
     "UsageError",
     "WeightsError",
     "__version__",

@@ -56,6 +56,10 @@ class PluginError(MettleError):
     """A data set, backbone, method, codec, decoder or task that another package registered and that cannot be used."""
 
 
+class MachineError(MettleError):
+    """The machine cannot go on: its memory, its open files, its disks or its device are at an end."""
+
+
 class DatasetError(MettleError):
     """Annotation files that are missing, malformed or inconsistent."""
 
@@ -70,6 +74,10 @@ class WeightsError(MettleError):
 
 class StoreError(MettleError):
     """A problem with a token store."""
+
+
+class TokensError(StoreError):
+    """Tokens of a clip that a store cannot hold: not finite, beyond its codec, or not of its layers."""
 
 
 class StoreMissingError(StoreError):

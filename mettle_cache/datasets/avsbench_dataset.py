@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from mettle_cache.datasets.boundary import clip_errors
 from mettle_cache.datasets.media import pictures, waveform
 from mettle_cache.datasets.media.fault import MediaFileError, require_file
 from mettle_cache.datasets.media.pictures import load_grey
@@ -185,7 +186,14 @@ class AvsbenchDataset:
     def _masks(self) -> dict[Path, Mask | MediaFileError]:
         paths = [source.mask for source in self.sources if source.mask is not None]
         with _threads() as executor:
-            return dict(zip(paths, executor.map(_try_mask, paths), strict=True))
+            return dict(zip(paths, executor.map(self._try_mask, paths), strict=True))
+
+    def _try_mask(self, path: Path) -> Mask | MediaFileError:
+        try:
+            with clip_errors(path, self.root):
+                return read_mask(path)
+        except MediaFileError as error:
+            return error
 
     def _recording(self, clip: Clip) -> tuple[NDArray[np.float32], int]:
         if clip.audio.suffix != WAVE_DICT_SUFFIX:
@@ -194,9 +202,16 @@ class AvsbenchDataset:
         return self._waves.open(clip.audio).read(self._source_of[clip].key, samples), waveform.NPY_RATE
 
     def _problems_of(self, source: FrameSource, *, deep: bool) -> Iterator[MediaProblem]:
-        for check in (partial(_check_frame, deep=deep), self._check_mask, partial(self._check_sound, deep=deep)):
+        clip = source.clip
+        checks: tuple[tuple[Path, Callable[[FrameSource], None]], ...] = (
+            (clip.frames, partial(_check_frame, deep=deep)),
+            (source.mask or clip.frames, self._check_mask),
+            (clip.audio, partial(self._check_sound, deep=deep)),
+        )
+        for path, check in checks:
             try:
-                check(source)
+                with clip_errors(path, self.root):
+                    check(source)
             except MediaFileError as error:
                 yield MediaProblem(source.clip.id, error.path, f"{error.what} ({source.where})")
 
@@ -222,13 +237,6 @@ def _check_frame(source: FrameSource, *, deep: bool) -> None:
 
 def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1)))
-
-
-def _try_mask(path: Path) -> Mask | MediaFileError:
-    try:
-        return read_mask(path)
-    except MediaFileError as error:
-        return error
 
 
 def _content(path: Path) -> bytes:

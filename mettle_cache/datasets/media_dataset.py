@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from mettle_cache.datasets.boundary import clip_errors
 from mettle_cache.datasets.media.fault import MediaFileError
 from mettle_cache.datasets.media.places import Layout, locate_media
 from mettle_cache.datasets.protocol import Clip, MediaProblem
@@ -49,7 +50,7 @@ class MediaDataset:
 
     def problems(self, *, deep: bool = False) -> list[MediaProblem]:
         """Every missing, empty or misplaced file, in clip order; ``deep`` also opens each file and reads its header."""
-        check = partial(_clip_problems, segments=self.segments, rate=self.picture_rate, deep=deep)
+        check = partial(_clip_problems, root=self.root, segments=self.segments, rate=self.picture_rate, deep=deep)
         if not deep:
             return [problem for clip in self.clips for problem in check(clip)]
         with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as executor:
@@ -118,17 +119,18 @@ def media_dataset(
     )
 
 
-def _clip_problems(clip: Clip, *, segments: int, rate: int | None, deep: bool) -> list[MediaProblem]:
+def _clip_problems(clip: Clip, *, root: Path, segments: int, rate: int | None, deep: bool) -> list[MediaProblem]:
     from mettle_cache.datasets.media import decode
 
-    checks: list[Callable[..., None]] = [partial(decode.check_frames, rate=rate)]
+    checks: list[tuple[Path, Callable[..., None]]] = [(clip.frames, partial(decode.check_frames, rate=rate))]
     # one video file that is missing is one problem, unless its streams are looked at one by one
     if deep or clip.audio != clip.frames:
-        checks.append(decode.check_audio)
+        checks.append((clip.audio, decode.check_audio))
     problems: list[MediaProblem] = []
-    for check in checks:
+    for path, check in checks:
         try:
-            check(clip, segments, deep=deep)
+            with clip_errors(path, root):
+                check(clip, segments, deep=deep)
         except MediaFileError as error:
             problem = MediaProblem(clip.id, error.path, error.what)
             if problem not in problems:

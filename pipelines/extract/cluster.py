@@ -49,7 +49,7 @@ def cluster_clips(
 ) -> Iterator[Outcome]:
     """Extract clips on the cluster that ``config`` names; yields each clip's outcome as its task ends.
 
-    A clip on which workers keep dying is recorded as failed. After ``stop`` is set nothing more is handed out; what
+    A clip on which workers keep dying has failed. After ``stop`` is set nothing more is handed out; what
     workers still commit counts in the next run.
 
     Raises
@@ -70,7 +70,7 @@ def cluster_clips(
                     clips = waiting.popleft()
                     under_way[client.submit(extract_task, where, clips, pure=False)] = clips
                 for future in _wait_for_some(list(under_way)):
-                    done, again = _collect(future, under_way.pop(future), writer)
+                    done, again = _collect(future, under_way.pop(future))
                     waiting.extendleft(again)
                     yield from done
         finally:
@@ -137,7 +137,7 @@ def _wait_for_some(futures: list[Future]) -> list[Future]:
         return []
 
 
-def _collect(future: Future, clips: list[int], writer: StoreWriter) -> tuple[list[Outcome], list[list[int]]]:
+def _collect(future: Future, clips: list[int]) -> tuple[list[Outcome], list[list[int]]]:
     """A task's outcomes, and what has to be tried again, each clip by itself, because workers died of the task.
 
     Raises whatever else the task raised.
@@ -151,9 +151,7 @@ def _collect(future: Future, clips: list[int], writer: StoreWriter) -> tuple[lis
         raise error
     if len(clips) > 1:
         return [], [[clip] for clip in clips]
-    reason = "every worker that tried this clip died"
-    writer.fail_clip(clips[0], reason)
-    return [Outcome(clips[0], error=reason)], []
+    return [Outcome(clips[0], error="every worker that tried this clip died")], []
 
 
 @lru_cache(maxsize=1)

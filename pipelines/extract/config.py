@@ -43,7 +43,7 @@ class ExtractConfig:
     workers, scheduler
         Spread the clips over that many local processes, or over the dask.distributed cluster at that address.
     skip_missing
-        Go on without the clips whose media are missing or unreadable.
+        Go on without the clips whose media are missing or unreadable, and be content with a store that lacks them.
     device
         None: a GPU where there is one. ``precision`` other than float32 runs the backbones under autocast.
 
@@ -191,6 +191,7 @@ class ExtractReport:
     peak_memory: int
     failures: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    skip_missing: bool = False
 
     @property
     def finished(self) -> bool:
@@ -199,8 +200,8 @@ class ExtractReport:
 
     @property
     def ok(self) -> bool:
-        """Whether no clip is missing from what was asked for."""
-        return self.failed == 0
+        """Whether the store lacks no clip, or may lack some (``skip_missing``)."""
+        return self.failed == 0 or self.skip_missing
 
     def to_json(self) -> dict[str, object]:
         return {**asdict(self), "store": str(self.store), "finished": self.finished, "ok": self.ok}

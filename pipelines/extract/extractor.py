@@ -21,6 +21,7 @@ from torch import Tensor
 
 from mettle_cache.backbones import Backbone, create_backbone, parse_backbone, shared_audio
 from mettle_cache.datasets import Dataset, dataset_info, open_dataset
+from mettle_cache.datasets.boundary import clip_errors
 from mettle_cache.devices import available_cores, choose_device
 from mettle_cache.errors import MediaError, UsageError
 from mettle_cache.layers import LayerSpec, select_layers
@@ -84,10 +85,22 @@ class Extractor:
         return list(groups.values())
 
     def prepare(self, index: int) -> PreparedClip:
-        """Decode and preprocess one clip. Raises MediaError."""
-        clip = self.dataset.clips[index]
-        inputs = tuple(self._read(backbone, index) for backbone in self.backbones)
-        return PreparedClip(index, inputs, self.dataset.source_digest(clip))
+        """Decode and preprocess one clip.
+
+        Raises
+        ------
+        MediaError
+            Whatever else goes wrong with it.
+        MachineError, DatasetError
+            The machine is at an end, or the data set's folder is gone.
+        """
+        clip, root = self.dataset.clips[index], self.dataset.root
+        inputs = []
+        for backbone in self.backbones:
+            with clip_errors(clip.frames if backbone.sample_rate is None else clip.audio, root):
+                inputs.append(self._read(backbone, index))
+        with clip_errors(clip.frames, root):
+            return PreparedClip(index, tuple(inputs), self.dataset.source_digest(clip))
 
     def encode(self, clips: Sequence[PreparedClip]) -> dict[int, dict[str, LayerTokens]]:
         """Tokens of one group's clips: clip index to layer name to codes ``[T, N, *]`` on the CPU."""

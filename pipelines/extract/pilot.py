@@ -11,6 +11,8 @@ from pathlib import Path
 
 from mettle_cache.errors import MediaError, StoreCorruptError, StoreMissingError
 from mettle_cache.pipelines.extract.extractor import Extractor
+from mettle_cache.pipelines.extract.failures import EveryClipFailsError
+from mettle_cache.pipelines.extract.passes import clip_tokens
 from mettle_cache.pipelines.extract.stream import reproducible_passes
 from mettle_cache.pipelines.progress import Progress, Silent
 from mettle_cache.store.format.codecs import Pilot, StaticArrays
@@ -36,17 +38,27 @@ def with_static_arrays(extractor: Extractor, out: Path, progress: Progress | Non
 
 
 def _run(pilot: Pilot, extractor: Extractor, progress: Progress) -> StaticArrays:
-    """Show the pilot its clips, one after the other; those that cannot be decoded are passed over."""
+    """Show the pilot its clips, one after the other; those that cannot be extracted are passed over."""
     chosen = pilot.choose([clip.id for clip in extractor.dataset.clips])
     progress.start(len(chosen), "clips", f"look at clips for codec {extractor.codec.name}")
+    failure: MediaError | None = None
+    shown = 0
     with reproducible_passes(extractor.device):
         for index in chosen:
             try:
-                clip = extractor.prepare(index)
-            except MediaError:
+                tokens = clip_tokens(extractor, extractor.prepare(index))
+            except MediaError as error:
+                failure = failure or error
                 continue
             finally:
                 progress.advance(1)
-            pilot.add(extractor.clip_tokens(clip))
+            pilot.add(tokens)
+            shown += 1
     progress.finish()
+    if failure is not None and not shown:
+        raise EveryClipFailsError(
+            f"none of the {len(chosen)} clips that codec {extractor.codec.name} looks at first could be extracted; "
+            f"the first one: {extractor.describe(failure)}",
+            hint=failure.hint,
+        )
     return pilot.finish()

@@ -5,14 +5,10 @@ Everything is checked, and everything wrong is named in one message, before work
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from mettle_cache.datasets import DATASETS, Dataset, MediaProblem
@@ -21,10 +17,12 @@ from mettle_cache.errors import DatasetError, MettleError, NoRoomError, StoreCor
 from mettle_cache.pipelines.extract.cluster import cluster_clips
 from mettle_cache.pipelines.extract.config import ExtractConfig, ExtractReport, default_store_path
 from mettle_cache.pipelines.extract.extractor import Extractor, build_extractor, open_config_dataset, store_spec
+from mettle_cache.pipelines.extract.failures import Failures
 from mettle_cache.pipelines.extract.pilot import with_static_arrays
 from mettle_cache.pipelines.extract.stream import Outcome, stream_clips
 from mettle_cache.pipelines.progress import Progress, Silent
 from mettle_cache.pipelines.report.units import format_bytes
+from mettle_cache.pipelines.signals import INTERRUPTED, stop_on_signals
 from mettle_cache.samples import clips_of_samples
 from mettle_cache.store.format.layout import bytes_per_clip
 from mettle_cache.store.writing.durable import free_bytes
@@ -35,6 +33,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 LISTED = 20
+RESUME = "run the same command again: it goes on where this run stopped"
 # what the file system needs for itself
 ROOM_MARGIN = 1.02
 
@@ -67,10 +66,14 @@ def extract(config: ExtractConfig, progress: Progress | None = None) -> ExtractR
         The store was made by another configuration.
     StoreBusyError
         Another process extracts the same part.
+    EveryClipFailsError
+        Nothing but failures: something is wrong that the clips share. None of them is recorded as failed.
+    MachineError
+        Memory, open files or the device are at an end; what is committed stays.
     NoRoomError
         The disk cannot hold, or could not hold, what is to be written; what is committed stays.
     InterruptedRunError
-        SIGINT or SIGTERM; what is committed stays.
+        SIGINT or SIGTERM; what is committed stays. A forward pass that is under way ends by itself in its thread.
     """
     progress = progress or Silent()
     notes = _task_notes(config)
@@ -78,16 +81,32 @@ def extract(config: ExtractConfig, progress: Progress | None = None) -> ExtractR
         progress.note(f"note: {note}")
     out = config.out or default_store_path(config)
     dataset = open_config_dataset(config)
+    # before the media, at which looking takes minutes: a wrong name or weights file is found at once
+    extractor = build_extractor(config, dataset)
     for note in (*dataset.notes, f"looking at the media of {len(dataset.clips)} clips in {dataset.root}"):
         progress.note(note)
     missing = find_missing(dataset, config, out)
-    extractor = with_static_arrays(build_extractor(config, dataset), out, progress)
+    return _write_store(config, with_static_arrays(extractor, out, progress), out, missing, notes, progress)
+
+
+def _write_store(
+    config: ExtractConfig,
+    extractor: Extractor,
+    out: Path,
+    missing: Mapping[str, str],
+    notes: Sequence[str],
+    progress: Progress,
+) -> ExtractReport:
+    """Create or resume the store at ``out``, fill this part of it, and finish it where no clip is left."""
     about_store = _store_notes(extractor, missing)
     for note in about_store:
         progress.note(note)
     with StoreWriter.create_or_resume(out, store_spec(extractor, config)) as writer:
-        counts = _fill_store(config, extractor, writer, missing, progress)
-        return counts.report(writer.finish(), out, [*notes, *about_store])
+        try:
+            counts = _fill_store(config, extractor, writer, missing, progress)
+            return counts.report(writer.finish(), config, out, [*notes, *about_store])
+        except KeyboardInterrupt:
+            raise InterruptedRunError(f"stopped before {out} was finished", hint=RESUME) from None
 
 
 def _fill_store(
@@ -101,13 +120,15 @@ def _fill_store(
         writer.path, len(work) * sum(bytes_per_clip(extractor.layers, dataset.segments, extractor.codec).values())
     )
     counts = _Counts(dataset, skipped=len(part_range(config.part, len(writer.clips))) - len(pending))
+    failures = Failures.of_run(writer, skip=config.skip_missing)
     for index in pending:
         reason = missing.get(dataset.clips[index].id)
         if reason is not None:
-            writer.fail_clip(index, reason)
+            failures.leave_out(index, reason)
             counts.add(Outcome(index, error=reason), progress)
     if work:
-        _extract_clips(config, extractor, writer, work, counts, progress)
+        _extract_clips(config, extractor, writer, work, counts, failures, progress)
+    failures.close()
     return counts
 
 
@@ -117,6 +138,7 @@ def _extract_clips(
     writer: StoreWriter,
     work: Sequence[int],
     counts: _Counts,
+    failures: Failures,
     progress: Progress,
 ) -> None:
     """Extract the clips ``work`` and count the outcomes; stops cleanly on a signal."""
@@ -124,7 +146,7 @@ def _extract_clips(
     where = config.scheduler or (f"{config.workers} workers" if on_cluster else str(extractor.device))
     progress.start(len(work), "clips", f"extract on {where}")
     started, left = time.perf_counter(), len(work)
-    with stop_on_signals() as stop:
+    with stop_on_signals("stopping; the clips that are being written are finished, once more ends it at once") as stop:
         if on_cluster:
             outcomes = cluster_clips(config, extractor, writer, work, stop)
         else:
@@ -132,13 +154,14 @@ def _extract_clips(
         for outcome in outcomes:
             left -= 1
             counts.add(outcome, progress)
+            failures.add(outcome)
             counts.seconds = time.perf_counter() - started
             progress.advance(1, nbytes=outcome.nbytes)
     progress.finish()
     if left:
         raise InterruptedRunError(
             f"stopped with {left} clips to go; the {counts.written} written by this run are safe in {writer.path}",
-            hint="run the same command again: it goes on where this run stopped",
+            hint=RESUME,
         )
 
 
@@ -164,7 +187,7 @@ class _Counts:
         self.failures[clip] = outcome.error
         progress.note(f"clip {clip} cannot be extracted: {outcome.error}")
 
-    def report(self, store: StoreReport, out: Path, notes: list[str]) -> ExtractReport:
+    def report(self, store: StoreReport, config: ExtractConfig, out: Path, notes: list[str]) -> ExtractReport:
         frames = self.written * self.dataset.segments
         return ExtractReport(
             store=out,
@@ -178,6 +201,7 @@ class _Counts:
             frames_per_second=frames / self.seconds if self.seconds else 0.0,
             peak_memory=max(self.peak_memory, peak_resident()),
             failures=self.failures,
+            skip_missing=config.skip_missing,
             notes=notes,
         )
 
@@ -223,31 +247,7 @@ def _remaining(samples: pa.Table, missing: Collection[str]) -> str:
 class InterruptedRunError(MettleError):
     """The user stopped the work; what is committed stays."""
 
-    exit_code = 130
-
-
-@contextmanager
-def stop_on_signals() -> Iterator[threading.Event]:
-    """Yield an event that the first SIGINT or SIGTERM sets; a second one raises KeyboardInterrupt.
-
-    Outside the main thread, where Python delivers no signals, the event is simply never set.
-    """
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    exit_code = INTERRUPTED
 
 
 def check_room(out: Path, needed: int) -> None:

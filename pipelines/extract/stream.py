@@ -1,6 +1,6 @@
 """The stages of extraction, overlapping: decode in threads, forward passes, encode, write in threads.
 
-A fixed number of groups is under way at any time, so memory does not grow with the data set. Threads do it all: the
+A bounded number of clips is under way at any time, so memory does not grow with the data set. Threads do it all: the
 work is in libraries that release the interpreter, and a task graph of dask's would add a scheduler and no overlap.
 dask.distributed comes in where clips leave this process (``cluster.py``).
 """
@@ -10,25 +10,28 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from queue import Empty, SimpleQueue
 
 import torch
 
-from mettle_cache.errors import MediaError
+from mettle_cache.errors import MediaError, TokensError
 from mettle_cache.pipelines.extract.extractor import Extractor, PreparedClip
+from mettle_cache.pipelines.extract.passes import Codes, encode_clips
 from mettle_cache.store.writing.writer import StoreWriter
-from mettle_cache.tokens import LayerTokens
 
 WRITERS = 2
 # groups that are decoded, waiting or being written while the passes run
 AHEAD = 3
+# how soon a stop is seen
+POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of one clip: ``nbytes`` written, or the reason why it could not be extracted.
+    """The outcome of one clip: ``nbytes`` written, or the reason why it could not be extracted, and what may help.
 
     ``peak_memory`` is the peak of the process until then, where it is not the caller's process.
     """
@@ -37,56 +40,118 @@ class Outcome:
     nbytes: int = 0
     error: str | None = None
     peak_memory: int = 0
-
-
-@dataclass(frozen=True)
-class _Group:
-    """One forward pass under way: its clips' decoding, its encoding, and the write of each clip."""
-
-    clips: dict[int, Future[PreparedClip]]
-    writes: list[Future[Outcome]]
+    hint: str | None = None
 
 
 def stream_clips(
     extractor: Extractor, writer: StoreWriter, indexes: Sequence[int], stop: threading.Event
 ) -> Iterator[Outcome]:
-    """Extract clips and commit them; yields each outcome in order of the groups.
+    """Extract clips and commit them; yields each outcome as it comes. What fails is told, and not recorded.
 
-    After ``stop`` is set no forward pass begins, what is being written gets committed, and the iterator ends.
+    Soon after ``stop`` is set the iterator ends: what is being written gets committed, and nothing else is awaited. A
+    forward pass that is under way, which may take minutes, ends by itself in its thread and leaves nothing behind.
 
     Raises
     ------
     StoreError, NoRoomError
         The store cannot be written; what is committed stays.
+    MachineError, DatasetError
+        The machine or its device is at an end, or the data set's folder is gone.
     """
     waiting = deque(extractor.groups(indexes))
-    under_way: deque[_Group] = deque()
-    with _executors(extractor) as (decoders, passes, writers):
+    most = extractor.clips_a_batch * (extractor.passes_at_once + AHEAD)
+    under_way = 0
+    with reproducible_passes(extractor.device), _stages(extractor, writer) as stages:
         while (waiting or under_way) and not stop.is_set():
-            while waiting and len(under_way) < extractor.passes_at_once + AHEAD:
-                under_way.append(_submit(extractor, writer, waiting.popleft(), decoders, passes, writers))
-            for write in under_way.popleft().writes:
-                yield write.result()
-        for executor in (decoders, passes, writers):
-            executor.shutdown(wait=False, cancel_futures=True)
-    for group in under_way:
-        yield from (write.result() for write in group.writes if not write.cancelled() and not _was_cut_off(write))
+            while waiting and (not under_way or under_way + len(waiting[0]) <= most):
+                under_way += len(waiting[0])
+                stages.submit(waiting.popleft())
+            try:
+                outcome = stages.ended.get(timeout=POLL_SECONDS)
+            except Empty:
+                continue
+            under_way -= 1
+            yield _told(outcome)
+    while not stages.ended.empty():
+        yield _told(stages.ended.get())
+
+
+def _told(outcome: Outcome | BaseException) -> Outcome:
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return outcome
 
 
 @contextmanager
-def _executors(extractor: Extractor) -> Iterator[tuple[ThreadPoolExecutor, ThreadPoolExecutor, ThreadPoolExecutor]]:
-    """Threads for decoding, forward passes and writing."""
-    executors = (
-        ThreadPoolExecutor(extractor.passes_at_once + 1, "decode"),
-        ThreadPoolExecutor(extractor.passes_at_once, "forward"),
-        ThreadPoolExecutor(WRITERS, "write"),
-    )
-    with reproducible_passes(extractor.device):
+def _stages(extractor: Extractor, writer: StoreWriter) -> Iterator[_Stages]:
+    stages = _Stages(extractor, writer)
+    try:
+        yield stages
+    finally:
+        stages.close()
+
+
+class _Stages:
+    """The threads of the stages. Every clip that is submitted comes out of ``ended``, or else the error that ends all.
+
+    A group's pass waits for its clips, and hands each to the writers.
+    """
+
+    def __init__(self, extractor: Extractor, writer: StoreWriter) -> None:
+        self.ended: SimpleQueue[Outcome | BaseException] = SimpleQueue()
+        self._extractor, self._writer = extractor, writer
+        self._decoders = ThreadPoolExecutor(extractor.passes_at_once + 1, "decode")
+        self._passes = ThreadPoolExecutor(extractor.passes_at_once, "forward")
+        self._writers = ThreadPoolExecutor(WRITERS, "write")
+        self._closing = False
+
+    def submit(self, indexes: Sequence[int]) -> None:
+        """Begin one group."""
+        clips = {index: self._decoders.submit(self._extractor.prepare, index) for index in indexes}
+        self._passes.submit(self._compute, clips)
+
+    def close(self) -> None:
+        """End soon: what the writers have is written; every other stage is left to itself and hands on nothing."""
+        self._closing = True
+        self._decoders.shutdown(wait=False, cancel_futures=True)
+        self._passes.shutdown(wait=False, cancel_futures=True)
+        self._writers.shutdown(wait=True)
+
+    def _compute(self, clips: dict[int, Future[PreparedClip]]) -> None:
         try:
-            yield executors
-        finally:
-            for executor in executors:
-                executor.shutdown(wait=True, cancel_futures=True)
+            self._hand_on(clips, self._encode(clips))
+        except BaseException as error:  # noqa: BLE001 - raised in the thread that iterates
+            # a pass that nobody waits for any more finds that its clips were cancelled and the writers gone
+            if not self._closing:
+                self.ended.put(error)
+
+    def _encode(self, clips: dict[int, Future[PreparedClip]]) -> dict[int, Codes | MediaError]:
+        results: dict[int, Codes | MediaError] = {}
+        readable = []
+        for index, clip in clips.items():
+            try:
+                readable.append(clip.result())
+            except MediaError as error:
+                results[index] = error
+        return results | (encode_clips(self._extractor, readable) if readable else {})
+
+    def _hand_on(self, clips: dict[int, Future[PreparedClip]], results: dict[int, Codes | MediaError]) -> None:
+        for index, clip in clips.items():
+            # popped, so that the codes are freed when they are written and not when the whole group is
+            self._writers.submit(self._write, index, results.pop(index), clip)
+
+    def _write(self, index: int, result: Codes | MediaError, clip: Future[PreparedClip]) -> None:
+        try:
+            if not isinstance(result, MediaError):
+                nbytes = self._writer.write_clip(index, result, source=clip.result().source)
+                self.ended.put(Outcome(index, nbytes))
+                return
+        except TokensError as error:
+            result = MediaError(error.message, hint=error.hint)
+        except BaseException as error:  # noqa: BLE001 - raised in the thread that iterates
+            self.ended.put(error)
+            return
+        self.ended.put(Outcome(index, error=self._extractor.describe(result), hint=result.hint))
 
 
 @contextmanager
@@ -106,42 +171,3 @@ def reproducible_passes(device: torch.device) -> Iterator[None]:
                 yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _submit(
-    extractor: Extractor,
-    writer: StoreWriter,
-    indexes: Sequence[int],
-    decoders: ThreadPoolExecutor,
-    passes: ThreadPoolExecutor,
-    writers: ThreadPoolExecutor,
-) -> _Group:
-    clips = {index: decoders.submit(extractor.prepare, index) for index in indexes}
-    codes = passes.submit(_encode, extractor, clips)
-    return _Group(clips, [writers.submit(_write, extractor, writer, index, clips[index], codes) for index in indexes])
-
-
-def _encode(extractor: Extractor, clips: dict[int, Future[PreparedClip]]) -> dict[int, dict[str, LayerTokens]]:
-    readable = [clip.result() for clip in clips.values() if not isinstance(clip.exception(), MediaError)]
-    return extractor.encode(readable) if readable else {}
-
-
-def _write(
-    extractor: Extractor,
-    writer: StoreWriter,
-    index: int,
-    clip: Future[PreparedClip],
-    codes: Future[dict[int, dict[str, LayerTokens]]],
-) -> Outcome:
-    trouble = clip.exception()
-    if isinstance(trouble, MediaError):
-        reason = extractor.describe(trouble)
-        writer.fail_clip(index, reason)
-        return Outcome(index, error=reason)
-    # popped, so that the codes are freed when they are written and not when the whole group is
-    return Outcome(index, writer.write_clip(index, codes.result().pop(index), source=clip.result().source))
-
-
-def _was_cut_off(write: Future[Outcome]) -> bool:
-    """Whether a write ended because the forward pass that it waited for was cancelled."""
-    return isinstance(write.exception(), CancelledError)

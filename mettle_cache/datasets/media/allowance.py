@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mettle_cache.datasets.media.fault import MediaFileError
 
-CLIP_BYTES = 1 << 30
+CLIP_BYTES = 10**9
 """Bytes that one clip may take unless its user says otherwise."""
 
 
@@ -56,3 +56,8 @@ def allowed(allowance: Allowance) -> Iterator[Allowance]:
 def take(path: Path, nbytes: int) -> None:
     """Ask the allowance of the clip that is being decoded, or a new one for this alone. Raises MediaFileError."""
     (_current.get() or Allowance()).take(path, nbytes)
+
+
+def clip_limit() -> int:
+    """Bytes that the clip that is being decoded may take in all."""
+    return (_current.get() or Allowance()).limit

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mettle_cache.errors import StoreError
+from mettle_cache.errors import TokensError
 from mettle_cache.tokens import FLOATS, INT4, INT8, LayerTokens, pack_int4
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def encode_floats(x: Tensor, codec: FloatCodec, layer: str) -> LayerTokens:
 
     Raises
     ------
-    StoreError
+    TokensError
         A value that is not finite or is beyond the codec's limit.
     """
     codes = torch.empty(x.shape, dtype=getattr(torch, codec.dtype), device=x.device)
@@ -106,7 +106,7 @@ def _check_range(low: Tensor, high: Tensor, codec: AffineCodec | FloatCodec, lay
     lowest, highest = torch.stack((low, high)).tolist()
     if lowest >= -codec.limit and highest <= codec.limit:
         return
-    raise StoreError(
+    raise TokensError(
         f"layer {layer}: values from {lowest:g} to {highest:g}; "
         f"codec {codec.name} takes finite values up to {codec.limit:g}",
         hint="a backbone that overflows wants float32 instead of half precision; large activations want --codec int8",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mettle_cache.errors import StoreError
+from mettle_cache.errors import TokensError
 from mettle_cache.layers import LayerSpec
 from mettle_cache.store.format.codecs import CODES
 from mettle_cache.store.format.digests import crc32c, crc_bytes
@@ -54,13 +54,13 @@ def check_tokens(tokens: Mapping[str, LayerTokens], layout: Sequence[ArrayLayout
 
     Raises
     ------
-    StoreError
+    TokensError
         A layer is missing or surplus, or a tensor has another shape or type; names the clip and the layer.
     """
     table = {layer.name for array in layout for layer in array.layers}
     if set(tokens) != table:
         missing, surplus = sorted(table - set(tokens)), sorted(set(tokens) - table)
-        raise StoreError(
+        raise TokensError(
             f"clip {clip}: layers {missing or 'none'} are missing, {surplus or 'none'} are not of this store"
         )
     for array in layout:
@@ -68,14 +68,14 @@ def check_tokens(tokens: Mapping[str, LayerTokens], layout: Sequence[ArrayLayout
             part = stored_arrays(tokens[layer.name]).get(array.part)
             have = (None, None) if part is None else (str(part.dtype).removeprefix("torch."), tuple(part.shape))
             if have != (array.dtype, array.chunk_shape):
-                raise StoreError(
+                raise TokensError(
                     f"clip {clip}, layer {layer.name}: {array.part} are {have[0]} {have[1]}, "
                     f"the store holds {array.dtype} {array.chunk_shape}"
                 )
     for name, parts in _parts_by_layer(layout).items():
         surplus = sorted(stored_arrays(tokens[name]).keys() - parts)
         if surplus:
-            raise StoreError(
+            raise TokensError(
                 f"clip {clip}, layer {name}: the store holds no {', '.join(surplus)}, which the tokens have"
             )
 
@@ -93,14 +93,14 @@ def largest_values(tokens: Mapping[str, LayerTokens], layers: Sequence[LayerSpec
 
     Raises
     ------
-    StoreError
+    TokensError
         It is not finite; names the clip and the layer.
     """
     largest_by_layer: dict[str, float] = {}
     for layer in layers:
         largest = float(_largest(tokens[layer.name]))
         if not largest < float("inf"):
-            raise StoreError(
+            raise TokensError(
                 f"clip {clip}, layer {layer.name}: tokens decode to values that are not finite",
                 hint="encode with a codec of mettle_cache.store.format.codecs; it refuses what it cannot hold",
             )

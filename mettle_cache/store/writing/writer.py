@@ -100,8 +100,8 @@ class StoreWriter:
 
         Raises
         ------
-        StoreError
-            The tokens are not those of the layer table, or not finite; names the clip and the layer.
+        TokensError
+            They are not those of the layer table, or not finite; names the clip and the layer. Nothing has changed.
         NoRoomError
             The disk is full; the clip is not committed.
         """
@@ -148,6 +148,11 @@ class StoreWriter:
             with finish_lock(self.path):
                 finish_store(self.metadata, commits)
         return report
+
+    def status(self, index: int) -> str | None:
+        """``ok`` or ``failed`` for a clip that is committed with its files in place, None for one still to write."""
+        commit = self._state(index)
+        return commit.status if commit is not None else None
 
     def close(self) -> None:
         """Give up the claim of :meth:`pending`, if there is one."""

@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from mettle_cache.errors import NoRoomError, StoreKeyError, UsageError
 from mettle_cache.pipelines.extract import cluster
 from mettle_cache.pipelines.extract.cluster import GROUPS_A_TASK, divide_into_tasks, signals_kept_from_children
-from mettle_cache.pipelines.extract.run import InterruptedRunError, extract, stop_on_signals
+from mettle_cache.pipelines.extract.run import InterruptedRunError, extract
 from mettle_cache.pipelines.extract.stream import Outcome
+from mettle_cache.pipelines.signals import stop_on_signals
 from tests.pipelines.extraction import tiny, tree, write_clips
 from tests.pipelines.listener import Listener
 
@@ -32,14 +33,6 @@ def test_tasks_hold_whole_groups_in_order(groups, workers):
     assert [index for task in tasks for index in task] == [index for group in groups for index in group]
     assert all(0 < len(task) <= 4 * GROUPS_A_TASK for task in tasks)
     assert len(tasks) >= min(len(groups), 4 * workers) or len(groups) < 8 * workers
-
-
-class FailureBook:
-    def __init__(self):
-        self.failed = {}
-
-    def fail_clip(self, index, error, source=None):
-        self.failed[index] = error
 
 
 def ended(result=None, error=None):
@@ -55,24 +48,20 @@ def killed():
 
 
 def test_clips_of_a_task_that_kills_workers_are_tried_one_by_one():
-    book = FailureBook()
-    assert cluster._collect(ended(error=killed()), [4, 5, 6], book) == ([], [[4], [5], [6]])
-    assert not book.failed
+    assert cluster._collect(ended(error=killed()), [4, 5, 6]) == ([], [[4], [5], [6]])
 
 
-def test_a_clip_that_kills_workers_by_itself_is_recorded():
-    book = FailureBook()
-    (outcome,), again = cluster._collect(ended(error=killed()), [5], book)
+def test_a_clip_that_kills_workers_by_itself_has_failed():
+    (outcome,), again = cluster._collect(ended(error=killed()), [5])
     assert (outcome.index, again) == (5, [])
     assert "died" in outcome.error
-    assert book.failed == {5: outcome.error}
 
 
 def test_results_and_other_errors_pass_through():
     outcomes = [Outcome(1, 7), Outcome(2, error="broken")]
-    assert cluster._collect(ended(outcomes), [1, 2], FailureBook()) == (outcomes, [])
+    assert cluster._collect(ended(outcomes), [1, 2]) == (outcomes, [])
     with pytest.raises(NoRoomError, match="full"):
-        cluster._collect(ended(error=NoRoomError("full")), [1, 2], FailureBook())
+        cluster._collect(ended(error=NoRoomError("full")), [1, 2])
 
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nonsense://x", "tcp://no-such-host.invalid:8786"])

@@ -4,7 +4,6 @@ import dataclasses
 import os
 import shutil
 import signal
-import threading
 import time
 from collections import namedtuple
 
@@ -15,6 +14,7 @@ import zarr
 
 from mettle_cache.backbones import create_backbone, shared_audio
 from mettle_cache.datasets import DATASETS, open_dataset
+from mettle_cache.datasets.media import decode
 from mettle_cache.errors import (
     DatasetError,
     NoRoomError,
@@ -24,13 +24,13 @@ from mettle_cache.errors import (
     UsageError,
     WeightsError,
 )
+from mettle_cache.pipelines.extract.failures import EveryClipFailsError
 from mettle_cache.pipelines.extract.run import (
     LISTED,
     InterruptedRunError,
     check_room,
     extract,
     find_missing,
-    stop_on_signals,
 )
 from mettle_cache.registry import DatasetRow
 from mettle_cache.store.reading.token_store import TokenStore
@@ -168,7 +168,7 @@ def whole_samples(store):
 def test_skip_missing_goes_on_records_and_says_what_that_means(own_root, root, whole, tmp_path):
     gone, listener, out = remove_media(own_root, 1), Listener(), tmp_path / "s.zarr"
     report = extract(tiny(own_root, out, skip_missing=True), listener)
-    assert (report.written, report.failed, report.finished, report.ok) == (5, 1, True, False)
+    assert (report.written, report.failed, report.finished, report.ok) == (5, 1, True, True)
     assert list(report.failures) == [gone]
     (note,) = [note for note in listener.notes if "not comparable" in note]
     splits = [(split, clip == gone) for split, clip in zip(*whole_samples(whole), strict=True)]
@@ -203,6 +203,57 @@ def test_one_bad_clip_does_not_stop_the_rest(own_root, tmp_path):
     assert picture.name.encode() in recorded
     # a store must not tell where its maker kept the data
     assert str(own_root).encode() not in recorded
+
+
+def raise_for(monkeypatch, clips, error):
+    """Let the decoder of recordings raise what a codec library may, for some clips or for all."""
+    decoded = decode.load_waveform
+
+    def load(clip, segments, sample_rate):
+        if clips is None or clip.id in clips:
+            raise error
+        return decoded(clip, segments, sample_rate)
+
+    monkeypatch.setattr(decode, "load_waveform", load)
+
+
+@pytest.mark.parametrize(
+    ("error", "skip"), [(ValueError("Unsupported subtype: GSM610"), True), (KeyError("rate"), False)]
+)
+def test_whatever_a_decoder_raises_is_its_clips_failure(root, whole, tmp_path, monkeypatch, error, skip):
+    bad, out = open_dataset("ave", root).clips[2].id, tmp_path / "s.zarr"
+    with monkeypatch.context() as patched:
+        raise_for(patched, {bad}, error)
+        report = extract(tiny(root, out, skip_missing=skip))
+    assert (report.written, report.failed, report.finished, report.ok) == (5, 1, True, skip)
+    assert report.failures[bad].startswith(open_dataset("ave", root).clips[2].audio.relative_to(root).as_posix())
+    assert type(error).__name__ in report.failures[bad]
+    assert TokenStore.open(out).failed == {bad: report.failures[bad]}
+    # with a library that reads it, the same command completes the store
+    assert extract(tiny(root, out)).written == 1
+    assert tree(out) == tree(whole)
+
+
+def test_a_defect_that_all_clips_meet_leaves_an_unfinished_store(root, whole, tmp_path, monkeypatch):
+    out = tmp_path / "s.zarr"
+    with monkeypatch.context() as patched:
+        raise_for(patched, None, OSError("sndfile library not found"))
+        with pytest.raises(EveryClipFailsError, match="none of the 6 clips could be extracted"):
+            extract(tiny(root, out, skip_missing=True))
+    assert not (out / "READY").exists()
+    with StoreWriter.join(out) as writer:
+        assert [writer.status(index) for index in range(6)] == [None] * 6
+    assert extract(tiny(root, out)).written == 6
+    assert tree(out) == tree(whole)
+
+
+def test_names_and_weights_are_looked_at_before_the_media(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        type(open_dataset("ave", root)), "problems", lambda self, deep: pytest.fail("media were looked at")
+    )
+    for wrong in ({"layers": "visual/s9"}, {"visual": "test_vit=no.pth"}, {"codec": "int9"}, {"device": "tpu"}):
+        with pytest.raises((UsageError, WeightsError)):
+            extract(tiny(root, tmp_path / "s.zarr", **wrong))
 
 
 def test_media_may_go_once_their_clips_are_stored(own_root, tmp_path):
@@ -312,38 +363,6 @@ def test_a_report_is_json_and_measures_itself(root, tmp_path):
     data = sum(len(data) for name, data in tree(tmp_path / "s.zarr").items() if "/c." in name)
     assert report.nbytes == data
     assert torch.get_num_threads() >= 1
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_sets_the_event_and_the_second_interrupts(number):
-    before = signal.getsignal(number)
-    with stop_on_signals() as stop:
-        assert not stop.is_set()
-        os.kill(os.getpid(), number)
-        assert stop.wait(5)
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(number)
-    assert signal.getsignal(number) is before
-
-
-def test_handlers_come_back_after_an_error():
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(ValueError, match="trouble"), stop_on_signals():
-        raise ValueError("trouble")
-    assert signal.getsignal(signal.SIGINT) is before
-
-
-def test_other_threads_get_an_event_that_stays_unset():
-    seen = []
-
-    def work():
-        with stop_on_signals() as stop:
-            seen.append(stop.is_set())
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert seen == [False]
 
 
 def test_room_counts_a_margin(tmp_path, monkeypatch):

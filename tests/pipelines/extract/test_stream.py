@@ -3,11 +3,12 @@
 import threading
 import time
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from mettle_cache.errors import MediaError, NoRoomError
+from mettle_cache.errors import MachineError, MediaError, NoRoomError, TokensError
 from mettle_cache.pipelines.extract.extractor import PreparedClip
 from mettle_cache.pipelines.extract.stream import AHEAD, Outcome, reproducible_passes, stream_clips
 
@@ -26,6 +27,13 @@ class WatchedExtractor:
     at_once: int = 0
     most_at_once: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
+    dataset: SimpleNamespace = field(
+        default_factory=lambda: SimpleNamespace(clips=[SimpleNamespace(id=f"clip{index}") for index in range(1000)])
+    )
+
+    @property
+    def clips_a_batch(self):
+        return self.size
 
     def groups(self, indexes):
         return [list(indexes[start : start + self.size]) for start in range(0, len(indexes), self.size)]
@@ -58,19 +66,18 @@ class Ledger:
 
     extractor: WatchedExtractor
     full_after: int = 10**9
+    refused: set = field(default_factory=set)
     written: dict = field(default_factory=dict)
-    failed: dict = field(default_factory=dict)
 
     def write_clip(self, index, tokens, *, source):
         if len(self.written) >= self.full_after:
             raise NoRoomError("the disk is full")
+        if index in self.refused:
+            raise TokensError("not finite", hint="use float32")
         with self.extractor.lock:
             self.extractor.alive -= 1
             self.written[index] = (tokens["tokens"], source)
         return 7
-
-    def fail_clip(self, index, error, source=None):
-        self.failed[index] = error
 
 
 @pytest.mark.parametrize("size", [1, 4])
@@ -79,7 +86,7 @@ def test_every_clip_comes_out_once_with_its_own_tokens(size, count):
     extractor = WatchedExtractor(size=size)
     ledger = Ledger(extractor)
     outcomes = list(stream_clips(extractor, ledger, list(range(count)), threading.Event()))
-    assert [outcome.index for outcome in outcomes] == list(range(count))
+    assert sorted(outcome.index for outcome in outcomes) == list(range(count))
     assert ledger.written == {index: (index, f"{index:032x}") for index in range(count)}
     assert all(outcome == Outcome(outcome.index, nbytes=7) for outcome in outcomes)
 
@@ -102,8 +109,8 @@ def test_a_bad_clip_fails_alone_even_within_a_batch():
     extractor = WatchedExtractor(size=4, bad=frozenset({1, 2, 8, 9, 10, 11}))
     ledger = Ledger(extractor)
     outcomes = list(stream_clips(extractor, ledger, list(range(14)), threading.Event()))
-    assert ledger.failed == {index: f"file {index} is broken" for index in extractor.bad}
-    assert {outcome.index for outcome in outcomes if outcome.error} == extractor.bad
+    failed = {outcome.index: outcome.error for outcome in outcomes if outcome.error}
+    assert failed == {index: f"file {index} is broken" for index in extractor.bad}
     assert set(ledger.written) == set(range(14)) - extractor.bad
 
 
@@ -127,13 +134,81 @@ def test_stop_ends_soon_and_every_commit_is_reported():
     assert 10 <= len(seen) <= 10 + extractor.passes_at_once + AHEAD
 
 
-def test_a_defect_is_raised_not_recorded_as_a_bad_clip():
-    extractor = WatchedExtractor()
+def spoil(extractor, bad, error):
+    """Let every pass fail that one of these clips is in."""
+    encode = extractor.encode
+
+    def spoilt(clips):
+        if bad & {clip.index for clip in clips}:
+            raise error
+        return encode(clips)
+
+    extractor.encode = spoilt
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_a_clip_that_spoils_its_pass_fails_alone(size):
+    extractor = WatchedExtractor(size=size)
     ledger = Ledger(extractor)
-    extractor.encode = lambda clips: 1 // 0
-    with pytest.raises(ZeroDivisionError):
-        list(stream_clips(extractor, ledger, [0, 1, 2], threading.Event()))
-    assert not ledger.failed
+    spoil(extractor, {2, 9}, ZeroDivisionError("division by zero"))
+    outcomes = list(stream_clips(extractor, ledger, list(range(14)), threading.Event()))
+    failed = {outcome.index: outcome.error for outcome in outcomes if outcome.error}
+    assert failed == dict.fromkeys((2, 9), "ZeroDivisionError: division by zero")
+    assert set(ledger.written) == set(range(14)) - {2, 9}
+
+
+def test_tokens_that_the_store_refuses_fail_their_clip_with_the_hint():
+    extractor = WatchedExtractor()
+    ledger = Ledger(extractor, refused={3})
+    outcomes = list(stream_clips(extractor, ledger, list(range(6)), threading.Event()))
+    (failed,) = [outcome for outcome in outcomes if outcome.error]
+    assert failed == Outcome(3, error="not finite", hint="use float32")
+    assert set(ledger.written) == {0, 1, 2, 4, 5}
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+            r"the device cpu failed .* clip clip2: ",
+        ),
+        (RuntimeError("CUDA error: an illegal memory access\nwas met"), "an illegal memory access\n  next"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "memory ran out while .* clip2"),
+        (MemoryError(), "memory ran out while .* clip2"),
+    ],
+)
+def test_a_lost_device_or_the_machines_memory_ends_the_stream_and_names_the_clips(error, message):
+    extractor = WatchedExtractor()
+    spoil(extractor, {2}, error)
+    with pytest.raises(MachineError, match=message) as caught:
+        list(stream_clips(extractor, Ledger(extractor), list(range(100)), threading.Event()))
+    assert caught.value.hint
+    assert len(extractor.decoded) < 50
+
+
+def test_stop_does_not_wait_for_a_pass_and_nothing_of_it_is_written_later():
+    extractor, stop, begun, go_on = WatchedExtractor(), threading.Event(), threading.Event(), threading.Event()
+    ledger, encode = Ledger(extractor), extractor.encode
+
+    def slow(clips):
+        if clips[0].index >= 3:
+            begun.set()
+            go_on.wait(30)
+        return encode(clips)
+
+    extractor.encode = slow
+    threading.Thread(target=lambda: (begun.wait(30), time.sleep(0.05), stop.set())).start()
+    started = time.monotonic()
+    outcomes = list(stream_clips(extractor, ledger, list(range(100)), stop))
+    assert time.monotonic() - started < 2
+    written = dict(ledger.written)
+    assert {outcome.index for outcome in outcomes} == set(written) == {0, 1, 2}
+    go_on.set()
+    for thread in threading.enumerate():
+        if thread.name.startswith("forward"):
+            thread.join(30)
+    assert ledger.written == written
 
 
 def test_pytorch_gets_its_threads_back():

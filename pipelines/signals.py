@@ -1,0 +1,121 @@
+"""What Ctrl-C and SIGTERM do: the first is answered at once and ends the work soon, the second ends the process.
+
+Answers are written past Python's streams: a signal may come while one of them is being written.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+INTERRUPTED = 130
+"""The exit code of a command that was interrupted."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STOPPING = "stopping; once more ends it at once"
+
+Handler = Callable[[int, FrameType | None], None]
+
+
+class Command:
+    """The command that this process runs, if it is one: then a second signal ends the process.
+
+    A program that uses the library keeps its own ways: there a second signal is a KeyboardInterrupt.
+    """
+
+    running = False
+    interrupted = False
+
+
+@contextmanager
+def command_signals() -> Iterator[None]:
+    """For the length of a command: the first signal is answered and raised as KeyboardInterrupt.
+
+    ``Command.interrupted`` is then set, whatever becomes of that exception on its way up: extension modules that are
+    being imported turn it into others.
+    """
+    if not _in_main_thread():
+        yield
+        return
+    Command.running, Command.interrupted = True, False
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if Command.interrupted:
+            end_process()
+        Command.interrupted = True
+        answer(STOPPING)
+        raise KeyboardInterrupt
+
+    hook = sys.unraisablehook
+    sys.unraisablehook = _end_or(hook)
+    try:
+        with _handled(on_signal):
+            yield
+    finally:
+        sys.unraisablehook = hook
+        Command.running = False
+
+
+@contextmanager
+def stop_on_signals(what: str = STOPPING) -> Iterator[threading.Event]:
+    """Yield an event that the first SIGINT or SIGTERM sets; it is answered with ``what``. The second ends the work.
+
+    Outside the main thread, where Python delivers no signals, the event is simply never set.
+    """
+    stop = threading.Event()
+    if not _in_main_thread():
+        yield stop
+        return
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if not stop.is_set():
+            stop.set()
+            Command.interrupted = True
+            answer(what)
+        elif Command.running:
+            end_process()
+        else:
+            raise KeyboardInterrupt
+
+    with _handled(on_signal):
+        yield stop
+
+
+def answer(text: str) -> None:
+    """Say one line on stderr, from within a signal's handler."""
+    with suppress(OSError):
+        os.write(2, f"\n{text}\n".encode())
+
+
+def end_process() -> None:
+    """End this process now. What it has written is whole or not there, as after any other kill."""
+    os._exit(INTERRUPTED)
+
+
+def _end_or(hook: Callable[[sys.UnraisableHookArgs], object]) -> Callable[[sys.UnraisableHookArgs], object]:
+    """``hook``, but a KeyboardInterrupt that Python has nobody to give to ends the process instead of being lost."""
+
+    def handle(unraisable: sys.UnraisableHookArgs) -> object:
+        if isinstance(unraisable.exc_value, KeyboardInterrupt):
+            end_process()
+        return hook(unraisable)
+
+    return handle
+
+
+@contextmanager
+def _handled(handler: Handler) -> Iterator[None]:
+    previous = {number: signal.signal(number, handler) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler_before in previous.items():
+            signal.signal(number, handler_before)
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
