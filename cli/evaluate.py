@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -70,14 +70,16 @@ def report_lines(report: EvaluateReport) -> list[str]:
         f"floor      {floors}",
         *(score_lines(report.scores, report.paper) if len(report.scores) > 1 else []),
         *paper_lines(report.paper),
+        f"comparable {'yes' if report.comparable else 'no'}",
         *(f"differs    {difference}" for difference in report.differs),
+        *(f"note       {note}" for note in report.notes),
         f"written    {report.predictions}",
         *([f"pictures   {report.artefacts}"] if report.artefacts else []),
     ]
 
 
 def evaluation_lines(group: EvaluationGroup) -> list[str]:
-    """One line a run, mean and spread by variant, and all that separates the runs from the paper's row."""
+    """One line a run, mean and spread by variant, and what separates each of the runs from the paper's row."""
     failed = [f"failed     {run}: {error.message}" for run, error in group.failures]
     if not group.reports:
         return failed
@@ -87,20 +89,34 @@ def evaluation_lines(group: EvaluationGroup) -> list[str]:
             str(report.run),
             report.best_epoch,
             f"{report.scores[report.metric]:.2f}",
+            "yes" if report.comparable else "no",
             "training failed" if report.training_failure else "ok",
         )
         for report in group.reports
     ]
-    differs = dict.fromkeys(line for report in group.reports for line in report.differs)
     return [
-        *table_lines(("run", "epoch", f"{group.split} {first.metric}", "status"), rows),
+        *table_lines(("run", "epoch", f"{group.split} {first.metric}", "comparable", "status"), rows),
         "",
         *spread_lines(group.summary),
         *failed,
         *(f"floor      {name} {value:.2f}" for name, value in first.floors.items()),
-        *paper_lines(first.paper),
-        *(f"differs    {difference}" for difference in differs),
+        *_common_lines("paper", [(one, [describe_row(one.paper)] if one.paper else []) for one in group.reports]),
+        *_common_lines("differs", [(report, report.differs) for report in group.reports]),
+        *_common_lines("note", [(report, report.notes) for report in group.reports]),
+        *(f"note       {note}" for note in group.notes),
         "written    predictions and result.json in each run's folder",
+    ]
+
+
+def _common_lines(word: str, lines_of: Sequence[tuple[EvaluateReport, Sequence[str]]]) -> list[str]:
+    """A line for each sentence under ``word``, with the variants or runs that it is for where it is not for all."""
+    of_sentence: dict[str, list[str]] = {}
+    for report, sentences in lines_of:
+        for sentence in sentences:
+            of_sentence.setdefault(sentence, []).append(report.variant or str(report.run))
+    return [
+        f"{word:<10} {sentence}" + ("" if len(runs) == len(lines_of) else f" ({', '.join(dict.fromkeys(runs))})")
+        for sentence, runs in of_sentence.items()
     ]
 
 
@@ -113,8 +129,12 @@ def score_lines(scores: Mapping[str, float], paper: Mapping[str, Any] | None) ->
 
 def paper_lines(row: Mapping[str, Any] | None) -> list[str]:
     """What the published row is of, and its scores where one line holds them; nothing where nothing is published."""
-    if row is None:
-        return []
+    return [] if row is None else [f"paper      {describe_row(row)}"]
+
+
+def describe_row(row: Mapping[str, Any]) -> str:
+    """A published row in one line: its score where it has one, its setting, backbones, size and source."""
     scores = [f"{name} {value}" for name, value in row["scores"].items()]
-    described = [f"{row['visual']} + {row['audio']}", f"{row['total_m']} M parameters", row["source"]]
-    return [f"paper      {', '.join([*(scores if len(scores) == 1 else []), row['setting'], *described])}"]
+    size = [] if row["total_m"] is None else [f"{row['total_m']} M parameters"]
+    described = [row["setting"], f"{row['visual']} + {row['audio']}", *size, row["source"]]
+    return ", ".join([*(scores if len(scores) == 1 else []), *described])

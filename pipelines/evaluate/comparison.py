@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from mettle_cache.pipelines.report.store_facts import find_published, store_facts
+from mettle_cache.pipelines.report.store_facts import StoreFacts, find_published, store_facts
 from mettle_cache.pipelines.train.recipe import Recipe, load_recipe, recipe_differences
 from mettle_cache.pipelines.train.sample_loader import Split, read_split
+from mettle_cache.preprocessing import SHARED
 from mettle_cache.tasks.protocol import PublishedRow, Task
 
 if TYPE_CHECKING:
     from mettle_cache.store.reading.token_store import TokenStore
 
 
+# codecs whose tokens changed at most a fifth of a percent of a head's predictions (docs/codecs.md); others have to show
+# what they cost
+NEARLY_EXACT = ("float16", "int8")
+
+
 @dataclass(frozen=True)
 class Comparison:
-    """``paper`` is the row of the same data set and backbones, or else the data set's first; ``differs`` are sentences.
+    """``paper`` is the row of the same data set and backbones, or else the data set's nearest; None where it has none.
 
-    None is published for a data set of a user's own; ``differs`` then says what keeps two such results apart.
+    ``differs`` are sentences on what keeps the two scores apart; a result is comparable where there are none. ``notes``
+    say what a reader has to know of a comparable one too.
     """
 
     paper: PublishedRow | None
     differs: list[str]
+    notes: list[str]
 
     def paper_json(self) -> dict[str, object] | None:
         if self.paper is None:
@@ -31,50 +40,76 @@ class Comparison:
         return {**row, **{name: list(value) for name, value in row.items() if isinstance(value, tuple)}}
 
 
-def compare_with_paper(task: Task, recipe: Recipe, store: TokenStore, split: Split, *, selected_on: str) -> Comparison:
-    """Find the row and list the differences; random weights, other data and selection on test among them."""
+def compare_with_paper(
+    task: Task, recipe: Recipe, store: TokenStore, split: Split, *, selected_on: str, ended_early: str | None = None
+) -> Comparison:
+    """Find the row and list the differences; random weights, other data and selection on test among them.
+
+    ``ended_early`` says why training stopped before its last epoch, None where it did not.
+    """
     facts = store_facts(store)
-    same = find_published(task.published, facts)
-    row = same or next((row for row in task.published if row.dataset == store.dataset), None)
-    random = [f"weights: the {modality} backbone's are random, not pretrained" for modality in facts.random]
+    row = _nearest_row(task.published, facts)
+    own = [f"weights: the {modality} backbone's are random, not pretrained" for modality in facts.random]
+    own += _left_out(store, dict.fromkeys(("train", *({selected_on} - {"last"}), split.name)))
+    if ended_early is not None:
+        own.append(f"protocol: training ended before its last epoch: {ended_early}")
     if row is None:
-        return Comparison(None, [*random, *_left_out(store, split)])
-    differs = []
-    if same is None:
-        ours = f"{facts.visual or 'unknown'} + {facts.audio or 'unknown'}"
-        differs.append(f"backbones: {ours} instead of {' + '.join(row.architectures)}")
-    differs += random
-    differs.append(f"tokens: stored as {store.codec}, where the paper feeds the backbones' floats to the head")
-    differs += _data_differences(row, store, split)
-    differs += _protocol_differences(row, split.name, selected_on)
-    differs += [f"recipe: {line}" for line in recipe_differences(recipe, load_recipe(row.setting))]
-    return Comparison(row, differs)
+        return Comparison(None, [f"data: nothing is published of the data set '{store.dataset}'", *own], [])
+    tokens = f"tokens: stored as {store.codec}, where the paper feeds the backbones' floats to the head"
+    exact = store.codec in NEARLY_EXACT
+    protocol, remarks = _protocol(row, split.name, selected_on)
+    differs = [
+        *_backbone_differences(row, facts),
+        *own,
+        *([] if exact else [tokens]),
+        *_data_differences(row, split),
+        *protocol,
+        *(f"recipe: {line}" for line in recipe_differences(recipe, load_recipe(row.setting))),
+    ]
+    return Comparison(row, differs, [*([tokens] if exact else []), *remarks])
 
 
-def _data_differences(row: PublishedRow, store: TokenStore, split: Split) -> list[str]:
-    differs = []
+def _nearest_row(rows: Sequence[PublishedRow], facts: StoreFacts) -> PublishedRow | None:
+    """The data set's row that shares most with the store: backbones in one mode first, then the visual one."""
+
+    def likeness(row: PublishedRow) -> tuple[bool, bool, bool]:
+        visual, audio = row.architectures
+        return ((audio == SHARED) == (facts.audio == SHARED), visual == facts.visual, audio == facts.audio)
+
+    # max gives the first of several that are alike, which is the table's main one
+    return max((row for row in rows if row.dataset == facts.dataset), key=likeness, default=None)
+
+
+def _backbone_differences(row: PublishedRow, facts: StoreFacts) -> list[str]:
+    if find_published((row,), facts):
+        return []
+    ours = f"{facts.visual or 'unknown'} + {facts.audio or 'unknown'}"
+    return [f"backbones: {ours} instead of {' + '.join(row.architectures)}"]
+
+
+def _data_differences(row: PublishedRow, split: Split) -> list[str]:
     count = len(split.rows) + len(split.dropped)
-    if split.name == "test" and count != row.test_samples:
-        differs.append(f"data: {count} test samples instead of {row.test_samples}")
-    return [*differs, *_left_out(store, split)]
+    if split.name != "test" or count == row.test_samples:
+        return []
+    return [f"data: {count} test samples instead of {row.test_samples}"]
 
 
-def _left_out(store: TokenStore, split: Split) -> list[str]:
-    dropped = {part: len(read_split(store, part).dropped) for part in dict.fromkeys(("train", split.name))}
+def _left_out(store: TokenStore, splits: Iterable[str]) -> list[str]:
+    dropped = {name: len(read_split(store, name).dropped) for name in splits}
     return [
-        f"data: {part} samples left out because their clips have no tokens: {count}"
-        for part, count in dropped.items()
+        f"data: {name} samples left out because their clips have no tokens: {count}"
+        for name, count in dropped.items()
         if count
     ]
 
 
-def _protocol_differences(row: PublishedRow, split: str, selected_on: str) -> list[str]:
+def _protocol(row: PublishedRow, split: str, selected_on: str) -> tuple[list[str], list[str]]:
+    """What differs from the published protocol, and what has to be known of it."""
     differs = [] if split == "test" else [f"protocol: scored on {split} instead of test"]
-    theirs = f"as the paper's peers {'do' if selected_on == row.selected_on else 'do not'}"
+    on_test = "protocol: the epoch was selected on test, as the paper's peers {}; the score is optimistic"
+    if selected_on == row.selected_on:
+        return differs, [on_test.format("do")] if selected_on == "test" else []
     if selected_on == "test":
-        differs.append(f"protocol: the epoch was selected on test, {theirs}; the score is optimistic")
-    elif selected_on != row.selected_on:
-        differs.append(
-            f"protocol: the epoch was selected on {selected_on}, where the paper's peers select on {row.selected_on}"
-        )
-    return differs
+        return [*differs, on_test.format("do not")], []
+    what = f"the epoch was selected on {selected_on}, where the paper's peers select on {row.selected_on}"
+    return [*differs, f"protocol: {what}"], []

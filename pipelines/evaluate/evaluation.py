@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from mettle_cache.pipelines.evaluate.artefacts import StoredFrames, write_artefa
 from mettle_cache.pipelines.evaluate.comparison import compare_with_paper
 from mettle_cache.pipelines.progress import Progress, Silent
 from mettle_cache.pipelines.report.run_reports import EvaluateReport, EvaluationGroup
+from mettle_cache.pipelines.report.text import command_line
 from mettle_cache.pipelines.train.checkpoint import file_digest
 from mettle_cache.pipelines.train.loop import predict_split
 from mettle_cache.pipelines.train.recipe import Recipe
@@ -58,7 +60,7 @@ def evaluate(
     run
         The folder that :func:`mettle_cache.pipelines.train.train` wrote.
     split
-        ``test``, ``val`` or ``train``.
+        One of the store's: ``test``, ``val`` or ``train``.
     store
         The store to read, where it is no longer at the path that the run remembers. It must have the key of the
         store that the run was trained from: other tokens would give a number that means nothing.
@@ -76,7 +78,7 @@ def evaluate(
     StoreMissingError
         The run's store is not where it was.
     UsageError
-        The split has no samples.
+        There is no such split, or none of its samples has tokens.
     """
     group = evaluate_runs([run], split=split, store=store, root=root, device=device, threads=threads, progress=progress)
     if group.failures:
@@ -106,13 +108,13 @@ def evaluate_runs(
     progress = progress or Silent()
     prepare_process()
     target, root = choose_device(device), local_path(root) if root else None
-    paths = [local_path(run) for run in runs]
+    paths, notes = _distinct([local_path(run) for run in runs])
     stores = _Stores(local_path(store) if isinstance(store, str | Path) else store)
     reports: dict[Path, EvaluateReport] = {}
     failures: list[tuple[Path, RunError]] = []
     with ExitStack() as held:
         loaded = []
-        for path in dict.fromkeys(paths):
+        for path in paths:
             config = RunFolder(path).read_config()
             folder = held.enter_context(hold_run(path))
             try:
@@ -126,7 +128,34 @@ def evaluate_runs(
                 else:
                     frames = StoredFrames(trained.store, root, progress)
                     reports[trained.folder.path] = _record(trained, outcome, frames)
-    return EvaluationGroup(split=split, reports=[reports[path] for path in paths if path in reports], failures=failures)
+    scored = [reports[path] for path in paths if path in reports]
+    return EvaluationGroup(split=split, reports=scored, failures=failures, notes=[*notes, *_twins(scored)])
+
+
+def _distinct(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """Each run once, by the first of its names, and a note for those that were named more than once."""
+    names: dict[object, list[Path]] = {}
+    for path in paths:
+        status = path.stat() if path.exists() else None
+        names.setdefault((status.st_dev, status.st_ino) if status else path, []).append(path)
+    notes = [
+        f"{same[0]} is named {len(same)} times ({', '.join(map(str, same))}) and counts once"
+        for same in names.values()
+        if len(same) > 1
+    ]
+    return [same[0] for same in names.values()], notes
+
+
+def _twins(reports: Sequence[EvaluateReport]) -> list[str]:
+    """A note for runs in folders of their own that hold the very same weights."""
+    runs: dict[str, list[str]] = {}
+    for report in reports:
+        runs.setdefault(report.checkpoint_digest, []).append(str(report.run))
+    return [
+        f"{' and '.join(same)} hold the same weights: they are one result, and their spread says nothing"
+        for same in runs.values()
+        if len(same) > 1
+    ]
 
 
 def _load(folder: RunFolder, config: RunConfig, store: TokenStore, split: str, device: torch.device) -> _TrainedRun:
@@ -135,8 +164,21 @@ def _load(folder: RunFolder, config: RunConfig, store: TokenStore, split: str, d
     epoch = run.load_best(folder)
     samples = read_split(store, split)
     if not samples.rows:
-        raise UsageError(f"{store.path}: the {split} split has no samples with tokens", hint="mettle info STORE")
+        raise _no_samples(store, samples)
     return _TrainedRun(folder, config, recipe, store, samples, run, epoch)
+
+
+def _no_samples(store: TokenStore, split: Split) -> UsageError:
+    """Why there is nothing to score: every clip of the split failed, or there is no such split."""
+    see = f"see: {command_line('mettle', 'info', str(store.path))}"
+    if split.dropped:
+        return UsageError(f"{store.path}: no sample of the {split.name} split has tokens: every clip failed", hint=see)
+    known = [name for name in dict.fromkeys(store.samples["split"].to_pylist()) if read_split(store, name).rows]
+    near = difflib.get_close_matches(split.name, known, n=1)
+    guess = f"did you mean {near[0]}? " if near else ""
+    return UsageError(
+        f"{store.path}: there is no split '{split.name}'", hint=f"{guess}it has {', '.join(known)}" if known else see
+    )
 
 
 def _group_by_pass(trained: Sequence[_TrainedRun]) -> list[list[_TrainedRun]]:
@@ -175,8 +217,16 @@ def _report(trained: _TrainedRun, predictions: Predictions) -> EvaluateReport:
     folder, store, task, split = trained.folder, trained.store, trained.run.task, trained.split
     # what selected the epoch in fact: a store without val samples makes the last one the best
     selected_on = trained.config.select_on if read_split(store, trained.config.select_on).rows else "last"
-    comparison = compare_with_paper(task, trained.recipe, store, split, selected_on=selected_on)
     training_result = folder.read_result().get("training", {})
+    failure = training_result.get("failure")
+    comparison = compare_with_paper(
+        task,
+        trained.recipe,
+        store,
+        split,
+        selected_on=selected_on,
+        ended_early=failure if training_result else "it was interrupted, or goes on",
+    )
     return EvaluateReport(
         run=folder.path,
         split=split.name,
@@ -188,7 +238,7 @@ def _report(trained: _TrainedRun, predictions: Predictions) -> EvaluateReport:
         details=task.details(predictions, split.rows),
         paper=comparison.paper_json(),
         differs=comparison.differs,
-        comparable=not split.dropped and not read_split(store, "train").dropped,
+        notes=comparison.notes,
         selected_on=selected_on,
         best_epoch=trained.epoch,
         times_evaluated=int(_earlier(folder).get(split.name, {}).get("times_evaluated", 0)) + 1,
@@ -198,7 +248,7 @@ def _report(trained: _TrainedRun, predictions: Predictions) -> EvaluateReport:
         checkpoint_digest=file_digest(folder.best),
         seed=trained.config.seed,
         variant=str(training_result.get("variant", "")),
-        training_failure=training_result.get("failure"),
+        training_failure=failure,
     )
 
 

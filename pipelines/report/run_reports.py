@@ -15,8 +15,8 @@ class TrainReport:
     """The outcome of a run. ``selected_on`` is what picked ``best_epoch`` (counted from 1), with its ``best_score``.
 
     ``best_score`` is None where nothing was scored. ``clips_per_second`` covers the optimiser steps of this process,
-    0 where there were none; ``history`` holds the rows of metrics.csv; ``comparable`` is False where samples
-    are missing; ``notes`` are the sentences that a reader of the numbers has to know.
+    0 where there were none; ``history`` holds the rows of metrics.csv; ``dropped`` counts the samples of each split
+    whose clips have no tokens; ``notes`` are the sentences that a reader of the numbers has to know.
 
     Of heads that shared a pass, ``variant`` tells this one from the others, ``clips_per_second`` is that of all of them
     together, and ``failure`` is what ended this one before its last epoch, None where nothing did.
@@ -33,7 +33,6 @@ class TrainReport:
     parameters: int
     samples: dict[str, int]
     dropped: dict[str, int]
-    comparable: bool
     clips_per_second: float
     peak_memory_bytes: int
     peak_memory_of: str
@@ -51,9 +50,10 @@ class EvaluateReport:
     """Scores of a run on a split.
 
     ``floors`` are what predictions without a model reach; ``details`` are the task's own. ``paper`` is the published
-    row of these backbones, or the data set's first where there is none, None where nothing is published of the data
-    set; ``differs`` lists in sentences what separates this run from it. ``times_evaluated`` counts the evaluations of
-    this split, this one included. ``variant`` tells the run from those that were trained with it, ``training_failure``
+    row of these backbones, or the data set's nearest where there is none, None where nothing is published of the data
+    set; ``differs`` lists in sentences what separates this run from it, and the two are ``comparable`` where nothing
+    does; ``notes`` are to be known all the same. ``times_evaluated`` counts the evaluations of this split, this one
+    included. ``variant`` tells the run from those that were trained with it, ``training_failure``
     is what ended its training early. ``artefacts`` is the folder of files that show the predictions, None where the
     task has nothing to show.
     """
@@ -68,7 +68,7 @@ class EvaluateReport:
     details: dict[str, object]
     paper: dict[str, object] | None
     differs: list[str]
-    comparable: bool
+    notes: list[str]
     selected_on: str
     best_epoch: int
     times_evaluated: int
@@ -81,9 +81,15 @@ class EvaluateReport:
     training_failure: str | None = None
     artefacts: Path | None = None
 
+    @property
+    def comparable(self) -> bool:
+        """Whether the score may stand beside the published one."""
+        return not self.differs
+
     def to_json(self) -> dict[str, object]:
         paths = {name: str(getattr(self, name)) for name in ("run", "predictions", "store")}
-        return {**asdict(self), **paths, "artefacts": None if self.artefacts is None else str(self.artefacts)}
+        shown = None if self.artefacts is None else str(self.artefacts)
+        return {**asdict(self), **paths, "artefacts": shown, "comparable": self.comparable}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,11 +172,15 @@ class GroupReport:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationGroup:
-    """Several runs on one split; ``failures`` are those that gave no score, each with its reason."""
+    """Several runs on one split; ``failures`` are those that gave no score, each with its reason.
+
+    ``notes`` are what has to be known of the runs together.
+    """
 
     split: str
     reports: list[EvaluateReport]
     failures: list[tuple[Path, RunError]]
+    notes: list[str] = field(default_factory=list)
 
     @property
     def summary(self) -> list[Spread]:
@@ -187,4 +197,5 @@ class EvaluationGroup:
             "runs": [report.to_json() for report in self.reports],
             "summary": [spread.to_json() for spread in self.summary],
             "failures": [{"run": str(run), "message": error.message} for run, error in self.failures],
+            "notes": self.notes,
         }

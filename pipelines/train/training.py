@@ -243,7 +243,6 @@ def _report_run(shared: SharedPass, spec: RunSpec, run: Run, throughput: Through
         parameters=run.parameters,
         samples={split.name: len(split) for split in splits},
         dropped=dropped,
-        comparable=not any(dropped.values()),
         clips_per_second=throughput.clips_per_second,
         peak_memory_bytes=memory,
         peak_memory_of=memory_of,

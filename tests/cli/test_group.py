@@ -21,7 +21,6 @@ HEAD = TrainReport(
     parameters=1000,
     samples={"train": 30, "val": 9},
     dropped={},
-    comparable=True,
     clips_per_second=12.3,
     peak_memory_bytes=1,
     peak_memory_of="process",

@@ -87,6 +87,50 @@ def test_other_batch_sizes_take_another_pass(store, group):
     assert len(counting.asked) == 14
 
 
+def test_a_run_counts_once_under_whatever_names(store, group, tmp_path, monkeypatch):
+    run = group / "b/seed-0"
+    (tmp_path / "link").symlink_to(run)
+    monkeypatch.chdir(group)
+    spellings = [run, "b/seed-0", "b/../b/seed-0/", tmp_path / "link", run]
+    together = evaluate_runs(spellings, store=store)
+    assert [report.run for report in together.reports] == [run]
+    assert [(spread.scores, spread.std) for spread in together.summary] == [
+        ([together.reports[0].scores["accuracy"]], None)
+    ]
+    (note,) = together.notes
+    assert f"{run} is named 5 times" in note
+    assert together.to_json()["notes"] == [note]
+
+
+def test_a_copy_of_a_run_is_told(store, group, tmp_path):
+    copy = shutil.copytree(group / "b/seed-0", tmp_path / "copy")
+    together = evaluate_runs([group / "b/seed-0", copy], store=store)
+    assert len(together.reports) == 2
+    (note,) = together.notes
+    assert f"{group / 'b/seed-0'} and {copy} hold the same weights" in note
+
+
+def test_every_variant_lists_its_own_differences(store, group):
+    reports = evaluate_runs(find_runs(group), store=store).reports
+    by_layers = [any("recipe: layers" in line for line in report.differs) for report in reports]
+    by_method = [any("recipe: method" in line for line in report.differs) for report in reports]
+    assert by_layers == [False, True, False]
+    assert by_method == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("split", "message", "hint"),
+    [
+        ("tset", "there is no split 'tset'", "did you mean test? it has train, val, test"),
+        ("everything", "there is no split 'everything'", "it has train, val, test"),
+    ],
+)
+def test_a_split_that_there_is_not_is_answered_with_those_there_are(store, group, split, message, hint):
+    with pytest.raises(UsageError, match=message) as caught:
+        evaluate(group / "b/seed-0", store=store, split=split)
+    assert caught.value.hint == hint
+
+
 def test_mean_and_deviation_are_of_each_variant(store, group):
     document = evaluate_runs(find_runs(group), store=store).to_json()
     scores = [run["scores"]["accuracy"] for run in document["runs"]]
@@ -130,5 +174,5 @@ def test_no_run_has_scores_where_none_could_be_loaded(store, group):
 
 
 def test_what_is_wrong_for_all_runs_is_raised(store, group):
-    with pytest.raises(UsageError, match="the holdout split has no samples"):
+    with pytest.raises(UsageError, match="there is no split 'holdout'"):
         evaluate_runs(find_runs(group), split="holdout", store=store)

@@ -21,7 +21,6 @@ def head(score, *, variant="", failure=None):
         parameters=10,
         samples={"train": 4},
         dropped={},
-        comparable=True,
         clips_per_second=1.0,
         peak_memory_bytes=1,
         peak_memory_of="process (RSS)",
