@@ -9,7 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mettle_cache.datasets.media import pictures, video, waveform
+from mettle_cache.datasets.media.allowance import Allowance, allowed
+from mettle_cache.datasets.media.container import check_video
 from mettle_cache.datasets.media.fault import MediaFileError, require_file
+from mettle_cache.datasets.media.soundtrack import load_video_audio
 from mettle_cache.datasets.protocol import Clip
 
 VIDEO_SUFFIX = ".mp4"
@@ -18,20 +21,22 @@ _READ_SIZE = 1 << 20
 
 def load_frames(clip: Clip, segments: int, rate: int | None = None) -> list[NDArray[np.uint8]]:
     """T RGB pictures ``[H, W, 3]``; ``rate`` is the layout's pictures a second, if any. Raises MediaFileError."""
-    if _is_video(clip.frames):
-        return video.load_video_frames(clip.frames, [second + 0.5 for second in range(segments)])
-    return pictures.load_pictures(clip.frames, segments, rate)
+    with allowed(Allowance()):
+        if _is_video(clip.frames):
+            return video.load_video_frames(clip.frames, [second + 0.5 for second in range(segments)])
+        return pictures.load_pictures(clip.frames, segments, rate)
 
 
 def load_waveform(clip: Clip, segments: int, sample_rate: int) -> NDArray[np.float32]:
     """Mono samples ``[n]`` at ``sample_rate`` Hz. Raises MediaFileError."""
-    if _is_video(clip.audio):
-        samples, rate = video.load_video_audio(clip.audio)
-    elif clip.audio.suffix == ".npy":
-        samples, rate = waveform.read_npy(clip.audio, segments)
-    else:
-        samples, rate = waveform.read_sound_file(clip.audio)
-    return waveform.require_finite(clip.audio, waveform.resample(clip.audio, samples, rate, sample_rate))
+    with allowed(Allowance()):
+        if _is_video(clip.audio):
+            samples, rate = load_video_audio(clip.audio)
+        elif clip.audio.suffix == ".npy":
+            samples, rate = waveform.read_npy(clip.audio, segments)
+        else:
+            samples, rate = waveform.read_sound_file(clip.audio)
+        return waveform.require_finite(clip.audio, waveform.resample(clip.audio, samples, rate, sample_rate))
 
 
 def check_frames(clip: Clip, segments: int, rate: int | None = None, *, deep: bool) -> None:
@@ -39,7 +44,7 @@ def check_frames(clip: Clip, segments: int, rate: int | None = None, *, deep: bo
     if not _is_video(clip.frames):
         pictures.check_pictures(clip.frames, segments, rate, deep=deep)
     elif deep:
-        video.check_video(clip.frames, video=True, audio=False)
+        check_video(clip.frames, video=True, audio=False)
     else:
         require_file(clip.frames)
 
@@ -49,7 +54,7 @@ def check_audio(clip: Clip, segments: int, *, deep: bool) -> None:
     if not deep:
         require_file(clip.audio)
     elif _is_video(clip.audio):
-        video.check_video(clip.audio, video=False, audio=True)
+        check_video(clip.audio, video=False, audio=True)
     elif clip.audio.suffix == ".npy":
         waveform.open_npy(clip.audio, segments)
     else:

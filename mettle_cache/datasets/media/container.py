@@ -1,0 +1,139 @@
+"""Opening a video: only real containers, only this file, and the streams that are wanted of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import av
+
+from mettle_cache.datasets.media.cut_off import promised_seconds, refuse_cut_file
+from mettle_cache.datasets.media.fault import MediaFileError, require_file
+from mettle_cache.datasets.media.pictures import MAX_PIXELS
+
+# A playlist named .mp4 would make FFmpeg open other files and addresses: none is among these, and only this file opens.
+# Which of them a file is, FFmpeg finds in its content.
+_OPEN_OPTIONS = {
+    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,aac",
+    "protocol_whitelist": "file",
+}
+_PROMISING = ("mov", "matroska", "avi", "flv", "asf")
+"""Formats whose headers tell how long they are; for others FFmpeg reads the last time stamp, or guesses by the size."""
+_SLACK = 1.0
+"""Seconds by which a stream may end before its header says; real files miss a few frames, a cut-off one misses more."""
+# what PyAV and its decoders raise for bytes that make no sense
+_BAD_BYTES = (av.FFmpegError, OSError, ValueError, ArithmeticError, LookupError)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[av.container.InputContainer]:
+    """The open container; whatever FFmpeg finds wrong inside the block is a MediaFileError.
+
+    Raises
+    ------
+    MediaFileError
+        No file, no container of the kinds above (what the file is instead is said), one that lost its end, or bytes
+        that cannot be decoded.
+    """
+    require_file(path)
+    try:
+        refuse_cut_file(path)
+        # Absolute, so that no folder with a colon in its name passes for a protocol. Tags of real downloads are not
+        # always UTF-8, and nobody reads them here.
+        with av.open(
+            os.path.abspath(path),
+            options={"max_pixels": str(MAX_PIXELS)},
+            container_options=_OPEN_OPTIONS,
+            metadata_errors="replace",
+        ) as container:
+            yield container
+    except _BAD_BYTES as error:
+        raise _undecodable(path, error) from error
+
+
+def best_stream(path: Path, container: av.container.InputContainer, kind: str) -> av.stream.Stream:
+    """The stream of ``kind`` ("video" or "audio") that FFmpeg prefers; a cover picture is no video.
+
+    Raises
+    ------
+    MediaFileError
+        There is none, FFmpeg cannot decode it, or its header asks for more than is decoded here.
+    """
+    stream = container.streams.best(kind)
+    if stream is not None and _is_cover(stream):
+        stream = next((other for other in container.streams if other.type == kind and not _is_cover(other)), None)
+    if stream is None:
+        raise MediaFileError(path, f"has no {kind} stream")
+    context = stream.codec_context
+    if context is None:
+        raise MediaFileError(path, f"has a {kind} stream of a kind that FFmpeg cannot decode")
+    if kind == "video" and not 0 < context.width * context.height <= MAX_PIXELS:
+        raise MediaFileError(path, f"is {context.width} x {context.height}: empty, or more than {MAX_PIXELS} pixels")
+    if kind == "audio" and context.sample_rate <= 0:
+        raise MediaFileError(path, "has an audio stream without a sample rate")
+    context.thread_count = 1  # several clips are decoded at once already
+    context.options = {"max_pixels": str(MAX_PIXELS)}
+    return stream
+
+
+def origin(container: av.container.InputContainer) -> float:
+    """Seconds at which the container starts on its streams' clocks."""
+    return float((container.start_time or 0) / av.time_base)
+
+
+class Reach:
+    """How far a file goes: the end of the last packet of any stream, in seconds on the streams' clocks."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def packets(self, container: av.container.InputContainer) -> Iterator[av.Packet]:
+        """All packets of the file, in its order; ``seconds`` follows them."""
+        for packet in container.demux():
+            if packet.pts is not None and packet.time_base is not None:
+                self.seconds = max(self.seconds, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+            yield packet
+
+
+def refuse_early_end(
+    path: Path,
+    container: av.container.InputContainer,
+    stream: av.stream.Stream,
+    end: float,
+    reach: Reach,
+    *,
+    needed: float,
+) -> None:
+    """Refuse a stream that ends at ``end``, before the ``needed`` second, if its file has lost its end.
+
+    A short video is repeated or padded; one that is shorter than its own header says was cut off. The header of an MP4
+    or AVI tells for each stream how long it is, those of others and of fragments tell it of the whole file.
+    """
+    if not container.format.name.startswith(_PROMISING):
+        return
+    if stream.duration is not None and stream.time_base is not None:
+        promised = float(stream.duration * stream.time_base)
+        if end + _SLACK < min(promised, needed):
+            raise MediaFileError(path, f"is cut off: its {stream.type} ends at {end:.1f} s of {promised:.1f} s")
+    whole = promised_seconds(path) or (container.duration or 0) / av.time_base
+    if end + _SLACK < needed and reach.seconds + _SLACK < whole:
+        raise MediaFileError(path, f"is cut off: it ends at {reach.seconds:.1f} s of {whole:.1f} s")
+
+
+def check_video(path: Path, *, video: bool, audio: bool) -> None:
+    """Open the file and look for the streams that are wanted. Raises MediaFileError."""
+    with opened(path) as container:
+        for kind, needed in (("video", video), ("audio", audio)):
+            if needed:
+                best_stream(path, container, kind)
+
+
+def _is_cover(stream: av.stream.Stream) -> bool:
+    return bool(stream.disposition & av.stream.Disposition.attached_pic)
+
+
+def _undecodable(path: Path, error: Exception) -> MediaFileError:
+    reason = getattr(error, "strerror", None) or str(error)
+    return MediaFileError(path, f"cannot be decoded: {reason}")
