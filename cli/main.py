@@ -16,6 +16,7 @@ from typer.exceptions import TyperException
 from mettle_cache.cli.output import MODE, fail, fail_with
 from mettle_cache.cli.streams import guard_streams, lost_result
 from mettle_cache.errors import MettleError
+from mettle_cache.pipelines.signals import INTERRUPTED, Command, command_signals, end_process
 
 # in the order of a newcomer's day; each module registers itself on import through `register(app)`
 COMMANDS = (
@@ -35,8 +36,6 @@ COMMANDS = (
     "params",
     "bench",
 )
-
-INTERRUPTED = 130
 
 HELP = """Run frozen audio-visual backbones once, store every layer's tokens, train Mettle heads from the store.
 
@@ -80,6 +79,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # a usage error can come before the options are parsed, and must be JSON all the same
     MODE.json, MODE.debug = "--json" in arguments, "--debug" in arguments
+    with command_signals():
+        return _run(arguments)
+
+
+def _run(arguments: list[str]) -> int:
     try:
         code = int(build_app()(arguments or ["--help"], standalone_mode=False) or 0)
         # typer swallows a KeyboardInterrupt and gives its code
@@ -91,6 +95,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return _fail_interrupted()
     except Exception as error:  # noqa: BLE001 - the last resort: one line instead of a traceback, exit code 1
+        if Command.interrupted:
+            return _fail_interrupted()
         return fail(
             f"unexpected {type(error).__name__}: {error}",
             kind=type(error).__name__,
@@ -120,6 +126,9 @@ def main() -> None:
             code=1,
             hint="what the command did is done; send its output elsewhere and run it again to read the result",
         )
+    if code:
+        # threads whose work nobody waits for any more would keep Python from leaving
+        end_process(code)
     sys.exit(code)
 
 

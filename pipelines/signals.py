@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import NoReturn
 
 INTERRUPTED = 130
 """The exit code of a command that was interrupted."""
@@ -36,22 +37,22 @@ def command_signals() -> Iterator[None]:
     """For the length of a command: the first signal is answered and raised as KeyboardInterrupt.
 
     ``Command.interrupted`` is then set, whatever becomes of that exception on its way up: extension modules that are
-    being imported turn it into others.
+    being imported turn it into others. Within itself it does nothing.
     """
-    if not _in_main_thread():
+    if Command.running or not _in_main_thread():
         yield
         return
-    Command.running, Command.interrupted = True, False
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         if Command.interrupted:
-            end_process()
+            _end_now()
         Command.interrupted = True
         answer(STOPPING)
         raise KeyboardInterrupt
 
     hook = sys.unraisablehook
     sys.unraisablehook = _end_or(hook)
+    Command.running, Command.interrupted = True, False
     try:
         with _handled(on_signal):
             yield
@@ -77,7 +78,7 @@ def stop_on_signals(what: str = STOPPING) -> Iterator[threading.Event]:
             Command.interrupted = True
             answer(what)
         elif Command.running:
-            end_process()
+            _end_now()
         else:
             raise KeyboardInterrupt
 
@@ -91,8 +92,17 @@ def answer(text: str) -> None:
         os.write(2, f"\n{text}\n".encode())
 
 
-def end_process() -> None:
-    """End this process now. What it has written is whole or not there, as after any other kill."""
+def end_process(code: int = INTERRUPTED) -> NoReturn:
+    """End this process now, whatever its threads do. What it has written is whole or not there, as after any kill."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):
+            stream.flush()
+    os._exit(code)
+
+
+def _end_now() -> NoReturn:
+    """As :func:`end_process` from within a handler, where streams cannot be flushed: one of them may be in use."""
+    answer("error: interrupted")
     os._exit(INTERRUPTED)
 
 
@@ -101,7 +111,7 @@ def _end_or(hook: Callable[[sys.UnraisableHookArgs], object]) -> Callable[[sys.U
 
     def handle(unraisable: sys.UnraisableHookArgs) -> object:
         if isinstance(unraisable.exc_value, KeyboardInterrupt):
-            end_process()
+            _end_now()
         return hook(unraisable)
 
     return handle

@@ -74,6 +74,7 @@ def test_ctrl_c_is_130_and_says_how_to_resume(process, data, whole, tmp_path, nu
     code, text, err = finish(child)
     assert code == 130
     assert json.loads(text)["error"]["kind"] == "InterruptedRunError"
+    assert "stopping; the clips that are being written are finished" in err
     assert "run the same command again" in err
     assert 1 <= commits(out) < 12
     assert finish(process(*command(data, out)))[0] == 0

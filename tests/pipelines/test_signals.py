@@ -2,7 +2,10 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
 
 import pytest
 
@@ -39,3 +42,78 @@ def test_other_threads_get_an_event_that_stays_unset():
     thread.start()
     thread.join()
     assert seen == [False]
+
+
+COMMAND = """
+import sys, threading, time, types
+
+def sleep():
+    print("up", flush=True)
+    time.sleep(30)
+
+def wait_for_a_thread():
+    threading.Thread(target=time.sleep, args=(30,)).start()
+    sleep()
+
+def import_something():
+    try:
+        sleep()
+    except KeyboardInterrupt:
+        raise ImportError("numpy failed to import")
+
+class Dying:
+    def __del__(self):
+        sleep()
+
+def lose_it():
+    Dying()
+    time.sleep(30)
+
+def take_no_notice():
+    try:
+        sleep()
+    except KeyboardInterrupt:
+        sleep()
+
+# in place of the command line, as if it were still being imported
+module = types.ModuleType("mettle_cache.cli.main")
+module.main = {what}
+sys.modules[module.__name__] = module
+from mettle_cache.__main__ import main
+main()
+"""
+
+
+def start(what):
+    command = [sys.executable, "-c", COMMAND.replace("{what}", what)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert child.stdout.readline() == "up\n"
+    return child
+
+
+def finish(child):
+    started = time.monotonic()
+    _, err = child.communicate(timeout=20)
+    assert time.monotonic() - started < 10
+    assert "Traceback" not in err
+    assert "Exception ignored" not in err
+    return child.returncode, err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("what", ["sleep", "wait_for_a_thread", "import_something", "lose_it"])
+def test_a_command_ends_with_a_message_and_130_whatever_it_does(what, number):
+    child = start(what)
+    child.send_signal(number)
+    code, err = finish(child)
+    assert code == 130
+    assert "stopping" in err
+    assert "error: interrupted" in err
+
+
+def test_a_second_signal_ends_a_command_at_once():
+    child = start("take_no_notice")
+    child.send_signal(signal.SIGINT)
+    assert child.stdout.readline() == "up\n"
+    child.send_signal(signal.SIGTERM)
+    assert finish(child)[0] == 130
