@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from mettle_cache.datasets.boundary import clip_errors
 from mettle_cache.datasets.media import pictures, waveform
+from mettle_cache.datasets.media.arrays import NPY_RATE
 from mettle_cache.datasets.media.fault import MediaFileError, require_file
 from mettle_cache.datasets.media.pictures import load_grey
 from mettle_cache.datasets.media.wavedict import WAVE_DICT_SUFFIX, WaveFiles
@@ -160,7 +161,7 @@ class AvsbenchDataset:
         Raises MediaFileError.
         """
         samples, rate = self._recording(clip)
-        return waveform.require_finite(clip.audio, waveform.resample(clip.audio, samples, rate, sample_rate))
+        return waveform.bring_to(clip.audio, samples, rate, sample_rate)
 
     def source_files(self, clip: Clip) -> tuple[Path, ...]:
         """The picture, and the recording or the file of many videos' sound that holds it."""
@@ -198,8 +199,7 @@ class AvsbenchDataset:
     def _recording(self, clip: Clip) -> tuple[NDArray[np.float32], int]:
         if clip.audio.suffix != WAVE_DICT_SUFFIX:
             return waveform.read_sound_file(clip.audio)
-        samples = self.media_segments * waveform.NPY_RATE
-        return self._waves.open(clip.audio).read(self._source_of[clip].key, samples), waveform.NPY_RATE
+        return self._waves.open(clip.audio).read(self._source_of[clip].key, self.media_segments), NPY_RATE
 
     def _problems_of(self, source: FrameSource, *, deep: bool) -> Iterator[MediaProblem]:
         clip = source.clip
@@ -222,7 +222,7 @@ class AvsbenchDataset:
     def _check_sound(self, source: FrameSource, *, deep: bool) -> None:
         path = source.clip.audio
         if path.suffix == WAVE_DICT_SUFFIX:
-            self._waves.open(path).check(source.key, self.media_segments * waveform.NPY_RATE)
+            self._waves.open(path).check(source.key, self.media_segments)
         elif deep:
             waveform.check_sound_file(path)
         else:

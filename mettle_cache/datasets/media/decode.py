@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mettle_cache.datasets.media import pictures, video, waveform
+from mettle_cache.datasets.media import arrays, pictures, video, waveform
 from mettle_cache.datasets.media.allowance import Allowance, allowed
 from mettle_cache.datasets.media.container import check_video
 from mettle_cache.datasets.media.fault import MediaFileError, require_file
@@ -33,10 +33,10 @@ def load_waveform(clip: Clip, segments: int, sample_rate: int) -> NDArray[np.flo
         if _is_video(clip.audio):
             samples, rate = load_video_audio(clip.audio)
         elif clip.audio.suffix == ".npy":
-            samples, rate = waveform.read_npy(clip.audio, segments)
+            samples, rate = arrays.read_npy(clip.audio, segments)
         else:
             samples, rate = waveform.read_sound_file(clip.audio)
-        return waveform.require_finite(clip.audio, waveform.resample(clip.audio, samples, rate, sample_rate))
+        return waveform.bring_to(clip.audio, samples, rate, sample_rate)
 
 
 def check_frames(clip: Clip, segments: int, rate: int | None = None, *, deep: bool) -> None:
@@ -56,7 +56,7 @@ def check_audio(clip: Clip, segments: int, *, deep: bool) -> None:
     elif _is_video(clip.audio):
         check_video(clip.audio, video=False, audio=True)
     elif clip.audio.suffix == ".npy":
-        waveform.open_npy(clip.audio, segments)
+        arrays.open_npy(clip.audio, segments)
     else:
         waveform.check_sound_file(clip.audio)
 

@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO, Any, Protocol, cast
 
-MOST_OPCODES = 1_000_000
+MOST_OPCODES = 100_000
 """A published file has about fifteen opcodes an array, and at most a few hundred arrays."""
 
+_MOST_SIDES = 64
+_LONGEST_NAME = 4096
 _MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")
 _NAMES = {
     **{(module, "_reconstruct"): "_reconstruct" for module in _MULTIARRAY},
@@ -57,10 +59,14 @@ class DtypeRecord:
 
 @dataclass(eq=False)
 class ArrayRecord:
-    """An array: ``data`` is where its bytes lie, or the list of its items for an array of objects."""
+    """An array: ``data`` is where its bytes lie, or the list of its items for an array of objects.
+
+    ``fortran``: the bytes are in column order.
+    """
 
     shape: tuple[int, ...] = ()
     dtype: DtypeRecord | None = None
+    fortran: bool = False
     data: Span | list[Any] | None = None
 
 
@@ -127,6 +133,8 @@ class _Machine:
         if name in self.actions:
             self.actions[name]()
         elif name in _PLAIN:
+            if isinstance(argument, str) and len(argument) > _LONGEST_NAME:
+                raise UnsafePickleError(f"a name of {len(argument)} characters at byte {position}")
             self.stack.append(argument)
         elif name in _CONSTANTS:
             self.stack.append(_CONSTANTS[name])
@@ -192,15 +200,17 @@ class _Machine:
         (state,) = self._take(1)
         target = self.stack[-1]
         if isinstance(target, ArrayRecord) and isinstance(state, tuple) and len(state) == 5:
-            _, shape, dtype, _, data = state
+            _, shape, dtype, fortran, data = state
             if not (
                 isinstance(shape, tuple)
+                and len(shape) <= _MOST_SIDES
                 and all(type(side) is int and side >= 0 for side in shape)
                 and isinstance(dtype, DtypeRecord)
+                and isinstance(fortran, bool)
                 and isinstance(data, Span | list)
             ):
                 raise UnsafePickleError("an array whose state is not one that numpy writes")
-            target.shape, target.dtype, target.data = shape, dtype, data
+            target.shape, target.dtype, target.fortran, target.data = shape, dtype, fortran, data
         elif isinstance(target, DtypeRecord) and isinstance(state, tuple) and len(state) >= 2:
             target.order = _text(state[1])
         else:

@@ -20,6 +20,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from mettle_cache.datasets.media.arrays import check_array, to_mono
 from mettle_cache.datasets.media.fault import MediaFileError, require_file
 from mettle_cache.datasets.media.pickled import ArrayRecord, Span, UnsafePickleError, read_structure
 
@@ -28,10 +29,12 @@ MAX_FILE_BYTES = 4 << 30
 
 WAVE_DICT_SUFFIX = ".npy"
 _LONGEST_LINE = 4096
+_LONGEST_DATA = 64 << 20
+"""Bytes of one array; a minute of eight channels as float64 has fewer."""
 
 _MAGIC = b"\x93NUMPY"
 _HEADER = re.compile(rb"\{'descr': '\|O', 'fortran_order': (?:False|True), 'shape': \(\), \}\s*")
-_FLOATS = {f"{order}{code}" for order in "<>" for code in ("f2", "f4", "f8")}
+_NUMBERS = {f"{order}{code}" for order in "<>" for code in ("f2", "f4", "f8", "i2")}
 
 
 class WaveDict:
@@ -60,41 +63,44 @@ class WaveDict:
                 path, f"is not a dict of arrays: {error}", hint="give the recordings as audio_wav files instead"
             ) from error
 
-    def check(self, key: str, samples: int) -> None:
-        """Raise MediaFileError unless ``key`` is an array of that many floats."""
-        self._locate(key, samples)
+    def check(self, key: str, segments: int) -> None:
+        """Raise MediaFileError unless ``key`` is an array that can be read as that many seconds."""
+        self._locate(key, segments)
 
-    def read(self, key: str, samples: int) -> NDArray[np.float32]:
-        """The recording ``[samples]``.
+    def read(self, key: str, segments: int) -> NDArray[np.float32]:
+        """The recording ``[n]``, of about ``segments`` seconds at ``NPY_RATE``.
 
         Raises
         ------
         MediaFileError
-            There is no such key, or its array is not of floats or of another size.
+            There is no such key, or its array is of another kind or length.
         """
-        offset, dtype = self._locate(key, samples)
+        record, span, dtype = self._locate(key, segments)
         try:
             with self.path.open("rb") as file:
-                file.seek(offset)
-                data = file.read(samples * dtype.itemsize)
+                file.seek(span.offset)
+                data = file.read(span.length)
         except OSError as error:
             raise MediaFileError(self.path, f"cannot be read: {error.strerror}") from error
-        if len(data) != samples * dtype.itemsize:
+        if len(data) != span.length:
             raise MediaFileError(self.path, f"has changed while it was read: {key!a} is cut off")
-        with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf, which require_finite refuses
-            return np.frombuffer(data, dtype).astype(np.float32)
+        array = np.frombuffer(data, dtype).reshape(record.shape, order="F" if record.fortran else "C")
+        return to_mono(self.path, array, segments)
 
-    def _locate(self, key: str, samples: int) -> tuple[int, np.dtype]:
+    def _locate(self, key: str, segments: int) -> tuple[ArrayRecord, Span, np.dtype]:
         if key not in self._arrays:
             raise MediaFileError(self.path, f"has no recording {key!a}")
         record = self._arrays[key]
         name = f"{record.dtype.order}{record.dtype.code}" if record.dtype is not None else ""
-        if name not in _FLOATS or not isinstance(record.data, Span):
-            raise MediaFileError(self.path, f"{key!a} is not an array of floats")
+        if name not in _NUMBERS or not isinstance(record.data, Span):
+            raise MediaFileError(self.path, f"{key!a} is not an array of floats or 16-bit integers")
         dtype = np.dtype(name)
-        if math.prod(record.shape) != samples or record.data.length != samples * dtype.itemsize:
-            raise MediaFileError(self.path, f"{key!a} has shape {record.shape[:4]}, not ({samples},)")
-        return record.data.offset, dtype
+        check_array(self.path, record.shape, dtype, segments, name=ascii(key))
+        if record.data.length != math.prod(record.shape) * dtype.itemsize:
+            raise MediaFileError(
+                self.path, f"{key!a} has {record.data.length} bytes, too many or too few for its shape"
+            )
+        return record, record.data, dtype
 
 
 class _Bounded:
@@ -104,6 +110,8 @@ class _Bounded:
         self._file, self._size = file, size
 
     def read(self, count: int) -> bytes:
+        if count > _LONGEST_DATA:
+            raise UnsafePickleError(f"a damaged pickle, or one array of {count} bytes at byte {self._file.tell()}")
         return self._file.read(min(count, self._size - self._file.tell()))
 
     def readline(self) -> bytes:

@@ -1,24 +1,27 @@
-"""Recordings to mono float32 at the rate a backbone wants: .npy, and whatever libsndfile or FFmpeg reads."""
+"""Sound files to mono float32 at the rate a backbone wants: whatever libsndfile reads, and what FFmpeg does besides."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
-from math import gcd
+from math import ceil, gcd
 from pathlib import Path
-from tokenize import TokenError
 from typing import TYPE_CHECKING
 
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from mettle_cache.datasets.media import ffmpeg_sound
+from mettle_cache.datasets.media.allowance import take
 from mettle_cache.datasets.media.fault import MediaFileError, require_file
+from mettle_cache.datasets.media.ogg import check_ogg
+from mettle_cache.datasets.media.riff import check_riff
 
 if TYPE_CHECKING:
     from torchaudio.transforms import Resample
-
-NPY_RATE = 32_000
-"""Hz of every .npy recording, by the definition of the layout (docs/protocols/avel.md, "Media on disk")."""
 
 MAX_FILTER_BANK = 8_000_000
 """Product of two rates without their common factor (44.1 and 32 kHz: 141,120); the resampler's memory grows with it."""
@@ -26,94 +29,98 @@ MAX_FILTER_BANK = 8_000_000
 MAX_SAMPLES = 64_000_000
 """Samples of all channels of one recording; more is refused before memory is taken for them."""
 
+LOUDEST = 16.0
+"""A peak that floats can have (24 dB over full scale: lossy decoders go a little over 1, mixes in float further)."""
+
 # librosa's "kaiser_best": less than 0.0002 dB of ripple up to 0.94 of the band, and milliseconds a clip
+_FILTER_WIDTH, _ROLLOFF = 64, 0.9475937167399596
 _RESAMPLER = {
-    "lowpass_filter_width": 64,
-    "rolloff": 0.9475937167399596,
+    "lowpass_filter_width": _FILTER_WIDTH,
+    "rolloff": _ROLLOFF,
     "resampling_method": "sinc_interp_kaiser",
     "beta": 14.769656459379492,
 }
 
 POLICY: dict[str, object] = {
     "channels": "mean",
-    "npy": f"{NPY_RATE} Hz mono by definition",
+    "npy": "32000 Hz by definition, mono or channels, floats or 16-bit integers",
     "resample": {"library": "torchaudio.functional.resample", **_RESAMPLER},
 }
+_RESAMPLED_AT_ONCE = 1 << 22
+_UNTOLD = 1 << 60
+"""Frames that libsndfile claims of a file that does not tell how many it holds."""
 
-
-# what numpy raises for headers that are not its own: it parses them as Python literals
-_BAD_HEADER = (OSError, ValueError, TypeError, OverflowError, MemoryError, RecursionError, EOFError, TokenError)
+Mix = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+"""``[channels, n]`` to ``[n]``."""
 
 
 def decoder_versions() -> dict[str, object]:
-    """The library whose version can change a sample that libsndfile decodes."""
-    return {"libsndfile": soundfile.__libsndfile_version__}
+    """The libraries whose version can change a sample of a sound file."""
+    return {"libsndfile": soundfile.__libsndfile_version__, **ffmpeg_sound.decoder_versions()}
 
 
-def read_npy(path: Path, segments: int) -> tuple[NDArray[np.float32], int]:
-    """Samples ``[n]`` and their rate from an array of floats.
-
-    Any shape that holds ``segments`` seconds at 32 kHz serves, as ``view`` did for the peers. Another length serves
-    when it is one row and within a second of that: an array cannot say its rate, and 160,000 samples are far more
-    likely ten seconds at 16 kHz than five at 32.
+def read_sound_file(path: Path, mix: Mix | None = None) -> tuple[NDArray[np.float32], int]:
+    """Mono samples ``[n]`` of a .wav, .flac, .ogg or .mp3 file, and their rate; ``mix`` None averages channels.
 
     Raises
     ------
     MediaFileError
-        Not an array of floats (a pickle is never loaded), or another length.
+        No sound, none that can be decoded, a part of it lost, or more than memory is allowed for.
     """
-    stored = open_npy(path, segments)
-    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf, which require_finite refuses
-        samples = np.array(stored, dtype=np.float32, order="C").reshape(-1)
-    return samples, NPY_RATE
-
-
-def open_npy(path: Path, segments: int) -> NDArray[np.floating]:
-    """The array as a memory map, its header checked against the file's size and against the layout."""
-    require_file(path)
-    try:
-        # a memory map is checked against the file's size, so a header that promises a terabyte takes no memory
-        stored = np.lib.format.open_memmap(path, mode="r")
-    except _BAD_HEADER as error:
-        raise MediaFileError(path, "is not a plain .npy array of floats (pickles are not loaded)") from error
-    if stored.dtype.kind != "f":
-        raise MediaFileError(path, f"holds {stored.dtype}, not floats")
-    exact = segments * NPY_RATE
-    one_row = stored.ndim > 0 and max(stored.shape) == stored.size
-    if stored.size != exact and not (one_row and abs(stored.size - exact) <= NPY_RATE):
-        raise MediaFileError(
-            path,
-            f"holds {stored.size} values of shape {stored.shape}, not {segments} s of mono at {NPY_RATE} Hz ({exact})",
-            hint="give recordings of another rate or length as .wav, which says its rate",
-        )
-    return stored
-
-
-def read_sound_file(path: Path) -> tuple[NDArray[np.float32], int]:
-    """Mono samples ``[n]`` and their rate from a .wav, .flac or .ogg file. Raises MediaFileError."""
-    check_sound_file(path)
-    try:
-        with soundfile.SoundFile(str(path)) as file:
-            channels, rate, promised = file.read(dtype="float32", always_2d=True), file.samplerate, file.frames
-    except soundfile.LibsndfileError as error:
-        raise MediaFileError(path, f"cannot be decoded: {error.error_string}") from error
-    if len(channels) < promised:
-        raise MediaFileError(path, f"is cut off: {len(channels)} of {promised} samples could be read")
-    return mix_down(channels.T), rate
+    with _opened(path) as file:
+        if file is None:
+            channels, rate = ffmpeg_sound.read_channels(path)
+        else:
+            channels, rate = _read_channels(path, file), file.samplerate
+    if len(channels) > 1:
+        take(path, 4 * channels.shape[1])
+    return (mix or mix_down)(channels), rate
 
 
 def check_sound_file(path: Path) -> None:
     """Read the header. Raises MediaFileError for what is not sound, is empty, is cut off or is far too long."""
+    with _opened(path) as file:
+        if file is None:
+            ffmpeg_sound.check(path)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[soundfile.SoundFile | None]:
+    """The file, known to be whole as far as that can be told; None for one that FFmpeg has to read."""
     size = require_file(path).st_size
-    _refuse_short_riff(path, size)
     try:
-        info = soundfile.info(str(path))
+        check_riff(path, size)
+        check_ogg(path)
+    except OSError as error:
+        raise MediaFileError(path, f"cannot be read: {error.strerror}") from error
+    try:
+        # as bytes: not every name on a disk is text
+        file = soundfile.SoundFile(os.fsencode(path))
     except soundfile.LibsndfileError as error:
-        raise MediaFileError(path, f"cannot be decoded: {error.error_string}") from error
-    if info.frames <= 0:
-        raise MediaFileError(path, "holds no samples")
-    if info.frames * info.channels > MAX_SAMPLES:
-        raise MediaFileError(path, f"holds {info.frames} samples in {info.channels} channels: more than {MAX_SAMPLES}")
+        try:
+            ffmpeg_sound.check(path)
+        except MediaFileError:
+            raise MediaFileError(path, f"cannot be decoded: {error.error_string}") from error
+        yield None
+        return
+    with file:
+        # of MP3 inside WAV libsndfile finds a part
+        partly = file.subtype == "MPEG_LAYER_III" and file.format != "MP3"
+        yield file if 0 < file.frames < _UNTOLD and not partly else None
+
+
+def _read_channels(path: Path, file: soundfile.SoundFile) -> NDArray[np.float32]:
+    """All samples ``[channels, n]``."""
+    take(path, 4 * file.frames * file.channels)
+    try:
+        # the number of frames is given because some codecs, such as GSM 6.10, cannot be asked what is left; and all are
+        # read at once because soundfile seeks after each call, which MP3 does not do to the bit
+        samples = file.read(file.frames, dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, ValueError, OverflowError) as error:
+        raise MediaFileError(path, f"cannot be decoded: {getattr(error, 'error_string', error)}") from error
+    if len(samples) < file.frames:
+        raise MediaFileError(path, f"is cut off or damaged: {len(samples)} of {file.frames} samples could be read")
+    return samples.T
 
 
 def mix_down(channels: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -124,24 +131,75 @@ def mix_down(channels: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.ascontiguousarray(channels.mean(axis=0, dtype=np.float32))
 
 
+def first_channel(channels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """``[channels, n]`` to the first ``[n]``."""
+    return np.ascontiguousarray(channels[0])
+
+
+def bring_to(path: Path, samples: NDArray[np.float32], rate: int, target: int) -> NDArray[np.float32]:
+    """Samples ``[n]`` at ``rate`` Hz, once they are seen to be a recording, to ``target`` Hz. Raises MediaFileError."""
+    return require_finite(path, resample(path, require_level(path, require_finite(path, samples)), rate, target))
+
+
 def resample(path: Path, samples: NDArray[np.float32], rate: int, target: int) -> NDArray[np.float32]:
     """Samples ``[n]`` at ``rate`` Hz to ``[ceil(n * target / rate)]`` at ``target`` Hz; equal rates change nothing.
 
     Raises
     ------
     MediaFileError
-        A rate so odd that the filter bank or the result would take gigabytes; ``path`` is named.
+        A rate so odd that the filter bank would take gigabytes, or a result that does; ``path`` is named.
     """
+    count = -(-len(samples) * target // rate)
+    take(path, 3 * 4 * count)  # a front end copies it twice
     if rate == target:
         return samples
     common = gcd(rate, target)
-    if (rate // common) * (target // common) > MAX_FILTER_BANK or len(samples) * target > MAX_SAMPLES * rate:
+    if (rate // common) * (target // common) > MAX_FILTER_BANK:
         raise MediaFileError(path, f"has a rate of {rate} Hz, which cannot be brought to {target} Hz")
     import torch
 
+    resampler = _resampler(rate, target)
     with torch.inference_mode():
-        resampled = _resampler(rate, target)(torch.from_numpy(samples))
-    return np.ascontiguousarray(resampled.numpy())
+        if len(samples) <= _RESAMPLED_AT_ONCE:
+            return np.ascontiguousarray(resampler(torch.from_numpy(samples)).numpy())
+        return _resample_long(
+            samples, rate // common, target // common, lambda x: resampler(torch.from_numpy(x)).numpy()
+        )
+
+
+def _resample_long(
+    samples: NDArray[np.float32], old: int, new: int, resampler: Callable[[NDArray[np.float32]], NDArray[np.float32]]
+) -> NDArray[np.float32]:
+    """``old`` samples become ``new``: piece by piece, since one pass takes many times the memory of its result."""
+    resampled = np.empty(-(-len(samples) * new // old), np.float32)
+    # to either side more than the filter reaches
+    margin = old * (ceil(_FILTER_WIDTH / (_ROLLOFF * min(old, new))) + 1)
+    piece = old * max(1, _RESAMPLED_AT_ONCE // old)
+    for start in range(0, len(samples), piece):
+        before = min(margin, start)
+        part = resampler(samples[start - before : start + piece + margin])
+        at, skipped = start // old * new, before // old * new
+        length = min(piece // old * new, len(resampled) - at)
+        resampled[at : at + length] = part[skipped : skipped + length]
+    return resampled
+
+
+def require_level(path: Path, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """``samples`` themselves, of one channel or the mean of some.
+
+    Raises
+    ------
+    MediaFileError
+        Floats with the range of integers: a peak over ``LOUDEST``, or one over 1 and nothing but whole numbers.
+    """
+    peak = float(max(samples.max(initial=0), -samples.min(initial=0)))
+    if peak > LOUDEST or (peak >= 2 and bool((np.rint(2 * samples) == 2 * samples).all())):
+        raise MediaFileError(
+            path,
+            f"has samples of up to {peak:g}, as integers have: floats are from -1 to 1",
+            hint="divide the samples by 32768 (16-bit integers) before they are saved as floats",
+        )
+    return samples
 
 
 def require_finite(path: Path, samples: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -157,14 +215,3 @@ def _resampler(rate: int, target: int) -> Resample:
     from torchaudio.transforms import Resample
 
     return Resample(rate, target, **_RESAMPLER)
-
-
-def _refuse_short_riff(path: Path, size: int) -> None:
-    """libsndfile reads a cut-off .wav as a shorter one; its RIFF header tells (0 and 2**32-1: written to a pipe)."""
-    with path.open("rb") as file:
-        head = file.read(12)
-    if head[:4] != b"RIFF" or head[8:] != b"WAVE":
-        return
-    promised = int.from_bytes(head[4:8], "little")
-    if promised not in (0, 2**32 - 1) and promised + 8 > size + 1:  # some writers count a pad byte they left out
-        raise MediaFileError(path, f"is cut off: its header promises {promised + 8} bytes, {size} are there")

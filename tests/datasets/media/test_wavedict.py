@@ -9,6 +9,8 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
 
@@ -17,11 +19,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mettle_cache.datasets.media import pickled, wavedict
+from mettle_cache.datasets.media import arrays, pickled, wavedict
 from mettle_cache.datasets.media.fault import MediaFileError
 from mettle_cache.datasets.media.wavedict import WaveDict, WaveFiles
 
 COUNT = 50
+
+
+@pytest.fixture(autouse=True, scope="module")
+def short_seconds() -> Iterator[None]:
+    """A second of 50 samples, so that damage hits more than samples."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arrays, "NPY_RATE", COUNT)
+        yield
 
 
 def waves(dtype: str = "f4") -> dict[str, np.ndarray]:
@@ -54,8 +64,8 @@ def test_what_numpy_saves_is_read(path: Path, dtype: str) -> None:
     np.save(path, np.array(saved, dtype=object), allow_pickle=True)
     found = WaveDict(path)
     for key, samples in saved.items():
-        assert found.read(key, COUNT).dtype == np.float32
-        assert np.array_equal(found.read(key, COUNT), samples.astype(np.float32))
+        assert found.read(key, 1).dtype == np.float32
+        assert np.array_equal(found.read(key, 1), samples.astype(np.float32))
 
 
 @pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
@@ -71,22 +81,44 @@ def test_the_pickles_of_numpy_1_and_2_are_read(
         written, core = bytes([len(written)]) + written, bytes([len(core)]) + core
     path.write_bytes(as_npy(payload.replace(written, core), version=version))
     found = WaveDict(path)
-    assert np.array_equal(found.read("video1.wav", COUNT), waves()["video1.wav"])
+    assert np.array_equal(found.read("video1.wav", 1), waves()["video1.wav"])
 
 
-def test_other_shapes_of_the_right_size_are_flattened(path: Path) -> None:
-    np.save(path, np.array({"a.wav": np.ones((1, COUNT)), "b.wav": np.ones((2, COUNT))}, dtype=object))
-    found = WaveDict(path)
-    assert found.read("a.wav", COUNT).shape == (COUNT,)
-    with pytest.raises(MediaFileError, match=r"AVS.npy: 'b.wav' has shape \(2, 50\), not \(50,\)"):
-        found.check("b.wav", COUNT)
+@pytest.mark.parametrize("protocol", [3, 4])
+def test_whatever_lies_in_memory_is_read_as_numpy_does(path: Path, protocol: int) -> None:
+    rng = np.random.default_rng(0)
+    saved = {
+        "row": rng.standard_normal((1, COUNT)),
+        "column": rng.standard_normal((COUNT, 1)),
+        "every other": rng.standard_normal(2 * COUNT)[::2],
+        "backwards": rng.standard_normal(COUNT)[::-1],
+        "channels by columns": np.asfortranarray(rng.standard_normal((2, COUNT))),
+        "channels by rows": rng.standard_normal((2, COUNT)),
+        "transposed": rng.standard_normal((2, COUNT)).T,
+        "big-endian": np.asfortranarray(rng.standard_normal((COUNT, 3)).astype(">f4")),
+        "integers": rng.integers(-32_768, 32_767, COUNT, np.int16),
+    }
+    path.write_bytes(as_npy(as_array(saved, protocol)))
+    loaded = np.load(path, allow_pickle=True).item()
+    for key, array in loaded.items():
+        expected = array.reshape(-1) if array.size == COUNT else array.mean(axis=int(np.argmin(array.shape)))
+        scale = 32_768 if array.dtype == np.int16 else 1
+        np.testing.assert_allclose(WaveDict(path).read(key, 1), expected / scale, atol=1e-6, err_msg=key)
+
+
+def test_a_view_of_several_seconds_in_column_order(path: Path) -> None:
+    seconds = np.asfortranarray(np.random.default_rng(0).standard_normal((5, COUNT)))
+    np.save(path, np.array({"a.wav": seconds}, dtype=object))
+    np.testing.assert_array_equal(WaveDict(path).read("a.wav", 5), seconds.reshape(-1).astype(np.float32))
 
 
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (np.arange(COUNT), "'a.wav' is not an array of floats"),
-        (np.ones(COUNT + 1), r"'a.wav' has shape \(51,\), not \(50,\)"),
+        (np.arange(COUNT), "'a.wav' is not an array of floats or 16-bit integers"),
+        (np.ones(2 * COUNT), r"'a.wav' has shape \(100,\): mono of 2.000 s at 50 Hz, not of 1 s"),
+        (np.ones((2, COUNT // 2)), r"'a.wav' has shape \(2, 25\): channels of 0.500 s at 50 Hz, not of 1 s"),
+        (np.ones((2, 5, 5)), r"'a.wav' has shape \(2, 5, 5\): neither \[samples\]"),
         (np.ones(COUNT, complex), "'a.wav' is not an array of floats"),
         (np.array([None] * COUNT), "'a.wav' is not an array of floats"),
     ],
@@ -94,13 +126,13 @@ def test_other_shapes_of_the_right_size_are_flattened(path: Path) -> None:
 def test_arrays_of_another_kind_are_refused(path: Path, value: np.ndarray, message: str) -> None:
     path.write_bytes(as_npy(as_array({"a.wav": value})))
     with pytest.raises(MediaFileError, match=message):
-        WaveDict(path).read("a.wav", COUNT)
+        WaveDict(path).read("a.wav", 1)
 
 
 def test_a_recording_that_is_not_there(path: Path) -> None:
     path.write_bytes(as_npy(as_array(waves())))
     with pytest.raises(MediaFileError, match=r"AVS.npy: has no recording 'nobody.wav'"):
-        WaveDict(path).read("nobody.wav", COUNT)
+        WaveDict(path).read("nobody.wav", 1)
 
 
 @pytest.mark.parametrize(
@@ -203,6 +235,8 @@ def test_the_attacks_do_run_where_pickles_are_loaded(tmp_path: Path) -> None:
         (b"NNR.", "a call of something that makes no array"),
         (b"\x8e\xff\xff\xff\xff\xff\xff\xff\x7fx.", "damaged pickle"),
         (b"r\xff\xff\xff\xff.", "damaged pickle"),
+        (b"X\xff\xff\xff\x0ex.", "one array of 251658239 bytes"),
+        (b"X\x00\x20\x00\x00" + b"x" * 8192 + b".", "a name of 8192 characters"),
     ],
 )
 def test_damaged_pickles_are_refused(path: Path, payload: bytes, message: str) -> None:
@@ -237,12 +271,33 @@ def test_size_and_length_are_capped(path: Path, monkeypatch: pytest.MonkeyPatch)
         WaveDict(path)
 
 
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"\x80\x04)" + b"\x85" * 90_000 + b".",
+        b"\x80\x04]\x94" + b"(" + b"h\x00" * 45_000 + b"e.",
+        b"\x80\x04]\x94" + b"h\x00a" * 30_000 + b".",
+        b"\x80\x02cnumpy\nndarray\n0cnumpy.core.multiarray\n_reconstruct\n)R(K\x01("
+        + b"J\xff\xff\xff\x7f" * 90_000
+        + b"tcnumpy\ndtype\n)RI0\nK\x00tb.",
+        b"\x80\x04}" + b"".join(b"\x8c\x06%06dNs" % number for number in range(24_000)) + b".",
+    ],
+    ids=["deep", "many references", "itself in itself", "a shape of many sides", "many keys"],
+)
+def test_a_bomb_is_soon_done_with(path: Path, payload: bytes) -> None:
+    path.write_bytes(as_npy(payload))
+    started = time.process_time()
+    with pytest.raises(MediaFileError, match="is not a dict of arrays"):
+        WaveDict(path)
+    assert time.process_time() - started < 10
+
+
 def test_a_file_that_shrinks_while_it_is_read(path: Path) -> None:
     path.write_bytes(as_npy(as_array(waves())))
     found = WaveDict(path)
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(MediaFileError, match=r"has changed while it was read: 'video3.wav' is cut off"):
-        found.read("video3.wav", COUNT)
+        found.read("video3.wav", 1)
 
 
 def test_a_file_is_walked_once_for_all_threads(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,7 +309,7 @@ def test_a_file_is_walked_once_for_all_threads(path: Path, monkeypatch: pytest.M
     files = WaveFiles()
 
     def ask() -> None:
-        files.open(path).check("video0.wav", COUNT)
+        files.open(path).check("video0.wav", 1)
         with pytest.raises(MediaFileError, match=r"bad.npy: is not a dict of arrays: it is no .npy file"):
             files.open(bad)
 
@@ -275,7 +330,7 @@ def judge(content: bytes) -> None:
         try:
             found = WaveDict(path)
             for key in waves():
-                assert found.read(key, COUNT).shape == (COUNT,)
+                assert found.read(key, 1).shape == (COUNT,)
         except MediaFileError as error:
             errors.append(error)
         assert all(str(path) in error.message for error in errors)
