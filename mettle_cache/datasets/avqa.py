@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from mettle_cache.datasets.avqa_questions import Question, read_questions
-from mettle_cache.datasets.media.places import Layout, Place
+from mettle_cache.datasets.media.places import Layout, PictureRule, Place
 from mettle_cache.datasets.media_dataset import MediaDataset, media_dataset
 from mettle_cache.datasets.protocol import SAMPLE_COLUMNS, DatasetInfo
 from mettle_cache.datasets.textfile import Problems, quoted
@@ -78,6 +78,7 @@ def open_avqa(root: Path) -> MediaDataset:
         vocabulary={**vocabulary, "release": [release]},
         layout=LAYOUT,
         notes=tuple(_notes(release, read, questions, vocabulary)),
+        picture_rule=PictureRule(longer=True),
     )
 
 

@@ -1,7 +1,4 @@
-"""AVSBench's files behind the data set protocol: one clip a frame, masks in the samples.
-
-Masks are pictures of 224 x 224 pixels, foreground wherever a pixel is not black (docs/protocols/avs.md, "Masks").
-"""
+"""AVSBench's files behind the data set protocol: one clip a frame, masks in the samples."""
 
 from __future__ import annotations
 
@@ -17,48 +14,15 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from mettle_cache.datasets.avsbench_masks import Mask, read_mask
 from mettle_cache.datasets.boundary import clip_errors
-from mettle_cache.datasets.media import pictures, waveform
+from mettle_cache.datasets.media import pixels, waveform
 from mettle_cache.datasets.media.arrays import NPY_RATE
 from mettle_cache.datasets.media.fault import MediaFileError, require_file
-from mettle_cache.datasets.media.pictures import load_grey
+from mettle_cache.datasets.media.pictures import header_remarks
+from mettle_cache.datasets.media.remarks import Remark, summarise
 from mettle_cache.datasets.media.wavedict import WAVE_DICT_SUFFIX, WaveFiles
 from mettle_cache.datasets.protocol import Clip, MediaProblem
-
-SIDE = 224
-PACKED_BYTES = SIDE * SIDE // 8
-"""A mask in a sample table: one bit a pixel, row by row, the first pixel in the highest bit."""
-
-
-@dataclass(frozen=True)
-class Mask:
-    """``bits`` are the packed mask, ``levels`` how many grey values the file has: more than two make edges a choice."""
-
-    bits: bytes
-    levels: int
-
-
-def read_mask(path: Path) -> Mask:
-    """Read a mask of any picture mode; a palette or colours go by their brightness.
-
-    Peers threshold S4's masks near 128 with dithering and divide MS3's by 255: the same for files of 0 and 255 only,
-    which is what the published ones are.
-
-    Raises
-    ------
-    MediaFileError
-        The file is missing, is no picture, or has another size.
-    """
-    grey = load_grey(path)
-    if grey.shape != (SIDE, SIDE):
-        raise MediaFileError(path, f"is {grey.shape[1]} x {grey.shape[0]} pixels, not {SIDE} x {SIDE}")
-    return Mask(pack_mask(grey > 0), levels=len(np.unique(grey)))
-
-
-def pack_mask(mask: NDArray[np.bool_]) -> bytes:
-    """``[224, 224]`` booleans to 6,272 bytes."""
-    return np.packbits(mask).tobytes()
-
 
 _LISTED = 5
 
@@ -94,6 +58,7 @@ class AvsbenchDataset:
     pattern: str
     segments: int = 1
     _waves: WaveFiles = field(default_factory=WaveFiles, compare=False)
+    _remarks: dict[str, list[Remark]] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def clips(self) -> tuple[Clip, ...]:
@@ -124,10 +89,10 @@ class AvsbenchDataset:
         policy: dict[str, object] = {
             "segments": f"each of {self.media_segments} is a clip",
             "frames": self.pattern,
-            "pixels": pictures.POLICY["pixels"],
+            "pixels": pixels.POLICY,
             "sound": sorted(suffixes),
             "recording": waveform.POLICY,
-            "masks": "brightness above 0",
+            "masks": "not black",
         }
         if suffixes - {WAVE_DICT_SUFFIX}:
             policy["wav"] = {"versions": waveform.decoder_versions()}
@@ -135,7 +100,10 @@ class AvsbenchDataset:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Says which masks have grey levels, whose edges are then a choice."""
+        """Says which masks have grey levels, whose edges are then a choice, and what ``problems()`` saw of pictures."""
+        return (*self._mask_notes(), *summarise(dict(self._remarks), len(self.sources)))
+
+    def _mask_notes(self) -> tuple[str, ...]:
         grey = [path.name for path, mask in self._masks.items() if isinstance(mask, Mask) and mask.levels > 2]
         if not grey:
             return ()
@@ -153,7 +121,7 @@ class AvsbenchDataset:
 
     def load_frames(self, clip: Clip) -> list[NDArray[np.uint8]]:
         """The clip's one picture, RGB ``[H, W, 3]``. Raises MediaFileError."""
-        return [pictures.load_picture(clip.frames)]
+        return [pixels.load_picture(clip.frames)]
 
     def load_waveform(self, clip: Clip, sample_rate: int) -> NDArray[np.float32]:
         """All of the video's seconds, mono ``[n]`` at ``sample_rate`` Hz, of which the clip is one.
@@ -204,7 +172,7 @@ class AvsbenchDataset:
     def _problems_of(self, source: FrameSource, *, deep: bool) -> Iterator[MediaProblem]:
         clip = source.clip
         checks: tuple[tuple[Path, Callable[[FrameSource], None]], ...] = (
-            (clip.frames, partial(_check_frame, deep=deep)),
+            (clip.frames, partial(self._check_frame, deep=deep)),
             (source.mask or clip.frames, self._check_mask),
             (clip.audio, partial(self._check_sound, deep=deep)),
         )
@@ -214,6 +182,11 @@ class AvsbenchDataset:
                     check(source)
             except MediaFileError as error:
                 yield MediaProblem(source.clip.id, error.path, f"{error.what} ({source.where})")
+
+    def _check_frame(self, source: FrameSource, *, deep: bool) -> None:
+        require_file(source.clip.frames)
+        if deep:
+            self._remarks[source.clip.id] = list(header_remarks([pixels.check_picture(source.clip.frames)]))
 
     def _check_mask(self, source: FrameSource) -> None:
         if source.mask is not None and isinstance(mask := self._masks[source.mask], MediaFileError):
@@ -227,12 +200,6 @@ class AvsbenchDataset:
             waveform.check_sound_file(path)
         else:
             require_file(path)
-
-
-def _check_frame(source: FrameSource, *, deep: bool) -> None:
-    require_file(source.clip.frames)
-    if deep:
-        pictures.check_picture(source.clip.frames)
 
 
 def _threads() -> ThreadPoolExecutor:

@@ -21,7 +21,7 @@ from mettle_cache.datasets.llp_annotations import (
     read_motion,
     read_videos,
 )
-from mettle_cache.datasets.media.places import Layout, Place
+from mettle_cache.datasets.media.places import Layout, PictureRule, Place
 from mettle_cache.datasets.media_dataset import MediaDataset, media_dataset
 from mettle_cache.datasets.protocol import SAMPLE_COLUMNS, DatasetInfo
 from mettle_cache.datasets.textfile import Problems, quoted, read_bytes
@@ -60,8 +60,8 @@ LAYOUT = Layout(
     frames=(Place("LLP_dataset/frame"),),
     audio=(Place("LLP_dataset/wave", ".npy"), Place("LLP_dataset/wave", ".wav"), Place("LLP_dataset/audio", ".wav")),
 )
-PICTURE_RATE = 8
-"""Pictures a second that the scripts of AVVP-ECCV20 take; DG-SCT's frames are one a second."""
+PICTURES = PictureRule(rate=8)
+"""The scripts of AVVP-ECCV20 take eight a second; DG-SCT opens numbers 1 to 10, one a second."""
 
 
 def open_llp(root: Path) -> MediaDataset:
@@ -98,7 +98,7 @@ def open_llp(root: Path) -> MediaDataset:
         vocabulary={"categories": list(CATEGORIES), "dense_annotations": versions},
         layout=LAYOUT,
         notes=(*versions, *_notes(events), *_motion_notes(motion)),
-        picture_rate=PICTURE_RATE,
+        picture_rule=PICTURES,
     )
 
 

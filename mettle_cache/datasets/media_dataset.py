@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from mettle_cache.datasets.boundary import clip_errors
 from mettle_cache.datasets.media.fault import MediaFileError
-from mettle_cache.datasets.media.places import Layout, locate_media
+from mettle_cache.datasets.media.places import SPREAD, Layout, PictureRule, locate_media
+from mettle_cache.datasets.media.remarks import Remark, summarise
 from mettle_cache.datasets.protocol import Clip, MediaProblem
 
 
@@ -33,8 +34,14 @@ class MediaDataset:
     samples: pa.Table
     vocabulary: dict[str, list[str]]
     decode_policy: dict[str, object]
-    notes: tuple[str, ...] = ()
-    picture_rate: int | None = None
+    annotation_notes: tuple[str, ...] = ()
+    picture_rule: PictureRule = SPREAD
+    _remarks: dict[str, list[Remark]] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the annotations say, and what the media showed when ``problems()`` last looked at them."""
+        return (*self.annotation_notes, *summarise(dict(self._remarks), len(self.clips)))
 
     @property
     def media_segments(self) -> int:
@@ -50,17 +57,20 @@ class MediaDataset:
 
     def problems(self, *, deep: bool = False) -> list[MediaProblem]:
         """Every missing, empty or misplaced file, in clip order; ``deep`` also opens each file and reads its header."""
-        check = partial(_clip_problems, root=self.root, segments=self.segments, rate=self.picture_rate, deep=deep)
-        if not deep:
-            return [problem for clip in self.clips for problem in check(clip)]
-        with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as executor:
-            return [problem for problems in executor.map(check, self.clips) for problem in problems]
+        look = partial(_look_at_clip, root=self.root, segments=self.segments, rule=self.picture_rule, deep=deep)
+        if deep:
+            with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as executor:
+                seen = list(executor.map(look, self.clips))
+        else:
+            seen = [look(clip) for clip in self.clips]
+        self._remarks.update({clip.id: remarks for clip, (_, remarks) in zip(self.clips, seen, strict=True)})
+        return [problem for problems, _ in seen for problem in problems]
 
     def load_frames(self, clip: Clip) -> list[NDArray[np.uint8]]:
         """T RGB pictures ``[H, W, 3]``, one a segment. Raises MediaFileError."""
         from mettle_cache.datasets.media import decode
 
-        return decode.load_frames(clip, self.segments, self.picture_rate)
+        return decode.load_frames(clip, self.segments, self.picture_rule)
 
     def load_waveform(self, clip: Clip, sample_rate: int) -> NDArray[np.float32]:
         """Mono samples ``[n]`` at ``sample_rate`` Hz, neither trimmed nor padded. Raises MediaFileError."""
@@ -72,13 +82,13 @@ class MediaDataset:
         """The files that decoding uses, each once; some may be missing. Raises MediaFileError."""
         from mettle_cache.datasets.media import decode
 
-        return decode.source_files(clip, self.segments, self.picture_rate)
+        return decode.source_files(clip, self.segments, self.picture_rule)
 
     def source_digest(self, clip: Clip) -> str:
         """BLAKE2b of the content of the files that decoding uses, 32 hex characters. Raises MediaFileError."""
         from mettle_cache.datasets.media import decode
 
-        return decode.source_digest(clip, self.segments, self.picture_rate)
+        return decode.source_digest(clip, self.segments, self.picture_rule)
 
 
 def media_dataset(
@@ -90,12 +100,9 @@ def media_dataset(
     vocabulary: dict[str, list[str]],
     layout: Layout,
     notes: tuple[str, ...] = (),
-    picture_rate: int | None = None,
+    picture_rule: PictureRule = SPREAD,
 ) -> MediaDataset:
     """Find the media of every id in ``samples`` (first columns: ``SAMPLE_COLUMNS``) in the places of ``layout``.
-
-    ``picture_rate`` is for layouts that have several pictures a second: see
-    :func:`~mettle_cache.datasets.media.pictures.choose_frames`.
 
     Raises
     ------
@@ -113,26 +120,30 @@ def media_dataset(
         clips=media.clips,
         samples=samples,
         vocabulary=vocabulary,
-        decode_policy=decode.policy(segments, media.patterns, picture_rate),
-        notes=notes,
-        picture_rate=picture_rate,
+        decode_policy=decode.policy(segments, media.patterns, picture_rule),
+        annotation_notes=notes,
+        picture_rule=picture_rule,
     )
 
 
-def _clip_problems(clip: Clip, *, root: Path, segments: int, rate: int | None, deep: bool) -> list[MediaProblem]:
+def _look_at_clip(
+    clip: Clip, *, root: Path, segments: int, rule: PictureRule, deep: bool
+) -> tuple[list[MediaProblem], list[Remark]]:
+    """What keeps a clip from being decoded, and what is to be said of it though it does not."""
     from mettle_cache.datasets.media import decode
 
-    checks: list[tuple[Path, Callable[..., None]]] = [(clip.frames, partial(decode.check_frames, rate=rate))]
+    checks: list[tuple[Path, Callable[..., list[Remark]]]] = [(clip.frames, partial(decode.check_frames, rule=rule))]
     # one video file that is missing is one problem, unless its streams are looked at one by one
     if deep or clip.audio != clip.frames:
         checks.append((clip.audio, decode.check_audio))
     problems: list[MediaProblem] = []
+    remarks: list[Remark] = []
     for path, check in checks:
         try:
             with clip_errors(path, root):
-                check(clip, segments, deep=deep)
+                remarks += check(clip, segments, deep=deep)
         except MediaFileError as error:
             problem = MediaProblem(clip.id, error.path, error.what)
             if problem not in problems:
                 problems.append(problem)
-    return problems
+    return problems, remarks

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from mettle_cache.datasets.textfile import escaped
 from mettle_cache.errors import UsageError
 from mettle_cache.preprocessing import DEFAULT_PREPROCESSING, Preprocessing
 
@@ -43,7 +44,7 @@ class MediaProblem:
     what: str
 
     def __str__(self) -> str:
-        return f"{self.clip}: {self.path}: {self.what}"
+        return f"{escaped(self.clip)}: {escaped(self.path)}: {self.what}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +149,10 @@ class Dataset(Protocol):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Sentences that a user should read before the work starts, though nothing is wrong."""
+        """Sentences that a user should read before the work starts, though nothing is wrong.
+
+        After ``problems()`` also what that showed.
+        """
         ...
 
     def problems(self, *, deep: bool = False) -> list[MediaProblem]:

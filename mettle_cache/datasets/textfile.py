@@ -91,6 +91,15 @@ def quoted(text: str) -> str:
     return ascii(text if len(text) <= 80 else f"{text[:77]}...")
 
 
+def escaped(text: object) -> str:
+    r"""``text`` as one line that a terminal only shows: letters that do not print are written out.
+
+    >>> escaped("frame\n1.jpg")
+    'frame\\n1.jpg'
+    """
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in str(text))
+
+
 def id_problem(text: str) -> str | None:
     """Why ``text`` cannot be a media id, or None.
 

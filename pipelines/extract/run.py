@@ -83,9 +83,7 @@ def extract(config: ExtractConfig, progress: Progress | None = None) -> ExtractR
     dataset = open_config_dataset(config)
     # before the media, at which looking takes minutes: a wrong name or weights file is found at once
     extractor = build_extractor(config, dataset)
-    for note in (*dataset.notes, f"looking at the media of {len(dataset.clips)} clips in {dataset.root}"):
-        progress.note(note)
-    missing = find_missing(dataset, config, out)
+    missing = _look_at_media(dataset, config, out, progress)
     return _write_store(config, with_static_arrays(extractor, out, progress), out, missing, notes, progress)
 
 
@@ -107,6 +105,17 @@ def _write_store(
             return counts.report(writer.finish(), config, out, [*notes, *about_store])
         except KeyboardInterrupt:
             raise InterruptedRunError(f"stopped before {out} was finished", hint=RESUME) from None
+
+
+def _look_at_media(dataset: Dataset, config: ExtractConfig, out: Path, progress: Progress) -> dict[str, str]:
+    """What :func:`find_missing` finds; tells the notes of the annotations before, and those of the media after it."""
+    told = dataset.notes
+    for note in (*told, f"looking at the media of {len(dataset.clips)} clips in {dataset.root}"):
+        progress.note(note)
+    missing = find_missing(dataset, config, out)
+    for note in dataset.notes[len(told) :]:
+        progress.note(note)
+    return missing
 
 
 def _fill_store(

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from mettle_cache.datasets import Dataset, open_dataset
-from mettle_cache.datasets.avsbench_dataset import PACKED_BYTES, pack_mask, read_mask
+from mettle_cache.datasets.avsbench_masks import PACKED_BYTES
 from mettle_cache.errors import DatasetError, MediaError
 from tests.datasets.avsbench_files import MS3_ROWS, S4_ROWS, rectangle, save_picture, sound, write_ms3, write_s4
 
@@ -173,18 +173,18 @@ def test_grey_masks_are_foreground_where_not_black_and_a_note_says_so(ms3: Path)
     )
 
 
-@pytest.mark.parametrize("mode", ["L", "P", "RGB", "1"])
-def test_masks_of_every_picture_mode(tmp_path: Path, mode: str) -> None:
-    wanted = rectangle(1)
-    picture = Image.fromarray(wanted.astype(np.uint8) * 255)
-    if mode == "P":
-        picture = Image.fromarray(wanted.astype(np.uint8))
-        picture.putpalette([0, 0, 0, 128, 0, 0])
-    else:
-        picture = picture.convert(mode)
-    picture.save(tmp_path / "mask.png")
-    mask = read_mask(tmp_path / "mask.png")
-    assert (mask.bits, mask.levels) == (pack_mask(wanted), 2)
+def test_pictures_that_can_be_transparent_are_told(s4: Path) -> None:
+    dataset = open_dataset("avs-s4", s4)
+    path = dataset.clips[0].frames
+    Image.open(path).convert("RGBA").save(path)
+    assert (dataset.problems(), dataset.notes) == ([], ())
+    assert (dataset.problems(deep=True), dataset.notes) == (
+        [],
+        (
+            f"1 of {len(dataset.clips)} clips hold pictures that can be transparent, such as aaaaaaaaaaa_0_5000_1: "
+            "their colours are read without that, as published",
+        ),
+    )
 
 
 def test_the_deep_look_finds_what_does_not_open(s4: Path) -> None:
@@ -192,7 +192,7 @@ def test_the_deep_look_finds_what_does_not_open(s4: Path) -> None:
     dataset.clips[0].frames.write_bytes(b"no picture")
     assert listed(dataset) == []
     assert [problem[0] for problem in listed(dataset, deep=True)] == [dataset.clips[0].id]
-    with pytest.raises(MediaError, match="is not a JPEG or PNG picture"):
+    with pytest.raises(MediaError, match="not a JPEG, PNG, WebP or BMP picture"):
         dataset.load_frames(dataset.clips[0])
 
 

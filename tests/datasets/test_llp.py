@@ -140,6 +140,26 @@ def test_frame_t_is_that_of_second_t_at_one_and_at_eight_a_second(
     assert "picture_rate" in dataset.decode_policy
 
 
+@pytest.mark.parametrize(("count", "last"), [(12, 10), (11, 10), (7, 7)])
+def test_numbers_1_to_10_are_read_as_the_published_loader_does(
+    annotate: Callable[..., Path], count: int, last: int
+) -> None:
+    root = annotate()
+    for clip in ("aaaaaaaaaa1", "_-aaaaaaaa2"):
+        folder = root / "LLP_dataset" / "frame" / clip
+        folder.mkdir(parents=True)
+        for number in range(1, (count if clip == "aaaaaaaaaa1" else 10) + 1):
+            Image.new("RGB", (4, 4), (number * 3,) * 3).save(folder / f"{number:08d}.jpg", quality=100)
+    dataset = open_dataset("llp", root)
+    seen = [round(frame.mean() / 3) for frame in dataset.load_frames(dataset.clips[0])]
+    assert seen == [min(second, last) for second in range(1, 11)]
+    dataset.problems()
+    assert dataset.notes[-1] == (
+        f"1 of 5 clips hold another number of pictures than their 10 seconds ({count} in 1), such as aaaaaaaaaa1: "
+        "the first 10 are read, as published, and the last one again where there are fewer"
+    )
+
+
 def test_motion_features_travel_with_the_samples(annotate: Callable[..., Path]) -> None:
     root = annotate()
     stored = np.random.default_rng(0).normal(size=(10, 512)).astype(np.float32)

@@ -52,6 +52,36 @@ def test_everything_missing_is_listed_with_clip_path_and_what(copied: Path) -> N
     assert open_dataset("ave", copied).problems(deep=True) == problems
 
 
+def test_folders_of_another_number_of_pictures_are_one_note(copied: Path) -> None:
+    """A video of six seconds in one picture a second is spread over ten, while its sound is not."""
+    dataset = open_dataset("ave", copied)
+    whole = dataset.notes
+    for clip, left in zip(dataset.clips, (6, 9), strict=False):
+        for number in range(left + 1, 11):
+            (clip.frames / f"{number:08d}.jpg").unlink()
+    assert dataset.problems() == []
+    assert dataset.notes[len(whole) :] == (
+        "2 of 6 clips hold another number of pictures than their 10 seconds (6 in 1, 9 in 1), such as "
+        f"{dataset.clips[0].id}: they are spread over all seconds, the first and the last included, whenever they were "
+        "taken",
+    )
+    seen = dataset.load_frames(dataset.clips[0])
+    assert [next(at for at, other in enumerate(seen) if other is frame) for frame in seen] == [
+        0,
+        0,
+        2,
+        2,
+        4,
+        4,
+        6,
+        6,
+        8,
+        9,
+    ]
+    assert (open_dataset("ave", copied).notes, dataset.problems()) == (whole, [])
+    assert len(dataset.notes) == len(whole) + 1
+
+
 def test_the_deep_look_also_finds_what_does_not_open(copied: Path) -> None:
     dataset = open_dataset("ave", copied)
     first, second, *_ = dataset.clips
@@ -59,7 +89,7 @@ def test_the_deep_look_also_finds_what_does_not_open(copied: Path) -> None:
     second.audio.write_bytes(second.audio.read_bytes()[:1000])
     assert dataset.problems() == []
     assert [(problem.clip, problem.what[:13]) for problem in dataset.problems(deep=True)] == [
-        (first.id, "is not a JPEG"),
+        (first.id, "is of another"),
         (second.id, "is cut off: i"),
     ]
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mettle_cache.datasets.textfile import MAX_LINE_BYTES, MAX_LISTED, Problems, id_problem, quoted, read_lines
+from mettle_cache.datasets.textfile import MAX_LINE_BYTES, MAX_LISTED, Problems, escaped, id_problem, quoted, read_lines
 from mettle_cache.errors import DatasetError
 
 
@@ -138,3 +138,10 @@ def test_an_accepted_id_is_one_plain_path_component(text: str) -> None:
 def test_quoted_text_is_safe_for_a_terminal(text: str) -> None:
     assert quoted(text).isascii()
     assert quoted(text).isprintable()
+
+
+def test_what_does_not_print_is_written_out_and_everything_else_stays() -> None:
+    assert escaped("a b\u00e9\u4e2d-_/") == "a b\u00e9\u4e2d-_/"
+    for text in ("\x1b[2J", "a\nb", "\udcff", "\u202e", "\x07\x9b"):
+        assert escaped(text).isprintable()
+        assert escaped(text).encode().decode("unicode_escape") == text

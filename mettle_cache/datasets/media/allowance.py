@@ -35,6 +35,10 @@ class Allowance:
             )
         self.taken += nbytes
 
+    def give_back(self, nbytes: int) -> None:
+        """Return what was taken for a while only."""
+        self.taken -= nbytes
+
 
 _current: ContextVar[Allowance | None] = ContextVar("allowance", default=None)
 
@@ -61,3 +65,14 @@ def take(path: Path, nbytes: int) -> None:
 def clip_limit() -> int:
     """Bytes that the clip that is being decoded may take in all."""
     return (_current.get() or Allowance()).limit
+
+
+@contextmanager
+def lent(path: Path, nbytes: int) -> Iterator[None]:
+    """Like :func:`take` for memory that is given back at the end. Raises MediaFileError."""
+    allowance = _current.get() or Allowance()
+    allowance.take(path, nbytes)
+    try:
+        yield
+    finally:
+        allowance.give_back(nbytes)

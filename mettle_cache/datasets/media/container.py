@@ -11,7 +11,7 @@ import av
 
 from mettle_cache.datasets.media.cut_off import promised_seconds, refuse_cut_file
 from mettle_cache.datasets.media.fault import MediaFileError, require_file
-from mettle_cache.datasets.media.pictures import MAX_PIXELS
+from mettle_cache.datasets.media.pixels import MAX_PIXELS
 
 # A playlist named .mp4 would make FFmpeg open other files and addresses: none is among these, and only this file opens.
 # Which of them a file is, FFmpeg finds in its content.

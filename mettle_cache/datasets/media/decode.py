@@ -12,6 +12,8 @@ from mettle_cache.datasets.media import arrays, pictures, video, waveform
 from mettle_cache.datasets.media.allowance import Allowance, allowed
 from mettle_cache.datasets.media.container import check_video
 from mettle_cache.datasets.media.fault import MediaFileError, require_file
+from mettle_cache.datasets.media.places import SPREAD, PictureRule
+from mettle_cache.datasets.media.remarks import Remark
 from mettle_cache.datasets.media.soundtrack import load_video_audio
 from mettle_cache.datasets.protocol import Clip
 
@@ -19,12 +21,12 @@ VIDEO_SUFFIX = ".mp4"
 _READ_SIZE = 1 << 20
 
 
-def load_frames(clip: Clip, segments: int, rate: int | None = None) -> list[NDArray[np.uint8]]:
-    """T RGB pictures ``[H, W, 3]``; ``rate`` is the layout's pictures a second, if any. Raises MediaFileError."""
+def load_frames(clip: Clip, segments: int, rule: PictureRule = SPREAD) -> list[NDArray[np.uint8]]:
+    """T RGB pictures ``[H, W, 3]``. Raises MediaFileError."""
     with allowed(Allowance()):
         if _is_video(clip.frames):
             return video.load_video_frames(clip.frames, [second + 0.5 for second in range(segments)])
-        return pictures.load_pictures(clip.frames, segments, rate)
+        return pictures.load_pictures(clip.frames, segments, rule)
 
 
 def load_waveform(clip: Clip, segments: int, sample_rate: int) -> NDArray[np.float32]:
@@ -39,17 +41,24 @@ def load_waveform(clip: Clip, segments: int, sample_rate: int) -> NDArray[np.flo
         return waveform.bring_to(clip.audio, samples, rate, sample_rate)
 
 
-def check_frames(clip: Clip, segments: int, rate: int | None = None, *, deep: bool) -> None:
-    """Raise MediaFileError for files that are missing or empty and, if ``deep``, for those that do not open."""
+def check_frames(clip: Clip, segments: int, rule: PictureRule = SPREAD, *, deep: bool) -> list[Remark]:
+    """What is to be said of the clip's pictures or video, though nothing is wrong.
+
+    Raises
+    ------
+    MediaFileError
+        A file is missing or empty or, if ``deep``, does not open.
+    """
     if not _is_video(clip.frames):
-        pictures.check_pictures(clip.frames, segments, rate, deep=deep)
-    elif deep:
+        return pictures.check_pictures(clip.frames, segments, rule, deep=deep)
+    if deep:
         check_video(clip.frames, video=True, audio=False)
     else:
         require_file(clip.frames)
+    return []
 
 
-def check_audio(clip: Clip, segments: int, *, deep: bool) -> None:
+def check_audio(clip: Clip, segments: int, *, deep: bool) -> list[Remark]:
     """Like :func:`check_frames` for the recording."""
     if not deep:
         require_file(clip.audio)
@@ -59,18 +68,19 @@ def check_audio(clip: Clip, segments: int, *, deep: bool) -> None:
         arrays.open_npy(clip.audio, segments)
     else:
         waveform.check_sound_file(clip.audio)
+    return []
 
 
-def source_files(clip: Clip, segments: int, rate: int | None = None) -> tuple[Path, ...]:
+def source_files(clip: Clip, segments: int, rule: PictureRule = SPREAD) -> tuple[Path, ...]:
     """The files that decoding uses, each once. Raises MediaFileError where the pictures cannot be told."""
-    frames = [clip.frames] if _is_video(clip.frames) else pictures.segment_pictures(clip.frames, segments, rate)
+    frames = [clip.frames] if _is_video(clip.frames) else pictures.segment_pictures(clip.frames, segments, rule)
     return tuple(dict.fromkeys((*frames, clip.audio)))
 
 
-def source_digest(clip: Clip, segments: int, rate: int | None = None) -> str:
+def source_digest(clip: Clip, segments: int, rule: PictureRule = SPREAD) -> str:
     """BLAKE2b over the files that decoding uses, each with its length, in order; names and places do not count."""
     digest = hashlib.blake2b(digest_size=16)
-    for path in source_files(clip, segments, rate):
+    for path in source_files(clip, segments, rule):
         digest.update(require_file(path).st_size.to_bytes(8, "little"))
         try:
             with path.open("rb") as file:
@@ -81,14 +91,14 @@ def source_digest(clip: Clip, segments: int, rate: int | None = None) -> str:
     return digest.hexdigest()
 
 
-def policy(segments: int, patterns: dict[str, list[str]], rate: int | None = None) -> dict[str, object]:
+def policy(segments: int, patterns: dict[str, list[str]], rule: PictureRule = SPREAD) -> dict[str, object]:
     """The rules and library versions of the kinds of files in use, as JSON; ``patterns`` as ``locate_media`` gives."""
     kinds = {pattern.rsplit(".", 1)[-1] for group in patterns.values() for pattern in group}
     in_use: dict[str, object] = {"segments": segments, "places": patterns, "recording": waveform.POLICY}
     if "jpg" in kinds:
-        in_use["pictures"] = {**pictures.POLICY, "versions": pictures.decoder_versions()}
-        if rate:
-            in_use["picture_rate"] = f"every {rate}th picture where there are about {rate} a second"
+        in_use["pictures"] = pictures.policy(rule)
+        if rule.rate:
+            in_use["picture_rate"] = f"every {rule.rate}th picture where there are about {rule.rate} a second"
     if "wav" in kinds:
         in_use["wav"] = {"versions": waveform.decoder_versions()}
     if VIDEO_SUFFIX[1:] in kinds:

@@ -6,6 +6,7 @@ import os
 import stat
 from pathlib import Path
 
+from mettle_cache.datasets.textfile import escaped
 from mettle_cache.errors import MediaError
 
 
@@ -15,7 +16,7 @@ class MediaFileError(MediaError):
     def __init__(self, path: Path, what: str, *, hint: str | None = None) -> None:
         self.path = path
         self.what = what
-        super().__init__(f"{path}: {what}", hint=hint)
+        super().__init__(f"{escaped(path)}: {what}", hint=hint)
 
 
 def require_file(path: Path) -> os.stat_result:

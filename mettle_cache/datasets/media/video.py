@@ -19,7 +19,7 @@ from mettle_cache.datasets.media.allowance import take
 from mettle_cache.datasets.media.container import Reach, best_stream, opened, origin, refuse_early_end
 from mettle_cache.datasets.media.fault import MediaFileError
 from mettle_cache.datasets.media.orientation import show_upright
-from mettle_cache.datasets.media.pictures import MAX_PIXELS
+from mettle_cache.datasets.media.pixels import MAX_PIXELS
 
 # The same pixels on every processor, correctly rounded: swscale's default is darker by half a grey level on average,
 # and its accurate rounding without full chroma by almost two.

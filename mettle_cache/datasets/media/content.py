@@ -1,0 +1,68 @@
+"""What a file is by its first bytes, for the message that says why it is not what its name promises."""
+
+from __future__ import annotations
+
+_STARTS: tuple[tuple[bytes, str], ...] = (
+    (b"version https://git-lfs", "a git-lfs pointer (fetch the file: git lfs pull)"),
+    (b"GIF8", "a GIF"),
+    (b"II*\0", "a TIFF"),
+    (b"MM\0*", "a TIFF"),
+    (b"\xff\xd8\xff", "a JPEG"),
+    (b"\x89PNG\r\n\x1a\n", "a PNG"),
+    (b"8BPS", "a Photoshop document"),
+    (b"%!PS", "a PostScript document"),
+    (b"%PDF", "a PDF document"),
+    (b"\0\0\0\x0cjP  ", "a JPEG 2000"),
+    (b"\xffO\xffQ", "a JPEG 2000"),
+    (b"\xff\n", "a JPEG XL"),
+    (b"\0\0\0\x0cJXL ", "a JPEG XL"),
+    (b"v/1\x01", "an OpenEXR picture"),
+    (b"\x93NUMPY", "a NumPy array"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"\x80\x04\x95", "a Python pickle"),
+    (b"PK\x03\x04", "a zip archive"),
+    (b"\x1f\x8b", "compressed with gzip"),
+    (b"\x28\xb5\x2f\xfd", "compressed with zstd"),
+    (b"\xfd7zXZ", "compressed with xz"),
+    (b"BZh", "compressed with bzip2"),
+    (b"7z\xbc\xaf", "a 7z archive"),
+    (b"Rar!", "a RAR archive"),
+    (b"\x1aE\xdf\xa3", "a WebM or Matroska video"),
+    (b"FLV\x01", "an FLV video"),
+    (b"OggS", "an Ogg file"),
+    (b"fLaC", "a FLAC recording"),
+    (b"ID3", "an MP3 recording"),
+)
+_RIFF = {b"WAVE": "a WAV recording", b"AVI ": "an AVI video", b"WEBP": "a WebP picture"}
+_BRANDS = {
+    b"avif": "an AVIF picture",
+    b"heic": "an HEIC picture",
+    b"mif1": "an HEIC picture",
+    b"heix": "an HEIC picture",
+}
+_PAGES = (b"<!doctype html", b"<html", b"<head", b"<body", b"<!--")
+
+
+def describe_content(head: bytes) -> str:
+    """What a file is that starts with ``head``, its first 64 bytes or more: for example ``a web page``.
+
+    >>> describe_content(b"<!DOCTYPE html><html>")
+    'a web page (the download gave an error or a sign-in page)'
+    """
+    for start, what in _STARTS:
+        if head.startswith(start):
+            return what
+    if head.startswith(b"RIFF") and head[8:12] in _RIFF:
+        return _RIFF[head[8:12]]
+    if head[4:8] == b"ftyp":
+        return _BRANDS.get(head[8:12], "an MP4 or QuickTime video")
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith(_PAGES):
+        return "a web page (the download gave an error or a sign-in page)"
+    if text.startswith((b"<?xml", b"<svg")):
+        return "an XML or SVG document"
+    if text.startswith((b'{"', b"[")):
+        return "a JSON document"
+    if head and not head.strip(b"\0"):
+        return "all zeros at its start (never written, or lost with a disk)"
+    return f"of another kind ({head[:8].hex(' ')} at its start)" if head else "empty"
