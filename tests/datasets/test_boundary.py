@@ -119,7 +119,7 @@ def test_looking_at_media_finds_whatever_a_library_raises(tmp_path, monkeypatch)
     def check(clip, segments, *, deep):
         if clip == bad:
             raise ValueError("unknown format: 49")
-        real(clip, segments, deep=deep)
+        return real(clip, segments, deep=deep)
 
     monkeypatch.setattr(decode, "check_audio", check)
     (problem,) = dataset.problems(deep=True)
