@@ -21,13 +21,14 @@ from mettle_cache.pipelines.evaluate.comparison import compare_with_paper
 from mettle_cache.pipelines.progress import Progress, Silent
 from mettle_cache.pipelines.report.run_reports import EvaluateReport, EvaluationGroup
 from mettle_cache.pipelines.report.text import command_line
-from mettle_cache.pipelines.train.checkpoint import file_digest
 from mettle_cache.pipelines.train.loop import predict_split
 from mettle_cache.pipelines.train.recipe import Recipe
 from mettle_cache.pipelines.train.run import Run
-from mettle_cache.pipelines.train.run_folder import RunConfig, RunFolder, hold_run
+from mettle_cache.pipelines.train.run_config import NO_DIGESTS, RunConfig
+from mettle_cache.pipelines.train.run_folder import RunFolder, hold_run
 from mettle_cache.pipelines.train.sample_loader import SampleLoader, Split, read_split
 from mettle_cache.pipelines.train.task import bind_task
+from mettle_cache.store.format.files import file_digest
 from mettle_cache.store.writing.durable import write_atomically
 from mettle_cache.tasks.protocol import Predictions
 
@@ -115,9 +116,11 @@ def evaluate_runs(
     with ExitStack() as held:
         loaded = []
         for path in paths:
-            config = RunFolder(path).read_config()
-            folder = held.enter_context(hold_run(path))
             try:
+                config = RunFolder(path).read_config()
+                folder = held.enter_context(hold_run(path))
+                if not config.has_digests:
+                    progress.note(f"{path}: {NO_DIGESTS}")
                 loaded.append(_load(folder, config, stores.open(config, path), split, target))
             except RunError as error:
                 failures.append((path, error))
@@ -208,7 +211,11 @@ def _record(trained: _TrainedRun, predictions: Predictions, frames: StoredFrames
     shown = write_artefacts(task, predictions, trained.split.rows, folder.artefacts(trained.split.name), frames)
     report = replace(_report(trained, predictions), artefacts=shown)
     table = task.prediction_table(predictions, trained.split.rows)
-    write_atomically(report.predictions, lambda partial: pq.write_table(table, partial), needed=table.nbytes)
+
+    def write_predictions(path: Path) -> None:
+        write_atomically(path, lambda partial: pq.write_table(table, partial), needed=table.nbytes)
+
+    folder.commit({report.predictions: write_predictions})
     folder.update_result({"evaluation": {**_earlier(folder), trained.split.name: report.to_json()}})
     return report
 
@@ -245,7 +252,7 @@ def _report(trained: _TrainedRun, predictions: Predictions) -> EvaluateReport:
         predictions=folder.predictions(split.name),
         store=Path(store.path),
         store_digest=store.key_digest,
-        checkpoint_digest=file_digest(folder.best),
+        checkpoint_digest=file_digest(folder.check(folder.best)),
         seed=trained.config.seed,
         variant=str(training_result.get("variant", "")),
         training_failure=failure,

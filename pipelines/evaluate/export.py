@@ -27,11 +27,12 @@ from mettle_cache.methods.lcd import LCD
 from mettle_cache.paths import local_path
 from mettle_cache.pipelines.progress import Silent
 from mettle_cache.pipelines.timing import Repeats, TimedVariant, time_interleaved
-from mettle_cache.pipelines.train.checkpoint import file_digest, load_checkpoint, load_model, write_tensors
+from mettle_cache.pipelines.train.checkpoint import load_checkpoint, load_model, write_tensors
 from mettle_cache.pipelines.train.recipe import Recipe, recipe_from_json
 from mettle_cache.pipelines.train.run_folder import RunFolder, hold_run
 from mettle_cache.pipelines.train.sample_loader import SampleBatch, SampleLoader, evaluation_inputs, read_split
 from mettle_cache.pipelines.train.task import bind_task, task_on_layers
+from mettle_cache.store.format.files import file_digest
 from mettle_cache.tasks.protocol import Task
 from mettle_cache.tokens import LayerTokens
 
@@ -106,7 +107,7 @@ def export_run(
     if out.is_dir():
         raise UsageError(f"{out}: the exported head's place is a folder", hint="name a file with --out")
     with hold_run(run) as folder:
-        tensors, _ = load_checkpoint(folder.best)
+        tensors, _ = load_checkpoint(folder.check(folder.best))
         opened = config.store.open(run, instead=store)
         task = bind_task(recipe, opened)
         trained, folded = task.build_model(), task.build_model()
@@ -117,7 +118,7 @@ def export_run(
         batch = _one_sample(task, opened, target)
         difference = _compare(trained, folded, names, batch)
         times = _time_models(trained, folded, batch, target, repeats)
-        _write(out, folded, task, recipe, opened, folder.best)
+        _write(out, folded, task, recipe, opened, folder.check(folder.best))
     return ExportReport(
         run=run,
         out=out,

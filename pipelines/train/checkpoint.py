@@ -5,10 +5,10 @@ The optimiser's state is flattened into tensors and plain numbers. Nothing is pi
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mettle_cache.errors import RunError
+from mettle_cache.pipelines.train.run_folder import CHECKPOINT_FORMAT
 from mettle_cache.store.writing.durable import write_atomically
-
-CHECKPOINT_FORMAT = "mettle-checkpoint-1"
 
 
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, object]) -> None:
@@ -44,10 +43,14 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], kind: str, descript
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
     def write(partial: Path) -> None:
+        # safetensors makes files that only their owner may read: take the mode that any other file gets
+        partial.touch()
+        mode = stat.S_IMODE(partial.stat().st_mode)
         try:
             save_file(plain, partial, metadata=metadata)
         except SafetensorError as error:
             raise _as_os_error(error) from error
+        partial.chmod(mode)
 
     write_atomically(path, write, needed=sum(tensor.nbytes for tensor in plain.values()))
 
@@ -98,7 +101,7 @@ def load_model(model: nn.Module, tensors: Mapping[str, Tensor], *, where: Path) 
     Raises
     ------
     RunError
-        Names or shapes differ from the model's; the first ones are listed.
+        Names or shapes differ from the model's, or numbers are not finite; the first ones are listed.
     """
     expected = model.state_dict()
     wrong = sorted(set(expected) ^ set(tensors)) or [
@@ -108,6 +111,12 @@ def load_model(model: nn.Module, tensors: Mapping[str, Tensor], *, where: Path) 
         raise RunError(
             f"{where}: the weights are not those of this run's model: {', '.join(wrong[:4])}",
             hint="the run folder's config.json and checkpoint belong to different runs",
+        )
+    broken = sorted(name for name, tensor in tensors.items() if not tensor.isfinite().all())
+    if broken:
+        raise RunError(
+            f"{where}: weights that are not finite: {', '.join(broken[:4])}",
+            hint="train again with a lower train.learning_rate",
         )
     model.load_state_dict(tensors, strict=True)
 
@@ -127,9 +136,3 @@ def under_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor
     """The tensors whose names begin with ``prefix/``, without it."""
     start = f"{prefix}/"
     return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
-
-
-def file_digest(path: Path) -> str:
-    """blake2b of a file's bytes, 32 hexadecimal characters."""
-    with path.open("rb") as opened:
-        return hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

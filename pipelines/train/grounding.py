@@ -24,7 +24,8 @@ from mettle_cache.pipelines.train.config import CACHE, GroundingJob, Videos, new
 from mettle_cache.pipelines.train.loop import SharedPass, train_epochs
 from mettle_cache.pipelines.train.recipe import TrainOptions
 from mettle_cache.pipelines.train.run import Run
-from mettle_cache.pipelines.train.run_folder import RunConfig, StoreReference, claim_run
+from mettle_cache.pipelines.train.run_config import RunConfig, StoreReference
+from mettle_cache.pipelines.train.run_folder import claim_run
 from mettle_cache.pipelines.train.sample_loader import SampleLoader, Split, read_split
 from mettle_cache.store import TokenStore
 from mettle_cache.tasks.avqa.grounding import GroundingTask
@@ -87,7 +88,7 @@ def pretrain_grounding(job: GroundingJob, progress: Progress | None = None) -> G
         throughput = train_epochs(shared, [run])
         if run.failure is not None:
             raise run.failure
-        tensors, _ = load_checkpoint(claimed.best)
+        tensors, _ = load_checkpoint(claimed.check(claimed.best))
         layers = {layer.modality: layer.name for layer in run.task.layers}
         save_checkpoint(out, grounding_layers(tensors), {"store": store.key_digest, "layers": layers})
     memory, memory_of = peak_memory(shared.loader.device)

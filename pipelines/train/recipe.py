@@ -166,19 +166,28 @@ def recipe_differences(ours: Recipe, other: Recipe) -> list[str]:
     if ours.method != other.method:
         mine.pop(ours.method)
         theirs.pop(other.method)
-    mine, theirs = _flatten(mine), _flatten(theirs)
+    mine, theirs = flatten_recipe(mine), flatten_recipe(theirs)
     keys = [key for key in {**mine, **theirs} if key != "name"]
     return [f"{key} = {mine.get(key)} instead of {theirs.get(key)}" for key in keys if mine.get(key) != theirs.get(key)]
 
 
-def same_recipe(ours: Mapping[str, object], other: Mapping[str, object]) -> bool:
-    """Whether two recipes in plain values train alike: one that an older version wrote may hold keys that went."""
-    if ours == other:
-        return True
+def resolve_recipe(table: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A recipe in plain values as this version writes it: an older version's may hold keys that went, or lack new ones.
+
+    What is no recipe stays as it is.
+    """
     try:
-        return recipe_from_json(ours, where="") == recipe_from_json(other, where="")
+        return recipe_from_json(table, where="").to_json()
     except ConfigError:
-        return False
+        return table
+
+
+def flatten_recipe(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A recipe in plain values as one table, with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat |= flatten_recipe(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
 
 
 def _read(name_or_path: str | Path) -> tuple[str, str]:
@@ -280,10 +289,3 @@ def _unknown_keys(table: Mapping[str, object]) -> list[str]:
         guess = f"did you mean {near[0]}?" if near else f"(known: {', '.join(known)})"
         problems.append(f"{key}: no such key{'; ' if near else ' '}{guess}")
     return problems
-
-
-def _flatten(table: dict[str, Any], prefix: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for key, value in table.items():
-        flat.update(_flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
-    return flat

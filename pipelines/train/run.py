@@ -6,8 +6,9 @@ that it would get alone: its random numbers follow from its seed, the epoch and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,10 +28,12 @@ from mettle_cache.pipelines.train.checkpoint import (
     under_prefix,
     with_prefix,
 )
-from mettle_cache.pipelines.train.history import EpochRow, History, RunLog
+from mettle_cache.pipelines.train.events import EventLog
+from mettle_cache.pipelines.train.history import EpochRow, History, history_table
 from mettle_cache.pipelines.train.recipe import TrainOptions
 from mettle_cache.pipelines.train.run_folder import RunFolder
 from mettle_cache.pipelines.train.sample_loader import SampleBatch
+from mettle_cache.store.writing.durable import write_file
 from mettle_cache.tasks.protocol import Predictions, Task, auxiliary_terms
 
 
@@ -151,9 +154,9 @@ class Run:
         RunError
             The folder's checkpoint is damaged or another run's.
         """
-        if folder.last.exists():
+        if folder.has(folder.last):
             self._resume(folder)
-        with RunLog(folder, start_step=self.history.epochs * steps) as log:
+        with EventLog(folder.events, start_step=self.history.epochs * steps) as log:
             self._recorder = _Recorder(folder, log, store_digest, steps)
             try:
                 yield self
@@ -168,7 +171,7 @@ class Run:
         RunError
             The run has not finished an epoch, or its checkpoint is damaged or another model's.
         """
-        tensors, state = load_checkpoint(folder.best)
+        tensors, state = load_checkpoint(folder.check(folder.best))
         load_model(self.model, tensors, where=folder.best)
         return int(state["epoch"])
 
@@ -182,7 +185,9 @@ class Run:
         return {"optimizer": flatten_optimizer(self.optimizer)[1], "scheduler": self.scheduler.state_dict()}
 
     def _resume(self, folder: RunFolder) -> None:
-        tensors, state = load_checkpoint(folder.last)
+        tensors, state = load_checkpoint(folder.check(folder.last))
+        # it may stay the best: better to hear now that it is damaged than after the last epoch
+        folder.check(folder.best)
         try:
             self.history = History(**state["history"])
             load_model(self.model, under_prefix("model", tensors), where=folder.last)
@@ -210,26 +215,37 @@ class Run:
 
 
 class _Recorder:
-    """Keeps a run in its folder: the checkpoints, and the log."""
+    """Keeps a run in its folder: the checkpoints, the table of its epochs, and the events."""
 
-    def __init__(self, folder: RunFolder, log: RunLog, store_digest: str, steps: int) -> None:
+    def __init__(self, folder: RunFolder, log: EventLog, store_digest: str, steps: int) -> None:
         self._folder = folder
         self._log = log
         self._store_digest = store_digest
         self._steps = steps
+        self._identity = folder.read_config().identity
 
     def step(self, terms: Mapping[str, float], *, epoch: int, index: int) -> None:
         self._log.step(terms, step=epoch * self._steps + index)
 
     def epoch(self, run: Run, *, best: bool) -> None:
-        history = run.history
-        # best before last: a kill between the two repeats the epoch and writes the same best again
-        if best:
-            state = {"epoch": history.best_epoch, "score": history.best_score, "store": self._store_digest}
-            save_checkpoint(self._folder.best, run.model.state_dict(), state)
+        history, folder = run.history, self._folder
+        table = history_table(history.rows)
         # the name is that of the first version's files, which go on to be read
-        save_checkpoint(self._folder.last, run.tensors(), {"history": vars(history), "trainee": run.state()})
-        self._log.epoch(history.rows, step=history.epochs * self._steps)
+        last = {"history": vars(history), "trainee": run.state(), "run": self._identity}
+        files: dict[Path, Callable[[Path], None]] = {
+            folder.last: lambda path: save_checkpoint(path, run.tensors(), last),
+            folder.metrics: lambda path: write_file(path, table),
+        }
+        if best:
+            state = {
+                "epoch": history.best_epoch,
+                "score": history.best_score,
+                "store": self._store_digest,
+                "run": self._identity,
+            }
+            files[folder.best] = lambda path: save_checkpoint(path, run.model.state_dict(), state)
+        folder.commit(files)
+        self._log.epoch(history.rows[-1], step=history.epochs * self._steps)
 
 
 def mix_seeds(*numbers: int) -> int:

@@ -1,107 +1,43 @@
-"""A run's folder: its files, the lock that lets one process write to it, and whether a run may be resumed in it.
+"""A run's folder: its files, which change together with the record of their digests, and the lock of one writer.
 
-``config.json`` (recipe, seed, selection, store), ``last.safetensors`` (to resume), ``best.safetensors`` (to evaluate),
-``metrics.csv`` (one row an epoch), ``events/`` (TensorBoard), ``result.json``, ``predictions-SPLIT.parquet``.
+``config.json`` (the record), ``last.safetensors`` (to resume), ``best.safetensors`` (to evaluate), ``metrics.csv``
+(one row an epoch), ``result.json``, ``predictions-SPLIT.parquet``, and what ``export`` writes here. A file is used only
+if it has the digest that the record lists. Outside the record are what nothing reads back: ``events/`` (TensorBoard)
+and ``artefacts-SPLIT/``.
+
+A commit writes every new file beside the old one, as ``NAME.next``; then the record, which is the moment at which all
+of them count; then it renames them. A reader takes ``NAME.next`` where that is what the record lists.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any
 
 from filelock import FileLock, Timeout
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
 
-from mettle_cache.errors import RunError, StoreMissingError, UsageError
-from mettle_cache.paths import local_path
-from mettle_cache.pipelines.train.config import SelectOn
-from mettle_cache.store.writing.durable import PARTIAL, make_folder, remove_files, write_file
+from mettle_cache.errors import RunError, UsageError
+from mettle_cache.pipelines.train.run_config import RunConfig
+from mettle_cache.store.format.files import file_digest, open_regular
+from mettle_cache.store.writing.durable import (
+    PARTIAL,
+    disk_errors,
+    make_folder,
+    remove_files,
+    sync_folder,
+    write_file,
+)
 
-if TYPE_CHECKING:
-    from mettle_cache.pipelines.train.recipe import Recipe
-    from mettle_cache.store.reading.token_store import TokenStore
-
+CHECKPOINT_FORMAT = "mettle-checkpoint-1"
+NEXT = ".next"
 _MAX_JSON = 16 << 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoreReference:
-    """The store that a run was trained from."""
-
-    path: str
-    key_digest: str
-    dataset: str
-    codec: str
-
-    @classmethod
-    def of(cls, store: TokenStore) -> StoreReference:
-        return cls(
-            path=str(local_path(Path(store.path).resolve())),
-            key_digest=store.key_digest,
-            dataset=store.dataset,
-            codec=store.codec,
-        )
-
-    def open(self, run: Path, *, instead: Path | TokenStore | None = None) -> TokenStore:
-        """That store, or ``instead`` in its place, which must hold the same tokens; ``run`` is for the messages.
-
-        Raises
-        ------
-        StoreMissingError
-            There is none.
-        RunError
-            Its key is another one: its tokens would mean something else.
-        """
-        from mettle_cache.store.reading.token_store import TokenStore  # zarr takes long to import
-
-        place = Path(self.path) if instead is None else instead
-        try:
-            store = TokenStore.open(place) if isinstance(place, Path) else place
-        except StoreMissingError as error:
-            raise StoreMissingError(
-                f"{run}: its store is not at {place}", hint="name the store's new place with --store"
-            ) from error
-        if store.key_digest != self.key_digest:
-            raise RunError(
-                f"{run}: trained from a store with key {self.key_digest}; {store.path} has {store.key_digest}",
-                hint="use the run's own store, or train again from this one",
-            )
-        return store
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """``config.json``: everything that decides a run's numbers, and the path of its store."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
-
-    recipe: dict[str, Any]
-    seed: int
-    select_on: SelectOn
-    store: StoreReference
-    format: Literal["mettle-run-1"] = "mettle-run-1"
-
-    def load_recipe(self) -> Recipe:
-        from mettle_cache.pipelines.train.recipe import recipe_from_json
-
-        return recipe_from_json(self.recipe, where="the run's config.json")
-
-    def differences(self, other: RunConfig) -> list[str]:
-        """Fields that differ and would change a run's numbers; the store's path may differ."""
-        from mettle_cache.pipelines.train.recipe import same_recipe
-
-        same = {
-            "recipe": same_recipe(self.recipe, other.recipe),
-            "seed": self.seed == other.seed,
-            "select_on": self.select_on == other.select_on,
-            "store": self.store.key_digest == other.store.key_digest,
-        }
-        return [name for name, alike in same.items() if not alike]
 
 
 @dataclass(frozen=True)
@@ -141,37 +77,140 @@ class RunFolder:
         return self.path / f"artefacts-{split}"
 
     def read_config(self) -> RunConfig:
-        """The run's configuration; raises RunError where there is none or it is damaged."""
-        if not self.config.is_file():
+        """The run's record; raises RunError where there is none or it is damaged."""
+        if not os.path.lexists(self.config):
             raise RunError(f"{self.path}: this is not a run (no config.json)", hint="name a folder that train wrote")
         try:
-            return TypeAdapter(RunConfig).validate_json(_read_capped(self.config))
-        except (ValidationError, OSError) as error:
-            raise RunError(f"{self.config}: not a run configuration that this version reads ({error})") from error
+            return RunConfig.from_bytes(_read_capped(self.config))
+        except (ValueError, OSError) as error:
+            raise RunError(
+                f"{self.config}: not a run configuration that this version reads ({_first_line(error)})",
+                hint=f"bring it back from a backup, or train again into another folder; {self.path} is not used",
+            ) from error
+
+    def has(self, path: Path) -> bool:
+        """Whether the run has written this file: by its record, or without digests by what is there."""
+        record = self._digests()
+        return path.is_file() if record is None else path.name in record
+
+    @property
+    def is_undigested(self) -> bool:
+        """Whether this is a run of the first version, whose files have no digests."""
+        return self.config.exists() and self._digests() is None
+
+    def check(self, path: Path) -> Path:
+        """The file to read for one of the run's: itself, or the one beside it that a killed commit left.
+
+        Raises
+        ------
+        RunError
+            The run has not written it yet, or what is there is not what the run wrote.
+        """
+        record = self._digests()
+        if not self.has(path):
+            raise RunError(f"{path}: there is no checkpoint", hint="the run has not finished an epoch: train it first")
+        if record is None:
+            return path
+        for candidate in (path, _next(path)):
+            with suppress(OSError):
+                if file_digest(candidate) == record[path.name]:
+                    return candidate
+        if self._digests() != record:
+            # another process has finished an epoch since
+            return self.check(path)
+        raise RunError(f"{path}: {self._describe_damage(path)}", hint=self._repair_hint(path))
+
+    def commit(self, files: Mapping[Path, Callable[[Path], None]], *, config: RunConfig | None = None) -> None:
+        """Replace files of the run: all of them, or none if it is killed.
+
+        Parameters
+        ----------
+        files
+            What writes each of them, durably, to the path that it is given.
+        config
+            The record to put in the place of the present one; the files' digests are added to it.
+
+        Raises
+        ------
+        NoRoomError, StoreError
+            The disk is full, or refuses.
+        """
+        for path, write in files.items():
+            write(_next(path))
+        if config is None and self.config.exists():
+            config = self.read_config()
+        if config is not None and config.has_digests:
+            digests = {path.name: file_digest(_next(path)) for path in files}
+            write_file(self.config, replace(config, files={**config.files, **digests}).to_bytes())
+        for path in files:
+            _settle(path)
+
+    def recover(self) -> None:
+        """Finish a commit that was killed after its record was written, and undo one that was killed before."""
+        staged = [entry for entry in self.path.iterdir() if entry.name.endswith(NEXT)]
+        listed = (self._digests() or {}) if staged else {}
+        for entry in staged:
+            path = entry.with_suffix("")
+            with disk_errors(entry, needed=0):
+                wanted = file_digest(entry) == listed.get(path.name)
+            if wanted:
+                _settle(path)
+            else:
+                remove_files([entry])
 
     def update_result(self, section: Mapping[str, object]) -> None:
-        """Put top-level keys into ``result.json``, keeping the others."""
-        write_file(self.result, _to_bytes({**self.read_result(), **section}))
+        """Put top-level keys into ``result.json``, keeping the others; see :meth:`commit`."""
+        content = (json.dumps({**self.read_result(), **section}, indent=2) + "\n").encode()
+        self.commit({self.result: lambda path: write_file(path, content)})
 
     def read_result(self) -> dict[str, Any]:
-        """What ``result.json`` holds; empty before the first result, or where the file is damaged and is replaced."""
-        if not self.result.is_file():
+        """What ``result.json`` holds; empty before the first result. Raises RunError where it is damaged."""
+        if not self.has(self.result):
             return {}
         try:
-            result = json.loads(_read_capped(self.result))
-        except ValueError as error:
-            raise RunError(f"{self.result}: damaged ({error})", hint="delete the file and evaluate again") from error
+            result = json.loads(_read_capped(self.check(self.result)))
+        except (OSError, ValueError, RecursionError) as error:
+            raise RunError(
+                f"{self.result}: damaged ({_first_line(error)})", hint="delete the file and evaluate again"
+            ) from error
         return dict(result)
+
+    def _digests(self) -> dict[str, str] | None:
+        """The record's digests by file name; None where there are none: a run of the first version, or no run."""
+        if not os.path.lexists(self.config):
+            return None
+        config = self.read_config()
+        return config.files if config.has_digests else None
+
+    def _describe_damage(self, path: Path) -> str:
+        if not os.path.lexists(path):
+            return "missing, although the run's config.json lists it"
+        if path.is_dir():
+            return "a folder is in the file's place"
+        try:
+            file_digest(path)
+        except OSError as error:
+            return f"cannot be read ({error.strerror or error})"
+        of_run = _run_of_checkpoint(path)
+        if of_run is not None and of_run != self.read_config().identity:
+            return "this file is another run's"
+        return "not what the run's config.json lists: damaged, or the file of another epoch or another run"
+
+    def _repair_hint(self, path: Path) -> str:
+        if path == self.result:
+            return f"mettle train --resume --out {self.path} writes it again, without its evaluations"
+        again = "bring it back from a backup, or train again into another folder"
+        return f"{again}; mettle evaluate {self.path} does not need it" if path == self.last else again
 
 
 @contextmanager
 def claim_run(path: Path, config: RunConfig, *, resume: bool) -> Iterator[RunFolder]:
-    """Hold a run's folder for training: a new one, or with ``resume`` one of the very same configuration.
+    """Hold a run's folder for training: a new one, or with ``resume`` that of the same run, which may get longer.
 
     Raises
     ------
     RunError
-        The folder holds another run, something else, or is in use by another process.
+        The folder holds another run, something else, a damaged one, or is in use by another process.
     UsageError
         The path is a file.
     """
@@ -179,9 +218,13 @@ def claim_run(path: Path, config: RunConfig, *, resume: bool) -> Iterator[RunFol
     make_folder(path)
     with hold_run(path) as folder:
         # once more: it may have become another process's since
-        check_claim(path, config, resume=resume)
-        if not folder.config.exists():
-            write_file(folder.config, _to_bytes(asdict(config)))
+        continued = check_claim(path, config, resume=resume)
+        if continued is None:
+            write_file(folder.config, config.to_bytes())
+        elif not continued.has_digests:
+            _add_digests(folder, continued)
+        elif continued != folder.read_config():
+            write_file(folder.config, continued.to_bytes())
         yield folder
 
 
@@ -196,47 +239,74 @@ def claim_runs(claims: Sequence[tuple[Path, RunConfig]], *, resume: bool) -> Ite
 
 @contextmanager
 def hold_run(path: Path) -> Iterator[RunFolder]:
-    """Keep other processes from writing to a run's folder, and remove what a killed one left half written.
+    """Keep other processes from writing to a run's folder, and clear up what a killed one left.
 
     Raises
     ------
     RunError
-        Another process trains or evaluates here.
+        Another process trains or evaluates here, or the record is damaged.
+    StoreError
+        The folder cannot be written to.
     """
-    lock = FileLock(path / ".lock")
+    # of the mode that files have: a colleague of the same group takes the lock too
+    lock = FileLock(path / ".lock", mode=0o666)
+    with disk_errors(path / ".lock", needed=0):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise RunError(f"{path}: another process is training or evaluating in this folder") from error
+        except NotImplementedError as error:
+            raise RunError(
+                f"{path / '.lock'}: this file system has no locks, so another process could write here too",
+                hint="choose a folder on another disk with --out",
+            ) from error
     try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise RunError(f"{path}: another process is training or evaluating in this folder") from error
-    try:
+        folder = RunFolder(path)
         # safetensors has temporary files of its own, called .tmp and six letters
         remove_files(entry for entry in path.iterdir() if entry.name.endswith(PARTIAL) or entry.name.startswith(".tmp"))
-        yield RunFolder(path)
+        folder.recover()
+        yield folder
     finally:
         lock.release()
 
 
-def check_claim(path: Path, config: RunConfig, *, resume: bool) -> None:
-    """Make sure that a run may be trained in a folder, without touching it; raises what :func:`claim_run` does."""
-    if path.exists() and not path.is_dir():
+def check_claim(path: Path, config: RunConfig, *, resume: bool) -> RunConfig | None:
+    """Make sure that a run may be trained in a folder, without touching it.
+
+    Returns the record with which the run there goes on, None for a new run; raises what :func:`claim_run` does.
+    """
+    if os.path.lexists(path) and not path.is_dir():
         raise UsageError(f"{path}: the run's folder is a file", hint="choose another folder with --out")
     folder = RunFolder(path)
-    if not folder.config.exists():
+    if not os.path.lexists(folder.config):
         _check_empty(path)
-        return
+        return None
     if not resume:
         raise RunError(f"{folder.path}: a run is here already", hint="add --resume to go on, or choose another --out")
-    different = config.differences(folder.read_config())
-    if different:
+    continued, problems = folder.read_config().continued_by(config)
+    if problems:
         raise RunError(
-            f"{folder.path}: the run here has another {', '.join(different)}",
-            hint="resume with what its config.json says, or choose another --out",
+            f"{folder.path}: the run here is another one: {'; '.join(problems)}",
+            hint=f"mettle train --resume --out {path} goes on with what is there; or choose another --out",
         )
+    return continued
+
+
+def _add_digests(folder: RunFolder, config: RunConfig) -> None:
+    """Give a run of the first version a record of the files that it has."""
+    names = [folder.best, folder.last, folder.metrics, folder.result, *folder.path.glob("predictions-*.parquet")]
+    digests = {path.name: file_digest(path) for path in names if path.is_file()}
+    write_file(folder.config, replace(config, files=digests, format=RunConfig.format).to_bytes())
 
 
 def _check_empty(path: Path) -> None:
     names = sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
     strangers = [name for name in names if not name.startswith(".") and not name.endswith(PARTIAL)]
+    if {RunFolder(path).best.name, RunFolder(path).last.name} & set(strangers):
+        raise RunError(
+            f"{path}: config.json is missing beside {', '.join(strangers[:3])}",
+            hint="bring it back from a backup, or choose another folder with --out",
+        )
     if strangers:
         raise RunError(
             f"{path}: the folder is not empty and holds no run ({', '.join(strangers[:3])})",
@@ -244,14 +314,40 @@ def _check_empty(path: Path) -> None:
         )
 
 
-def _to_bytes(table: Mapping[str, object]) -> bytes:
-    return (json.dumps(table, indent=2) + "\n").encode()
+def _next(path: Path) -> Path:
+    return path.with_name(path.name + NEXT)
+
+
+def _settle(path: Path) -> None:
+    """Put a file's next version in its place."""
+    with disk_errors(path, needed=0):
+        os.replace(_next(path), path)
+        sync_folder(path.parent)
+
+
+def _run_of_checkpoint(path: Path) -> str | None:
+    """The identity of the run that a checkpoint says it is of; None where it does not say."""
+    try:
+        with safe_open(path, framework="np") as opened:
+            state = json.loads((opened.metadata() or {}).get(CHECKPOINT_FORMAT, "{}"))
+    except (SafetensorError, OSError, ValueError, RecursionError):
+        return None
+    return state.get("run") if isinstance(state, dict) else None
 
 
 def _read_capped(path: Path) -> bytes:
-    if path.stat().st_size > _MAX_JSON:
+    """A small file of a run; OSError where it is none."""
+    descriptor = open_regular(path, follow_links=True)
+    with os.fdopen(descriptor, "rb") as file:
+        data = file.read(_MAX_JSON + 1)
+    if len(data) > _MAX_JSON:
         raise RunError(f"{path}: larger than {_MAX_JSON} bytes, which no run writes")
-    return path.read_bytes()
+    return data
+
+
+def _first_line(error: Exception) -> str:
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return text.splitlines()[0][:300] if text else type(error).__name__
 
 
 def find_runs(path: Path) -> list[Path]:

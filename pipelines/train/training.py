@@ -18,7 +18,8 @@ from mettle_cache.pipelines.train.config import SelectOn
 from mettle_cache.pipelines.train.loop import SharedPass, Throughput, train_epochs
 from mettle_cache.pipelines.train.recipe import Recipe, default_recipe, load_recipe
 from mettle_cache.pipelines.train.run import Run
-from mettle_cache.pipelines.train.run_folder import RunConfig, RunFolder, StoreReference, claim_runs
+from mettle_cache.pipelines.train.run_config import NO_DIGESTS, RunConfig, StoreReference
+from mettle_cache.pipelines.train.run_folder import RunFolder, claim_runs
 from mettle_cache.pipelines.train.sample_loader import SampleLoader, Split, read_split
 from mettle_cache.pipelines.train.spec import RunSpec, check_shared
 from mettle_cache.pipelines.train.task import bind_task
@@ -120,6 +121,9 @@ def train_runs(
     )
     for note in [*_describe_group(runs), *notes]:
         progress.note(note)
+    for spec in specs if resume else ():
+        if RunFolder(spec.out).is_undigested:
+            progress.note(f"{spec.out}: {NO_DIGESTS}; from now on they have some")
     configs = [_run_config(spec, select_on, opened) for spec in specs]
     with _hold_folders(shared, specs, runs, configs, resume):
         throughput = _train(shared, runs, specs[0].folder)
@@ -138,7 +142,7 @@ def _open(store: str | Path | TokenStore) -> TokenStore:
 def _build_run(spec: RunSpec, store: TokenStore, device: torch.device, resume: bool) -> Run:
     task = bind_task(spec.recipe, store)
     run = Run(task, spec.recipe.train, seed=spec.seed, device=device, label=spec.name)
-    if not (resume and RunFolder(spec.out).last.exists()):
+    if not (resume and RunFolder(spec.out).has(RunFolder(spec.out).last)):
         task.initialise(run.model)
     return run
 
@@ -167,7 +171,13 @@ def _hold_folders(
 
 
 def _run_config(spec: RunSpec, select_on: SelectOn, store: TokenStore) -> RunConfig:
-    return RunConfig(recipe=spec.recipe.to_json(), seed=spec.seed, select_on=select_on, store=StoreReference.of(store))
+    return RunConfig(
+        recipe=spec.recipe.to_json(),
+        seed=spec.seed,
+        select_on=select_on,
+        store=StoreReference.of(store),
+        variant=spec.variant,
+    )
 
 
 def _choose_splits(store: TokenStore, select_on: SelectOn) -> tuple[Split, Split | None, list[str]]:

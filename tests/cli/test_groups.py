@@ -115,7 +115,7 @@ def test_a_group_is_evaluated_as_a_whole(heads, mettle, capsys):
     (out / "seed-0" / "best.safetensors").unlink()
     assert run(["evaluate", str(out / "seed-1"), str(out / "seed-0")]) == 1
     words = capsys.readouterr().out
-    for expected in (f"failed     {out / 'seed-0'}: ", "there is no checkpoint", "(1 head)", "paper      "):
+    for expected in (f"failed     {out / 'seed-0'}: ", "best.safetensors: missing", "(1 head)", "paper      "):
         assert expected in words
 
 

@@ -7,6 +7,7 @@ when their digest fits: pyarrow crashes on some damaged files.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
@@ -39,13 +40,20 @@ def repair_hint(store: Path) -> str:
     )
 
 
-def open_regular(path: Path | str, *, folder: int | None = None) -> int:
-    """A read-only descriptor of a regular file; OSError for a link or anything else."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+def open_regular(path: Path | str, *, folder: int | None = None, follow_links: bool = False) -> int:
+    """A read-only descriptor of a regular file; OSError for anything else, a link too unless links are followed."""
+    links = 0 if follow_links else os.O_NOFOLLOW
+    descriptor = os.open(path, os.O_RDONLY | links | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(f"{path} is not a regular file")
     return descriptor
+
+
+def file_digest(path: Path) -> str:
+    """blake2b of a regular file's bytes, 32 hexadecimal characters; OSError where there is none."""
+    with os.fdopen(open_regular(path, follow_links=True), "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def read_fully(descriptor: int, targets: list[memoryview], offset: int, nbytes: int) -> int:

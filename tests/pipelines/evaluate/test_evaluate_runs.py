@@ -5,15 +5,14 @@ import shutil
 
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from mettle_cache.errors import RunError, UsageError
 from mettle_cache.pipelines.evaluate.evaluation import evaluate, evaluate_runs
-from mettle_cache.pipelines.train.checkpoint import load_checkpoint, save_checkpoint
 from mettle_cache.pipelines.train.recipe import load_recipe
 from mettle_cache.pipelines.train.run_folder import find_runs
 from mettle_cache.pipelines.train.spec import RunSpec
 from mettle_cache.pipelines.train.training import train_runs
+from tests.pipelines.train.rewritten import rewrite_best, rewrite_recipe, rewrite_result
 from tests.pipelines.train.test_loop import Counting
 
 FAST = ["lcd.dim=16", "train.learning_rate=3e-3", "train.epochs=2"]
@@ -79,9 +78,7 @@ def test_each_run_has_the_result_that_it_has_alone(store, trained, group, tmp_pa
 
 
 def test_other_batch_sizes_take_another_pass(store, group):
-    config = json.loads((group / "b/seed-0/config.json").read_text())
-    config["recipe"]["train"]["batch_size"] = 2
-    (group / "b/seed-0/config.json").write_text(json.dumps(config))
+    rewrite_recipe(group / "b/seed-0", "train", "batch_size", 2)
     counting = Counting(store)
     assert len(evaluate_runs(find_runs(group), store=counting).reports) == 3
     assert len(counting.asked) == 14
@@ -142,23 +139,19 @@ def test_mean_and_deviation_are_of_each_variant(store, group):
 
 def test_a_run_without_an_epoch_or_with_broken_weights_does_not_cost_the_others(store, group):
     (group / "a/seed-2/best.safetensors").unlink()
-    tensors, state = load_checkpoint(group / "b/seed-0/best.safetensors")
-    tensors["decoder.event.bias"] = torch.full_like(tensors["decoder.event.bias"], float("nan"))
-    save_checkpoint(group / "b/seed-0/best.safetensors", tensors, state)
+    rewrite_best(group / "b/seed-0", lambda tensors: tensors["decoder.event.bias"].fill_(float("nan")))
     together = evaluate_runs(find_runs(group), store=store)
     assert [report.run for report in together.reports] == [group / "a/seed-10"]
     messages = {run: str(error) for run, error in together.failures}
     assert set(messages) == {group / "a/seed-2", group / "b/seed-0"}
-    assert "there is no checkpoint" in messages[group / "a/seed-2"]
+    assert "best.safetensors: missing" in messages[group / "a/seed-2"]
     assert "not finite" in messages[group / "b/seed-0"]
     assert {entry["run"] for entry in together.to_json()["failures"]} == {str(run) for run in messages}
 
 
 def test_a_run_whose_training_failed_is_scored_and_not_averaged(store, group):
-    path = group / "a/seed-2/result.json"
-    result = json.loads(path.read_text())
-    result["training"]["failure"] = "the loss is not finite"
-    path.write_text(json.dumps(result))
+    failed = {"failure": "the loss is not finite"}
+    rewrite_result(group / "a/seed-2", lambda result: result["training"].update(failed))
     together = evaluate_runs(find_runs(group / "a"), store=store)
     assert together.reports[0].training_failure == "the loss is not finite"
     (spread,) = together.summary
@@ -169,7 +162,7 @@ def test_no_run_has_scores_where_none_could_be_loaded(store, group):
     (group / "b/seed-0/best.safetensors").unlink()
     together = evaluate_runs([group / "b/seed-0"], store=store)
     assert (together.reports, together.summary) == ([], [])
-    with pytest.raises(RunError, match="there is no checkpoint"):
+    with pytest.raises(RunError, match=r"best\.safetensors: missing"):
         evaluate(group / "b/seed-0", store=store)
 
 

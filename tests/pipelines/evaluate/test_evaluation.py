@@ -4,15 +4,16 @@ import shutil
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from mettle_cache.errors import RunError, StoreMissingError, UsageError
 from mettle_cache.metrics.avel import segment_accuracy
 from mettle_cache.pipelines.evaluate.evaluation import evaluate
-from mettle_cache.pipelines.train.checkpoint import file_digest, load_checkpoint, save_checkpoint
+from mettle_cache.pipelines.train.checkpoint import load_checkpoint
 from mettle_cache.pipelines.train.recipe import load_recipe
 from mettle_cache.pipelines.train.training import train
+from mettle_cache.store.format.files import file_digest
 from tests.pipelines.listener import Listener
+from tests.pipelines.train.rewritten import rewrite_best, rewrite_recipe, rewrite_store
 
 RECIPE = load_recipe("ave-small", ["lcd.dim=16", "train.learning_rate=3e-3", "train.epochs=4"])
 
@@ -77,9 +78,7 @@ def test_the_floor_is_beaten_and_stands_beside(store, run):
 
 def test_predictions_do_not_depend_on_how_they_are_batched(store, run):
     whole = pq.read_table(evaluate(run, store=store).predictions)
-    config = json.loads((run / "config.json").read_text())
-    config["recipe"]["train"]["batch_size"] = 2
-    (run / "config.json").write_text(json.dumps(config))
+    rewrite_recipe(run, "train", "batch_size", 2)
     assert pq.read_table(evaluate(run, store=store).predictions).equals(whole)
 
 
@@ -117,9 +116,7 @@ def test_another_store_is_refused(run, tiny_store):
 def test_the_store_is_found_where_it_was_or_where_it_is_said_to_be(run, store, tmp_path):
     expected = evaluate(run).scores
     moved = shutil.copytree(store.path, tmp_path / "moved.zarr")
-    config = json.loads((run / "config.json").read_text())
-    config["store"]["path"] = str(tmp_path / "gone.zarr")
-    (run / "config.json").write_text(json.dumps(config))
+    rewrite_store(run, tmp_path / "gone.zarr")
     with pytest.raises(StoreMissingError, match=r"its store is not at .*gone.zarr\n  next: name .* --store"):
         evaluate(run)
     assert evaluate(run, store=moved).scores == expected
@@ -132,21 +129,17 @@ def test_an_empty_split_is_refused(run, store):
 
 def test_a_folder_without_weights_is_refused(run, store):
     (run / "best.safetensors").unlink()
-    with pytest.raises(RunError, match="there is no checkpoint"):
+    with pytest.raises(RunError, match=r"best\.safetensors: missing, although the run's config\.json lists it"):
         evaluate(run, store=store)
 
 
 def test_weights_are_loaded_strictly(run, store):
-    config = json.loads((run / "config.json").read_text())
-    config["recipe"]["lcd"]["k_visual"] = 2
-    (run / "config.json").write_text(json.dumps(config))
+    rewrite_recipe(run, "lcd", "k_visual", 2)
     with pytest.raises(RunError, match="the weights are not those of this run's model"):
         evaluate(run, store=store)
 
 
 def test_weights_that_are_not_finite_give_no_number(run, store):
-    tensors, state = load_checkpoint(run / "best.safetensors")
-    tensors["decoder.event.bias"] = torch.full_like(tensors["decoder.event.bias"], float("nan"))
-    save_checkpoint(run / "best.safetensors", tensors, state)
-    with pytest.raises(RunError, match="event logits hold values that are not finite"):
+    rewrite_best(run, lambda tensors: tensors["decoder.event.bias"].fill_(float("nan")))
+    with pytest.raises(RunError, match=r"best\.safetensors: weights that are not finite: decoder\.event\.bias"):
         evaluate(run, store=store)

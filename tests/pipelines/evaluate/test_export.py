@@ -8,13 +8,14 @@ from safetensors.torch import save_file
 from mettle_cache.errors import RunError, StoreMissingError, UsageError
 from mettle_cache.methods.folded import FOLDED_FORMAT, load_folded
 from mettle_cache.pipelines.evaluate.export import export_run, load_exported
-from mettle_cache.pipelines.train.checkpoint import load_checkpoint, save_checkpoint
+from mettle_cache.pipelines.train.checkpoint import load_checkpoint
 from mettle_cache.pipelines.train.recipe import load_recipe
 from mettle_cache.pipelines.train.task import bind_task
 from mettle_cache.pipelines.train.training import train
 from mettle_cache.store import TokenStore
 from mettle_cache.tokens import FLOATS, LayerTokens
 from tests.methods.stock import StockLCD
+from tests.pipelines.train.rewritten import rewrite_best
 
 FAST = ["lcd.dim=16", "train.learning_rate=3e-3", "train.epochs=2", "lcd.pretrained_branch=linear", "lcd.k_visual=2"]
 
@@ -127,13 +128,15 @@ def test_a_head_of_another_method_is_written_as_it_is(store, tmp_path):
 def test_a_head_that_rounding_would_change_is_not_written(store, tmp_path):
     """Value biases of a million that the output biases cancel: the trained head loses its digits, the folded not."""
     run = train_to(store, tmp_path / "run")
-    tensors, state = load_checkpoint(run / "best.safetensors")
-    for name in [name for name in tensors if name.endswith("attention.in_proj_bias")]:
-        width = len(tensors[name]) // 3
-        tensors[name][2 * width :] = 1e6
-        out = name.replace("in_proj_bias", "out_proj")
-        tensors[f"{out}.bias"] = -(tensors[f"{out}.weight"].double().sum(1) * 1e6).float()
-    save_checkpoint(run / "best.safetensors", tensors, state)
+
+    def make_extreme(tensors):
+        for name in [name for name in tensors if name.endswith("attention.in_proj_bias")]:
+            width = len(tensors[name]) // 3
+            tensors[name][2 * width :] = 1e6
+            out = name.replace("in_proj_bias", "out_proj")
+            tensors[f"{out}.bias"] = -(tensors[f"{out}.weight"].double().sum(1) * 1e6).float()
+
+    rewrite_best(run, make_extreme)
     with pytest.raises(RunError, match="too extreme for single precision"):
         export_run(run, store=store)
     assert not (run / "folded.safetensors").exists()

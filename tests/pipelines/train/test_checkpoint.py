@@ -13,7 +13,6 @@ from torch import nn
 
 from mettle_cache.errors import NoRoomError, RunError
 from mettle_cache.pipelines.train.checkpoint import (
-    file_digest,
     flatten_optimizer,
     load_checkpoint,
     load_model,
@@ -126,13 +125,6 @@ def test_a_limit_that_safetensors_itself_meets_is_no_room_either(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert load_checkpoint(path)[1] == {"epoch": 1}
     assert [entry.name for entry in tmp_path.iterdir()] == ["x.safetensors"]
-
-
-def test_digest_is_of_the_bytes(tmp_path):
-    (tmp_path / "a").write_bytes(b"x" * 100_000)
-    (tmp_path / "b").write_bytes(b"x" * 99_999 + b"y")
-    assert len(file_digest(tmp_path / "a")) == 32
-    assert file_digest(tmp_path / "a") != file_digest(tmp_path / "b")
 
 
 def test_the_same_content_gives_the_same_bytes_in_every_process(tmp_path):

@@ -47,4 +47,4 @@ def test_an_old_run_goes_on_where_it_stopped(run, store):
     assert report.best_epoch == 3
     assert evaluate(run, store=store).scores == {"accuracy": SCORE_OF_THE_WHOLE_RUN}
     _, state = load_checkpoint(run / "last.safetensors")
-    assert set(state) == {"history", "trainee"}
+    assert set(state) == {"history", "trainee", "run"}

@@ -14,7 +14,7 @@ from mettle_cache.pipelines.train.recipe import (
     load_recipe,
     recipe_differences,
     recipe_from_json,
-    same_recipe,
+    resolve_recipe,
 )
 
 # Tables 13 and 14, and docs/protocols/avel.md, "Parameter accounting", for the width
@@ -139,11 +139,11 @@ def test_an_old_run_s_recipe_holds_both_methods_and_still_loads():
     old["lcd"]["attention"] = "absorbed"
     old["linear"] = {"dim": 256}
     assert recipe_from_json(old, where="x") == new
-    assert same_recipe(new.to_json(), old)
+    assert resolve_recipe(old) == new.to_json()
     old["method"] = "linear"
     assert recipe_from_json(old, where="x").method_options == LinearOptions(dim=256)
-    assert not same_recipe(new.to_json(), old)
-    assert not same_recipe(new.to_json(), {"grounding": {}})
+    assert resolve_recipe(old) != new.to_json()
+    assert resolve_recipe({"grounding": {}}) == {"grounding": {}}
 
 
 @pytest.mark.usefixtures("mean_method")

@@ -8,7 +8,8 @@ from mettle_cache.devices import seeded
 from mettle_cache.errors import RunError
 from mettle_cache.pipelines.train.recipe import load_recipe
 from mettle_cache.pipelines.train.run import Run, mix_seeds
-from mettle_cache.pipelines.train.run_folder import RunFolder
+from mettle_cache.pipelines.train.run_config import RunConfig, StoreReference
+from mettle_cache.pipelines.train.run_folder import RunFolder, claim_run
 from mettle_cache.pipelines.train.sample_loader import SampleLoader
 from mettle_cache.pipelines.train.task import bind_task
 from mettle_cache.tokens import FLOATS, LayerTokens, TokenBatch
@@ -24,6 +25,15 @@ def store(tiny_store):
 
 def make(store, seed=0, recipe=RECIPE):
     return Run(bind_task(recipe, store), recipe.train, seed=seed, device=CPU)
+
+
+def claimed(path):
+    """A run's folder, as training finds it."""
+    store = StoreReference(path="s.zarr", key_digest="key", dataset="ave", codec="int8")
+    with claim_run(
+        path, RunConfig(recipe=RECIPE.to_json(), seed=0, select_on="val", store=store), resume=True
+    ) as folder:
+        return folder
 
 
 def batches(store, run, rows=range(8)):
@@ -103,7 +113,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(store, tmp_path):
     whole = make(store)
     train(whole, store, range(5))
     for epochs in (range(3), range(3, 5)):
-        with make(store).record(RunFolder(tmp_path), store_digest="key", steps=2) as run:
+        with make(store).record(claimed(tmp_path), store_digest="key", steps=2) as run:
             assert run.history.epochs == epochs.start
             train(run, store, epochs)
     assert torch.equal(weights(run), weights(whole))
@@ -118,7 +128,7 @@ def test_the_weights_of_the_best_epoch_are_kept_and_loaded(store, tmp_path):
     scores = [10.0, 30.0, 20.0]
     best = make(store)
     train(best, store, range(2), scores)
-    folder = RunFolder(tmp_path)
+    folder = claimed(tmp_path)
     with make(store).record(folder, store_digest="key", steps=2) as run:
         train(run, store, range(3), scores)
     other = make(store, seed=9)

@@ -6,14 +6,8 @@ import pytest
 
 from mettle_cache.errors import RunError, UsageError
 from mettle_cache.pipelines.train.recipe import load_recipe
-from mettle_cache.pipelines.train.run_folder import (
-    RunConfig,
-    RunFolder,
-    StoreReference,
-    claim_run,
-    claim_runs,
-    find_runs,
-)
+from mettle_cache.pipelines.train.run_config import RunConfig, StoreReference
+from mettle_cache.pipelines.train.run_folder import RunFolder, claim_run, claim_runs, find_runs
 
 
 def config(*overrides, seed=0, select_on="val", digest="k1", path="/data/a.zarr"):
@@ -47,17 +41,18 @@ def test_a_run_is_not_overwritten(tmp_path):
 @pytest.mark.parametrize(
     ("other", "what"),
     [
-        (config("train.epochs=3"), "recipe"),
-        (config(seed=1), "seed"),
-        (config(select_on="test"), "select_on"),
-        (config(digest="k2"), "store"),
-        (config("lcd.heads=2", digest="k2"), "recipe, store"),
+        (config("train.epochs=3"), r"train\.epochs = 20 there, 3 was asked for: it can only get longer"),
+        (config(seed=1), "seed = 0 there, 1 was asked for"),
+        (config(select_on="test"), "select_on = val there, test was asked for"),
+        (config(digest="k2"), "store = k1 there, k2 was asked for"),
+        (config("lcd.heads=2", digest="k2"), r"lcd\.heads = 8 there, 2 was asked for; store = k1 there, k2 was"),
+        (config("method=linear"), "method = lcd there, linear was asked for; lcd.dim = 256 there, not set was asked"),
     ],
 )
 def test_resuming_another_run_is_refused_with_what_differs(tmp_path, other, what):
     with claim_run(tmp_path, config(), resume=False):
         pass
-    with pytest.raises(RunError, match=f"the run here has another {what}\n"), claim_run(tmp_path, other, resume=True):
+    with pytest.raises(RunError, match=f"the run here is another one: {what}"), claim_run(tmp_path, other, resume=True):
         pass
 
 
@@ -85,7 +80,15 @@ def test_a_store_that_moved_is_the_same_store(tmp_path):
     with claim_run(tmp_path, config(), resume=False):
         pass
     with claim_run(tmp_path, config(path="/elsewhere/a.zarr"), resume=True) as folder:
-        assert folder.read_config() == config()
+        assert folder.read_config() == config(path="/elsewhere/a.zarr")
+
+
+def test_a_run_may_get_longer(tmp_path):
+    with claim_run(tmp_path, config(), resume=False):
+        pass
+    with claim_run(tmp_path, config("train.epochs=30"), resume=True) as folder:
+        assert folder.read_config() == config("train.epochs=30")
+        assert folder.read_config().identity == config().identity != config(seed=1).identity
 
 
 def test_resume_without_a_run_begins_one(tmp_path):

@@ -1,0 +1,155 @@
+"""A run's record, ``config.json``: all that decides its numbers, the place of its store, the digests of its files.
+
+The record has a digest of its own. Runs of the first version have no digests; they stay readable.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import ConfigDict, TypeAdapter
+
+from mettle_cache.errors import RunError, StoreMissingError
+from mettle_cache.paths import local_path
+from mettle_cache.pipelines.train.config import SelectOn
+from mettle_cache.store.format.digests import digest_of
+
+if TYPE_CHECKING:
+    from mettle_cache.pipelines.train.recipe import Recipe
+    from mettle_cache.store.reading.token_store import TokenStore
+
+FIRST_FORMAT = "mettle-run-1"
+NO_DIGESTS = "an earlier version wrote this run without digests of its files: damage to them would go unnoticed"
+# of a recipe's keys the one that may grow: the schedule does not depend on it, so the epochs that are done are the same
+_EPOCHS = "train.epochs"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreReference:
+    """The store that a run was trained from."""
+
+    path: str
+    key_digest: str
+    dataset: str
+    codec: str
+
+    @classmethod
+    def of(cls, store: TokenStore) -> StoreReference:
+        return cls(
+            path=str(local_path(Path(store.path).resolve())),
+            key_digest=store.key_digest,
+            dataset=store.dataset,
+            codec=store.codec,
+        )
+
+    def open(self, run: Path, *, instead: Path | TokenStore | None = None, option: str = "--store") -> TokenStore:
+        """That store, or ``instead`` in its place, which must hold the same tokens.
+
+        ``run`` and ``option``, which names the place, are for the messages.
+
+        Raises
+        ------
+        StoreMissingError
+            There is none.
+        RunError
+            Its key is another one: its tokens would mean something else.
+        """
+        from mettle_cache.store.reading.token_store import TokenStore  # zarr takes long to import
+
+        place = Path(self.path) if instead is None else instead
+        try:
+            store = TokenStore.open(place) if isinstance(place, Path) else place
+        except StoreMissingError as error:
+            raise StoreMissingError(
+                f"{run}: its store is not at {place}", hint=f"name the store's new place with {option}"
+            ) from error
+        if store.key_digest != self.key_digest:
+            raise RunError(
+                f"{run}: trained from a store with key {self.key_digest}; {store.path} has {store.key_digest}",
+                hint="use the run's own store, or train again from this one",
+            )
+        return store
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """``files`` are the digests of the run's files by name; ``variant`` tells it from those trained with it."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
+
+    recipe: dict[str, Any]
+    seed: int
+    select_on: SelectOn
+    store: StoreReference
+    variant: str = ""
+    files: dict[str, str] = field(default_factory=dict)
+    format: Literal["mettle-run-1", "mettle-run-2"] = "mettle-run-2"
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> RunConfig:
+        """The inverse of :meth:`to_bytes`. Raises ValueError for anything else."""
+        try:
+            table = json.loads(data)
+        except RecursionError as error:
+            raise ValueError("nested too deeply") from error
+        stated = table.pop("digest", None) if isinstance(table, dict) else None
+        config: RunConfig = TypeAdapter(cls).validate_json(json.dumps(table))
+        if stated != (digest_of(table) if config.has_digests else None):
+            raise ValueError("it is damaged or was changed by hand: its digest is another one")
+        return config
+
+    def to_bytes(self) -> bytes:
+        """The record as a file's content, with its own digest."""
+        table = asdict(self)
+        return (json.dumps({**table, "digest": digest_of(table)}, indent=2) + "\n").encode()
+
+    @property
+    def has_digests(self) -> bool:
+        """Whether the record lists digests of the run's files, as all but the first version's do."""
+        return self.format != FIRST_FORMAT
+
+    @property
+    def identity(self) -> str:
+        """A digest that tells this run from others; it stays when the run gets longer or its store moves."""
+        decides = _deciding(self, resolved=False)
+        return digest_of({key: value for key, value in decides.items() if not _is_epochs(key)})
+
+    def load_recipe(self) -> Recipe:
+        """The recipe as options. Raises ConfigError where this version knows no such recipe."""
+        from mettle_cache.pipelines.train.recipe import recipe_from_json
+
+        return recipe_from_json(self.recipe, where="the run's config.json")
+
+    def continued_by(self, asked: RunConfig) -> tuple[RunConfig, list[str]]:
+        """This run as it goes on by a request, and what keeps it from that: keys that differ, with both values.
+
+        It may get longer, and its store may have moved.
+        """
+        here, there = _deciding(self), _deciding(asked)
+        problems, longer = [], False
+        for key in dict.fromkeys((*here, *there)):
+            ours, theirs = here.get(key, "not set"), there.get(key, "not set")
+            if ours == theirs:
+                continue
+            if _is_epochs(key) and key in here and key in there:
+                longer = theirs > ours
+                problems += [] if longer else [f"{key} = {ours} there, {theirs} was asked for: it can only get longer"]
+            else:
+                problems.append(f"{key} = {ours} there, {theirs} was asked for")
+        recipe = asked.recipe if longer else self.recipe
+        return replace(self, recipe=recipe, store=asked.store, variant=self.variant or asked.variant), problems
+
+
+def _deciding(config: RunConfig, *, resolved: bool = True) -> dict[str, Any]:
+    """All that decides a run's numbers, by dotted key; ``resolved`` as this version would write it."""
+    from mettle_cache.pipelines.train.recipe import flatten_recipe, resolve_recipe
+
+    recipe = flatten_recipe(resolve_recipe(config.recipe) if resolved else config.recipe)
+    return {**recipe, "seed": config.seed, "select_on": config.select_on, "store": config.store.key_digest}
+
+
+def _is_epochs(key: str) -> bool:
+    return key == _EPOCHS or key.endswith(f".{_EPOCHS}")
