@@ -1,6 +1,7 @@
 """Options: frozen keyword-only dataclasses that stand beside what they configure, and check themselves.
 
-Legal values are declared by the fields' types, rules between fields by :meth:`Options.problems`. A table of a recipe
+Legal values are declared by the fields' types, rules between fields by :meth:`Options.problems`. Every number has a
+least and a greatest value, every list a greatest length: a slip of the finger must not fill memory. A table of a recipe
 becomes options by :func:`read_options`, which finds everything that is wrong with it; in Python the constructor raises.
 """
 
@@ -10,15 +11,22 @@ import dataclasses
 import difflib
 import functools
 import json
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, get_type_hints
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from mettle_cache.errors import OptionsError
 
+_BOUNDS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
+_LONGEST = 100
+# what Python itself refuses to write as text
+TOO_MUCH = "a number of thousands of digits, or tables that are nested too deeply"
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10_000)]
+Width = Annotated[int, Field(ge=1, le=8192)]
+Heads = Annotated[int, Field(ge=1, le=256)]
+Weight = Annotated[float, Field(ge=0, le=1e6)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -69,7 +77,11 @@ def read_options(kind: type, table: object, prefix: str) -> tuple[Any, list[str]
     adapter: TypeAdapter[Any] = TypeAdapter(kind)
     try:
         # JSON mode, because its strictness lets a list be a tuple; dates, which TOML has, become strings and fail
-        options = adapter.validate_json(json.dumps(table, default=str))
+        document = json.dumps(table, default=str)
+    except (ValueError, RecursionError):
+        return None, [*wrong, f"{prefix.rstrip('.') or 'recipe'}: {TOO_MUCH}"]
+    try:
+        options = adapter.validate_json(document)
     except ValidationError as error:
         return None, [*wrong, *_describe(error, kind, prefix)]
     return (None, wrong) if wrong else (options, [])
@@ -80,7 +92,7 @@ def _drop_settled(kind: type, table: object, prefix: str) -> tuple[object, list[
     if not isinstance(table, Mapping):
         return table, []
     wrong = [
-        f"{prefix}{key}: is always {json.dumps(value)} now, not {json.dumps(table[key], default=str)}"
+        f"{prefix}{key}: is always {json.dumps(value)} now, not {_shorten(table[key])}"
         for key, value in settled.items()
         if key in table and table[key] != value
     ]
@@ -97,8 +109,13 @@ def _describe(error: ValidationError, kind: type, prefix: str) -> list[str]:
             known = [item.name for item in dataclasses.fields(owner)]
             near = difflib.get_close_matches(key.rpartition(".")[2], known, n=1)
             message = f"no such key; did you mean {near[0]}?" if near else f"no such key (known: {', '.join(known)})"
+        elif detail["type"] in _BOUNDS:
+            hint = get_type_hints(owner, include_extras=True)[key.rpartition(".")[2]]
+            message += f" (from {' or '.join(dict.fromkeys(map(str, numeric_ranges(hint))))})"
         reasons.setdefault(f"{prefix}{key}".rstrip("."), []).append(message)
-    return [f"{key or 'recipe'}: {', or '.join(dict.fromkeys(messages))}" for key, messages in reasons.items()]
+    return [
+        f"{key[:_LONGEST] or 'recipe'}: {', or '.join(dict.fromkeys(messages))}" for key, messages in reasons.items()
+    ]
 
 
 def _messages(error: ValidationError) -> list[str]:
@@ -113,7 +130,40 @@ def _message(detail: Any) -> str:
     message: str = detail["msg"].removeprefix("Value error, ")
     if detail["type"] in ("missing", "value_error"):
         return message
-    return f"{message}, not {json.dumps(detail['input'], default=str)}"
+    return f"{message}, not {_shorten(detail['input'])}"
+
+
+def _shorten(value: object) -> str:
+    try:
+        text = json.dumps(value, default=str)
+    except (ValueError, RecursionError):
+        return TOO_MUCH
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}... ({len(text):,} characters)"
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """The values that a number may have; None where nothing bounds them."""
+
+    least: float | None
+    greatest: float | None
+
+    def __str__(self) -> str:
+        return f"{self.least} to {self.greatest}"
+
+
+def numeric_ranges(hint: Any) -> Iterator[Range]:
+    """The range of every number that a field's annotation allows, in alternatives and in lists too."""
+    if hint in (int, float):
+        yield Range(None, None)
+    elif get_origin(hint) is Annotated and get_args(hint)[0] in (int, float):
+        limits = [limit for item in hint.__metadata__ for limit in getattr(item, "metadata", [item])]
+        least = [getattr(limit, name) for limit in limits for name in ("ge", "gt") if hasattr(limit, name)]
+        greatest = [getattr(limit, name) for limit in limits for name in ("le", "lt") if hasattr(limit, name)]
+        yield Range(least[0] if least else None, greatest[0] if greatest else None)
+    else:
+        for inner in get_args(hint):
+            yield from numeric_ranges(inner)
 
 
 def _locate(location: tuple[int | str, ...], kind: type) -> tuple[str, type]:

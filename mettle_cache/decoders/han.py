@@ -18,15 +18,15 @@ from mettle_cache.decoders.mmil import (
     require_divisor,
     weak_losses,
 )
-from mettle_cache.options import Count, Options, Share
+from mettle_cache.options import Heads, Options, Share, Width
 
 
 @dataclass(frozen=True, kw_only=True)
 class HANOptions(Options):
     """The sizes of :class:`HAN`; its width is that of the meta-tokens."""
 
-    ffn: Count = 512
-    heads: Count = 1
+    ffn: Width = 512
+    heads: Heads = 1
     dropout: Share = 0.1
 
 

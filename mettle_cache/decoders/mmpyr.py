@@ -24,7 +24,7 @@ from mettle_cache.decoders.mmil import (
     require_divisor,
     weak_losses,
 )
-from mettle_cache.options import Count, Options, Share
+from mettle_cache.options import Heads, Options, Share, Width
 
 ATTENTION_DROPOUT = 0.1
 KERNEL = 3
@@ -39,9 +39,9 @@ class MMPyrOptions(Options):
     attention weights have their own 0.1.
     """
 
-    ffn: Count = 1024
+    ffn: Width = 1024
     levels: Annotated[int, Field(ge=1, le=16)] = 1
-    heads: Count = 8
+    heads: Heads = 8
     dropout: Share = 0.2
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from mettle_cache.errors import UsageError
@@ -15,8 +16,12 @@ from mettle_cache.methods.distiller import LayerDistiller
 from mettle_cache.methods.kernels.layer_threads import LayerWork, add_up_layers
 from mettle_cache.methods.kernels.ops import layers_side_by_side
 from mettle_cache.methods.protocol import MethodKind, PerModality
-from mettle_cache.options import Count, Options
+from mettle_cache.options import Heads, Options, Width
 from mettle_cache.tokens import LayerTokens
+
+MetaTokens = Annotated[int, Field(ge=1, le=1024)]
+StageMetaTokens = Annotated[tuple[MetaTokens, ...], Field(max_length=64)]
+Steps = Annotated[int, Field(ge=1, le=64)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +48,12 @@ class LCDOptions(Options):
 
     settled: ClassVar[Mapping[str, object]] = {"attention": "absorbed"}
 
-    dim: Count | Literal["none"] = 256
-    k_visual: Count | tuple[Count, ...] = 1
-    k_audio: Count | tuple[Count, ...] = 1
-    steps_visual: Count = 1
-    steps_audio: Count = 1
-    heads: Count = 8
+    dim: Width | Literal["none"] = 256
+    k_visual: MetaTokens | StageMetaTokens = 1
+    k_audio: MetaTokens | StageMetaTokens = 1
+    steps_visual: Steps = 1
+    steps_audio: Steps = 1
+    heads: Heads = 8
     task_specific: bool = True
     pretrained_branch: Literal["linear", "avgpool", "none"] = "linear"
     norm: bool = True

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec
 from mettle_cache.methods.protocol import MethodKind, PerModality
-from mettle_cache.options import Count, Options
+from mettle_cache.options import Options, Width
 from mettle_cache.tokens import LayerTokens
 
 
@@ -20,7 +20,7 @@ from mettle_cache.tokens import LayerTokens
 class LinearOptions(Options):
     """``dim`` is d, the width that the linear gives, one for both modalities, or ``none`` for the layer's own."""
 
-    dim: Count | Literal["none"] = 256
+    dim: Width | Literal["none"] = 256
 
 
 class LinearProbe(nn.Module):

@@ -49,7 +49,7 @@ class MTIOptions(Options):
     cross: bool = True
     intra: bool = True
     order: Literal["cross_first", "intra_first"] = "cross_first"
-    inject_into: tuple[StageNumber, ...] = (1, 2, 3, 4)
+    inject_into: Annotated[tuple[StageNumber, ...], Field(max_length=4)] = (1, 2, 3, 4)
     softmax_over: SoftmaxOver = "meta_tokens"
     identity: bool = True
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ from pydantic import ConfigDict, Field
 from mettle_cache.datasets.registry import DATASETS
 from mettle_cache.errors import ConfigError, UsageError
 from mettle_cache.methods.registry import METHODS, MethodChoice, method_kind
-from mettle_cache.options import STRICT, Count, Options, read_options
+from mettle_cache.options import STRICT, TOO_MUCH, Count, Options, Weight, read_options
 from mettle_cache.paths import local_path
 from mettle_cache.pipelines.report.store_facts import find_published, store_facts
 from mettle_cache.tasks.registry import TASKS, get_task
@@ -32,7 +33,15 @@ if TYPE_CHECKING:
     from mettle_cache.store.reading.token_store import TokenStore
 
 _BARE_WORD = re.compile(r"[A-Za-z0-9_.:,/+-]+")
-_MAX_BYTES = 1 << 20
+# what a file or an override may hold: parsing takes time that grows with the square of a key's parts
+_MAX_BYTES = 1 << 16
+_MAX_OVERRIDE = 4096
+_MAX_DOTS = 100
+_MAX_DEPTH = 8
+# a recipe's name becomes part of a folder's
+_MAX_NAME = 100
+_MAX_PROBLEMS = 20
+_MAX_SHOWN = 80
 DEFAULT_METHOD = "lcd"
 
 
@@ -48,12 +57,12 @@ class TrainOptions(Options):
 
     batch_size: Count = 16
     epochs: Count = 10
-    learning_rate: Annotated[float, Field(gt=0)] = 4e-4
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    learning_rate: Annotated[float, Field(gt=0, le=1e30)] = 4e-4
+    weight_decay: Weight = 0.0
     step_size: Count = 3
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.35
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    order_seed: Annotated[int, Field(ge=0)] = 0
+    order_seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,8 +128,8 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     """
     name, text = _read(name_or_path)
     try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        table = _parse(text)
+    except ValueError as error:
         raise ConfigError([f"this is not TOML: {error}"], where=f"recipe {name_or_path}") from error
     problems: list[str] = []
     for override in overrides:
@@ -195,13 +204,14 @@ def _read(name_or_path: str | Path) -> tuple[str, str]:
     known, (package, colon, file) = list_recipes(), str(name_or_path).partition(":")
     if str(name_or_path) in known:
         package, file = "mettle_cache.pipelines", f"recipes/{name_or_path}.toml"
-    if str(name_or_path) in known or (colon and find_spec(package.partition(".")[0])):
+    top = package.partition(".")[0]
+    if str(name_or_path) in known or (colon and top.isidentifier() and find_spec(top)):
         try:
             return Path(file).stem, (resources.files(package) / file).read_text("utf-8")
         except (ImportError, OSError) as error:
             raise UsageError(f"the package {package} brings no recipe {file} ({error})") from error
     path = local_path(name_or_path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         near = difflib.get_close_matches(str(name_or_path), known, n=1)
         guess = f"did you mean {near[0]}? " if near else ""
         raise UsageError(
@@ -211,31 +221,52 @@ def _read(name_or_path: str | Path) -> tuple[str, str]:
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise ConfigError([f"larger than {_MAX_BYTES} bytes"], where=f"recipe {path}")
-        return path.stem, path.read_text("utf-8")
+        # editors of other systems put a byte order mark first
+        return path.stem, path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError([f"cannot be read: {error}"], where=f"recipe {path}") from error
 
 
+def _parse(text: str) -> dict[str, Any]:
+    """A TOML document; ValueError for anything else, however it is made to hurt."""
+    if any(line.count(".") > _MAX_DOTS for line in text.splitlines()):
+        raise ValueError(f"a line has more than {_MAX_DOTS} dots")
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise ValueError(TOO_MUCH) from error
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}... ({len(text):,} characters)"
+
+
 def _apply(table: dict[str, Any], override: str) -> list[str]:
     """Set one key in place; what is wrong with the override, if anything."""
+    shown = f"--set {_shorten(override)}"
     key, equals, text = override.partition("=")
     path = [part.strip() for part in key.split(".")]
-    if not equals or not all(path):
-        return [f"--set {override}: must be key=value, for example lcd.k_visual=2"]
+    if not equals or not all(path) or len(override) > _MAX_OVERRIDE or len(path) > _MAX_DEPTH:
+        return [
+            f"{shown}: must be key=value, for example lcd.k_visual=2"
+            + (f", of up to {_MAX_OVERRIDE:,} characters and {_MAX_DEPTH} parts" if equals else "")
+        ]
     text = text.strip()
     try:
-        parsed = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError as error:
+        parsed = _parse(f"value = {text}")
+    except ValueError as error:
         if not _BARE_WORD.fullmatch(text):
-            return [f"--set {override}: '{text}' is not a TOML value ({error})"]
+            return [f"{shown}: '{_shorten(text)}' is not a TOML value ({error})"]
         parsed = {"value": text}
     if set(parsed) != {"value"}:
-        return [f"--set {override}: must set one value"]
+        return [f"{shown}: must set one value"]
     target = table
     for part in path[:-1]:
         target = target.setdefault(part, {})
         if not isinstance(target, dict):
-            return [f"--set {override}: '{part}' is a value, not a table"]
+            return [f"{shown}: '{_shorten(part)}' is a value, not a table"]
     target[path[-1]] = parsed["value"]
     return []
 
@@ -251,8 +282,10 @@ def _validate(table: dict[str, Any], *, where: str, problems: list[str]) -> Reci
     plain, wrong = read_options(_Plain, {key: table.pop(key) for key in _PLAIN_KEYS if key in table}, "")
     problems += [*wrong, *_unknown_keys(table)]
     if plain:
-        problems += _method_problems(plain)
+        problems += [*_name_problems(plain.name), *_method_problems(plain)]
     if problems:
+        more = len(problems) - _MAX_PROBLEMS
+        problems = [*problems[:_MAX_PROBLEMS], *([f"and {more:,} more"] if more > 0 else [])]
         raise ConfigError(problems, where=where, hint="correct these keys; pipelines/recipes holds complete examples")
     options = methods.get(plain.method) or method_kind(plain.method).options_type()
     return Recipe(**vars(plain), head=head, method_options=options)
@@ -263,16 +296,29 @@ def _read_head(task: object, table: object) -> tuple[Any, list[str]]:
     known = ", ".join(TASKS.names())
     if task is None:
         return None, [f"task: missing ({known})"]
+    if not isinstance(task, str):
+        return None, [f"task: must be one of {known}"]
     if task not in TASKS:
-        return None, [f"task = {task!r}: must be one of {known}"]
-    return read_options(get_task(str(task)).options_type, table, "head.")
+        return None, [f"task = {_shorten(task)!r}: must be one of {known}"]
+    return read_options(get_task(task).options_type, table, "head.")
+
+
+def _name_problems(name: str) -> list[str]:
+    """What keeps a name from being part of a folder's name under ``runs/``."""
+    printable = name.isprintable() and name == name.strip() != ""
+    if printable and not name.startswith(".") and not set(name) & set("/\\") and len(name.encode()) <= _MAX_NAME:
+        return []
+    return [
+        f"name = {_shorten(name)!r}: a run's folder is called so: up to {_MAX_NAME} printable characters without / "
+        "and \\, the first one no dot"
+    ]
 
 
 def _method_problems(plain: _Plain) -> list[str]:
     """What is wrong with the choice of the method."""
     installed = ", ".join(METHODS.names())
     if plain.method not in METHODS:
-        return [f"method = {plain.method!r}: no method is called so (installed: {installed})"]
+        return [f"method = {_shorten(plain.method)!r}: no method is called so (installed: {installed})"]
     accepted = get_task(plain.task).methods if plain.task in TASKS else None
     if accepted is None or plain.method in accepted:
         return []
@@ -287,5 +333,5 @@ def _unknown_keys(table: Mapping[str, object]) -> list[str]:
     for key in table:
         near = difflib.get_close_matches(key, known, n=1)
         guess = f"did you mean {near[0]}?" if near else f"(known: {', '.join(known)})"
-        problems.append(f"{key}: no such key{'; ' if near else ' '}{guess}")
+        problems.append(f"{_shorten(key)}: no such key{'; ' if near else ' '}{guess}")
     return problems

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 BASE = "recipe"
 _MAX_NAME = 120
+_MAX_HEADS = 1000
 _DECORATION = re.compile(r"[\s\"'\[\]{}]+")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.=+-]")
 # what decides which samples are in a batch, and what a sample is; anything else may differ between heads
@@ -98,6 +100,9 @@ def combine_variants(sets: Sequence[str], variants: Sequence[str]) -> list[Varia
     explicit = [_split_words(text) for text in variants] or [()]
     common = tuple(values[0] for values in grid if len(values) == 1)
     axes = [values for values in grid if len(values) > 1]
+    count = len(explicit) * math.prod(len(values) for values in axes)
+    if count > _MAX_HEADS:
+        raise UsageError(f"{count:,} variants, of up to {_MAX_HEADS:,} in one sweep", hint="try fewer values at a time")
     combined = [Variant(common, (*chosen, *point)) for chosen in explicit for point in itertools.product(*axes)]
     for variant in combined:
         _check_keys(variant)
@@ -122,7 +127,7 @@ def parse_seeds(text: str) -> list[int]:
         if match is None:
             raise UsageError(f"--seeds {text}: '{part}' is no seed", hint="for example --seeds 0,1,2 or --seeds 0-4")
         first, last = int(match[1]), int(match[2] or match[1])
-        if last < first or last - first >= 1000:
+        if last < first or last - first + len(seeds) >= _MAX_HEADS:
             raise UsageError(f"--seeds {text}: '{part}' is no range of up to 1000 seeds", hint="for example 0-4")
         seeds += range(first, last + 1)
     if len(set(seeds)) < len(seeds):

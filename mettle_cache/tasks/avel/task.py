@@ -9,12 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, cast
+from typing import ClassVar, cast
 
 import numpy as np
 import pyarrow as pa
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from mettle_cache.decoders.registry import Decoder, create_decoder, decoder_problems
@@ -28,7 +27,7 @@ from mettle_cache.metrics.avel import (
     segment_accuracy,
     segment_labels,
 )
-from mettle_cache.options import Options
+from mettle_cache.options import Options, Share, Weight
 from mettle_cache.tasks.model import AudioVisualModel, category_names, common_width
 from mettle_cache.tasks.protocol import Predictions, PublishedRow, Task
 
@@ -43,8 +42,8 @@ class AvelHeadOptions(Options):
     """
 
     decoder: str = "psp_cmbs"
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    avps_weight: Annotated[float, Field(ge=0)] = 100.0
+    dropout: Share = 0.1
+    avps_weight: Weight = 100.0
 
     def problems(self) -> Sequence[str]:
         return decoder_problems(self.decoder, "avel")

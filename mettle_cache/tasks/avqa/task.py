@@ -32,7 +32,7 @@ from mettle_cache.metrics.avqa import (
     most_common_answers,
     predict_answers,
 )
-from mettle_cache.options import Count, Options
+from mettle_cache.options import Options, Share, Width
 from mettle_cache.tasks.avqa.grounding import load_grounding, negative_inputs
 from mettle_cache.tasks.avqa.model import AvqaModel, last_layers
 from mettle_cache.tasks.model import require_method
@@ -52,12 +52,12 @@ class AvqaHeadOptions(Options):
     ``negative_videos`` is how many other videos a step draws them from, ``all`` for no bound.
     """
 
-    dim: Count | Literal["none"] = "none"
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    dim: Width | Literal["none"] = "none"
+    dropout: Share = 0.1
     aggregate: Literal["last_layer", "all_layers"] = "last_layer"
     softmax_over: SoftmaxOver = "meta_tokens"
     negatives: Literal["injected", "raw"] = "injected"
-    negative_videos: Annotated[int, Field(ge=2)] | Literal["all"] = 16
+    negative_videos: Annotated[int, Field(ge=2, le=10_000)] | Literal["all"] = 16
     packed: bool = False
     init_grounding: str = "none"
 

@@ -24,7 +24,7 @@ from mettle_cache.methods.lcd import LCDOptions
 from mettle_cache.methods.linear import LinearOptions, LinearProbe, mean_token
 from mettle_cache.methods.mti import MTI, MTIOptions, StageNumber, decode_stages, levels_problem
 from mettle_cache.methods.registry import MethodChoice
-from mettle_cache.options import Count
+from mettle_cache.options import Count, Weight
 from mettle_cache.tasks.model import require_method
 from mettle_cache.tokens import LayerTokens
 
@@ -54,12 +54,12 @@ class AvsHeadOptions(MTIOptions, MatrixOptions):
     """
 
     mti: bool = True
-    lcd_levels: tuple[StageNumber, ...] = (4,)
+    lcd_levels: Annotated[tuple[StageNumber, ...], Field(max_length=4)] = (4,)
     lateral: Literal["linear", "dilated"] = "linear"
-    width: Annotated[int, Field(ge=8, multiple_of=8)] = 256
+    width: Annotated[int, Field(ge=8, le=4096, multiple_of=8)] = 256
     tpavi: bool = False
     matching: Literal["off", "kl"] = "off"
-    matching_weight: Annotated[float, Field(ge=0)] = 0.5
+    matching_weight: Weight = 0.5
     group: Count = 4
 
     def problems(self) -> Sequence[str]:

@@ -88,8 +88,9 @@ def test_all_mistakes_are_reported_together():
         load_recipe("ave-small", overrides)
     assert caught.value.problems == (
         "--set bad: must be key=value, for example lcd.k_visual=2",
-        "head.dropout: Input should be less than 1, not 1.5",
-        "lcd.k_audio: Input should be greater than or equal to 1, not 0, or Input should be a valid array, not 0",
+        "head.dropout: Input should be less than 1, not 1.5 (from 0 to 1)",
+        "lcd.k_audio: Input should be greater than or equal to 1, not 0 (from 1 to 1024), "
+        "or Input should be a valid array, not 0",
         "lcd.k_visal: no such key; did you mean k_visual?",
         "train.epochs: Input should be a valid integer, not 2.5",
         "foo: no such key (known: name, task, head, method, lcd, linear, layers, train)",
@@ -167,7 +168,7 @@ def test_a_user_s_file(tmp_path):
         (b"", "task: missing"),
         (b"task = ", "this is not TOML"),
         (b"\xff\xfe", "cannot be read"),
-        (b'task = "avel"\n# ' + b"x" * (1 << 20), "larger than 1048576 bytes"),
+        (b'task = "avel"\n# ' + b"x" * (1 << 16), "larger than 65536 bytes"),
         (b'task = "avel"\ntask = "avel"', "this is not TOML"),
     ],
 )
