@@ -97,7 +97,7 @@ def test_other_names_are_as_good_as_ever(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["x" * 5000, "a\0b", ".x:y", ":x.toml", "/dev/zero", "."])
 def test_what_is_no_recipe_is_said_to_be_none(name):
-    with pytest.raises(UsageError, match="no recipe called|is no path"):
+    with pytest.raises(UsageError, match=r"no recipe called|is no path"):
         load_recipe(name)
 
 
