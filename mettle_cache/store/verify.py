@@ -18,8 +18,7 @@ from mettle_cache.store.format.layout import ArrayLayout
 from mettle_cache.store.format.manifest import misfit_shards, read_commit, read_manifest
 from mettle_cache.store.format.metadata import READY, StoreMetadata, damaged_files, load_metadata, read_ready
 from mettle_cache.store.format.records import CommitRecord, ReadyRecord
-from mettle_cache.store.writing.durable import remove_files
-from mettle_cache.store.writing.lifecycle import commits_digest, unready
+from mettle_cache.store.writing.lifecycle import commits_digest, forget_clips
 from mettle_cache.store.writing.locks import FINISHING, LOCKS
 
 THREADS = 4
@@ -123,9 +122,7 @@ def repair_store(report: VerifyReport) -> int:
     Nothing that is intact is touched. Returns the number of clips forgotten.
     """
     if report.problems:
-        metadata = load_metadata(report.path)
-        unready(metadata)
-        remove_files([metadata.commit_path(clip) for clip in report.damaged])
+        forget_clips(load_metadata(report.path), report.damaged)
     return len(report.damaged)
 
 

@@ -98,11 +98,12 @@ def misfit_shards(metadata: StoreMetadata, clip: int) -> list[tuple[int, str]]:
 
 @dataclass(frozen=True)
 class Manifest:
-    """By clip index: id, ``ok`` / ``failed`` / ``pending``, error, and the digest of the commit record."""
+    """By clip index: id, ``ok`` / ``failed`` / ``pending``, error, and the digests of the media and of the commit."""
 
     ids: tuple[str, ...]
     statuses: tuple[str, ...]
     errors: tuple[str, ...]
+    sources: tuple[str, ...]
     commits: tuple[str, ...]
 
     @property
@@ -110,6 +111,12 @@ class Manifest:
         """Clips that have no tokens, and why."""
         rows = zip(self.ids, self.statuses, self.errors, strict=True)
         return {clip: error for clip, status, error in rows if status == "failed"}
+
+    @property
+    def made_of(self) -> dict[int, str]:
+        """The digest of the media that each clip with tokens was made of, by clip index."""
+        rows = zip(self.statuses, self.sources, strict=True)
+        return {clip: source for clip, (status, source) in enumerate(rows) if status == "ok"}
 
 
 def manifest_table(metadata: StoreMetadata, commits: Sequence[CommitRecord], samples: pa.Table) -> pa.Table:
@@ -143,7 +150,7 @@ def read_manifest(metadata: StoreMetadata, *, expected: str) -> Manifest:
         raise StoreCorruptError(
             f"{metadata.path / MANIFEST}: not the clips of this store", hint=repair_hint(metadata.path)
         )
-    columns = (tuple(table[name].to_pylist()) for name in ("id", "status", "error", "commit"))
+    columns = (tuple(table[name].to_pylist()) for name in ("id", "status", "error", "source", "commit"))
     return Manifest(*columns)
 
 
@@ -161,6 +168,7 @@ def manifest_so_far(metadata: StoreMetadata) -> Manifest:
         ids,
         statuses=tuple(commit.status if commit else "pending" for commit in commits),
         errors=tuple((commit.error or "") if commit else "" for commit in commits),
+        sources=tuple((commit.source or "") if commit else "" for commit in commits),
         commits=tuple(digest(commit.to_bytes()) if commit else "" for commit in commits),
     )
 

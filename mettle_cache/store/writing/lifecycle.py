@@ -6,7 +6,7 @@ then ``READY``, with the digest of everything. Both are removed before anything 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -57,6 +57,12 @@ def unready(metadata: StoreMetadata) -> None:
     for name in (READY, MANIFEST):
         if (metadata.path / name).exists():
             remove_files([metadata.path / name])
+
+
+def forget_clips(metadata: StoreMetadata, clips: Iterable[int]) -> None:
+    """Remove ``READY`` and then the commits of some clips, which are to be written again; their shards stay."""
+    unready(metadata)
+    remove_files([metadata.commit_path(clip) for clip in clips])
 
 
 def commits_digest(digests: Sequence[str]) -> str:

@@ -12,13 +12,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from mettle_cache.errors import UsageError
-from mettle_cache.store.format.manifest import find_commit, misfit_shards
-from mettle_cache.store.format.metadata import COMMITS, StoreMetadata, load_metadata
+from mettle_cache.errors import StoreCorruptError, UsageError
+from mettle_cache.store.format.manifest import find_commit, manifest_so_far, misfit_shards, open_manifest
+from mettle_cache.store.format.metadata import COMMITS, StoreMetadata, load_metadata, read_ready
 from mettle_cache.store.format.records import CommitRecord
 from mettle_cache.store.format.spec import StoreSpec
 from mettle_cache.store.writing.durable import PARTIAL, disk_errors, remove_files, write_file, write_files
-from mettle_cache.store.writing.lifecycle import create_store, finish_store, unready
+from mettle_cache.store.writing.lifecycle import create_store, finish_store, forget_clips, unready
 from mettle_cache.store.writing.locks import PartLock, finish_lock, part_range
 from mettle_cache.store.writing.shards import build_shard, check_tokens, largest_values
 from mettle_cache.tokens import LayerTokens
@@ -92,6 +92,24 @@ class StoreWriter:
             self._lock = PartLock(self.path, part, len(self.clips))
             self._sweep(clips)
         return [clip for clip in clips if not self._is_done(clip, retry_failed)]
+
+    def made_of(self) -> dict[int, str]:
+        """The digest of the media that each committed clip was made of, by clip index."""
+        try:
+            return open_manifest(self.metadata, read_ready(self.metadata)).made_of
+        except StoreCorruptError:
+            # whoever reads or verifies the store is told of the damage; the commits say the same
+            return manifest_so_far(self.metadata).made_of
+
+    def forget(self, made_of: Mapping[int, str]) -> None:
+        """Withdraw ``READY`` and the commits of clips that are to be made of other media; they are pending then.
+
+        With each clip comes the digest of the media that it was made of: one that another process has written since,
+        of other media, stays.
+        """
+        commits = {clip: find_commit(self.metadata, clip) for clip in made_of}
+        stale = [clip for clip, commit in commits.items() if commit and commit.source == made_of[clip]]
+        forget_clips(self.metadata, stale)
 
     def write_clip(self, index: int, tokens: Mapping[str, LayerTokens], *, source: str) -> int:
         """Write one clip, ``[T, N, *]`` codes by layer name; it is durable and committed on return.
