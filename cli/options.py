@@ -117,6 +117,9 @@ EXTRACTION: Mapping[str, Setting] = {
     "skip_missing": Setting(
         bool, typer.Option("--skip-missing", help="Go on without clips whose media are missing."), False
     ),
+    "refresh": Setting(
+        bool, typer.Option("--refresh", help="Extract clips again whose media have changed since."), False
+    ),
     "part": Setting(
         str, typer.Option(metavar="I/N", help="Only the I-th of N parts, for batch systems."), "1/1", _part
     ),

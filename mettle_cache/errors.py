@@ -98,6 +98,10 @@ class StoreKeyError(StoreError):
     """The store was made by another configuration."""
 
 
+class StoreSourcesError(StoreError):
+    """The media are not those that the store's clips were made of."""
+
+
 class StoreBusyError(StoreError):
     """Another process writes the same part of the store."""
 

@@ -31,6 +31,7 @@ from mettle_cache.pipelines.extract.extractor import (
     store_spec,
 )
 from mettle_cache.pipelines.extract.pilot import with_static_arrays
+from mettle_cache.pipelines.extract.refresh import without_deleted
 from mettle_cache.pipelines.extract.stream import Outcome, stream_clips
 from mettle_cache.store.writing.writer import StoreWriter
 
@@ -89,7 +90,8 @@ def extract_task(config: ExtractConfig, indexes: Sequence[int]) -> list[Outcome]
     with _ONE_AT_A_TIME:
         extractor = with_static_arrays(_worker_extractor(config), config.out)
         # not a mere join: a worker with other weights or libraries would write other bytes, and is refused here
-        with StoreWriter.create_or_resume(config.out, store_spec(extractor, config)) as writer:
+        spec = without_deleted(store_spec(extractor, config), config.out)
+        with StoreWriter.create_or_resume(config.out, spec) as writer:
             outcomes = list(stream_clips(extractor, writer, indexes, threading.Event()))
         return [replace(outcome, peak_memory=peak_resident()) for outcome in outcomes]
 

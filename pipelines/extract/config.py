@@ -44,6 +44,8 @@ class ExtractConfig:
         Spread the clips over that many local processes, or over the dask.distributed cluster at that address.
     skip_missing
         Go on without the clips whose media are missing or unreadable, and be content with a store that lacks them.
+    refresh
+        Extract the clips again whose media are not those that the store was made of, instead of refusing them.
     device
         None: a GPU where there is one. ``precision`` other than float32 runs the backbones under autocast.
 
@@ -66,6 +68,7 @@ class ExtractConfig:
     workers: int = 0
     scheduler: str | None = None
     skip_missing: bool = False
+    refresh: bool = False
     device: str | None = None
     precision: str = "float32"
 

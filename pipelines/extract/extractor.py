@@ -26,6 +26,7 @@ from mettle_cache.devices import available_cores, choose_device
 from mettle_cache.errors import MediaError, UsageError
 from mettle_cache.layers import LayerSpec, select_layers
 from mettle_cache.pipelines.extract.config import ExtractConfig
+from mettle_cache.pipelines.extract.sources import Look, watch
 from mettle_cache.preprocessing import SHARED
 from mettle_cache.store.format.codecs import DEFAULT_CODEC, NO_STATIC, Codec, StaticArrays, encode_layers, get_codec
 from mettle_cache.store.format.spec import StoreSpec
@@ -38,11 +39,12 @@ PASSES_AT_ONCE_ON_GPU = 2
 
 @dataclass(frozen=True)
 class PreparedClip:
-    """A clip's input to each backbone, ``[T, *segment_shape]`` on the CPU, and the digest of its files."""
+    """A clip's input to each backbone, ``[T, *segment_shape]`` on the CPU, its files' digest, and how they look."""
 
     index: int
     inputs: tuple[Tensor, ...]
     source: str
+    look: Look | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,17 +92,18 @@ class Extractor:
         Raises
         ------
         MediaError
-            Whatever else goes wrong with it.
+            Whatever else goes wrong with it, also that its files change meanwhile.
         MachineError, DatasetError
             The machine is at an end, or the data set's folder is gone.
         """
         clip, root = self.dataset.clips[index], self.dataset.root
         inputs = []
-        for backbone in self.backbones:
-            with clip_errors(clip.frames if backbone.sample_rate is None else clip.audio, root):
-                inputs.append(self._read(backbone, index))
-        with clip_errors(clip.frames, root):
-            return PreparedClip(index, tuple(inputs), self.dataset.source_digest(clip))
+        with watch(self.dataset, clip) as look:
+            for backbone in self.backbones:
+                with clip_errors(clip.frames if backbone.sample_rate is None else clip.audio, root):
+                    inputs.append(self._read(backbone, index))
+            with clip_errors(clip.frames, root):
+                return PreparedClip(index, tuple(inputs), self.dataset.source_digest(clip), look)
 
     def encode(self, clips: Sequence[PreparedClip]) -> dict[int, dict[str, LayerTokens]]:
         """Tokens of one group's clips: clip index to layer name to codes ``[T, N, *]`` on the CPU."""
@@ -214,7 +217,7 @@ def store_spec(extractor: Extractor, config: ExtractConfig) -> StoreSpec:
         samples=extractor.dataset.samples,
         vocabulary=extractor.dataset.vocabulary,
         key=extraction_key(extractor, config),
-        provenance=provenance(extractor.dataset, config),
+        provenance=provenance(config),
         static=extractor.static,
     )
 
@@ -234,8 +237,8 @@ def extraction_key(extractor: Extractor, config: ExtractConfig) -> dict[str, obj
     }
 
 
-def provenance(dataset: Dataset, config: ExtractConfig) -> dict[str, object]:
-    """For people: the command that makes this store anew; the same on every machine and for every part."""
+def provenance(config: ExtractConfig) -> dict[str, object]:
+    """For people: the command that makes this store anew; the same on every machine, for every root and every part."""
     words = ["mettle", "extract", "--dataset", config.dataset]
     words += ["--visual", _portable(config.visual), "--audio", _portable(config.audio)]
     if config.codec != DEFAULT_CODEC:
@@ -248,7 +251,7 @@ def provenance(dataset: Dataset, config: ExtractConfig) -> dict[str, object]:
         words += ["--seed", str(config.seed)]
     if config.precision != "float32":
         words += ["--precision", config.precision]
-    return {"command": " ".join(words), "root": dataset.root.resolve().name, "mettle-cache": version("mettle-cache")}
+    return {"command": " ".join(words), "mettle-cache": version("mettle-cache")}
 
 
 def _portable(text: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,9 @@ from mettle_cache.pipelines.extract.cluster import cluster_clips
 from mettle_cache.pipelines.extract.config import ExtractConfig, ExtractReport, default_store_path
 from mettle_cache.pipelines.extract.extractor import Extractor, build_extractor, open_config_dataset, store_spec
 from mettle_cache.pipelines.extract.failures import Failures
+from mettle_cache.pipelines.extract.memory import SourceMemory
 from mettle_cache.pipelines.extract.pilot import with_static_arrays
+from mettle_cache.pipelines.extract.refresh import find_changed, without_deleted
 from mettle_cache.pipelines.extract.stream import Outcome, stream_clips
 from mettle_cache.pipelines.progress import Progress, Silent
 from mettle_cache.pipelines.report.units import format_bytes
@@ -62,8 +65,8 @@ def extract(config: ExtractConfig, progress: Progress | None = None) -> ExtractR
         The package that offers the data set or a backbone is broken; weights are missing or damaged.
     DatasetError
         Annotations that are wrong, or media that are missing or unreadable, all in one message, before any work starts.
-    StoreKeyError
-        The store was made by another configuration.
+    StoreKeyError, StoreSourcesError
+        The store was made by another configuration; or of other media, and ``refresh`` is not set.
     StoreBusyError
         Another process extracts the same part.
     EveryClipFailsError
@@ -99,7 +102,8 @@ def _write_store(
     about_store = _store_notes(extractor, missing)
     for note in about_store:
         progress.note(note)
-    with StoreWriter.create_or_resume(out, store_spec(extractor, config)) as writer:
+    spec = without_deleted(store_spec(extractor, config), out)
+    with StoreWriter.create_or_resume(out, spec) as writer:
         try:
             counts = _fill_store(config, extractor, writer, missing, progress)
             return counts.report(writer.finish(), config, out, [*notes, *about_store])
@@ -123,12 +127,22 @@ def _fill_store(
 ) -> _Counts:
     """Record the clips in ``missing`` as failed and extract the others that this part of the store lacks."""
     dataset = extractor.dataset
-    pending = writer.pending(config.part)
+    memory = SourceMemory.open(writer.metadata.record.key_digest, dataset.root)
+    lacking = writer.pending(config.part)
+    changed, notes = find_changed(writer, dataset, memory, progress, refresh=config.refresh)
+    for note in notes:
+        progress.note(note)
+    mine = part_range(config.part, len(writer.clips))
+    stale = [index for index in changed if index in mine]
+    missing = {**missing, **_unreadable(dataset, config, [writer.clips[index] for index in stale])}
+    if changed:
+        writer.forget(changed)
+    pending = sorted({*lacking, *stale})
     work = [index for index in pending if dataset.clips[index].id not in missing]
     check_room(
         writer.path, len(work) * sum(bytes_per_clip(extractor.layers, dataset.segments, extractor.codec).values())
     )
-    counts = _Counts(dataset, skipped=len(part_range(config.part, len(writer.clips))) - len(pending))
+    counts = _Counts(dataset, skipped=len(mine) - len(pending), notes=notes)
     failures = Failures.of_run(writer, skip=config.skip_missing)
     for index in pending:
         reason = missing.get(dataset.clips[index].id)
@@ -136,7 +150,7 @@ def _fill_store(
             failures.leave_out(index, reason)
             counts.add(Outcome(index, error=reason), progress)
     if work:
-        _extract_clips(config, extractor, writer, work, counts, failures, progress)
+        _extract_clips(config, extractor, writer, work, counts, failures, memory, progress)
     failures.close()
     return counts
 
@@ -148,14 +162,16 @@ def _extract_clips(
     work: Sequence[int],
     counts: _Counts,
     failures: Failures,
+    memory: SourceMemory,
     progress: Progress,
 ) -> None:
-    """Extract the clips ``work`` and count the outcomes; stops cleanly on a signal."""
+    """Extract the clips ``work``, count the outcomes and remember the media; stops cleanly on a signal."""
     on_cluster = bool(config.workers or config.scheduler)
     where = config.scheduler or (f"{config.workers} workers" if on_cluster else str(extractor.device))
     progress.start(len(work), "clips", f"extract on {where}")
     started, left = time.perf_counter(), len(work)
-    with stop_on_signals("stopping; the clips that are being written are finished, once more ends it at once") as stop:
+    stopping = stop_on_signals("stopping; the clips that are being written are finished, once more ends it at once")
+    with stopping as stop, closing(memory):
         if on_cluster:
             outcomes = cluster_clips(config, extractor, writer, work, stop)
         else:
@@ -164,6 +180,8 @@ def _extract_clips(
             left -= 1
             counts.add(outcome, progress)
             failures.add(outcome)
+            if outcome.look is not None and outcome.look.settled:
+                memory.remember(writer.clips[outcome.index], outcome.look.stamp, outcome.source)
             counts.seconds = time.perf_counter() - started
             progress.advance(1, nbytes=outcome.nbytes)
     progress.finish()
@@ -185,6 +203,7 @@ class _Counts:
     seconds: float = 0.0
     peak_memory: int = 0
     failures: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def add(self, outcome: Outcome, progress: Progress) -> None:
         self.peak_memory = max(self.peak_memory, outcome.peak_memory)
@@ -211,7 +230,7 @@ class _Counts:
             peak_memory=max(self.peak_memory, peak_resident()),
             failures=self.failures,
             skip_missing=config.skip_missing,
-            notes=notes,
+            notes=[*notes, *self.notes],
         )
 
 
@@ -292,6 +311,13 @@ def find_missing(dataset: Dataset, config: ExtractConfig, out: Path) -> dict[str
             mine = [writer.clips[index] for index in writer.pending(config.part)]
     except (StoreMissingError, StoreCorruptError):
         pass  # nothing to go on with; create_or_resume says what there is to say
+    return _unreadable(dataset, config, mine)
+
+
+def _unreadable(dataset: Dataset, config: ExtractConfig, mine: Sequence[str]) -> dict[str, str]:
+    """Those of the clips ``mine`` that cannot be read, with the reasons; as :func:`find_missing`."""
+    if not mine:
+        return {}
     problems_of: dict[str, list[MediaProblem]] = {}
     for problem in dataset.problems(deep=True):
         problems_of.setdefault(problem.clip, []).append(problem)

@@ -20,6 +20,7 @@ import torch
 from mettle_cache.errors import MediaError, TokensError
 from mettle_cache.pipelines.extract.extractor import Extractor, PreparedClip
 from mettle_cache.pipelines.extract.passes import Codes, encode_clips
+from mettle_cache.pipelines.extract.sources import Look
 from mettle_cache.store.writing.writer import StoreWriter
 
 WRITERS = 2
@@ -33,7 +34,8 @@ POLL_SECONDS = 0.1
 class Outcome:
     """The outcome of one clip: ``nbytes`` written, or the reason why it could not be extracted, and what may help.
 
-    ``peak_memory`` is the peak of the process until then, where it is not the caller's process.
+    ``peak_memory`` is the peak of the process until then, where it is not the caller's process. ``source`` is the
+    digest of the media that were read, ``look`` how their files looked.
     """
 
     index: int
@@ -41,6 +43,8 @@ class Outcome:
     error: str | None = None
     peak_memory: int = 0
     hint: str | None = None
+    source: str = ""
+    look: Look | None = None
 
 
 def stream_clips(
@@ -143,8 +147,9 @@ class _Stages:
     def _write(self, index: int, result: Codes | MediaError, clip: Future[PreparedClip]) -> None:
         try:
             if not isinstance(result, MediaError):
-                nbytes = self._writer.write_clip(index, result, source=clip.result().source)
-                self.ended.put(Outcome(index, nbytes))
+                read = clip.result()
+                nbytes = self._writer.write_clip(index, result, source=read.source)
+                self.ended.put(Outcome(index, nbytes, source=read.source, look=read.look))
                 return
         except TokensError as error:
             result = MediaError(error.message, hint=error.hint)

@@ -88,7 +88,8 @@ def test_every_clip_comes_out_once_with_its_own_tokens(size, count):
     outcomes = list(stream_clips(extractor, ledger, list(range(count)), threading.Event()))
     assert sorted(outcome.index for outcome in outcomes) == list(range(count))
     assert ledger.written == {index: (index, f"{index:032x}") for index in range(count)}
-    assert all(outcome == Outcome(outcome.index, nbytes=7) for outcome in outcomes)
+    expected = [Outcome(index, nbytes=7, source=f"{index:032x}") for index in range(count)]
+    assert sorted(outcomes, key=lambda outcome: outcome.index) == expected
 
 
 @pytest.mark.parametrize("count", [50, 500])
