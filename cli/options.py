@@ -76,6 +76,12 @@ def _part(text: str) -> tuple[int, int]:
     return parse_part(text)
 
 
+def _size(text: str) -> int:
+    from mettle_cache.pipelines.report.units import parse_bytes
+
+    return parse_bytes(text)
+
+
 def _several(values: list[str] | None) -> tuple[str, ...]:
     return tuple(values or ())
 
@@ -125,6 +131,12 @@ EXTRACTION: Mapping[str, Setting] = {
     ),
     "workers": Setting(int, typer.Option(help="Spread the clips over that many processes here."), 0),
     "scheduler": Setting(str | None, typer.Option(metavar="tcp://...", help="Spread them over a dask cluster."), None),
+    "memory": Setting(
+        str,
+        typer.Option(metavar="SIZE", help="Memory for decoding, of all clips; each may take a quarter."),
+        "4GB",
+        _size,
+    ),
     "precision": Setting(str, typer.Option(help="float32, bfloat16 or float16 (autocast)."), "float32"),
     "device": DEVICE,
 }

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -18,6 +16,7 @@ from mettle_cache.datasets.avsbench_masks import Mask, read_mask
 from mettle_cache.datasets.boundary import clip_errors
 from mettle_cache.datasets.media import pixels, waveform
 from mettle_cache.datasets.media.arrays import NPY_RATE
+from mettle_cache.datasets.media.budget import for_each_clip
 from mettle_cache.datasets.media.fault import MediaFileError, require_file
 from mettle_cache.datasets.media.pictures import header_remarks
 from mettle_cache.datasets.media.remarks import Remark, summarise
@@ -115,9 +114,8 @@ class AvsbenchDataset:
 
         Masks and files of many videos' sound are always read.
         """
-        with _threads() as executor:
-            by_source = executor.map(lambda source: list(self._problems_of(source, deep=deep)), self.sources)
-            return [problem for problems in by_source for problem in problems]
+        by_source = for_each_clip(lambda source: list(self._problems_of(source, deep=deep)), self.sources)
+        return [problem for problems in by_source for problem in problems]
 
     def load_frames(self, clip: Clip) -> list[NDArray[np.uint8]]:
         """The clip's one picture, RGB ``[H, W, 3]``. Raises MediaFileError."""
@@ -154,8 +152,7 @@ class AvsbenchDataset:
     @cached_property
     def _masks(self) -> dict[Path, Mask | MediaFileError]:
         paths = [source.mask for source in self.sources if source.mask is not None]
-        with _threads() as executor:
-            return dict(zip(paths, executor.map(self._try_mask, paths), strict=True))
+        return dict(zip(paths, for_each_clip(self._try_mask, paths), strict=True))
 
     def _try_mask(self, path: Path) -> Mask | MediaFileError:
         try:
@@ -200,10 +197,6 @@ class AvsbenchDataset:
             waveform.check_sound_file(path)
         else:
             require_file(path)
-
-
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1)))
 
 
 def _content(path: Path) -> bytes:

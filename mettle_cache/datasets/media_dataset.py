@@ -5,9 +5,7 @@ The decoders and their libraries load when media are first looked at, so that li
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mettle_cache.datasets.boundary import clip_errors
+from mettle_cache.datasets.media.budget import for_each_clip
 from mettle_cache.datasets.media.fault import MediaFileError
 from mettle_cache.datasets.media.places import SPREAD, Layout, PictureRule, locate_media
 from mettle_cache.datasets.media.remarks import Remark, summarise
@@ -58,11 +57,7 @@ class MediaDataset:
     def problems(self, *, deep: bool = False) -> list[MediaProblem]:
         """Every missing, empty or misplaced file, in clip order; ``deep`` also opens each file and reads its header."""
         look = partial(_look_at_clip, root=self.root, segments=self.segments, rule=self.picture_rule, deep=deep)
-        if deep:
-            with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as executor:
-                seen = list(executor.map(look, self.clips))
-        else:
-            seen = [look(clip) for clip in self.clips]
+        seen = for_each_clip(look, self.clips) if deep else [look(clip) for clip in self.clips]
         self._remarks.update({clip.id: remarks for clip, (_, remarks) in zip(self.clips, seen, strict=True)})
         return [problem for problems, _ in seen for problem in problems]
 

@@ -10,14 +10,17 @@ from pathlib import Path
 from mettle_cache.backbones.factory import known_layers, parse_backbone
 from mettle_cache.backbones.protocol import PRECISIONS
 from mettle_cache.datasets import DATASETS, dataset_folder, resolve_options
+from mettle_cache.datasets.media.budget import CLIPS_A_BUDGET, MEMORY, MemoryBudget
 from mettle_cache.devices import check_device_name
 from mettle_cache.errors import ConfigError, UsageError
 from mettle_cache.layers import select_layers
 from mettle_cache.paths import resolve_fields
+from mettle_cache.pipelines.report.units import format_bytes
 from mettle_cache.preprocessing import SHARED
 from mettle_cache.store.format.codecs import DEFAULT_CODEC, get_codec
 
 STORES = Path("cache")
+LEAST_MEMORY, MOST_MEMORY = 64 * 10**6, 10**15
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,9 @@ class ExtractConfig:
         Go on without the clips whose media are missing or unreadable, and be content with a store that lacks them.
     refresh
         Extract the clips again whose media are not those that the store was made of, instead of refusing them.
+    memory
+        Bytes that media may take while they are decoded, of all clips together; a quarter of it for one clip. Each of
+        several workers has its part of it, but always enough for one clip. Changes no byte of the store.
     device
         None: a GPU where there is one. ``precision`` other than float32 runs the backbones under autocast.
 
@@ -69,8 +75,15 @@ class ExtractConfig:
     scheduler: str | None = None
     skip_missing: bool = False
     refresh: bool = False
+    memory: int = MEMORY
     device: str | None = None
     precision: str = "float32"
+
+    @property
+    def memory_budget(self) -> MemoryBudget:
+        """A new budget of ``memory``, or of one worker's part of it."""
+        clip = self.memory // CLIPS_A_BUDGET
+        return MemoryBudget(max(clip, self.memory // max(1, self.workers)), clip)
 
     @property
     def layer_selection(self) -> str:
@@ -135,6 +148,9 @@ class ExtractConfig:
             yield "--workers starts processes here, --scheduler uses a cluster that is there: give one of them"
         if self.precision not in PRECISIONS:
             yield f"--precision {self.precision}: must be one of {', '.join(PRECISIONS)}"
+        if not LEAST_MEMORY <= self.memory <= MOST_MEMORY:
+            bounds = f"{format_bytes(LEAST_MEMORY)} to {format_bytes(MOST_MEMORY)}"
+            yield f"--memory {format_bytes(self.memory)}: must be from {bounds}"
         if not 0 <= self.seed < 1 << 63:
             yield f"--seed {self.seed}: must be a whole number from 0 to 2^63 - 1"
 

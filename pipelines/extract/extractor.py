@@ -22,6 +22,7 @@ from torch import Tensor
 from mettle_cache.backbones import Backbone, create_backbone, parse_backbone, shared_audio
 from mettle_cache.datasets import Dataset, dataset_info, open_dataset
 from mettle_cache.datasets.boundary import clip_errors
+from mettle_cache.datasets.media.budget import MemoryBudget
 from mettle_cache.devices import available_cores, choose_device
 from mettle_cache.errors import MediaError, UsageError
 from mettle_cache.layers import LayerSpec, select_layers
@@ -51,7 +52,8 @@ class PreparedClip:
 class Extractor:
     """Everything that turns clip indexes into codes; safe to use from several threads.
 
-    ``cores`` is how many of this machine's may be used; ``static`` holds the codec's static arrays, where it has any.
+    ``cores`` is how many of this machine's may be used; ``static`` holds the codec's static arrays, where it has any;
+    ``budget`` bounds the memory in which clips are decoded.
     """
 
     dataset: Dataset
@@ -62,6 +64,7 @@ class Extractor:
     precision: str
     cores: int
     static: StaticArrays = field(default_factory=lambda: NO_STATIC)
+    budget: MemoryBudget = field(default_factory=MemoryBudget)
 
     @property
     def clips_a_batch(self) -> int:
@@ -98,7 +101,7 @@ class Extractor:
         """
         clip, root = self.dataset.clips[index], self.dataset.root
         inputs = []
-        with watch(self.dataset, clip) as look:
+        with self.budget.clip(), watch(self.dataset, clip) as look:
             for backbone in self.backbones:
                 with clip_errors(clip.frames if backbone.sample_rate is None else clip.audio, root):
                     inputs.append(self._read(backbone, index))
@@ -183,6 +186,7 @@ def build_extractor(
         device=device,
         precision=config.precision,
         cores=cores or available_cores(),
+        budget=config.memory_budget,
     )
 
 

@@ -319,8 +319,9 @@ def _unreadable(dataset: Dataset, config: ExtractConfig, mine: Sequence[str]) ->
     if not mine:
         return {}
     problems_of: dict[str, list[MediaProblem]] = {}
-    for problem in dataset.problems(deep=True):
-        problems_of.setdefault(problem.clip, []).append(problem)
+    with config.memory_budget.in_use():
+        for problem in dataset.problems(deep=True):
+            problems_of.setdefault(problem.clip, []).append(problem)
     missing = {clip: problems_of[clip] for clip in mine if clip in problems_of}
     if missing and not config.skip_missing:
         lines = [str(problem) for problems in missing.values() for problem in problems]

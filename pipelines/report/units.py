@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
+
+from mettle_cache.errors import UsageError
+
+_SIZES = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
 def format_bytes(count: float) -> str:
@@ -12,6 +17,21 @@ def format_bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" or abs(count) >= 100 else f"{count:.1f} {unit}"
         count /= 1000
     raise AssertionError("the last unit always returns")
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes of what people write: ``8GB``, ``1.5 GB``, ``512 MiB``.
+
+    Raises
+    ------
+    UsageError
+        No number, no unit, or more digits than anything has bytes.
+    """
+    match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,9})?)\s*([A-Za-z]{1,3})\s*", text, flags=re.ASCII)
+    size = _SIZES.get(match[2].lower()) if match else None
+    if match is None or size is None:
+        raise UsageError(f"'{text}' is no size", hint="write a number and kB, MB, GB, TB or MiB, GiB: for example 8GB")
+    return int(float(match[1]) * size)
 
 
 def format_seconds(seconds: float) -> str:

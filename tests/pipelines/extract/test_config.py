@@ -32,6 +32,18 @@ def test_all_mistakes_in_one_message():
         assert option in caught.value.message
 
 
+@pytest.mark.parametrize("memory", [0, 10**6, 10**18])
+def test_impossible_memory(memory):
+    with pytest.raises(ConfigError, match=r"--memory .* must be from 64\.0 MB to 1000 TB"):
+        ExtractConfig(dataset="ave", memory=memory)
+
+
+@pytest.mark.parametrize(("workers", "total"), [(0, 4 * 10**9), (1, 4 * 10**9), (2, 2 * 10**9), (8, 10**9)])
+def test_workers_share_the_memory_but_a_clip_may_take_the_same_in_each(workers, total):
+    budget = ExtractConfig(dataset="ave", workers=workers).memory_budget
+    assert (budget.total, budget.clip_limit) == (total, 10**9)
+
+
 @pytest.mark.parametrize("workers", [-1, 5000])
 def test_an_impossible_number_of_workers(workers):
     with pytest.raises(ConfigError, match=f"--workers {workers}"):

@@ -15,6 +15,7 @@ import zarr
 from mettle_cache.backbones import create_backbone, shared_audio
 from mettle_cache.datasets import DATASETS, open_dataset
 from mettle_cache.datasets.media import decode
+from mettle_cache.datasets.media.allowance import take
 from mettle_cache.errors import (
     DatasetError,
     NoRoomError,
@@ -244,6 +245,22 @@ def test_a_defect_that_all_clips_meet_leaves_an_unfinished_store(root, whole, tm
     with StoreWriter.join(out) as writer:
         assert [writer.status(index) for index in range(6)] == [None] * 6
     assert extract(tiny(root, out)).written == 6
+    assert tree(out) == tree(whole)
+
+
+def test_a_clip_that_takes_too_much_memory_fails_and_is_tried_again_with_more(root, whole, tmp_path, monkeypatch):
+    heavy, decoded, out = open_dataset("ave", root).clips[1], decode.load_frames, tmp_path / "s.zarr"
+
+    def load(clip, segments, rate=None):
+        take(clip.frames, 50_000_000 if clip.id == heavy.id else 1_000_000)
+        return decoded(clip, segments, rate)
+
+    monkeypatch.setattr(decode, "load_frames", load)
+    report = extract(tiny(root, out, memory=150_000_000))
+    assert (report.written, list(report.failures), report.ok) == (5, [heavy.id], False)
+    assert "more than the" in report.failures[heavy.id]
+    report = extract(tiny(root, out, memory=250_000_000))
+    assert (report.written, report.skipped, report.ok) == (1, 5, True)
     assert tree(out) == tree(whole)
 
 

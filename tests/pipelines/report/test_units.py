@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mettle_cache.pipelines.report.units import format_bytes, format_rate, format_seconds
+from mettle_cache.errors import UsageError
+from mettle_cache.pipelines.report.units import format_bytes, format_rate, format_seconds, parse_bytes
 
 BYTES = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
 SECONDS = {"d": 86400, "h": 3600, "min": 60, "s": 1}
@@ -55,3 +56,23 @@ def test_bytes_are_decimal():
         "53.9 MB",
         "223 GB",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("8GB", 8 * 10**9), ("1.5 gb", 15 * 10**8), (" 512 MiB ", 2**29), ("64000000 B", 64 * 10**6), ("0.1kB", 100)],
+)
+def test_sizes_as_people_write_them(text, count):
+    assert parse_bytes(text) == count
+
+
+@given(st.floats(1, 1e14))
+def test_sizes_that_are_written_read_back(count):
+    assert math.isclose(parse_bytes(format_bytes(count)), count, rel_tol=0.05, abs_tol=1)
+
+
+@pytest.mark.parametrize("text", ["", "8", "GB", "-1GB", "8 G B", "1e9GB", "8XB", "9" * 5000 + "GB", "٨GB", "nan GB"])
+def test_what_is_no_size_is_refused(text):
+    with pytest.raises(UsageError, match="is no size") as caught:
+        parse_bytes(text)
+    assert "for example 8GB" in caught.value.hint
