@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mettle_cache.cli.options import Debug, Json, StoreArgument
+from mettle_cache.cli.options import Debug, Json, StoreArgument, path_option
 from mettle_cache.cli.output import emit
 from mettle_cache.pipelines.report.units import format_bytes
 
 if TYPE_CHECKING:
+    from mettle_cache.pipelines.extract.verify import SourcesReport
     from mettle_cache.store import VerifyReport
 
 EPILOG = """Examples:
@@ -20,6 +22,8 @@ mettle verify cache/ave-swinv2_l-htsat.zarr
 mettle verify cache/ave-swinv2_l-htsat.zarr --deep
 
 mettle verify cache/ave-swinv2_l-htsat.zarr --deep --repair
+
+mettle verify cache/ave-swinv2_l-htsat.zarr --sources data/AVE
 """
 LISTED = 20
 
@@ -34,10 +38,13 @@ def verify(
     repair: Annotated[
         bool, typer.Option("--repair", help="Forget damaged clips, so that the next extract makes them anew.")
     ] = False,
+    sources: Annotated[
+        Path | None, path_option(text="Compare all media in this folder with those that the store was made of.")
+    ] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Check a store: every byte accounted for. Exit code 1 if it is damaged or unfinished."""
+    """Check a store: every byte accounted for. Exit code 1 if it is damaged or unfinished, or media have changed."""
     from mettle_cache.pipelines.progress import terminal_progress
     from mettle_cache.store import repair_store, verify_store
     from mettle_cache.store.format.metadata import load_metadata
@@ -49,8 +56,17 @@ def verify(
     finally:
         progress.finish()
     forgotten = repair_store(report) if repair else 0
-    emit({**report.to_json(), "forgotten": forgotten}, report_lines(report, repaired=repair))
-    if not report.ok:
+    document, lines = {**report.to_json(), "forgotten": forgotten}, report_lines(report, repaired=repair)
+    if sources is None:
+        emit(document, lines)
+        ok = report.ok
+    else:
+        from mettle_cache.pipelines.extract.verify import verify_sources
+
+        media = verify_sources(store, sources, progress)
+        emit({**document, "sources": media.to_json()}, [*lines, *sources_lines(media)])
+        ok = report.ok and media.ok
+    if not ok:
         raise typer.Exit(1)
 
 
@@ -72,4 +88,20 @@ def report_lines(report: VerifyReport, *, repaired: bool) -> list[str]:
         lines.append(f"next       mettle verify {report.path} --deep --repair, then the same mettle extract command")
     elif not report.ok:
         lines.append("next       run the same mettle extract command again; it goes on where the last run stopped")
+    return lines
+
+
+def sources_lines(media: SourcesReport) -> list[str]:
+    """How many media are those of the store, which are not, and what to do about them."""
+    lines = [
+        f"media      {media.root}: {media.same} clips the same, {len(media.changed)} changed, {len(media.missing)} "
+        "not there",
+        *(f"changed    {clip}: {what}" for clip, what in list(media.changed.items())[:LISTED]),
+    ]
+    if len(media.changed) > LISTED:
+        lines.append(f"           and {len(media.changed) - LISTED} more; --json lists all")
+    if media.other_annotations:
+        lines.append("note       the annotations there are not those of the store")
+    if media.changed:
+        lines.append("next       the same mettle extract command with --refresh, to extract just these clips again")
     return lines

@@ -87,7 +87,7 @@ class StoreSpec:
             "codec": self.codec,
             "layers": [layer.to_json() for layer in self.layers],
             "clips": {"count": len(self.clips), "digest": digest_of(list(self.clips))},
-            "samples": {"rows": self.samples.num_rows, "digest": _table_digest(self.samples)},
+            "samples": {"rows": self.samples.num_rows, "digest": samples_digest(self.samples)},
             "vocabulary": {name: list(words) for name, words in self.vocabulary.items()},
             "extraction": json.loads(canonical_json(self.key)),
         }
@@ -156,9 +156,10 @@ def _leaves(value: object, name: str) -> Iterator[tuple[str, str]]:
     yield name, text if len(text) <= 80 else f"{text[:40]}... ({digest(text.encode())[:8]})"
 
 
-def _table_digest(table: pa.Table) -> str:
-    names = [[name, str(table.schema.field(name).type)] for name in table.column_names]
-    return digest_of([names, [{name: _plain(value) for name, value in row.items()} for row in table.to_pylist()]])
+def samples_digest(samples: pa.Table) -> str:
+    """The digest of annotation rows as it is in the key: of names, types and values."""
+    names = [[name, str(samples.schema.field(name).type)] for name in samples.column_names]
+    return digest_of([names, [{name: _plain(value) for name, value in row.items()} for row in samples.to_pylist()]])
 
 
 def _plain(value: object) -> object:
