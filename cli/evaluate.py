@@ -12,6 +12,7 @@ from mettle_cache.cli.group import spread_lines
 from mettle_cache.cli.options import Debug, Device, Json, path_argument, path_option
 from mettle_cache.cli.output import emit
 from mettle_cache.cli.table import table_lines
+from mettle_cache.errors import UsageError
 
 if TYPE_CHECKING:
     from mettle_cache.pipelines.report.run_reports import EvaluateReport, EvaluationGroup
@@ -43,13 +44,21 @@ def evaluate(
 
     Several runs of one store are scored in one pass over it, and their mean and standard deviation given.
     """
+    from mettle_cache.devices import check_device_name
+    from mettle_cache.pipelines.places import require_store
     from mettle_cache.pipelines.progress import terminal_progress
     from mettle_cache.pipelines.train.run_folder import find_runs
 
+    # before PyTorch loads, which takes seconds
+    check_device_name(device)
+    if store is not None:
+        require_store(store)
+    if root is not None and not root.is_dir():
+        raise UsageError(f"--root {root}: there is no such folder", hint="name the data set's folder, or leave it out")
     folders = [run for folder in runs for run in find_runs(folder)]
     progress = terminal_progress()
 
-    from mettle_cache.pipelines.evaluate import evaluation  # loads PyTorch, which takes seconds
+    from mettle_cache.pipelines.evaluate import evaluation
 
     if folders == runs[:1]:
         report = evaluation.evaluate(folders[0], split=split, store=store, root=root, device=device, progress=progress)

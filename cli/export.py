@@ -48,9 +48,15 @@ def export(
     multiply out. Heads with more steps cannot be folded. Heads of other methods have nothing to fold, and are written
     as they are.
     """
+    from mettle_cache.devices import check_device_name
+    from mettle_cache.pipelines.places import require_store
     from mettle_cache.pipelines.train.run_folder import RunFolder
 
-    RunFolder(run).read_config()  # before PyTorch loads, which takes seconds
+    # before PyTorch loads, which takes seconds
+    check_device_name(device)
+    RunFolder(run).read_config()
+    if store is not None:
+        require_store(store)
 
     from mettle_cache.pipelines.evaluate.export import export_run
 

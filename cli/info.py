@@ -24,8 +24,10 @@ def register(app: typer.Typer) -> None:
 
 def info(store: StoreArgument, json: Json = False, debug: Debug = False) -> None:
     """Show what is in a store, finished or not, and what made it."""
+    from mettle_cache.pipelines.places import require_store
     from mettle_cache.store import describe_store
 
+    require_store(store)
     facts = describe_store(store)
     stages, rows, failed = facts["stages"], facts["rows"], facts["failed"]
     assert isinstance(stages, list)

@@ -45,10 +45,12 @@ def verify(
     debug: Debug = False,
 ) -> None:
     """Check a store: every byte accounted for. Exit code 1 if it is damaged or unfinished, or media have changed."""
+    from mettle_cache.pipelines.places import require_store
     from mettle_cache.pipelines.progress import terminal_progress
     from mettle_cache.store import repair_store, verify_store
     from mettle_cache.store.format.metadata import load_metadata
 
+    require_store(store)
     progress = terminal_progress()
     progress.start(load_metadata(store).clips, "clips", f"verify {store}")
     try:

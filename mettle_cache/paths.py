@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -59,6 +60,11 @@ def resolve_fields(config: object, *names: str) -> list[str]:
         except UsageError as error:
             problems.append(f"{name}: {error.message}")
     return problems
+
+
+def command_line(*words: str | os.PathLike[str]) -> str:
+    """Words as one line that a shell takes apart into the same words: paths with blanks are quoted."""
+    return shlex.join(map(os.fspath, words))
 
 
 def is_utf8(text: str) -> bool:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from mettle_cache.errors import ConfigError
+from mettle_cache.devices import check_device_name
+from mettle_cache.errors import ConfigError, UsageError
 from mettle_cache.paths import resolve_fields
 from mettle_cache.pipelines.timing import LEAST_REPEATS
 
@@ -54,6 +55,10 @@ class BenchOptions:
     def _problems(self) -> Iterator[str]:
         if not 1 <= self.repeats <= MOST_REPEATS:
             yield f"--repeats {self.repeats}: must be from 1 to {MOST_REPEATS}"
+        try:
+            check_device_name(self.device)
+        except UsageError as error:
+            yield f"--device: {error.message}"
         if self.clips is not None and not 1 <= self.clips <= MOST_CLIPS:
             yield f"--clips {self.clips}: must be from 1 to {MOST_CLIPS}"
 

@@ -15,12 +15,11 @@ import torch
 from mettle_cache.devices import choose_device, prepare_process
 from mettle_cache.errors import RunError, UsageError
 from mettle_cache.methods.kernels.ops import pools_tokens
-from mettle_cache.paths import local_path
+from mettle_cache.paths import command_line, local_path
 from mettle_cache.pipelines.evaluate.artefacts import StoredFrames, write_artefacts
 from mettle_cache.pipelines.evaluate.comparison import compare_with_paper
 from mettle_cache.pipelines.progress import Progress, Silent
 from mettle_cache.pipelines.report.run_reports import EvaluateReport, EvaluationGroup
-from mettle_cache.pipelines.report.text import command_line
 from mettle_cache.pipelines.train.loop import predict_split
 from mettle_cache.pipelines.train.recipe import Recipe
 from mettle_cache.pipelines.train.run import Run

@@ -99,19 +99,18 @@ def make_plan(config: ExtractConfig, *, measure: bool = True, progress: Progress
         Annotations that are missing or malformed.
     """
     progress = progress or Silent()
+    # what is wrong with names shows before the media are looked for
     get_codec(config.codec)
+    device, layers = choose_device(config.device), _tabled_layers(config)
+    select_layers(layers, config.layer_selection)
+    backbones = _timed_backbones(config, device) if measure else ()
     dataset, out = open_config_dataset(config), config.out or default_store_path(config)
     free = free_bytes(out)
     speed = recompute = None
     if measure:
         progress.note("timing a short forward pass and a cold read; --no-measure skips both")
-        device = choose_device(config.device)
-        backbones = _timed_backbones(config, device)
         recompute = 1 / seconds_a_clip(backbones, device, dataset.segments)
         speed = measure_read_speed(disk_folder(out))
-        layers = tuple(layer for backbone in backbones for layer in backbone.layers)
-    else:
-        layers = _tabled_layers(config)
     return _report(config, dataset, out, layers, free=free, speed=speed, recompute=recompute)
 
 

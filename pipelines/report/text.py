@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import unicodedata
 
 # control characters, invisible ones that change the order of others, lone surrogates, and separators of lines
@@ -27,11 +26,6 @@ def encodable(text: str) -> str:
         return os.fsencode(text).decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:  # surrogates that stand for no byte
         return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def command_line(*words: str | os.PathLike[str]) -> str:
-    """Words as one line that a shell takes apart into the same words: paths with blanks are quoted."""
-    return shlex.join(map(os.fspath, words))
 
 
 def _escaped(line: str) -> str:

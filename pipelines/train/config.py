@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -9,10 +10,13 @@ from typing import Literal, get_args
 from mettle_cache.devices import check_device_name
 from mettle_cache.errors import ConfigError, StoreMissingError, UsageError
 from mettle_cache.paths import resolve_fields
+from mettle_cache.pipelines.places import require_store
+from mettle_cache.pipelines.train.recipe_file import read_recipe
 from mettle_cache.store import find_stores
-from mettle_cache.store.format.metadata import load_metadata
+from mettle_cache.store.format.metadata import READY, load_metadata
 
 CACHE = Path("cache")
+_LISTED = 5
 
 # the rule by which a run's best epoch is chosen: the score on a split, or the last epoch
 SelectOn = Literal["val", "test", "last"]
@@ -48,14 +52,16 @@ class TrainJob:
         Raises
         ------
         UsageError
-            ``select_on`` is no rule of selection, or ``device`` is no device's name.
+            ``select_on`` is no rule of selection, ``device`` is no device's name, or ``recipe`` no recipe's.
         StoreMissingError
             There is no such store, or none was named and none is finished under ``cache/``.
         """
         if self.select_on not in get_args(SelectOn):
             raise UsageError(f"--select-on {self.select_on}: choose one of {', '.join(get_args(SelectOn))}")
         check_device_name(self.device)
-        load_metadata(self.store or newest_store(CACHE))
+        if self.recipe is not None:
+            read_recipe(self.recipe)
+        check_store(self.store)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +101,7 @@ class GroundingJob:
     def check(self) -> None:
         """As :meth:`TrainJob.check`."""
         check_device_name(self.device)
-        load_metadata(self.store or newest_store(CACHE))
+        check_store(self.store)
 
 
 def _raise_if_any(problems: list[str], command: str) -> None:
@@ -103,12 +109,50 @@ def _raise_if_any(problems: list[str], command: str) -> None:
         raise ConfigError(problems, where="these options cannot be used", hint=f"see: mettle {command} --help")
 
 
-def newest_store(folder: Path) -> Path:
-    """The newest finished store in a folder. Raises StoreMissingError."""
+def check_store(store: Path | None) -> None:
+    """Refuse what is no store, before anything slow is loaded; None: the newest one.
+
+    Raises
+    ------
+    StoreError
+        There is none, or its metadata are damaged.
+    """
+    if store is not None:
+        require_store(store)
+    load_metadata(choose_store(store)[0])
+
+
+def choose_store(named: Path | None, folder: Path = CACHE) -> tuple[Path, list[str]]:
+    """The store that is named, else the newest finished one, and what is to be said of that choice.
+
+    Raises
+    ------
+    StoreMissingError
+        None is finished.
+    UsageError
+        Several are, and two of them are equally new: copies keep no order.
+    """
+    if named is not None:
+        return named, []
     stores = find_stores(folder)
+    others = [path for path in sorted(folder.glob("*.zarr")) if path not in stores]
+    unfinished = f"; not finished: {_listed(others)}" if others else ""
     if not stores:
         raise StoreMissingError(
-            f"there is no finished store under {folder}/",
-            hint="make one with: mettle extract --dataset ave, or name one: mettle train --from-cache STORE",
+            f"there is no finished store under {folder}/{unfinished}",
+            hint="make one with: mettle extract --dataset NAME, or name one: --from-cache STORE",
         )
-    return stores[0]
+    if len({(path / READY).stat().st_mtime_ns for path in stores[:2]}) < len(stores[:2]):
+        raise UsageError(
+            f"{len(stores)} finished stores are under {folder}/, and none is the newest: {_listed(stores)}",
+            hint="name one: --from-cache STORE",
+        )
+    if len(stores) == 1 and not others:
+        return stores[0], []
+    rest = f"; others: {_listed(stores[1:])}" if stores[1:] else ""
+    return stores[0], [f"the newest finished store under {folder}/ is taken: {stores[0]}{rest}{unfinished}"]
+
+
+def _listed(paths: Sequence[Path]) -> str:
+    more = f" and {len(paths) - _LISTED} more" if len(paths) > _LISTED else ""
+    return ", ".join(map(str, paths[:_LISTED])) + more

@@ -20,7 +20,7 @@ from mettle_cache.devices import choose_device, peak_memory, prepare_process
 from mettle_cache.errors import UsageError
 from mettle_cache.pipelines.progress import Progress, Silent
 from mettle_cache.pipelines.train.checkpoint import load_checkpoint, save_checkpoint
-from mettle_cache.pipelines.train.config import CACHE, GroundingJob, Videos, newest_store
+from mettle_cache.pipelines.train.config import GroundingJob, Videos, choose_store
 from mettle_cache.pipelines.train.loop import SharedPass, train_epochs
 from mettle_cache.pipelines.train.recipe import TrainOptions
 from mettle_cache.pipelines.train.run import Run
@@ -76,7 +76,10 @@ def pretrain_grounding(job: GroundingJob, progress: Progress | None = None) -> G
     """
     progress = progress or Silent()
     prepare_process()
-    store = TokenStore.open(job.store or newest_store(CACHE))
+    path, notes = choose_store(job.store)
+    for note in notes:
+        progress.note(note)
+    store = TokenStore.open(path)
     out = job.out or WEIGHTS / f"{Path(store.path).stem}-grounding.safetensors"
     folder = _run_folder(out)
     run, shared = _prepare(job, store, progress)

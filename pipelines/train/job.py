@@ -9,7 +9,7 @@ from typing import cast
 from mettle_cache.errors import RunError
 from mettle_cache.pipelines.progress import Progress
 from mettle_cache.pipelines.report.run_reports import GroupReport, TrainReport
-from mettle_cache.pipelines.train.config import CACHE, SelectOn, TrainJob, newest_store
+from mettle_cache.pipelines.train.config import SelectOn, TrainJob, choose_store
 from mettle_cache.pipelines.train.recipe import default_recipe, load_recipe
 from mettle_cache.pipelines.train.run_folder import RunFolder
 from mettle_cache.pipelines.train.spec import RunSpec, Variant
@@ -25,7 +25,7 @@ def start_training(job: TrainJob, progress: Progress) -> TrainReport:
     UsageError, StoreMissingError
         As :meth:`TrainJob.check`.
     """
-    store, name = _open(job)
+    store, name = _open(job, progress)
     recipe = load_recipe(name, list(job.overrides))
     out = job.out or default_run_folder(store, recipe, job.seed)
     progress.note(f"store {store.path}, recipe {recipe.name}, seed {job.seed}, run {out}")
@@ -43,7 +43,7 @@ def start_training(job: TrainJob, progress: Progress) -> TrainReport:
 
 def start_seeds(job: TrainJob, seeds: Sequence[int], progress: Progress) -> GroupReport:
     """As :func:`start_training`, for several seeds in one pass; each run is ``OUT/seed-N``, ``job.seed`` is ignored."""
-    store, name = _open(job)
+    store, name = _open(job, progress)
     recipe = load_recipe(name, list(job.overrides))
     folder = job.out or RUNS / f"{_stem(store)}-{recipe.name}"
     specs = [RunSpec(recipe=recipe, seed=seed, folder=folder, name=f"seed-{seed}") for seed in seeds]
@@ -55,7 +55,7 @@ def start_sweep(job: TrainJob, variants: Sequence[Variant], seeds: Sequence[int]
 
     ``job.overrides`` is ignored: the variants hold all overrides.
     """
-    store, name = _open(job)
+    store, name = _open(job, progress)
     folder = job.out or RUNS / f"{_stem(store)}-{Path(name).stem}-sweep"
     specs = [
         RunSpec(
@@ -88,10 +88,15 @@ def _start_group(
     )
 
 
-def _open(job: TrainJob) -> tuple[TokenStore, str]:
+def _open(job: TrainJob, progress: Progress) -> tuple[TokenStore, str]:
     """The store and the recipe's name."""
     job.check()
-    store = TokenStore.open(job.store or newest_store(CACHE))
+    if job.recipe is not None:
+        load_recipe(job.recipe)  # what is wrong with it shows before the store is read
+    path, notes = choose_store(job.store)
+    for note in notes:
+        progress.note(note)
+    store = TokenStore.open(path)
     return store, job.recipe or default_recipe(store)
 
 

@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from importlib import resources
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -25,16 +22,15 @@ from mettle_cache.datasets.registry import DATASETS
 from mettle_cache.errors import ConfigError, UsageError
 from mettle_cache.methods.registry import METHODS, MethodChoice, method_kind
 from mettle_cache.options import STRICT, TOO_MUCH, Count, Options, Weight, read_options
-from mettle_cache.paths import local_path
 from mettle_cache.pipelines.report.store_facts import find_published, store_facts
+from mettle_cache.pipelines.train.recipe_file import read_recipe
 from mettle_cache.tasks.registry import TASKS, get_task
 
 if TYPE_CHECKING:
     from mettle_cache.store.reading.token_store import TokenStore
 
 _BARE_WORD = re.compile(r"[A-Za-z0-9_.:,/+-]+")
-# what a file or an override may hold: parsing takes time that grows with the square of a key's parts
-_MAX_BYTES = 1 << 16
+# what a line or an override may hold: parsing takes time that grows with the square of a key's parts
 _MAX_OVERRIDE = 4096
 _MAX_DOTS = 100
 _MAX_DEPTH = 8
@@ -106,12 +102,6 @@ class Recipe(_Plain):
 _PLAIN_KEYS = tuple(item.name for item in fields(_Plain))
 
 
-def list_recipes() -> list[str]:
-    """Names of the built-in recipes."""
-    folder = resources.files("mettle_cache.pipelines") / "recipes"
-    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
-
-
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe and apply ``overrides``, each ``key=value`` or ``table.key=value`` with a TOML value.
 
@@ -126,7 +116,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     ConfigError
         Everything that is wrong with the file and the overrides.
     """
-    name, text = _read(name_or_path)
+    name, text = read_recipe(name_or_path)
     try:
         table = _parse(text)
     except ValueError as error:
@@ -197,34 +187,6 @@ def flatten_recipe(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]
     for key, value in table.items():
         flat |= flatten_recipe(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
-
-
-def _read(name_or_path: str | Path) -> tuple[str, str]:
-    """A recipe's name and its text."""
-    known, (package, colon, file) = list_recipes(), str(name_or_path).partition(":")
-    if str(name_or_path) in known:
-        package, file = "mettle_cache.pipelines", f"recipes/{name_or_path}.toml"
-    top = package.partition(".")[0]
-    if str(name_or_path) in known or (colon and top.isidentifier() and find_spec(top)):
-        try:
-            return Path(file).stem, (resources.files(package) / file).read_text("utf-8")
-        except (ImportError, OSError) as error:
-            raise UsageError(f"the package {package} brings no recipe {file} ({error})") from error
-    path = local_path(name_or_path)
-    if not os.path.isfile(path):
-        near = difflib.get_close_matches(str(name_or_path), known, n=1)
-        guess = f"did you mean {near[0]}? " if near else ""
-        raise UsageError(
-            f"there is no recipe called '{name_or_path}', and no such file",
-            hint=f"{guess}built-in recipes: {', '.join(known)}",
-        )
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise ConfigError([f"larger than {_MAX_BYTES} bytes"], where=f"recipe {path}")
-        # editors of other systems put a byte order mark first
-        return path.stem, path.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([f"cannot be read: {error}"], where=f"recipe {path}") from error
 
 
 def _parse(text: str) -> dict[str, Any]:

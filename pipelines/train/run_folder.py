@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 
 from mettle_cache.errors import RunError, UsageError
+from mettle_cache.pipelines.places import require_one_run, require_run
 from mettle_cache.pipelines.train.run_config import RunConfig
 from mettle_cache.store.format.files import file_digest, open_regular
 from mettle_cache.store.writing.durable import (
@@ -79,7 +80,7 @@ class RunFolder:
     def read_config(self) -> RunConfig:
         """The run's record; raises RunError where there is none or it is damaged."""
         if not os.path.lexists(self.config):
-            raise RunError(f"{self.path}: this is not a run (no config.json)", hint="name a folder that train wrote")
+            require_one_run(self.path)
         try:
             return RunConfig.from_bytes(_read_capped(self.config))
         except (ValueError, OSError) as error:
@@ -360,9 +361,8 @@ def find_runs(path: Path) -> list[Path]:
     """
     if RunFolder(path).config.exists():
         return [path]
+    require_run(path)
     runs = [config.parent for pattern in ("*/config.json", "*/*/config.json") for config in path.glob(pattern)]
-    if not runs:
-        raise RunError(f"{path}: there is no run here (no config.json)", hint="name a folder that train or sweep wrote")
     return sorted(runs, key=lambda run: [_natural(part) for part in run.relative_to(path).parts])
 
 

@@ -63,6 +63,13 @@ def test_what_only_tells_is_light(loaded, command):
         ("train --from-cache NOSUCH", "there is no token store at NOSUCH"),
         ("train --from-cache --select-on best", "--select-on best: choose one of val, test, last"),
         ("train --from-cache --device gpu", "there is no device called 'gpu'"),
+        ("train --from-cache --recipe nosuch", "there is no recipe called 'nosuch'"),
+        ("sweep --from-cache --recipe ave-smal", "did you mean ave-small?"),
+        ("evaluate NOSUCH --device gpu", "there is no device called 'gpu'"),
+        ("evaluate NOSUCH --store NOSUCH", "there is no token store at NOSUCH"),
+        ("evaluate NOSUCH --root NOSUCH", "there is no such folder"),
+        ("export NOSUCH --device gpu", "there is no device called 'gpu'"),
+        ("bench read --device gpu", "there is no device called 'gpu'"),
         ("sweep --from-cache --set x", "must be key=value"),
         ("sweep --from-cache NOSUCH", "there is no token store at NOSUCH"),
         ("pretrain-grounding --from-cache NOSUCH", "there is no token store at NOSUCH"),
@@ -78,7 +85,7 @@ def test_a_wrong_argument_is_refused_before_anything_heavy_loads(loaded, command
     assert message in said
 
 
-@pytest.mark.parametrize(("command", "message"), [("evaluate NOSUCH", "no run here"), ("export NOSUCH", "not a run")])
+@pytest.mark.parametrize(("command", "message"), [("evaluate NOSUCH", "no run here"), ("export NOSUCH", "no run here")])
 def test_a_folder_that_is_no_run_is_refused_as_early(loaded, command, message):
     code, modules, said = loaded(command)
     assert (code, modules) == (1, [])

@@ -5,7 +5,8 @@ import pytest
 
 from mettle_cache.datasets.registry import DATASETS
 from mettle_cache.errors import UsageError
-from mettle_cache.pipelines.train.recipe import list_recipes, load_recipe
+from mettle_cache.pipelines.train.recipe import load_recipe
+from mettle_cache.pipelines.train.recipe_file import list_recipes
 from mettle_cache.tasks.avel.task import AvelTask
 from mettle_cache.tasks.avvp.task import AvvpTask
 from mettle_cache.tasks.registry import TASKS, get_task

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mettle_cache.errors import ConfigError, StoreMissingError, UsageError
-from mettle_cache.pipelines.train.config import GroundingJob, TrainJob, newest_store
+from mettle_cache.pipelines.train.config import GroundingJob, TrainJob, choose_store
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +45,34 @@ def test_without_a_store_the_newest_finished_one_under_cache_serves(store, tmp_p
         shutil.copytree(store, tmp_path / "cache" / f"{name}.zarr")
         os.utime(tmp_path / "cache" / f"{name}.zarr" / "READY", (1e9 + number, 1e9 + number))
     (tmp_path / "cache" / "unfinished.zarr" / "READY").unlink()
-    assert newest_store(Path("cache")) == Path("cache/a.zarr")
+    newest, notes = choose_store(None)
+    assert newest == Path("cache/a.zarr")
+    assert notes == [
+        "the newest finished store under cache/ is taken: cache/a.zarr; others: cache/b.zarr; "
+        "not finished: cache/unfinished.zarr"
+    ]
+    assert choose_store(store) == (store, [])
     TrainJob().check()
+
+
+def test_a_single_store_needs_no_words(store, tmp_path):
+    shutil.copytree(store, tmp_path / "a.zarr")
+    assert choose_store(None, tmp_path) == (tmp_path / "a.zarr", [])
+
+
+def test_of_equally_new_stores_none_is_taken(store, tmp_path):
+    for name in ("b", "a"):
+        shutil.copytree(store, tmp_path / f"{name}.zarr")
+        os.utime(tmp_path / f"{name}.zarr" / "READY", (1e9, 1e9))
+    with pytest.raises(UsageError, match=r"2 finished stores .* none is the newest: .*a.zarr, .*b.zarr"):
+        choose_store(None, tmp_path)
+
+
+def test_an_unfinished_store_is_named_where_none_is_finished(store, tmp_path):
+    shutil.copytree(store, tmp_path / "a.zarr")
+    (tmp_path / "a.zarr" / "READY").unlink()
+    with pytest.raises(StoreMissingError, match=r"not finished: .*a.zarr"):
+        choose_store(None, tmp_path)
 
 
 @pytest.mark.parametrize("rate", [0.0, -1.0, float("inf"), float("nan")])

@@ -10,12 +10,12 @@ from mettle_cache.errors import ConfigError, UsageError
 from mettle_cache.methods.linear import LinearOptions
 from mettle_cache.pipelines.train.recipe import (
     default_recipe,
-    list_recipes,
     load_recipe,
     recipe_differences,
     recipe_from_json,
     resolve_recipe,
 )
+from mettle_cache.pipelines.train.recipe_file import list_recipes
 
 # Tables 13 and 14, and docs/protocols/avel.md, "Parameter accounting", for the width
 PUBLISHED = {

@@ -146,7 +146,7 @@ def test_damaged_configurations_are_errors(tmp_path, content):
 
 
 def test_a_folder_without_a_run(tmp_path):
-    with pytest.raises(RunError, match="this is not a run"):
+    with pytest.raises(RunError, match="there is no run here"):
         RunFolder(tmp_path).read_config()
 
 
