@@ -100,7 +100,9 @@ EXTRACTION: Mapping[str, Setting] = {
     "audio": Setting(
         str,
         typer.Option(
-            metavar="NAME[=WEIGHTS]|shared", help="Backbone for sound; shared: the visual one reads the log-mel."
+            metavar="NAME[=WEIGHTS]|shared[=mean]",
+            help="Backbone for sound; shared: the visual one reads the log-mel, of a .wav's first channel where the "
+            "published code does so, else of the channels' mean; shared=mean: always of the mean.",
         ),
         "htsat",
     ),

@@ -15,6 +15,7 @@ from torch.nn import functional
 from torchaudio.compliance import kaldi
 
 from mettle_cache.errors import MediaError
+from mettle_cache.preprocessing import Recording
 
 INTERPOLATIONS = ("bicubic", "bilinear")
 
@@ -67,16 +68,20 @@ class ImageTransform:
 
 
 SAMPLE_RATE = 16000
-SLACK = SAMPLE_RATE // 10  # LAVISH leaves a window and 0.1 s after the last window's start
-FRAME = SAMPLE_RATE * 25 // 1000  # Kaldi's 25 ms
+SLACK = 0.1  # seconds that LAVISH leaves after the last window
+FRAME_SECONDS = 0.025  # Kaldi's
+FRAME = int(SAMPLE_RATE * FRAME_SECONDS)
+FILE_RATES = (4_000, 384_000)
+"""Hz, from the least to the most, at which a file is heard as it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FbankImage:
-    """A window of 16 kHz sound to a picture [3, H, W], H time and W mel.
+    """A window of sound to a picture [3, H, W], H time and W mel.
 
     ``frames`` rows: shorter spectra get rows of zeros after the normalisation ``(x - mean) / (2 std)``, longer ones
     are cut. ``size`` resizes the picture bilinearly, for backbones that want another one; None keeps it.
+    ``file_sound``: sound files are heard as they are, one channel at their own rate; other media at 16 kHz.
     """
 
     mel_bins: int
@@ -86,34 +91,38 @@ class FbankImage:
     std: float
     window_seconds: float = 1.0
     size: tuple[int, int] | None = None
+    file_sound: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
         return (3, *(self.size or (self.frames, self.mel_bins)))
 
-    def __call__(self, waveform: np.ndarray, segments: int) -> Tensor:
-        """A mono float waveform [samples] at 16 kHz to [T, 3, H, W] float32.
+    def __call__(self, sound: np.ndarray | Recording, segments: int) -> Tensor:
+        """A mono float waveform [samples] at 16 kHz, or a recording at its own rate, to [T, 3, H, W] float32.
 
         Raises
         ------
         MediaError
-            Not one channel of finite floats, or less than the 25 ms of one frame.
+            Not one channel of finite floats, less than the 25 ms of one frame, or a rate that no sound has.
         """
-        samples = torch.from_numpy(check_waveform(waveform))
+        recording = sound if isinstance(sound, Recording) else Recording(sound, SAMPLE_RATE)
+        rate = recording.rate
+        if not FILE_RATES[0] <= rate <= FILE_RATES[1]:
+            raise MediaError(f"a rate of {rate} Hz is not from {FILE_RATES[0]} to {FILE_RATES[1]} Hz")
+        samples = torch.from_numpy(check_waveform(recording.samples, shortest=int(rate * FRAME_SECONDS)))
         samples = samples - samples.mean()
-        pictures = torch.stack(
-            [self._spectrum(window) for window in cut_windows(samples, segments, self.window_seconds)]
-        ).unsqueeze(1)
+        windows = cut_windows(samples, segments, self.window_seconds, rate)
+        pictures = torch.stack([self._spectrum(window, rate) for window in windows]).unsqueeze(1)
         if self.size is not None and self.size != tuple(pictures.shape[-2:]):
             pictures = functional.interpolate(pictures, self.size, mode="bilinear", align_corners=False)
         return pictures.expand(-1, 3, -1, -1).contiguous()
 
-    def _spectrum(self, window: Tensor) -> Tensor:
+    def _spectrum(self, window: Tensor, rate: int) -> Tensor:
         """[samples] to [frames, mel_bins]."""
         bands = kaldi.fbank(
             window.unsqueeze(0),
             htk_compat=True,
-            sample_frequency=SAMPLE_RATE,
+            sample_frequency=rate,
             use_energy=False,
             window_type="hanning",
             num_mel_bins=self.mel_bins,
@@ -124,8 +133,12 @@ class FbankImage:
         return functional.pad(bands, (0, 0, 0, self.frames - bands.shape[0]))
 
     def to_json(self) -> dict[str, object]:
-        size = None if self.size is None else list(self.size)
-        return {"kind": "kaldi fbank", "sample_rate": SAMPLE_RATE, **asdict(self), "size": size}
+        described = {"kind": "kaldi fbank", "sample_rate": SAMPLE_RATE, **asdict(self)}
+        described["size"] = None if self.size is None else list(self.size)
+        # stores that hear the mean of all channels have never said so
+        if described.pop("file_sound"):
+            described["sound_files"] = "first channel at its own rate"
+        return described
 
 
 # docs/protocols/avel.md, "Sound in the shared mode"
@@ -133,15 +146,15 @@ SWIN_FBANK = FbankImage(mel_bins=192, frame_shift_ms=5.2, frames=192, mean=-4.98
 VIT_FBANK = FbankImage(mel_bins=128, frame_shift_ms=10.0, frames=102, mean=-4.1426, std=3.2001)
 
 
-def cut_windows(samples: Tensor, segments: int, seconds: float = 1.0) -> list[Tensor]:
+def cut_windows(samples: Tensor, segments: int, seconds: float = 1.0, rate: int = SAMPLE_RATE) -> list[Tensor]:
     """T windows whose starts are evenly spaced, rounded down, from 0 to a window and 0.1 s before the end.
 
     The whole waveform T times when it is not longer than that.
     """
-    window = round(SAMPLE_RATE * seconds)
-    if len(samples) <= window + SLACK:
+    window, left = int(rate * seconds), rate * (seconds + SLACK)
+    if len(samples) <= left:
         return [samples] * segments
-    starts = np.linspace(0, len(samples) - window - SLACK, num=segments, dtype=int)
+    starts = np.linspace(0, len(samples) - left, num=segments, dtype=int)
     return [samples[start : start + window] for start in starts]
 
 

@@ -89,6 +89,17 @@ class SharesAudio(Protocol):
     def shared_audio(self) -> Backbone: ...
 
 
+@runtime_checkable
+class HearsFiles(Protocol):
+    """A backbone whose ``preprocess`` takes a :class:`~mettle_cache.preprocessing.Recording`, too.
+
+    ``hears_files``: it wants one where the clip's sound is a sound file.
+    """
+
+    @property
+    def hears_files(self) -> bool: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class BackboneRequest:
     """One backbone as asked for: the name without its ``@SIZE``, and everything that changes what it computes.

@@ -38,6 +38,7 @@ from mettle_cache.backbones.timm_network import (
 from mettle_cache.backbones.trunk import FrozenTrunk, check_batch, release
 from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec
+from mettle_cache.preprocessing import Recording
 
 
 @dataclass(eq=False, kw_only=True)
@@ -79,8 +80,12 @@ class TimmBackbone:
     def sample_rate(self) -> int | None:
         return SAMPLE_RATE if isinstance(self.front, FbankImage) else None
 
-    def preprocess(self, media: Sequence[np.ndarray] | np.ndarray, segments: int) -> Tensor:
-        """T pictures [H, W, 3] uint8, or a 16 kHz waveform [samples], to [T, 3, H, W] float32.
+    @property
+    def hears_files(self) -> bool:
+        return isinstance(self.front, FbankImage) and self.front.file_sound
+
+    def preprocess(self, media: Sequence[np.ndarray] | np.ndarray | Recording, segments: int) -> Tensor:
+        """T pictures [H, W, 3] uint8, a 16 kHz waveform [samples] or a recording, to [T, 3, H, W] float32.
 
         Raises
         ------
@@ -240,9 +245,9 @@ class TimmFamily:
     def _sound(self, request: BackboneRequest) -> FbankImage:
         side = self._side(request)
         picture = self.fbank or replace(SWIN_FBANK, size=(side, side))
-        return (
-            picture if request.preprocessing.fbank is None else replace(picture, **asdict(request.preprocessing.fbank))
-        )
+        ways = request.preprocessing
+        own = {} if ways.fbank is None else asdict(ways.fbank)
+        return replace(picture, **own, file_sound=ways.file_sound)
 
     def _runner(self, network: nn.Module) -> Callable[[Tensor], Tensor] | None:
         return read_any_grid(network) if self.fbank is not None else None

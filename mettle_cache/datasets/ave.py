@@ -15,6 +15,7 @@ from mettle_cache.datasets.media_dataset import MediaDataset, media_dataset
 from mettle_cache.datasets.protocol import SAMPLE_COLUMNS, DatasetInfo
 from mettle_cache.datasets.textfile import Problems
 from mettle_cache.errors import DatasetError
+from mettle_cache.preprocessing import Preprocessing
 
 SEGMENTS = 10
 
@@ -72,6 +73,7 @@ INFO = DatasetInfo(
         "AVE/<id>.mp4",
     ),
     open=open_ave,
+    preprocessing=Preprocessing(file_sound=True),
 )
 
 

@@ -96,6 +96,7 @@ INFO = DatasetInfo(
     preprocessing=Preprocessing(
         final_norm=True,
         spread_seconds=True,
+        file_sound=True,
         fbank=FbankPreprocessing(
             window_seconds=1.95, frame_shift_ms=10.0, mean=-5.385333061218262, std=3.5928637981414795
         ),

@@ -40,6 +40,7 @@ bits, :mod:`mettle_cache.datasets.avsbench_dataset`; no bytes for one that could
 _PREPROCESSING = Preprocessing(
     final_norm=True,
     seconds_repeated=FRAMES,
+    file_sound=True,
     fbank=FbankPreprocessing(window_seconds=1.0, frame_shift_ms=10.0, mean=-5.210531711578369, std=3.5918314456939697),
 )
 
@@ -100,6 +101,7 @@ def _open(info: DatasetInfo, root: Path, subset: Subset, *, train_frames: int, t
             clip=Clip(f"{row.video}_{k}", subset.frame(root, row, k), sound, segment=k - 1),
             place=place,
             key=f"{row.video}.wav",
+            recording=subset.recording(root, row),
             mask=subset.mask(root, row, k) if k <= masked[row.split] else None,
             where=f"{table.name}:{row.line}",
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from mettle_cache.datasets.avsbench_masks import Mask, read_mask
 from mettle_cache.datasets.boundary import clip_errors
 from mettle_cache.datasets.media import pixels, waveform
+from mettle_cache.datasets.media.allowance import Allowance, allowed
 from mettle_cache.datasets.media.arrays import NPY_RATE
 from mettle_cache.datasets.media.budget import for_each_clip
 from mettle_cache.datasets.media.fault import MediaFileError, require_file
@@ -22,6 +23,7 @@ from mettle_cache.datasets.media.pictures import header_remarks
 from mettle_cache.datasets.media.remarks import Remark, summarise
 from mettle_cache.datasets.media.wavedict import WAVE_DICT_SUFFIX, WaveFiles
 from mettle_cache.datasets.protocol import Clip, MediaProblem
+from mettle_cache.preprocessing import Recording
 
 _LISTED = 5
 
@@ -30,13 +32,14 @@ _LISTED = 5
 class FrameSource:
     """One frame: ``place`` is its video's place among the samples, ``where`` the line of the table.
 
-    ``mask`` is None for a frame that has none. ``clip.audio`` holds all of the video's seconds: a sound file, or a file
-    of many videos' sound, in which it is ``key``.
+    ``mask`` is None for a frame that has none. ``clip.audio`` holds all of the video's seconds: the sound file
+    ``recording``, or a file of many videos' sound, in which it is ``key``.
     """
 
     clip: Clip
     place: int
     key: str
+    recording: Path
     mask: Path | None
     where: str
 
@@ -126,8 +129,26 @@ class AvsbenchDataset:
 
         Raises MediaFileError.
         """
-        samples, rate = self._recording(clip)
-        return waveform.bring_to(clip.audio, samples, rate, sample_rate)
+        with allowed(Allowance()):
+            samples, rate = self._recording(clip)
+            return waveform.bring_to(clip.audio, samples, rate, sample_rate)
+
+    def load_recording(self, clip: Clip, sample_rate: int) -> Recording:
+        """The first channel of a sound file at its own rate, else :meth:`load_waveform`. Raises MediaFileError."""
+        if clip.audio.suffix == WAVE_DICT_SUFFIX:
+            return Recording(self.load_waveform(clip, sample_rate), sample_rate)
+        with allowed(Allowance()):
+            samples, rate = waveform.read_sound_file(clip.audio, waveform.first_channel)
+            return Recording(waveform.bring_to(clip.audio, samples, rate, rate), rate)
+
+    def preferring_sound_files(self) -> AvsbenchDataset:
+        """The same, but with each video's own sound file wherever there is one."""
+        there = {path for path in {source.recording for source in self.sources} if path.exists()}
+        sources = [
+            replace(source, clip=replace(source.clip, audio=source.recording)) if source.recording in there else source
+            for source in self.sources
+        ]
+        return replace(self, sources=tuple(sources), _remarks={})
 
     def source_files(self, clip: Clip) -> tuple[Path, ...]:
         """The picture, and the recording or the file of many videos' sound that holds it."""

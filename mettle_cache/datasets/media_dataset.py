@@ -6,7 +6,7 @@ The decoders and their libraries load when media are first looked at, so that li
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from mettle_cache.datasets.media.fault import MediaFileError
 from mettle_cache.datasets.media.places import SPREAD, Layout, PictureRule, locate_media
 from mettle_cache.datasets.media.remarks import Remark, summarise
 from mettle_cache.datasets.protocol import Clip, MediaProblem
+from mettle_cache.preprocessing import Recording
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,7 @@ class MediaDataset:
     samples: pa.Table
     vocabulary: dict[str, list[str]]
     decode_policy: dict[str, object]
+    layout: Layout
     annotation_notes: tuple[str, ...] = ()
     picture_rule: PictureRule = SPREAD
     _remarks: dict[str, list[Remark]] = field(default_factory=dict, compare=False, repr=False)
@@ -79,6 +81,22 @@ class MediaDataset:
 
         return decode.source_files(clip, self.segments, self.picture_rule)
 
+    def load_recording(self, clip: Clip, sample_rate: int) -> Recording:
+        """The first channel of a .wav at its own rate, else :meth:`load_waveform`. Raises MediaFileError."""
+        from mettle_cache.datasets.media import decode
+
+        return decode.load_recording(clip, self.segments, sample_rate)
+
+    def preferring_sound_files(self) -> MediaDataset:
+        """The same, but with the places of .wav files before all others."""
+        from mettle_cache.datasets.media import decode
+
+        audio = sorted(self.layout.audio, key=lambda place: place.suffix != ".wav")
+        layout = replace(self.layout, audio=tuple(audio))
+        media = locate_media(self.root, [clip.id for clip in self.clips], layout)
+        policy = decode.policy(self.segments, media.patterns, self.picture_rule)
+        return replace(self, clips=media.clips, layout=layout, decode_policy=policy, _remarks={})
+
     def source_digest(self, clip: Clip) -> str:
         """BLAKE2b of the content of the files that decoding uses, 32 hex characters. Raises MediaFileError."""
         from mettle_cache.datasets.media import decode
@@ -118,6 +136,7 @@ def media_dataset(
         decode_policy=decode.policy(segments, media.patterns, picture_rule),
         annotation_notes=notes,
         picture_rule=picture_rule,
+        layout=layout,
     )
 
 

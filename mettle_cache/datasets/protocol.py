@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mettle_cache.datasets.textfile import escaped
 from mettle_cache.errors import UsageError
-from mettle_cache.preprocessing import DEFAULT_PREPROCESSING, Preprocessing
+from mettle_cache.preprocessing import DEFAULT_PREPROCESSING, Preprocessing, Recording
 
 SAMPLE_COLUMNS = (pa.field("row", pa.int64()), pa.field("clip", pa.string()), pa.field("split", pa.string()))
 """The first columns of every ``Dataset.samples``: the 0-based annotation row, the clip's id and its split. What a data
@@ -173,4 +173,20 @@ class Dataset(Protocol):
 
     def source_digest(self, clip: Clip) -> str:
         """BLAKE2b of the content of the files that decoding uses, 32 hex characters. Raises MediaError."""
+        ...
+
+
+@runtime_checkable
+class HasSoundFiles(Protocol):
+    """A data set whose sound files can be heard as they are (``Preprocessing.file_sound``)."""
+
+    def preferring_sound_files(self) -> Dataset:
+        """The same clips, each with a sound file wherever it has one, though it might have an array, too."""
+        ...
+
+    def load_recording(self, clip: Clip, sample_rate: int) -> Recording:
+        """The first channel of a sound file at its own rate; of other media what ``load_waveform`` gives.
+
+        Raises MediaError.
+        """
         ...

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from mettle_cache.datasets import dataset_info
 from mettle_cache.pipelines.report.store_facts import StoreFacts, find_published, store_facts
 from mettle_cache.pipelines.train.recipe import Recipe, load_recipe, recipe_differences
 from mettle_cache.pipelines.train.sample_loader import Split, read_split
@@ -66,7 +67,7 @@ def compare_with_paper(
         *protocol,
         *(f"recipe: {line}" for line in recipe_differences(recipe, load_recipe(row.setting))),
     ]
-    return Comparison(row, differs, [*([tokens] if exact else []), *remarks])
+    return Comparison(row, differs, [*([tokens] if exact else []), *_sound(facts), *remarks])
 
 
 def _nearest_row(rows: Sequence[PublishedRow], facts: StoreFacts) -> PublishedRow | None:
@@ -85,6 +86,16 @@ def _backbone_differences(row: PublishedRow, facts: StoreFacts) -> list[str]:
         return []
     ours = f"{facts.visual or 'unknown'} + {facts.audio or 'unknown'}"
     return [f"backbones: {ours} instead of {' + '.join(row.architectures)}"]
+
+
+def _sound(facts: StoreFacts) -> list[str]:
+    published = dataset_info(facts.dataset).preprocessing
+    if facts.audio != SHARED or facts.file_sound or not published.file_sound:
+        return []
+    return [
+        "sound: the mean of each file's channels at 16 kHz, where the published code hears the first channel at the "
+        "file's own rate; the same for mono files of 16 kHz"
+    ]
 
 
 def _data_differences(row: PublishedRow, split: Split) -> list[str]:

@@ -33,6 +33,7 @@ from mettle_cache.pipelines.extract.extractor import (
 from mettle_cache.pipelines.extract.pilot import with_static_arrays
 from mettle_cache.pipelines.extract.refresh import without_deleted
 from mettle_cache.pipelines.extract.stream import Outcome, stream_clips
+from mettle_cache.preprocessing import SHARED
 from mettle_cache.store.writing.writer import StoreWriter
 
 if TYPE_CHECKING:
@@ -110,6 +111,8 @@ def locate(config: ExtractConfig, extractor: Extractor, store: Path) -> ExtractC
 
 def _located(backbone: str) -> str:
     choice = parse_backbone(backbone)
+    if choice.name == SHARED:
+        return backbone
     path = Path(choice.weights).expanduser()
     return f"{choice.name}={path.resolve()}" if path.is_file() else backbone
 

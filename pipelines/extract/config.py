@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from mettle_cache.backbones.factory import known_layers, parse_backbone
 from mettle_cache.backbones.protocol import PRECISIONS
-from mettle_cache.datasets import DATASETS, dataset_folder, resolve_options
+from mettle_cache.datasets import DATASETS, dataset_folder, dataset_info, resolve_options
 from mettle_cache.datasets.media.budget import CLIPS_A_BUDGET, MEMORY, MemoryBudget
 from mettle_cache.devices import check_device_name
 from mettle_cache.errors import ConfigError, UsageError
 from mettle_cache.layers import select_layers
 from mettle_cache.paths import resolve_fields
 from mettle_cache.pipelines.report.units import format_bytes
-from mettle_cache.preprocessing import SHARED
+from mettle_cache.preprocessing import SHARED, SHARED_MEAN, Preprocessing
 from mettle_cache.store.format.codecs import DEFAULT_CODEC, get_codec
 
 STORES = Path("cache")
@@ -32,7 +32,8 @@ class ExtractConfig:
     root
         None: the data set's own default, ``data/AVE`` for ``ave``.
     visual, audio
-        ``NAME[@SIZE][=WEIGHTS]``; audio may be ``shared``: the visual backbone reads the log-mel as a picture.
+        ``NAME[@SIZE][=WEIGHTS]``; audio may be ``shared``: the visual backbone reads the log-mel as a picture. It hears
+        a sound file as the data set's published code does; ``shared=mean``: the mean of its channels at 16 kHz.
     layers
         None: what the data set's task reads.
     options
@@ -86,6 +87,17 @@ class ExtractConfig:
         return MemoryBudget(max(clip, self.memory // max(1, self.workers)), clip)
 
     @property
+    def shared(self) -> bool:
+        """Whether the visual backbone reads sound, too."""
+        return self.audio in (SHARED, SHARED_MEAN)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What the data set's published code does in its own way, as far as it is wanted. Raises UsageError."""
+        published = dataset_info(self.dataset).preprocessing
+        return replace(published, file_sound=False) if self.audio == SHARED_MEAN else published
+
+    @property
     def layer_selection(self) -> str:
         """The layers that are chosen, or else those that the data set's task reads. Raises UsageError."""
         return self.layers or DATASETS.row(self.dataset).layers
@@ -128,12 +140,17 @@ class ExtractConfig:
         if problems:
             raise ConfigError(problems, where="these options cannot be used", hint="see: mettle extract --help")
 
-    def _problems(self) -> Iterator[str]:
+    def _backbone_problems(self) -> Iterator[str]:
         for option, text in (("--visual", self.visual), ("--audio", self.audio)):
             try:
                 parse_backbone(text)
             except UsageError as error:
                 yield f"{option}: {error.message}"
+        if self.audio.startswith(f"{SHARED}=") and not self.shared:
+            yield f"--audio {self.audio}: {SHARED} has the weights of --visual; it is {SHARED} or {SHARED_MEAN}"
+
+    def _problems(self) -> Iterator[str]:
+        yield from self._backbone_problems()
         names = [option.partition("=")[0] for option in self.options]
         for option, name in zip(self.options, names, strict=True):
             if not name or "=" not in option:
@@ -171,7 +188,8 @@ def parse_part(text: str) -> tuple[int, int]:
 
 def default_store_path(config: ExtractConfig) -> Path:
     """``cache/<dataset>-<visual>-<audio>.zarr``; what is not as by default joins the name."""
-    parts = [config.dataset, parse_backbone(config.visual).name, parse_backbone(config.audio).name]
+    audio = config.audio if config.shared else parse_backbone(config.audio).name
+    parts = [config.dataset, parse_backbone(config.visual).name, audio]
     if config.codec != DEFAULT_CODEC:
         parts.append(config.codec)
     if config.layers and config.layers != DATASETS.row(config.dataset).layers:

@@ -10,25 +10,27 @@ runs on one thread, several passes at once: oneDNN's convolutions round differen
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import cast
 
 import psutil
 import torch
 from torch import Tensor
 
 from mettle_cache.backbones import Backbone, create_backbone, parse_backbone, shared_audio
-from mettle_cache.datasets import Dataset, dataset_info, open_dataset
+from mettle_cache.backbones.protocol import HearsFiles
+from mettle_cache.datasets import Clip, Dataset, open_dataset
 from mettle_cache.datasets.boundary import clip_errors
 from mettle_cache.datasets.media.budget import MemoryBudget
+from mettle_cache.datasets.protocol import HasSoundFiles
 from mettle_cache.devices import available_cores, choose_device
 from mettle_cache.errors import MediaError, UsageError
 from mettle_cache.layers import LayerSpec, select_layers
 from mettle_cache.pipelines.extract.config import ExtractConfig
 from mettle_cache.pipelines.extract.sources import Look, watch
-from mettle_cache.preprocessing import SHARED
 from mettle_cache.store.format.codecs import DEFAULT_CODEC, NO_STATIC, Codec, StaticArrays, encode_layers, get_codec
 from mettle_cache.store.format.spec import StoreSpec
 from mettle_cache.tokens import LayerTokens
@@ -146,9 +148,15 @@ class Extractor:
         clip = self.dataset.clips[index]
         if backbone.sample_rate is None:
             return backbone.preprocess(self.dataset.load_frames(clip), self.dataset.segments)
-        heard = backbone.preprocess(self.dataset.load_waveform(clip, backbone.sample_rate), self.dataset.media_segments)
+        heard = self._hear(backbone, clip, backbone.sample_rate)
         # where its window lies depends on the backbone and on the whole recording
         return heard if clip.segment is None else heard[clip.segment : clip.segment + 1]
+
+    def _hear(self, backbone: Backbone, clip: Clip, sample_rate: int) -> Tensor:
+        segments, preprocess = self.dataset.media_segments, cast(Callable[..., Tensor], backbone.preprocess)
+        if isinstance(backbone, HearsFiles) and backbone.hears_files and isinstance(self.dataset, HasSoundFiles):
+            return preprocess(self.dataset.load_recording(clip, sample_rate), segments)
+        return preprocess(self.dataset.load_waveform(clip, sample_rate), segments)
 
 
 def clips_a_batch_on_gpu(segments: int) -> int:
@@ -173,7 +181,7 @@ def build_extractor(
     codec = get_codec(config.codec)
     device = device or choose_device(config.device)
     visual = _create(config.visual, config, "visual")
-    audio = shared_audio(visual) if config.audio == SHARED else _create(config.audio, config, "audio")
+    audio = shared_audio(visual) if config.shared else _create(config.audio, config, "audio")
     backbones = (visual.to(device), audio.to(device))
     layers = select_layers([layer for backbone in backbones for layer in backbone.layers], config.layer_selection)
     read = {layer.modality for layer in layers}
@@ -192,7 +200,10 @@ def build_extractor(
 
 def open_config_dataset(config: ExtractConfig) -> Dataset:
     """The data set of a configuration. Raises UsageError and DatasetError."""
-    return open_dataset(config.dataset, config.root, config.dataset_options)
+    dataset = open_dataset(config.dataset, config.root, config.dataset_options)
+    if config.shared and config.preprocessing.file_sound and isinstance(dataset, HasSoundFiles):
+        return dataset.preferring_sound_files()
+    return dataset
 
 
 def _create(text: str, config: ExtractConfig, modality: str) -> Backbone:
@@ -203,7 +214,7 @@ def _create(text: str, config: ExtractConfig, modality: str) -> Backbone:
         seed=config.seed,
         modality=modality,
         precision=config.precision,
-        preprocessing=dataset_info(config.dataset).preprocessing,
+        preprocessing=config.preprocessing,
     )
     if backbone.modality != modality:
         raise UsageError(f"--{modality} {choice.name}: that backbone is for {backbone.modality}")
@@ -255,7 +266,13 @@ def provenance(config: ExtractConfig) -> dict[str, object]:
         words += ["--seed", str(config.seed)]
     if config.precision != "float32":
         words += ["--precision", config.precision]
-    return {"command": " ".join(words), "mettle-cache": version("mettle-cache")}
+    heard = "first channel of a .wav at its own rate" if config.preprocessing.file_sound else "mean of the channels"
+    sound = {"shared sound": heard} if config.shared else {}
+    return {
+        "command": " ".join(words),
+        **sound,
+        "mettle-cache": version("mettle-cache"),
+    }
 
 
 def _portable(text: str) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mettle_cache.backbones import Backbone, create_backbone, layer_table, parse_backbone, shared_audio
-from mettle_cache.datasets import Dataset, dataset_info
+from mettle_cache.datasets import Dataset
 from mettle_cache.devices import available_cores, choose_device
 from mettle_cache.layers import LayerSpec, group_by_array, select_layers
 from mettle_cache.pipelines.extract.config import ExtractConfig, default_store_path
@@ -20,7 +20,6 @@ from mettle_cache.pipelines.extract.extractor import clips_a_batch_on_gpu, open_
 from mettle_cache.pipelines.extract.run import ROOM_MARGIN
 from mettle_cache.pipelines.extract.stream import reproducible_passes
 from mettle_cache.pipelines.progress import Progress, Silent
-from mettle_cache.preprocessing import SHARED
 from mettle_cache.store.format.codecs import CODECS, get_codec
 from mettle_cache.store.format.layout import RECORDS, bytes_per_clip, files_per_clip
 from mettle_cache.store.reading.disk_speed import measure_read_speed
@@ -197,7 +196,7 @@ def _stages(layers: Sequence[LayerSpec], segments: int) -> tuple[StageBill, ...]
 def _timed_backbones(config: ExtractConfig, device: torch.device) -> tuple[Backbone, ...]:
     """The backbones as they would run. Time does not depend on weights: random ones do unless a file is named."""
     visual = _create(config.visual, config, "visual")
-    audio = shared_audio(visual) if config.audio == SHARED else _create(config.audio, config, "audio")
+    audio = shared_audio(visual) if config.shared else _create(config.audio, config, "audio")
     return visual.to(device), audio.to(device)
 
 
@@ -209,12 +208,12 @@ def _create(text: str, config: ExtractConfig, modality: str) -> Backbone:
         weights=weights,
         modality=modality,
         precision=config.precision,
-        preprocessing=dataset_info(config.dataset).preprocessing,
+        preprocessing=config.preprocessing,
     )
 
 
 def _tabled_layers(config: ExtractConfig) -> tuple[LayerSpec, ...]:
-    heard = config.visual if config.audio == SHARED else config.audio
+    heard = config.visual if config.shared else config.audio
     visual, audio = parse_backbone(config.visual).name, parse_backbone(heard).name
     return (*layer_table(visual, "visual"), *layer_table(audio, "audio"))
 

@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 class StoreFacts:
     """``visual`` and ``audio`` are architectures, audio ``shared`` where the visual one does both; empty if unknown.
 
-    ``random`` names the modalities whose weights were drawn at random.
+    ``random`` names the modalities whose weights were drawn at random, ``file_sound`` says that sound files were heard
+    as they are (:class:`~mettle_cache.preprocessing.Preprocessing`).
     """
 
     dataset: str
     visual: str
     audio: str
     random: tuple[str, ...]
+    file_sound: bool = False
 
 
 def store_facts(store: TokenStore) -> StoreFacts:
@@ -39,6 +41,7 @@ def store_facts(store: TokenStore) -> StoreFacts:
         visual=visual,
         audio=SHARED if visual and visual == audio else audio,
         random=tuple(name for name in MODALITIES if prints.get(name, {}).get("weights", {}).get("kind") == "random"),
+        file_sound="sound_files" in prints.get("audio", {}).get("preprocessing", {}),
     )
 
 

@@ -17,7 +17,7 @@ from mettle_cache.backbones import BackboneRequest, create_backbone, shared_audi
 from mettle_cache.backbones.front_ends import SWIN_FBANK, VIT_FBANK, ImageTransform, cut_windows
 from mettle_cache.backbones.timm_backbone import TimmFamily
 from mettle_cache.errors import MediaError
-from mettle_cache.preprocessing import FbankPreprocessing, Preprocessing
+from mettle_cache.preprocessing import FbankPreprocessing, Preprocessing, Recording
 
 PEERS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
@@ -131,6 +131,36 @@ def test_a_picture_is_the_tables(fbank, obtained, target, mels, shift, speech):
     )  # fmt: skip
     assert expected.shape == (obtained, mels)
     assert torch.allclose(pictures[2, 0, :obtained], (expected - fbank.mean) / (2 * fbank.std), atol=1e-4)
+
+
+@pytest.mark.parametrize("seconds", [1.0, 1.95])
+@pytest.mark.parametrize("rate", [16_000, 44_100, 22_050, 11_025])
+def test_a_recording_is_heard_at_its_own_rate(rate, seconds):
+    """LAVISH's steps on a file's first channel, by Kaldi's own filterbank."""
+    samples = np.random.default_rng(0).uniform(-0.5, 0.5, 5 * rate).astype(np.float32) + np.float32(0.1)
+    fbank = replace(SWIN_FBANK, frame_shift_ms=10.0, window_seconds=seconds, file_sound=True)
+    pictures = fbank(Recording(samples, rate), 5)
+    centred = torch.from_numpy(samples - samples.mean())
+    starts = np.linspace(0, len(samples) - rate * (seconds + 0.1), num=5, dtype=int)
+    for picture, start in zip(pictures, starts, strict=True):
+        spectrum = kaldi.fbank(
+            centred[None, start : start + int(rate * seconds)], htk_compat=True, sample_frequency=rate,
+            use_energy=False, window_type="hanning", num_mel_bins=192, dither=0.0, frame_shift=10,
+        )  # fmt: skip
+        expected = torch.zeros(192, 192)
+        expected[: len(spectrum)] = ((spectrum - fbank.mean) / (2 * fbank.std))[:192]
+        assert torch.allclose(picture[0], expected, atol=1e-4)
+
+
+def test_a_rate_that_no_sound_has_is_refused(speech):
+    with pytest.raises(MediaError, match="a rate of 41 Hz is not from 4000 to 384000 Hz"):
+        SWIN_FBANK(Recording(speech(1000, 16_000), 41), 1)
+
+
+def test_the_description_says_how_sound_files_are_heard():
+    plain, own = SWIN_FBANK.to_json(), replace(SWIN_FBANK, file_sound=True).to_json()
+    assert "file_sound" not in plain
+    assert own == {**plain, "sound_files": "first channel at its own rate"}
 
 
 def test_other_backbones_read_swins_picture_at_their_size(speech):

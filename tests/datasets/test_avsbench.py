@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from PIL import Image
 
 from mettle_cache.datasets import Dataset, open_dataset
@@ -97,6 +98,31 @@ def test_without_avs_npy_the_recordings_serve(tmp_path: Path) -> None:
     np.testing.assert_allclose(heard, 0.75 * sound(0)[::2], atol=1e-4)
     assert dataset.load_waveform(dataset.clips[0], 32_000).shape == (160_000,)
     assert "wav" in dataset.decode_policy
+
+
+def test_a_recording_is_the_first_channel_as_the_file_has_it(tmp_path: Path) -> None:
+    dataset = open_dataset("avs-s4", write_s4(tmp_path, waves=False))
+    clip = dataset.clips[0]
+    channels, rate = soundfile.read(clip.audio, dtype="float32")
+    soundfile.write(clip.audio, channels, 44_100)
+    recording = dataset.load_recording(clip, 16_000)
+    assert (recording.rate, rate) == (44_100, 16_000)
+    np.testing.assert_array_equal(recording.samples, channels[:, 0])
+
+
+def test_where_there_are_both_sound_files_can_be_preferred(s4: Path) -> None:
+    write_s4(s4, waves=False)
+    dataset = open_dataset("avs-s4", s4)
+    assert {clip.audio.suffix for clip in dataset.clips} == {".npy"}
+    assert dataset.load_recording(dataset.clips[0], 16_000).rate == 16_000
+    gone = s4 / "Single-source/s4_data/audio_wav/train/dog_barking/aaaaaaaaaaa_0_5000.wav"
+    gone.unlink()
+    preferring = dataset.preferring_sound_files()
+    assert [clip.audio.suffix for clip in preferring.clips] == [".npy", *[".wav"] * 11]
+    assert preferring.decode_policy != dataset.decode_policy
+    assert preferring.problems(deep=True) == []
+    assert preferring.source_digest(preferring.clips[1]) != dataset.source_digest(dataset.clips[1])
+    assert preferring.samples.equals(dataset.samples)
 
 
 def test_the_digest_is_of_what_is_decoded(s4: Path) -> None:

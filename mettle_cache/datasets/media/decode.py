@@ -16,6 +16,7 @@ from mettle_cache.datasets.media.places import SPREAD, PictureRule
 from mettle_cache.datasets.media.remarks import Remark
 from mettle_cache.datasets.media.soundtrack import load_video_audio
 from mettle_cache.datasets.protocol import Clip
+from mettle_cache.preprocessing import Recording
 
 VIDEO_SUFFIX = ".mp4"
 _READ_SIZE = 1 << 20
@@ -39,6 +40,16 @@ def load_waveform(clip: Clip, segments: int, sample_rate: int) -> NDArray[np.flo
         else:
             samples, rate = waveform.read_sound_file(clip.audio)
         return waveform.bring_to(clip.audio, samples, rate, sample_rate)
+
+
+def load_recording(clip: Clip, segments: int, sample_rate: int) -> Recording:
+    """The first channel of a sound file at its own rate, else :func:`load_waveform`. Raises MediaFileError."""
+    path = clip.audio
+    if _is_video(path) or path.suffix == ".npy":
+        return Recording(load_waveform(clip, segments, sample_rate), sample_rate)
+    with allowed(Allowance()):
+        samples, rate = waveform.read_sound_file(path, waveform.first_channel)
+        return Recording(waveform.bring_to(path, samples, rate, rate), rate)
 
 
 def check_frames(clip: Clip, segments: int, rule: PictureRule = SPREAD, *, deep: bool) -> list[Remark]:

@@ -168,7 +168,7 @@ def test_no_sound_file_takes_more_than_a_clip_may(tmp_path: Path) -> None:
         [sys.executable, "-c", code, str(tmp_path / "a.wav")], capture_output=True, text=True, check=True
     )
     *said, taken = done.stdout.splitlines()
-    assert "more than the 1.1 GB that a clip may take" in "".join(said)
+    assert "that a clip may take" in "".join(said)
     assert int(taken) < 1e9
 
 

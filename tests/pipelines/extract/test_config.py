@@ -44,6 +44,11 @@ def test_workers_share_the_memory_but_a_clip_may_take_the_same_in_each(workers, 
     assert (budget.total, budget.clip_limit) == (total, 10**9)
 
 
+def test_shared_has_no_weights_of_its_own():
+    with pytest.raises(ConfigError, match=r"--audio shared=a.pt: shared has the weights of --visual; it is shared or"):
+        ExtractConfig(dataset="ave", audio="shared=a.pt")
+
+
 @pytest.mark.parametrize("workers", [-1, 5000])
 def test_an_impossible_number_of_workers(workers):
     with pytest.raises(ConfigError, match=f"--workers {workers}"):
@@ -69,6 +74,7 @@ def test_what_is_no_part(text):
         ({"codec": "int4"}, "ave-swinv2_l-htsat-int4.zarr"),
         ({"layers": "all"}, "ave-swinv2_l-htsat.zarr"),
         ({"layers": "stages", "audio": "shared"}, "ave-swinv2_l-shared-stages.zarr"),
+        ({"audio": "shared=mean"}, "ave-swinv2_l-shared_mean.zarr"),
         ({"layers": "last:2", "codec": "float16"}, "ave-swinv2_l-htsat-float16-last_2.zarr"),
         ({"visual": "vit_l16@96=/a/b.safetensors", "layers": "visual/s1"}, "ave-vit_l16@96-htsat-visual_s1.zarr"),
     ],
