@@ -23,6 +23,7 @@ from mettle_cache.pipelines.extract.memory import SourceMemory
 from mettle_cache.pipelines.extract.pilot import with_static_arrays
 from mettle_cache.pipelines.extract.refresh import find_changed, without_deleted
 from mettle_cache.pipelines.extract.stream import Outcome, stream_clips
+from mettle_cache.pipelines.extract.weights import other_weights_named, remember_backbones
 from mettle_cache.pipelines.progress import Progress, Silent
 from mettle_cache.pipelines.report.units import format_bytes
 from mettle_cache.pipelines.signals import INTERRUPTED, stop_on_signals
@@ -103,7 +104,10 @@ def _write_store(
     for note in about_store:
         progress.note(note)
     spec = without_deleted(store_spec(extractor, config), out)
-    with StoreWriter.create_or_resume(out, spec) as writer:
+    with other_weights_named(out, extractor):
+        writer = StoreWriter.create_or_resume(out, spec)
+    remember_backbones(config, extractor)
+    with writer:
         try:
             counts = _fill_store(config, extractor, writer, missing, progress)
             return counts.report(writer.finish(), config, out, [*notes, *about_store])
