@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mettle_cache.datasets.media.places import Layout, Place, locate_media
+from mettle_cache.datasets.media.places import Layout, Place, find_recordings, locate_media
 from mettle_cache.errors import DatasetError
 
 LAYOUT = Layout(
@@ -69,3 +69,55 @@ def test_folders_that_cannot_be_listed(tmp_path: Path) -> None:
     (tmp_path / "frames").symlink_to("frames")
     with pytest.raises(DatasetError, match="frames cannot be listed: Too many levels"):
         locate_media(tmp_path, ["a"], LAYOUT)
+
+
+@pytest.mark.parametrize(
+    "name", ["a.webm", "a.mkv", "a.MP4", "a.mov", "a.avi", "a.m4v", "a.ts", "a.flv", "a.MKV", "a.Mov", "a.3gp", "a.wmv"]
+)
+def test_a_video_of_any_ending_is_found_where_mp4_is_published(tmp_path: Path, name: str) -> None:
+    _touch(tmp_path, f"videos/{name}")
+    media = locate_media(tmp_path, ["a"], LAYOUT)
+    assert (media.clips[0].frames, media.clips[0].audio) == (tmp_path / "videos" / name, tmp_path / "videos" / name)
+    # what is in it decides its bytes, not how it is called
+    assert media.patterns == {"frames": ["videos/{id}.mp4"], "audio": ["videos/{id}.mp4"]}
+    assert media.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [
+        *((name, "wave/{id}.wav") for name in ("a.WAV", "a.flac", "a.mp3", "a.ogg", "a.opus", "a.FLAC", "a.aiff")),
+        *((name, "wave/{id}.m4a") for name in ("a.m4a", "a.M4A", "a.aac", "a.mka", "a.weba", "a.wma")),
+        ("a.NPY", "wave/{id}.npy"),
+    ],
+)
+def test_a_recording_of_any_ending_is_found_where_wav_is_published(tmp_path: Path, name: str, pattern: str) -> None:
+    _touch(tmp_path, f"wave/{name}")
+    media = locate_media(tmp_path, ["a"], LAYOUT)
+    assert media.clips[0].audio == tmp_path / "wave" / name
+    assert media.patterns["audio"] == [pattern]
+
+
+def test_of_several_files_the_published_one_serves_and_a_note_says_so(tmp_path: Path) -> None:
+    _touch(tmp_path, "videos/a.webm", "videos/a.mp4", "videos/a.MP4", "videos/b.flv", "videos/b.mkv", "videos/c.mp4")
+    _touch(tmp_path, "wave/c.m4a", "wave/c.flac")
+    media = locate_media(tmp_path, ["a", "b", "c"], LAYOUT)
+    assert [clip.frames.name for clip in media.clips] == ["a.mp4", "b.mkv", "c.mp4"]
+    assert [clip.audio.name for clip in media.clips] == ["a.mp4", "b.mkv", "c.flac"]
+    assert media.notes == (
+        "clips with several files of one kind: 3, such as a.mp4 beside a.MP4, a.webm; b.mkv beside b.flv; "
+        "c.flac beside c.m4a: the first is read, the others are not",
+    )
+
+
+def test_what_downloaders_leave_beside_a_video_is_none(tmp_path: Path) -> None:
+    _touch(tmp_path, *(f"videos/a{ending}" for ending in (".mp4.part", ".f137.mp4", ".jpg", ".info.json", ".en.vtt")))
+    _touch(tmp_path, "videos/a_b.mp4", "videos/.a.mp4")
+    assert locate_media(tmp_path, ["a"], LAYOUT).patterns == {"frames": [], "audio": []}
+
+
+def test_recordings_at_fixed_paths(tmp_path: Path) -> None:
+    _touch(tmp_path, "x/a.wav", "x/a.flac", "y/b.M4A", "y/c.txt")
+    asked = [tmp_path / "x/a.wav", tmp_path / "y/b.wav", tmp_path / "y/c.wav", tmp_path / "z/d.wav"]
+    found = [tmp_path / "x/a.wav", tmp_path / "y/b.M4A", tmp_path / "y/c.wav", tmp_path / "z/d.wav"]
+    assert find_recordings(asked) == found
