@@ -11,6 +11,7 @@ import av
 
 from mettle_cache.datasets.media.cut_off import promised_seconds, refuse_cut_file
 from mettle_cache.datasets.media.fault import MediaFileError, require_file
+from mettle_cache.datasets.media.mp4_boxes import refuse_absurd_counts
 from mettle_cache.datasets.media.pixels import MAX_PIXELS
 
 # A playlist named .mp4 would make FFmpeg open other files and addresses: none is among these, and only this file opens.
@@ -21,7 +22,9 @@ _OPEN_OPTIONS = {
 }
 _PROMISING = ("mov", "matroska", "avi", "flv", "asf")
 """Formats whose headers tell how long they are; for others FFmpeg reads the last time stamp, or guesses by the size."""
-_SLACK = 1.0
+_TELLING = ("mov", "avi")
+"""Those that tell it of each stream."""
+SLACK = 1.0
 """Seconds by which a stream may end before its header says; real files miss a few frames, a cut-off one misses more."""
 # what PyAV and its decoders raise for bytes that make no sense
 _BAD_BYTES = (av.FFmpegError, OSError, ValueError, ArithmeticError, LookupError)
@@ -40,6 +43,7 @@ def opened(path: Path) -> Iterator[av.container.InputContainer]:
     require_file(path)
     try:
         refuse_cut_file(path)
+        refuse_absurd_counts(path)
         # Absolute, so that no folder with a colon in its name passes for a protocol. Tags of real downloads are not
         # always UTF-8, and nobody reads them here.
         with av.open(
@@ -84,14 +88,14 @@ def origin(container: av.container.InputContainer) -> float:
 
 
 class Reach:
-    """How far a file goes: the end of the last packet of any stream, in seconds on the streams' clocks."""
+    """How far packets go: the end of the last one that was read, in seconds on the streams' clocks."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
 
-    def packets(self, container: av.container.InputContainer) -> Iterator[av.Packet]:
-        """All packets of the file, in its order; ``seconds`` follows them."""
-        for packet in container.demux():
+    def packets(self, container: av.container.InputContainer, *streams: av.stream.Stream) -> Iterator[av.Packet]:
+        """The packets of ``streams``, or all of the file, in its order; ``seconds`` follows them."""
+        for packet in container.demux(*streams):
             if packet.pts is not None and packet.time_base is not None:
                 self.seconds = max(self.seconds, float((packet.pts + (packet.duration or 0)) * packet.time_base))
             yield packet
@@ -115,19 +119,33 @@ def refuse_early_end(
         return
     if stream.duration is not None and stream.time_base is not None:
         promised = float(stream.duration * stream.time_base)
-        if end + _SLACK < min(promised, needed):
+        if end + SLACK < min(promised, needed):
             raise MediaFileError(path, f"is cut off: its {stream.type} ends at {end:.1f} s of {promised:.1f} s")
     whole = promised_seconds(path) or (container.duration or 0) / av.time_base
-    if end + _SLACK < needed and reach.seconds + _SLACK < whole:
+    if end + SLACK < needed and reach.seconds + SLACK < whole:
         raise MediaFileError(path, f"is cut off: it ends at {reach.seconds:.1f} s of {whole:.1f} s")
 
 
-def check_video(path: Path, *, video: bool, audio: bool) -> None:
-    """Open the file and look for the streams that are wanted. Raises MediaFileError."""
+def measure(path: Path, kind: str) -> float:
+    """When the stream of ``kind`` ends, in seconds from the container's start.
+
+    The header tells, or a pass over the packets where it does not: that of fragments, or of a stream. Nothing is
+    decoded.
+
+    Raises
+    ------
+    MediaFileError
+        As :func:`opened` and :func:`best_stream`.
+    """
     with opened(path) as container:
-        for kind, needed in (("video", video), ("audio", audio)):
-            if needed:
-                best_stream(path, container, kind)
+        stream, reach = best_stream(path, container, kind), Reach()
+        if container.format.name.startswith(_TELLING) and stream.frames and stream.duration is not None:
+            end = float(((stream.start_time or 0) + stream.duration) * (stream.time_base or 0))
+        else:
+            for _ in reach.packets(container, stream):
+                pass
+            end = reach.seconds
+        return end - origin(container)
 
 
 def _is_cover(stream: av.stream.Stream) -> bool:

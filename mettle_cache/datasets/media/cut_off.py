@@ -10,26 +10,17 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import BinaryIO
 
 from mettle_cache.datasets.media.fault import MediaFileError
+from mettle_cache.datasets.media.mp4_boxes import Box, boxes
 
 _KINDS = frozenset(b"ftyp moov mdat moof mfra free skip wide styp sidx ssix emsg prft uuid meta pdin udta pnot".split())
-# far more than an hour of fragments has: a file of nothing but empty boxes must not be walked for minutes
-_MOST_BOXES = 100_000
-_MOST_HEADER_BYTES = 1 << 24
+_MOST_FIELDS = 1 << 20
+"""Bytes: 12 for each of the 65,535 references that a segment index may hold."""
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
-
-
-@dataclass(frozen=True)
-class _Box:
-    """Offsets in the file; ``end`` may lie beyond it."""
-
-    kind: bytes
-    content: int
-    end: int
 
 
 def refuse_cut_file(path: Path) -> None:
@@ -48,12 +39,10 @@ def refuse_cut_file(path: Path) -> None:
 def promised_seconds(path: Path) -> float | None:
     """The length of a fragmented MP4 as its header tells it; None where it does not, or is no such file."""
     with path.open("rb") as file:
-        header = next((box for box in _boxes(file, file.seek(0, 2)) if box.kind == b"moov"), None)
-        if header is None or header.end - header.content > _MOST_HEADER_BYTES:
-            return None
-        file.seek(header.content)
-        moov = file.read(header.end - header.content)
-    movie, fragments = _child(moov, b"mvhd"), _child(_child(moov, b"mvex"), b"mehd")
+        outermost = Box(b"", 0, file.seek(0, 2))
+        header = _first(file, outermost, b"moov")
+        movie = _content(file, _first(file, header, b"mvhd"))
+        fragments = _content(file, _first(file, _first(file, header, b"mvex"), b"mehd"))
     if len(movie) < 24 or len(fragments) < 12 - 4 * (fragments[:1] != b"\1"):
         return None
     scale = int.from_bytes(movie[20:24] if movie[0] == 1 else movie[12:16], "big")
@@ -63,41 +52,28 @@ def promised_seconds(path: Path) -> float | None:
 
 def _promised_ends(file: BinaryIO, size: int) -> Iterator[tuple[int, str]]:
     """Where each box ends, and what an index announces."""
-    for box in _boxes(file, size):
+    for box in _known_boxes(file):
         yield box.end, f"{box.kind.decode()} box"
-        if box.kind == b"sidx" and box.end <= size and box.end - box.content <= _MOST_HEADER_BYTES:
-            file.seek(box.content)
-            yield box.end + _announced(file.read(box.end - box.content)), "index (sidx box)"
+        if box.kind == b"sidx" and box.end <= size:
+            yield box.end + _announced(_content(file, box)), "index (sidx box)"
 
 
-def _boxes(file: BinaryIO, size: int) -> Iterator[_Box]:
-    """The boxes of a file of ``size`` bytes, up to its end or to what is none."""
-    at = 0
-    for _ in range(_MOST_BOXES):
-        file.seek(at)
-        head = file.read(16)
-        length, kind, start = int.from_bytes(head[:4], "big"), head[4:8], 8
-        if length == 1:
-            length, start = int.from_bytes(head[8:], "big"), 16
-        if kind not in _KINDS or length < start:  # 0 goes up to the file's end, wherever that is
-            return
-        yield _Box(kind, at + start, at + length)
-        at += length
-        if at >= size:
-            return
+def _known_boxes(file: BinaryIO) -> Iterator[Box]:
+    """The outermost boxes, up to the end of the file or to what is none."""
+    return takewhile(lambda box: box.kind in _KINDS, boxes(file, 0, file.seek(0, 2)))
 
 
-def _child(content: bytes, kind: bytes) -> bytes:
-    """The content of the first box of ``kind`` within another's; nothing where there is none."""
-    at = 0
-    while at + 8 <= len(content):
-        length = int.from_bytes(content[at : at + 4], "big")
-        if length < 8:
-            break
-        if content[at + 4 : at + 8] == kind:
-            return content[at + 8 : at + length]
-        at += length
-    return b""
+def _first(file: BinaryIO, outer: Box | None, kind: bytes) -> Box | None:
+    inside = () if outer is None else boxes(file, outer.content, outer.end)
+    return next((box for box in inside if box.kind == kind), None)
+
+
+def _content(file: BinaryIO, box: Box | None) -> bytes:
+    """The first fields of a box; nothing where there is none."""
+    if box is None:
+        return b""
+    file.seek(box.content)
+    return file.read(min(_MOST_FIELDS, box.end - box.content))
 
 
 def _announced(sidx: bytes) -> int:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mettle_cache.datasets.media import cut_off
+from mettle_cache.datasets.media import mp4_boxes
 from mettle_cache.datasets.media.cut_off import promised_seconds, refuse_cut_file
 from mettle_cache.datasets.media.fault import MediaFileError
 from mettle_cache.datasets.media.soundtrack import load_video_audio
@@ -153,6 +153,6 @@ def test_segments_that_make_no_sense_promise_nothing(tmp_path: Path, content: by
 def test_a_file_of_nothing_but_boxes_is_walked_for_a_while_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cut_off, "_MOST_BOXES", 10)
+    monkeypatch.setattr(mp4_boxes, "MOST_BOXES", 10)
     (tmp_path / "clip.mp4").write_bytes(_box(b"free") * 20 + struct.pack(">I4s", 1000, b"mdat"))
     refuse_cut_file(tmp_path / "clip.mp4")
