@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from mettle_cache.datasets.avsbench_files import MS3, S4, Subset, VideoRow, read_videos
+from mettle_cache.datasets.media.places import find_recordings
 from mettle_cache.datasets.protocol import SAMPLE_COLUMNS, Clip, DatasetInfo, DatasetOption
 from mettle_cache.datasets.textfile import Problems
 from mettle_cache.errors import DatasetError
@@ -123,7 +124,7 @@ def _sounds(root: Path, rows: list[VideoRow], subset: Subset) -> list[Path]:
     """The sound of each row: the file of many videos where there is one, as Mettle's users have it."""
     waves = [subset.wave_file(root, row) for row in rows]
     there = {path for path in set(waves) if path.exists()}
-    recordings = [subset.recording(root, row) for row in rows]
+    recordings = find_recordings([subset.recording(root, row) for row in rows])
     return [wave if wave in there else recording for wave, recording in zip(waves, recordings, strict=True)]
 
 

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from mettle_cache.datasets.avsbench_masks import Mask, read_mask
 from mettle_cache.datasets.boundary import clip_errors
-from mettle_cache.datasets.media import pixels, waveform
+from mettle_cache.datasets.media import decode, pixels, video, waveform
 from mettle_cache.datasets.media.allowance import Allowance, allowed
 from mettle_cache.datasets.media.arrays import NPY_RATE
 from mettle_cache.datasets.media.budget import for_each_clip
 from mettle_cache.datasets.media.fault import MediaFileError, require_file
 from mettle_cache.datasets.media.pictures import header_remarks
+from mettle_cache.datasets.media.places import TRACKS, reader_ending
 from mettle_cache.datasets.media.remarks import Remark, summarise
 from mettle_cache.datasets.media.wavedict import WAVE_DICT_SUFFIX, WaveFiles
 from mettle_cache.datasets.protocol import Clip, MediaProblem
@@ -87,7 +88,7 @@ class AvsbenchDataset:
     @cached_property
     def decode_policy(self) -> dict[str, object]:
         """Everything about decoding that changes bytes, as JSON."""
-        suffixes = {source.clip.audio.suffix for source in self.sources}
+        suffixes = {reader_ending(source.clip.audio) for source in self.sources}
         policy: dict[str, object] = {
             "segments": f"each of {self.media_segments} is a clip",
             "frames": self.pattern,
@@ -98,6 +99,8 @@ class AvsbenchDataset:
         }
         if suffixes - {WAVE_DICT_SUFFIX}:
             policy["wav"] = {"versions": waveform.decoder_versions()}
+        if TRACKS[0] in suffixes:
+            policy["track"] = {"audio": video.POLICY["audio"], "versions": video.decoder_versions()}
         return policy
 
     @property
@@ -184,7 +187,7 @@ class AvsbenchDataset:
 
     def _recording(self, clip: Clip) -> tuple[NDArray[np.float32], int]:
         if clip.audio.suffix != WAVE_DICT_SUFFIX:
-            return waveform.read_sound_file(clip.audio)
+            return decode.read_recording(clip.audio)
         return self._waves.open(clip.audio).read(self._source_of[clip].key, self.media_segments), NPY_RATE
 
     def _problems_of(self, source: FrameSource, *, deep: bool) -> Iterator[MediaProblem]:
@@ -215,7 +218,7 @@ class AvsbenchDataset:
         if path.suffix == WAVE_DICT_SUFFIX:
             self._waves.open(path).check(source.key, self.media_segments)
         elif deep:
-            waveform.check_sound_file(path)
+            decode.check_recording(path)
         else:
             require_file(path)
 

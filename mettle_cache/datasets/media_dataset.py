@@ -134,7 +134,7 @@ def media_dataset(
         samples=samples,
         vocabulary=vocabulary,
         decode_policy=decode.policy(segments, media.patterns, picture_rule),
-        annotation_notes=notes,
+        annotation_notes=(*notes, *media.notes),
         picture_rule=picture_rule,
         layout=layout,
     )

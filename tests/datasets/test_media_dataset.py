@@ -89,7 +89,7 @@ def test_the_deep_look_also_finds_what_does_not_open(copied: Path) -> None:
     second.audio.write_bytes(second.audio.read_bytes()[:1000])
     assert dataset.problems() == []
     assert [(problem.clip, problem.what[:13]) for problem in dataset.problems(deep=True)] == [
-        (first.id, "is of another"),
+        (first.id, "is text ('no "),
         (second.id, "is cut off: i"),
     ]
 

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 _STARTS: tuple[tuple[bytes, str], ...] = (
     (b"version https://git-lfs", "a git-lfs pointer (fetch the file: git lfs pull)"),
+    (b"#EXTM3U", "a playlist, which only names other files"),
+    (b"ffconcat", "a playlist, which only names other files"),
+    (b"[playlist]", "a playlist, which only names other files"),
+    (b"v=0\r\n", "a description of a stream (SDP), which holds none"),
+    (b"v=0\n", "a description of a stream (SDP), which holds none"),
     (b"GIF8", "a GIF"),
     (b"II*\0", "a TIFF"),
     (b"MM\0*", "a TIFF"),
@@ -65,4 +70,6 @@ def describe_content(head: bytes) -> str:
         return "a JSON document"
     if head and not head.strip(b"\0"):
         return "all zeros at its start (never written, or lost with a disk)"
+    if text and all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head):
+        return f"text ({head.decode('ascii').splitlines()[0][:40]!r})"
     return f"of another kind ({head[:8].hex(' ')} at its start)" if head else "empty"

@@ -10,15 +10,14 @@ from numpy.typing import NDArray
 
 from mettle_cache.datasets.media import arrays, pictures, video, waveform
 from mettle_cache.datasets.media.allowance import Allowance, allowed
-from mettle_cache.datasets.media.container import check_video
+from mettle_cache.datasets.media.container import SLACK, is_container, measure
 from mettle_cache.datasets.media.fault import MediaFileError, require_file
-from mettle_cache.datasets.media.places import SPREAD, PictureRule
+from mettle_cache.datasets.media.places import SPREAD, TRACKS, VIDEOS, PictureRule
 from mettle_cache.datasets.media.remarks import Remark
 from mettle_cache.datasets.media.soundtrack import load_video_audio
 from mettle_cache.datasets.protocol import Clip
 from mettle_cache.preprocessing import Recording
 
-VIDEO_SUFFIX = ".mp4"
 _READ_SIZE = 1 << 20
 
 
@@ -33,23 +32,26 @@ def load_frames(clip: Clip, segments: int, rule: PictureRule = SPREAD) -> list[N
 def load_waveform(clip: Clip, segments: int, sample_rate: int) -> NDArray[np.float32]:
     """Mono samples ``[n]`` at ``sample_rate`` Hz. Raises MediaFileError."""
     with allowed(Allowance()):
-        if _is_video(clip.audio):
-            samples, rate = load_video_audio(clip.audio)
-        elif clip.audio.suffix == ".npy":
+        if _is_array(clip.audio):
             samples, rate = arrays.read_npy(clip.audio, segments)
         else:
-            samples, rate = waveform.read_sound_file(clip.audio)
+            samples, rate = read_recording(clip.audio)
         return waveform.bring_to(clip.audio, samples, rate, sample_rate)
 
 
 def load_recording(clip: Clip, segments: int, sample_rate: int) -> Recording:
     """The first channel of a sound file at its own rate, else :func:`load_waveform`. Raises MediaFileError."""
     path = clip.audio
-    if _is_video(path) or path.suffix == ".npy":
+    if _is_array(path) or _holds_track(path):
         return Recording(load_waveform(clip, segments, sample_rate), sample_rate)
     with allowed(Allowance()):
         samples, rate = waveform.read_sound_file(path, waveform.first_channel)
         return Recording(waveform.bring_to(path, samples, rate, rate), rate)
+
+
+def read_recording(path: Path) -> tuple[NDArray[np.float32], int]:
+    """Mono samples ``[n]`` of a sound file or of a video's sound track, and their rate. Raises MediaFileError."""
+    return load_video_audio(path) if _holds_track(path) else waveform.read_sound_file(path)
 
 
 def check_frames(clip: Clip, segments: int, rule: PictureRule = SPREAD, *, deep: bool) -> list[Remark]:
@@ -63,7 +65,10 @@ def check_frames(clip: Clip, segments: int, rule: PictureRule = SPREAD, *, deep:
     if not _is_video(clip.frames):
         return pictures.check_pictures(clip.frames, segments, rule, deep=deep)
     if deep:
-        check_video(clip.frames, video=True, audio=False)
+        end = measure(clip.frames, "video")
+        if end + SLACK < segments:
+            what = f"have a video that ends before their {segments} s are over"
+            return [Remark(what, "its last picture stands for the rest", f"{end:.0f} s")]
     else:
         require_file(clip.frames)
     return []
@@ -73,13 +78,22 @@ def check_audio(clip: Clip, segments: int, *, deep: bool) -> list[Remark]:
     """Like :func:`check_frames` for the recording."""
     if not deep:
         require_file(clip.audio)
-    elif _is_video(clip.audio):
-        check_video(clip.audio, video=False, audio=True)
-    elif clip.audio.suffix == ".npy":
+    elif _is_array(clip.audio):
         arrays.open_npy(clip.audio, segments)
     else:
-        waveform.check_sound_file(clip.audio)
+        end = check_recording(clip.audio)
+        if end is not None and end + SLACK < segments:
+            what = f"have a sound track that ends before their {segments} s are over"
+            return [Remark(what, "each backbone treats a short recording as its published code does", f"{end:.0f} s")]
     return []
+
+
+def check_recording(path: Path) -> float | None:
+    """Open a sound file, or a video, of whose sound track the end is returned, in seconds. Raises MediaFileError."""
+    if _holds_track(path):
+        return measure(path, "audio")
+    waveform.check_sound_file(path)
+    return None
 
 
 def source_files(clip: Clip, segments: int, rule: PictureRule = SPREAD) -> tuple[Path, ...]:
@@ -112,10 +126,19 @@ def policy(segments: int, patterns: dict[str, list[str]], rule: PictureRule = SP
             in_use["picture_rate"] = f"every {rule.rate}th picture where there are about {rule.rate} a second"
     if "wav" in kinds:
         in_use["wav"] = {"versions": waveform.decoder_versions()}
-    if VIDEO_SUFFIX[1:] in kinds:
+    if kinds & {"mp4", "m4a"}:
         in_use["video"] = {**video.POLICY, "versions": video.decoder_versions()}
     return in_use
 
 
+def _is_array(path: Path) -> bool:
+    return path.suffix.lower() == ".npy"
+
+
 def _is_video(path: Path) -> bool:
-    return path.suffix == VIDEO_SUFFIX
+    return path.suffix.lower() in VIDEOS
+
+
+def _holds_track(path: Path) -> bool:
+    """Whether a recording is a stream in a container: by its name or, as an M4A named .wav, by its content."""
+    return path.suffix.lower() in (*VIDEOS, *TRACKS) or is_container(path)

@@ -49,11 +49,11 @@ class Place:
     @property
     def patterns(self) -> tuple[str, ...]:
         """Its pattern, and that of sound in containers, which another library reads, where there may be any."""
-        return (self.pattern, Place(self.folder, ".m4a").pattern) if self.suffix == ".wav" else (self.pattern,)
+        return (self.pattern, Place(self.folder, TRACKS[0]).pattern) if self.suffix == ".wav" else (self.pattern,)
 
     def pattern_of(self, name: str) -> str:
         """Which of its patterns a file that was found here has."""
-        return self.patterns[-1 if os.path.splitext(name)[1].lower() in TRACKS else 0]
+        return self.patterns[-1 if reader_ending(Path(name)) == TRACKS[0] else 0]
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,12 @@ def find_recordings(paths: Sequence[Path]) -> list[Path]:
     folders = {folder: _Listing(folder) for folder in {path.parent for path in paths}}
     found = (folders[path.parent].find(path.stem, path.suffix) for path in paths)
     return [path.with_name(names[0]) if names else path for path, names in zip(paths, found, strict=True)]
+
+
+def reader_ending(path: Path) -> str:
+    """The ending that stands for all sound files, for all sound in containers, or that of ``path`` itself."""
+    ending = path.suffix.lower()
+    return next((endings[0] for endings in (SOUNDS, TRACKS) if ending in endings), ending)
 
 
 class _Listing:

@@ -12,7 +12,9 @@ import soundfile
 
 from mettle_cache.datasets import Clip, open_dataset
 from mettle_cache.datasets.media import decode
+from mettle_cache.datasets.media.allowance import Allowance, allowed
 from mettle_cache.datasets.media.fault import MediaFileError
+from tests.datasets.media.containers import KINDS, burst_times, whole_video, write_video
 
 
 def _copy_of_first(root: Path, to: Path) -> Clip:
@@ -116,3 +118,66 @@ def test_the_policy_is_json_about_the_kinds_in_use_and_nothing_of_the_machine(
     moved = tmp_path / "elsewhere" / "AVE"
     shutil.copytree(frames_root, moved)
     assert open_dataset("ave", moved).decode_policy == frames
+
+
+@pytest.mark.parametrize(("kind", "name"), [("mp4", "a.wav"), ("mp4", "a.m4a"), ("mkv", "a.WAV"), ("ts", "a.mp3")])
+def test_sound_in_a_container_is_read_whatever_its_name(
+    frames_root: Path, tmp_path: Path, kind: str, name: str
+) -> None:
+    frames = open_dataset("ave", frames_root).clips[0].frames
+    source = tmp_path / f"whole{KINDS[kind].suffix}"
+    source.write_bytes(whole_video(kind))
+    clip = Clip("a", frames, source.rename(tmp_path / name))
+    samples = decode.load_waveform(clip, 10, 16_000)
+    delay = 0.064 if kind == "ts" else 0
+    assert burst_times(samples, 16_000) == pytest.approx([0.2 + delay + second for second in range(10)], abs=0.003)
+    assert decode.check_audio(clip, 10, deep=True) == []
+    assert decode.source_digest(clip, 10)
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"<!DOCTYPE html>\n<html><body>Sign in", r"cannot be decoded: it is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1", r"cannot be decoded: it is a git-lfs pointer"),
+        (b"PK\3\4" + bytes(100), r"cannot be decoded: it is a zip archive"),
+        (b"\xff\xd8\xff\xe0" + bytes(100), r"cannot be decoded: it is a JPEG"),
+        (b"ERROR: Video unavailable\n", r"cannot be decoded: it is text \('ERROR: Video unavailable'\)"),
+        (b'{"error": 404}', r"cannot be decoded: it is a JSON document"),
+        (bytes(5000), r"cannot be decoded: it is all zeros at its start"),
+        (b"", r"is empty \(0 bytes\)"),
+    ],
+)
+def test_what_is_no_video_is_named_for_what_it_is(tmp_path: Path, content: bytes, what: str) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(content)
+    clip = Clip("a", path, path)
+    for check in (
+        lambda: decode.check_frames(clip, 10, deep=True),
+        lambda: decode.check_audio(clip, 10, deep=True),
+        lambda: decode.load_frames(clip, 10),
+        lambda: decode.load_waveform(clip, 10, 16_000),
+    ):
+        with pytest.raises(MediaFileError, match=rf"a.mp4: {what}"):
+            check()
+
+
+@pytest.mark.parametrize("kind", ["mp4", "fragments", "live", "avi", "ts"])
+def test_tracks_that_end_before_the_clip_does_are_remarked(tmp_path: Path, kind: str) -> None:
+    path = write_video(tmp_path / f"a{KINDS[kind].suffix}", KINDS[kind], seconds=6)
+    clip = Clip("a", path, path)
+    (pictures,), (sound,) = decode.check_frames(clip, 10, deep=True), decode.check_audio(clip, 10, deep=True)
+    assert (pictures.what, pictures.value) == ("have a video that ends before their 10 s are over", "6 s")
+    assert pictures.then == "its last picture stands for the rest"
+    assert (sound.what, sound.value) == ("have a sound track that ends before their 10 s are over", "6 s")
+    assert decode.check_frames(clip, 6, deep=True) == decode.check_audio(clip, 7, deep=True) == []
+
+
+def test_a_clip_is_decoded_within_its_allowance(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(whole_video("mp4"))
+    clip = Clip("a", path, path)
+    with allowed(Allowance(20_000)), pytest.raises(MediaFileError, match=r"a.mp4: takes .* of memory"):
+        decode.load_frames(clip, 10)
+    with allowed(Allowance(20_000)), pytest.raises(MediaFileError, match=r"a.mp4: takes .* of memory"):
+        decode.load_waveform(clip, 10, 16_000)

@@ -133,7 +133,8 @@ def test_pictures_are_known_by_their_content(tmp_path: Path, kind: str, options:
         (b"\x1aE\xdf\xa3" + b"\0" * 60, "is a WebM or Matroska video"),
         (b"RIFF\x24\0\0\0WAVEfmt ", "is a WAV recording"),
         (b"\0" * 1000, "is all zeros at its start"),
-        (b"hello", r"is of another kind \(68 65 6c 6c 6f at its start\)"),
+        (b"hello", r"is text \('hello'\)"),
+        (b"\1hello", r"is of another kind \(01 68 65 6c 6c 6f at its start\)"),
     ],
 )
 def test_what_is_no_picture_is_named_for_what_it_is(tmp_path: Path, content: bytes, what: str) -> None:
