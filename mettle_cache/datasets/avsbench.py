@@ -102,11 +102,11 @@ def _open(info: DatasetInfo, root: Path, subset: Subset, *, train_frames: int, t
             clip=Clip(f"{row.video}_{k}", subset.frame(root, row, k), sound, segment=k - 1),
             place=place,
             key=f"{row.video}.wav",
-            recording=subset.recording(root, row),
+            recording=own,
             mask=subset.mask(root, row, k) if k <= masked[row.split] else None,
             where=f"{table.name}:{row.line}",
         )
-        for place, row, sound in zip(range(len(rows)), rows, _sounds(root, rows, subset), strict=True)
+        for place, row, (sound, own) in zip(range(len(rows)), rows, _sounds(root, rows, subset), strict=True)
         for k in range(1, stored[row.split] + 1)
     ]
     return AvsbenchDataset(
@@ -120,12 +120,12 @@ def _open(info: DatasetInfo, root: Path, subset: Subset, *, train_frames: int, t
     )
 
 
-def _sounds(root: Path, rows: list[VideoRow], subset: Subset) -> list[Path]:
-    """The sound of each row: the file of many videos where there is one, as Mettle's users have it."""
+def _sounds(root: Path, rows: list[VideoRow], subset: Subset) -> list[tuple[Path, Path]]:
+    """The sound of each row, which is the file of many videos where there is one, and its own recording."""
     waves = [subset.wave_file(root, row) for row in rows]
     there = {path for path in set(waves) if path.exists()}
     recordings = find_recordings([subset.recording(root, row) for row in rows])
-    return [wave if wave in there else recording for wave, recording in zip(waves, recordings, strict=True)]
+    return [(wave if wave in there else own, own) for wave, own in zip(waves, recordings, strict=True)]
 
 
 def _columns(rows: list[VideoRow]) -> dict[str, list[object]]:

@@ -138,7 +138,7 @@ class AvsbenchDataset:
 
     def load_recording(self, clip: Clip, sample_rate: int) -> Recording:
         """The first channel of a sound file at its own rate, else :meth:`load_waveform`. Raises MediaFileError."""
-        if clip.audio.suffix == WAVE_DICT_SUFFIX:
+        if clip.audio.suffix == WAVE_DICT_SUFFIX or decode.holds_track(clip.audio):
             return Recording(self.load_waveform(clip, sample_rate), sample_rate)
         with allowed(Allowance()):
             samples, rate = waveform.read_sound_file(clip.audio, waveform.first_channel)

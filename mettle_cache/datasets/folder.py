@@ -9,7 +9,7 @@ The table has a header and a row a clip, as spreadsheets export it (UTF-8, comma
 
 ``id``
     1 to 64 letters, digits, ``-`` and ``_``, each once: a clip has one event. Its media are ``ID.mp4``, or ``ID.wav``
-    and a folder ``ID/`` of numbered pictures (.jpg or .png).
+    and a folder ``ID/`` of numbered pictures (.jpg or .png); other endings of videos and recordings serve as well.
 ``split``
     ``train``, ``val`` or ``test``.
 ``label``
@@ -99,7 +99,7 @@ INFO = DatasetInfo(
     segments=DURATION,
     default_root=Path("data/folder"),
     layouts=(
-        "clips.csv (id,split,label or id,split,label,start,end) and <id>.mp4",
+        "clips.csv (id,split,label or id,split,label,start,end) and <id>.mp4 (.webm, .mkv, .mov, ... too)",
         "clips.csv, <id>.wav and <id>/%08d.jpg",
     ),
     open=open_folder,

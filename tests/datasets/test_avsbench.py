@@ -11,10 +11,11 @@ import pytest
 import soundfile
 from PIL import Image
 
-from mettle_cache.datasets import Dataset, open_dataset
+from mettle_cache.datasets import Clip, Dataset, open_dataset
 from mettle_cache.datasets.avsbench_masks import PACKED_BYTES
 from mettle_cache.errors import DatasetError, MediaError
 from tests.datasets.avsbench_files import MS3_ROWS, S4_ROWS, rectangle, save_picture, sound, write_ms3, write_s4
+from tests.datasets.media.containers import KINDS, write_video
 
 FRAMES = 5
 
@@ -123,6 +124,30 @@ def test_where_there_are_both_sound_files_can_be_preferred(s4: Path) -> None:
     assert preferring.problems(deep=True) == []
     assert preferring.source_digest(preferring.clips[1]) != dataset.source_digest(dataset.clips[1])
     assert preferring.samples.equals(dataset.samples)
+
+
+def test_recordings_of_other_endings(tmp_path: Path) -> None:
+    root = write_s4(tmp_path, waves=False)
+    published = open_dataset("avs-s4", root)
+    recordings = list(dict.fromkeys(clip.audio for clip in published.clips))
+    heard = {path.stem: published.load_waveform(Clip("a", path, path), 16_000) for path in recordings}
+    samples, rate = soundfile.read(recordings[0])
+    recordings[0].unlink()
+    soundfile.write(recordings[0].with_suffix(".flac"), samples, rate)
+    recordings[1].rename(recordings[1].with_suffix(".WAV"))
+    dataset = open_dataset("avs-s4", root)
+    assert dataset.problems(deep=True) == []
+    assert {clip.audio.suffix for clip in dataset.clips} >= {".flac", ".WAV"}
+    for clip in dataset.clips:
+        np.testing.assert_array_equal(dataset.load_waveform(clip, 16_000), heard[clip.audio.stem])
+    assert dataset.decode_policy == published.decode_policy
+    # sound in a container is another library's, and the key says so
+    write_video(recordings[0].with_suffix(".m4a"), KINDS["mp4"], seconds=5)
+    recordings[0].with_suffix(".flac").unlink()
+    with_track = open_dataset("avs-s4", root)
+    assert with_track.problems(deep=True) == []
+    assert len(with_track.load_waveform(with_track.clips[0], 16_000)) == pytest.approx(80_000, abs=1000)
+    assert "track" in with_track.decode_policy
 
 
 def test_the_digest_is_of_what_is_decoded(s4: Path) -> None:

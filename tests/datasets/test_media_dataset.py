@@ -11,6 +11,7 @@ import pytest
 from mettle_cache.datasets import Clip, MediaDataset, open_dataset
 from mettle_cache.datasets.synthetic import write_demo_ave
 from mettle_cache.errors import MediaError
+from tests.datasets.media.containers import KINDS, burst_times, grey_number, whole_video, write_video
 
 LAYOUTS = ["frames_root", "mp4_root"]
 
@@ -180,3 +181,41 @@ def test_layouts_of_the_field_give_the_same_arrays(frames_root: Path, tmp_path: 
     for ours, theirs in zip(dataset.clips, lavish.clips, strict=True):
         np.testing.assert_array_equal(dataset.load_frames(ours), lavish.load_frames(theirs))
         assert dataset.source_digest(ours) == lavish.source_digest(theirs)
+
+
+def test_videos_of_any_container_and_ending(mp4_root: Path, tmp_path: Path) -> None:
+    """As yt-dlp and cameras leave them: the key stays that of the published files, and nothing is missing."""
+    root = tmp_path / "AVE"
+    shutil.copytree(mp4_root, root)
+    published = open_dataset("ave", root)
+    endings = [("webm", ".webm"), ("mkv-aac", ".MP4"), ("ts", ".mp4"), ("flv", ".flv")]
+    for clip, (kind, ending) in zip(published.clips, endings, strict=False):
+        clip.frames.unlink()
+        clip.frames.with_suffix(ending).write_bytes(whole_video(kind))
+    dataset = open_dataset("ave", root)
+    assert dataset.problems(deep=True) == []
+    assert dataset.notes == ()
+    assert dataset.decode_policy == published.decode_policy
+    for clip, (kind, _) in zip(dataset.clips, endings, strict=False):
+        shown = [grey_number(picture) for picture in dataset.load_frames(clip)]
+        assert [number // 4 for number in shown] == list(range(10))
+        times = burst_times(dataset.load_waveform(clip, 16_000), 16_000)
+        assert times == pytest.approx([0.2 + second for second in range(10)], abs=0.08), kind
+    dataset.clips[0].frames.with_suffix(".mp4").write_bytes(whole_video("mp4"))
+    (note,) = open_dataset("ave", root).notes
+    assert note.startswith("clips with several files of one kind: 1, such as")
+
+
+def test_short_videos_are_counted_in_a_note(mp4_root: Path, tmp_path: Path) -> None:
+    root = tmp_path / "AVE"
+    shutil.copytree(mp4_root, root)
+    dataset = open_dataset("ave", root)
+    write_video(dataset.clips[0].frames, KINDS["fragments"], seconds=6)
+    assert dataset.problems(deep=True) == []
+    first, count = dataset.clips[0].id, len(dataset.clips)
+    assert dataset.notes == (
+        f"1 of {count} clips have a video that ends before their 10 s are over (6 s in 1), such as {first}: "
+        "its last picture stands for the rest",
+        f"1 of {count} clips have a sound track that ends before their 10 s are over (6 s in 1), such as {first}: "
+        "each backbone treats a short recording as its published code does",
+    )

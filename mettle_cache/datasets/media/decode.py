@@ -42,16 +42,21 @@ def load_waveform(clip: Clip, segments: int, sample_rate: int) -> NDArray[np.flo
 def load_recording(clip: Clip, segments: int, sample_rate: int) -> Recording:
     """The first channel of a sound file at its own rate, else :func:`load_waveform`. Raises MediaFileError."""
     path = clip.audio
-    if _is_array(path) or _holds_track(path):
+    if _is_array(path) or holds_track(path):
         return Recording(load_waveform(clip, segments, sample_rate), sample_rate)
     with allowed(Allowance()):
         samples, rate = waveform.read_sound_file(path, waveform.first_channel)
         return Recording(waveform.bring_to(path, samples, rate, rate), rate)
 
 
+def holds_track(path: Path) -> bool:
+    """Whether a recording is a stream in a container: by its name or, as an M4A named .wav, by its content."""
+    return path.suffix.lower() in (*VIDEOS, *TRACKS) or is_container(path)
+
+
 def read_recording(path: Path) -> tuple[NDArray[np.float32], int]:
     """Mono samples ``[n]`` of a sound file or of a video's sound track, and their rate. Raises MediaFileError."""
-    return load_video_audio(path) if _holds_track(path) else waveform.read_sound_file(path)
+    return load_video_audio(path) if holds_track(path) else waveform.read_sound_file(path)
 
 
 def check_frames(clip: Clip, segments: int, rule: PictureRule = SPREAD, *, deep: bool) -> list[Remark]:
@@ -90,7 +95,7 @@ def check_audio(clip: Clip, segments: int, *, deep: bool) -> list[Remark]:
 
 def check_recording(path: Path) -> float | None:
     """Open a sound file, or a video, of whose sound track the end is returned, in seconds. Raises MediaFileError."""
-    if _holds_track(path):
+    if holds_track(path):
         return measure(path, "audio")
     waveform.check_sound_file(path)
     return None
@@ -137,8 +142,3 @@ def _is_array(path: Path) -> bool:
 
 def _is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEOS
-
-
-def _holds_track(path: Path) -> bool:
-    """Whether a recording is a stream in a container: by its name or, as an M4A named .wav, by its content."""
-    return path.suffix.lower() in (*VIDEOS, *TRACKS) or is_container(path)
