@@ -131,6 +131,9 @@ def _seconds(text: str) -> int | None:
 
 SPLITS = ("train", "val", "test")
 
+_MAX_CHUNK = 1 << 20
+"""Rows of an order file that are unpacked at once, however few of them there are."""
+
 
 def read_splits(root: Path, rows: list[AnnotatedRow], problems: Problems) -> list[str | None]:
     """The split of each row; None for rows that no split lists.
@@ -215,6 +218,8 @@ def _read_h5(path: Path, count: int) -> np.ndarray:
                 )
             if order.size > count:
                 raise DatasetError(f"{path}: 'order' lists {order.size} rows, Annotations.txt has {count}")
+            if order.chunks and order.chunks[0] > _MAX_CHUNK:
+                raise DatasetError(f"{path}: 'order' is stored in chunks of {order.chunks[0]} rows for {order.size}")
             return np.asarray(order[()])
     except (OSError, KeyError, RuntimeError, ValueError) as error:
         raise DatasetError(f"{path} cannot be read as HDF5: {str(error) or type(error).__name__}") from error

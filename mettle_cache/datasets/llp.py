@@ -130,7 +130,7 @@ def _refuse_repeats(root: Path, splits: Mapping[str, list[Video]], problems: Pro
     seen: dict[str, str] = {}
     for split, videos in splits.items():
         for video in videos:
-            where = f"{SPLIT_FILES[split]} ({video.filename})"
+            where = f"{SPLIT_FILES[split]} ({quoted(video.filename)})"
             if first := seen.get(video.clip):
                 problems.add(f"{root}: the media {quoted(video.clip)} are both of {first} and of {where}")
             seen.setdefault(video.clip, where)

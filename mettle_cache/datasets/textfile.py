@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -50,18 +51,24 @@ class Problems:
         raise DatasetError("\n".join(lines), hint=hint)
 
 
-def read_lines(path: Path, problems: Problems) -> Iterator[Line]:
-    """The non-empty lines of a UTF-8 text file, with LF or CRLF ends and with or without a byte order mark.
+def read_lines(path: Path, problems: Problems, *, limit: int = MAX_FILE_BYTES) -> Iterator[Line]:
+    """The non-empty lines of a UTF-8 text file, with LF, CRLF or CR ends and with or without a byte order mark.
 
     A line that is too long or not UTF-8 is added to ``problems`` and left out.
 
     Raises
     ------
     DatasetError
-        The file cannot be read, or is far too large to be what it should be.
+        The file cannot be read, is UTF-16, or is larger than ``limit`` bytes.
     """
+    content = read_bytes(path, limit=limit).removeprefix(b"\xef\xbb\xbf")
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise DatasetError(f"{path} is UTF-16 text", hint="save it as UTF-8")
+    if b"\n" not in content:
+        content = content.replace(b"\r", b"\n")
     # str.splitlines would also cut at a dozen Unicode separators and shift every later line number
-    for number, raw in enumerate(read_bytes(path).removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+    for number, line in enumerate(io.BytesIO(content), start=1):
+        raw = line.removesuffix(b"\n")
         if len(raw) > MAX_LINE_BYTES:
             problems.add(f"{path}:{number}: the line is {len(raw)} bytes long")
             continue
@@ -79,11 +86,13 @@ def read_bytes(path: Path, *, limit: int = MAX_FILE_BYTES) -> bytes:
     try:
         if not path.is_file():
             raise DatasetError(f"{path} is not a file")
-        if path.stat().st_size > limit:
-            raise DatasetError(f"{path} is larger than {limit >> 20} MB, too large for annotations")
-        return path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(limit + 1)  # whatever size it claims, and however it grows
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error.strerror}") from error
+    if len(content) > limit:
+        raise DatasetError(f"{path} is larger than {limit >> 20} MB, too large for annotations")
+    return content
 
 
 def quoted(text: str) -> str:

@@ -253,3 +253,12 @@ def test_an_order_file_that_points_elsewhere_is_refused(annotate, link) -> None:
         file["order"] = link
     with pytest.raises(DatasetError, match=r"val_order.h5 has no data set named 'order'"):
         open_dataset("ave", root)
+
+
+def test_an_order_file_of_few_rows_in_one_chunk_of_gigabytes_is_refused(annotate) -> None:
+    root = annotate()
+    (root / "valSet.txt").unlink()
+    with h5py.File(root / "val_order.h5", "w") as file:
+        file.create_dataset("order", shape=(1,), maxshape=(None,), chunks=(1 << 28,), dtype=np.int64, compression=9)
+    with pytest.raises(DatasetError, match=r"val_order.h5: 'order' is stored in chunks of 268435456 rows for 1"):
+        open_dataset("ave", root)

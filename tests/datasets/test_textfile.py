@@ -5,10 +5,19 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from mettle_cache.datasets.textfile import MAX_LINE_BYTES, MAX_LISTED, Problems, escaped, id_problem, quoted, read_lines
+from mettle_cache.datasets.textfile import (
+    MAX_LINE_BYTES,
+    MAX_LISTED,
+    Problems,
+    escaped,
+    id_problem,
+    quoted,
+    read_bytes,
+    read_lines,
+)
 from mettle_cache.errors import DatasetError
 
 
@@ -23,8 +32,11 @@ def _read(content: bytes) -> tuple[list[tuple[int, str]], Problems]:
 
 @given(st.binary(max_size=300))
 def test_every_line_of_any_bytes_is_read_or_blank_or_reported(content: bytes) -> None:
+    assume(not content.removeprefix(b"\xef\xbb\xbf").startswith((b"\xff\xfe", b"\xfe\xff")))
     lines, problems = _read(content)
 
+    if b"\n" not in content:
+        content = content.replace(b"\r", b"\n")
     expected: list[tuple[int, str]] = []
     broken = 0
     for number, raw in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
@@ -43,6 +55,17 @@ def test_line_ends_and_a_byte_order_mark_change_nothing(texts: list[str]) -> Non
     unix, _ = _read("\n".join(texts).encode())
     windows, _ = _read(b"\xef\xbb\xbf" + "\r\n".join(texts).encode())
     assert windows == unix
+
+
+def test_the_line_ends_of_old_spreadsheets_are_line_ends() -> None:
+    assert _read(b"a\rb\r\rc")[0] == [(1, "a"), (2, "b"), (4, "c")]
+    assert _read(b"a\rb\nc")[0] == [(1, "a\rb"), (2, "c")]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_utf16_is_named_where_it_says_so(encoding: str) -> None:
+    with pytest.raises(DatasetError, match=r"list.txt is UTF-16 text\n  next: save it as UTF-8"):
+        _read(("" if encoding == "utf-16" else "\ufeff").encode(encoding) + "a,b\n".encode(encoding))
 
 
 def test_unicode_separators_do_not_shift_line_numbers() -> None:
@@ -68,6 +91,18 @@ def test_a_file_far_too_large_is_refused_before_it_is_read(tmp_path: Path) -> No
         file.truncate(1 << 40)
     with pytest.raises(DatasetError, match=r"Annotations.txt is larger than 16 MB"):
         list(read_lines(path, Problems()))
+
+
+def test_a_device_that_never_ends_is_no_file(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").symlink_to("/dev/zero")
+    with pytest.raises(DatasetError, match="is not a file"):
+        list(read_lines(tmp_path / "list.txt", Problems()))
+
+
+def test_a_file_of_a_size_of_nothing_is_read_up_to_its_limit() -> None:
+    """The kernel gives 0 bytes as the size of what it makes up while it is read."""
+    with pytest.raises(DatasetError, match=r"/proc/self/status is larger than 0 MB"):
+        read_bytes(Path("/proc/self/status"), limit=10)
 
 
 def test_a_folder_in_place_of_a_file(tmp_path: Path) -> None:
