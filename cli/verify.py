@@ -26,6 +26,7 @@ mettle verify cache/ave-swinv2_l-htsat.zarr --deep --repair
 mettle verify cache/ave-swinv2_l-htsat.zarr --sources data/AVE
 """
 LISTED = 20
+EXIT_CODES = {"ok": 0, "damaged": 1, "unfinished": 2}
 
 
 def register(app: typer.Typer) -> None:
@@ -44,7 +45,11 @@ def verify(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Check a store: every byte accounted for. Exit code 1 if it is damaged or unfinished, or media have changed."""
+    """Check a store: every byte accounted for.
+
+    Exit code 0 if it is whole, 1 if it is damaged or media have changed, 2 if it is only unfinished.
+    """
+    from mettle_cache.errors import StoreUnfinishedError
     from mettle_cache.pipelines.places import require_store
     from mettle_cache.pipelines.progress import terminal_progress
     from mettle_cache.store import repair_store, verify_store
@@ -52,9 +57,12 @@ def verify(
 
     require_store(store)
     progress = terminal_progress()
-    progress.start(load_metadata(store).clips, "clips", f"verify {store}")
     try:
+        progress.start(load_metadata(store).clips, "clips", f"verify {store}")
         report = verify_store(store, deep=deep, advance=progress.advance)
+    except StoreUnfinishedError as error:
+        error.exit_code = EXIT_CODES["unfinished"]
+        raise
     finally:
         progress.finish()
     forgotten = repair_store(report) if repair else 0
@@ -69,15 +77,14 @@ def verify(
         emit({**document, "sources": media.to_json()}, [*lines, *sources_lines(media)])
         ok = report.ok and media.ok
     if not ok:
-        raise typer.Exit(1)
+        raise typer.Exit(EXIT_CODES[report.state] or 1)
 
 
 def report_lines(report: VerifyReport, *, repaired: bool) -> list[str]:
     """The verdict, the problems, and what to do about them."""
-    state = "ok" if report.ok else "damaged" if report.problems else "unfinished"
     checked = f"every byte ({format_bytes(report.nbytes)})" if report.deep else "records and sizes; --deep reads all"
     lines = [
-        f"{report.path}: {state}",
+        f"{report.path}: {report.state}",
         f"clips      {report.clips} committed, {report.failed} failed, {report.pending} pending",
         f"checked    {checked}",
         *(f"problem    {problem}" for problem in report.problems[:LISTED]),

@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from mettle_cache.store.catalog import describe_store, find_stores
     from mettle_cache.store.format.codecs import CODECS, get_codec
     from mettle_cache.store.format.spec import StoreSpec
+    from mettle_cache.store.reading.clip_check import Problem
     from mettle_cache.store.reading.dataset import TokenDataset
     from mettle_cache.store.reading.disk_speed import measure_read_speed
     from mettle_cache.store.reading.token_store import TokenStore
-    from mettle_cache.store.verify import Problem, VerifyReport, repair_store, verify_store
+    from mettle_cache.store.verify import VerifyReport, repair_store, verify_store
     from mettle_cache.store.writing.writer import StoreReport, StoreWriter
 
 __all__ = [
@@ -39,10 +40,11 @@ _MODULES = {
     "catalog": ("describe_store", "find_stores"),
     "format.codecs": ("CODECS", "get_codec"),
     "format.spec": ("StoreSpec",),
+    "reading.clip_check": ("Problem",),
     "reading.dataset": ("TokenDataset",),
     "reading.disk_speed": ("measure_read_speed",),
     "reading.token_store": ("TokenStore",),
-    "verify": ("Problem", "VerifyReport", "repair_store", "verify_store"),
+    "verify": ("VerifyReport", "repair_store", "verify_store"),
     "writing.writer": ("StoreReport", "StoreWriter"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}

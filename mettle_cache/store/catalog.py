@@ -7,7 +7,6 @@ from pathlib import Path
 
 from mettle_cache.errors import MettleError
 from mettle_cache.layers import group_by_array
-from mettle_cache.store.format.files import SAMPLES, read_table
 from mettle_cache.store.format.manifest import open_manifest
 from mettle_cache.store.format.metadata import READY, check_files, load_metadata, read_ready
 from mettle_cache.store.format.spec import FORMAT_VERSION
@@ -36,7 +35,7 @@ def describe_store(path: Path | str) -> dict[str, object]:
     ready = read_ready(metadata)
     check_files(metadata, ready)
     manifest = open_manifest(metadata, ready)
-    samples = read_table(metadata.path / SAMPLES, expected=metadata.record.samples, store=metadata.path)
+    samples = metadata.read_samples()
     committed = manifest.statuses.count("ok")
     splits = samples["split"].to_pylist() if "split" in samples.column_names else []
     key = metadata.record.key

@@ -3,45 +3,33 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 from mettle_cache.errors import StoreCorruptError
-from mettle_cache.store.format.digests import CRC_BYTES, crc32c, crc_bytes, digest
-from mettle_cache.store.format.files import MANIFEST, open_regular, read_fully
-from mettle_cache.store.format.layout import ArrayLayout
-from mettle_cache.store.format.manifest import misfit_shards, read_commit, read_manifest
-from mettle_cache.store.format.metadata import READY, StoreMetadata, damaged_files, load_metadata, read_ready
-from mettle_cache.store.format.records import CommitRecord, ReadyRecord
+from mettle_cache.store.format.digests import digest
+from mettle_cache.store.format.files import MANIFEST
+from mettle_cache.store.format.manifest import read_commit, read_manifest
+from mettle_cache.store.format.metadata import (
+    COMMITS,
+    READY,
+    StoreMetadata,
+    damaged_files,
+    load_metadata,
+    missing_so_far,
+    read_ready,
+)
+from mettle_cache.store.format.records import ReadyRecord
+from mettle_cache.store.reading.clip_check import Advance, Problem, byte_problems, check_in_threads, size_problems
 from mettle_cache.store.writing.lifecycle import commits_digest, forget_clips
 from mettle_cache.store.writing.locks import FINISHING, LOCKS
 
-THREADS = 4
-
-
-class Advance(Protocol):
-    """Called after each clip with the bytes that were checked."""
-
-    def __call__(self, n: int, *, nbytes: int) -> None: ...
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One problem of a store; ``clip`` and ``layer`` are empty where a file belongs to none or to all."""
-
-    what: str
-    file: str
-    clip: str = ""
-    layer: str = ""
-
-    def __str__(self) -> str:
-        where = ", ".join(part for part in (self.clip and f"clip {self.clip}", self.layer) if part)
-        return f"{f'{where}: ' if where else ''}{self.file}: {self.what}"
+# a folder that was unpacked into a store by mistake need not be listed to the end
+_MOST_STRAYS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,16 +50,23 @@ class VerifyReport:
     def ok(self) -> bool:
         return self.finished and not self.problems
 
+    @property
+    def state(self) -> str:
+        """``ok``, ``damaged`` or ``unfinished``: what a run that was stopped leaves is unfinished, and no damage."""
+        return "ok" if self.ok else "damaged" if self.problems else "unfinished"
+
     def to_json(self) -> dict[str, object]:
-        return {**asdict(self), "path": str(self.path), "ok": self.ok}
+        return {**asdict(self), "path": str(self.path), "ok": self.ok, "state": self.state}
 
 
 @dataclass(frozen=True)
 class _ClipState:
-    commit: CommitRecord | None
-    digest: str
-    problems: tuple[Problem, ...]
-    nbytes: int
+    """What is known of a clip: ``status`` and ``digest`` of its commit, empty without one, and its problems."""
+
+    status: str = ""
+    digest: str = ""
+    problems: tuple[Problem, ...] = ()
+    nbytes: int = 0
 
 
 def verify_store(path: Path | str, *, deep: bool = False, advance: Advance | None = None) -> VerifyReport:
@@ -81,38 +76,40 @@ def verify_store(path: Path | str, *, deep: bool = False, advance: Advance | Non
     ------
     StoreMissingError
         There is no store.
+    StoreUnfinishedError
+        The run that was making it was stopped before it wrote the root metadata.
     StoreCorruptError
         Its root metadata are damaged, so nothing else can be told.
     """
     metadata = load_metadata(Path(path))
     problems: list[Problem] = []
     ready = _ready(metadata, problems)
+    finished = ready is not None or bool(problems)
     vouched = metadata.static_digests() if ready is None else ready.files
-    problems += [Problem(what, name) for name, what in damaged_files(metadata, vouched)]
+    awaited = () if finished else missing_so_far(metadata)
+    problems += [Problem(what, name) for name, what in damaged_files(metadata, vouched) if name not in awaited]
     ids, expected = _names(metadata, ready)
-    states = []
-    with ThreadPoolExecutor(THREADS) as executor:
-        for state in executor.map(partial(_check_clip, metadata, ids, expected, deep), range(metadata.clips)):
-            states.append(state)
-            problems += state.problems
-            if advance is not None:
-                advance(1, nbytes=state.nbytes)
+    # of an unfinished store, or one whose ids are lost, only records that are there are believed
+    clips = range(metadata.clips) if ready is not None and ids else metadata.committed_clips()
+    check = partial(_check_clip, metadata, ids, expected, deep)
+    states = _check_clips(check, clips, metadata.clips, advance)
+    problems += [problem for state in states.values() for problem in state.problems]
     if ready is not None:
-        problems += _disagreements(ready, states)
-        stored = [clip for clip, state in enumerate(states) if state.commit is None or state.commit.status == "ok"]
+        problems += _disagreements(metadata, ready, states)
+        stored = {clip for clip, state in states.items() if state.status != "failed"}
         problems += [Problem("not a file of the store; remove it", name) for name in unexpected_files(metadata, stored)]
-    commits = [state.commit for state in states if state.commit is not None]
-    pending = [state for state in states if state.commit is None and not state.problems]
+    statuses = [state.status for state in states.values()]
+    lost = sum(not state.status and bool(state.problems) for state in states.values())
     return VerifyReport(
         path=Path(path),
         deep=deep,
-        finished=ready is not None or any(problem.file == READY for problem in problems),
-        clips=sum(commit.status == "ok" for commit in commits),
-        failed=sum(commit.status == "failed" for commit in commits),
-        pending=len(pending),
-        nbytes=sum(state.nbytes for state in states),
+        finished=finished,
+        clips=statuses.count("ok"),
+        failed=statuses.count("failed"),
+        pending=metadata.clips - statuses.count("ok") - statuses.count("failed") - lost,
+        nbytes=sum(state.nbytes for state in states.values()),
         problems=tuple(problems),
-        damaged=tuple(clip for clip, state in enumerate(states) if state.problems),
+        damaged=tuple(clip for clip, state in states.items() if state.problems),
     )
 
 
@@ -126,22 +123,41 @@ def repair_store(report: VerifyReport) -> int:
     return len(report.damaged)
 
 
-def unexpected_files(metadata: StoreMetadata, stored: Sequence[int]) -> Iterator[str]:
-    """Paths, within the store, of files that a finished store with shards of the clips ``stored`` does not have.
+def unexpected_files(metadata: StoreMetadata, stored: Collection[int]) -> Iterator[str]:
+    """Paths, within the store, of files and folders that a finished store with shards of the clips ``stored`` does not
+    have; a thousand at most.
 
     Locks are not reported: a run that looks at a finished store holds one, and when it is killed the next run takes it
     away.
     """
-    expected = {READY, FINISHING, MANIFEST, *metadata.static_digests()}
-    expected |= {str(metadata.commit_path(clip).relative_to(metadata.path)) for clip in range(metadata.clips)}
-    expected |= {array.shard_path(clip) for array in metadata.layout for clip in stored}
-    for folder, folders, files in os.walk(metadata.path):
-        folders[:] = sorted(name for name in folders if name != LOCKS)
-        prefix = os.path.relpath(folder, metadata.path)
-        for name in sorted(files):
-            path = name if prefix == "." else f"{prefix}/{name}"
-            if path not in expected:
-                yield path
+    known = {READY, FINISHING, MANIFEST, *metadata.static_digests()}
+    own_folders = {COMMITS, *(str(parent) for name in known for parent in Path(name).parents)}
+    arrays = {array.name: array for array in metadata.layout}
+
+    def belongs(folder: str, name: str) -> bool:
+        number = _NUMBER.match(name)
+        if number is None or f"{folder}/{name}" in known:
+            return f"{folder}/{name}".removeprefix("/") in known
+        clip = int(number[1])
+        if folder in arrays:
+            return name == arrays[folder].shard_name(clip) and clip in stored
+        return folder == COMMITS and name == metadata.commit_path(clip).name and clip < metadata.clips
+
+    left = _MOST_STRAYS
+    for path, folders, files in os.walk(metadata.path):
+        folder = os.path.relpath(path, metadata.path).removeprefix(".")
+        here = {name: f"{folder}/{name}".removeprefix("/") for name in (*folders, *files)}
+        foreign = [name for name in folders if here[name] not in own_folders and here[name] != LOCKS]
+        folders[:] = sorted(name for name in folders if name not in foreign and here[name] != LOCKS)
+        for name in sorted([*foreign, *(name for name in files if not belongs(folder, name))]):
+            if left == 0:
+                return
+            left -= 1
+            yield here[name]
+
+
+# the clip's number in the name of a shard, c.7.0.0, or of a record, 00000007.json
+_NUMBER = re.compile(r"(?:c\.)?([0-9]{1,9})\.")
 
 
 def _ready(metadata: StoreMetadata, problems: list[Problem]) -> ReadyRecord | None:
@@ -153,15 +169,27 @@ def _ready(metadata: StoreMetadata, problems: list[Problem]) -> ReadyRecord | No
 
 
 def _names(metadata: StoreMetadata, ready: ReadyRecord | None) -> tuple[Sequence[str], Sequence[str]]:
-    """Clip ids, and the digest of each clip's commit, empty where it is not known."""
-    unknown = [""] * metadata.clips
+    """Clip ids, and the digest of each clip's commit; empty where they are not known."""
     with suppress(StoreCorruptError):  # damage to these files is reported file by file
         if ready is not None:
             manifest = read_manifest(metadata, expected=ready.files[MANIFEST])
             return manifest.ids, manifest.commits
     with suppress(StoreCorruptError):
-        return metadata.read_clip_ids(), unknown
-    return unknown, unknown
+        return metadata.read_clip_ids(), ()
+    return (), ()
+
+
+def _check_clips(
+    check: Callable[[int], _ClipState], clips: Sequence[int], total: int, advance: Advance | None
+) -> dict[int, _ClipState]:
+    states: dict[int, _ClipState] = {}
+    for clip, state in zip(clips, check_in_threads(check, clips), strict=True):
+        states[clip] = state
+        if advance is not None:
+            advance(1, nbytes=state.nbytes)
+    if advance is not None and len(clips) < total:
+        advance(total - len(clips), nbytes=0)
+    return states
 
 
 def _check_clip(
@@ -169,62 +197,32 @@ def _check_clip(
 ) -> _ClipState:
     file = metadata.commit_path(clip)
     relative = str(file.relative_to(metadata.path))
-    if not file.exists() and not file.is_symlink():
-        lost = (Problem("the commit record is missing", relative, ids[clip]),) if expected[clip] else ()
-        return _ClipState(None, "", lost, 0)
+    name = ids[clip] if ids else ""
+    if not os.path.lexists(file):
+        return _ClipState(problems=(Problem("the commit record is missing", relative, name),))
     try:
         commit, data = read_commit(metadata, clip)
     except StoreCorruptError as error:
-        return _ClipState(None, "", (Problem(error.message, relative, ids[clip]),), 0)
-    if expected[clip] and expected[clip] != digest(data):
-        return _ClipState(commit, digest(data), (Problem("not the record in the manifest", relative, ids[clip]),), 0)
+        return _ClipState(problems=(Problem(error.message, relative, name),))
+    own = digest(data)
+    if ids and commit.clip != name:
+        return _ClipState(commit.status, own, (Problem("the record of another clip", relative, name),))
+    if expected and expected[clip] != own:
+        return _ClipState(commit.status, own, (Problem("not the record in the manifest", relative, name),))
     if commit.status == "failed":
-        return _ClipState(commit, digest(data), (), 0)
-    problems = [
-        Problem(what, metadata.layout[position].shard_path(clip), commit.clip, _whole(metadata.layout[position]))
-        for position, what in misfit_shards(metadata, clip)
-    ]
-    nbytes = 0
-    if deep and not problems:
-        for array in metadata.layout:
-            problems += _check_shard(metadata, array, clip, commit)
-            nbytes += array.shard_bytes
-    return _ClipState(commit, digest(data), tuple(problems), nbytes)
+        return _ClipState(commit.status, own)
+    misfits = size_problems(metadata, clip, commit)
+    if misfits or not deep:
+        return _ClipState(commit.status, own, tuple(misfits))
+    return _ClipState(commit.status, own, tuple(byte_problems(metadata, clip, commit)), metadata.clip_bytes)
 
 
-def _check_shard(metadata: StoreMetadata, array: ArrayLayout, clip: int, commit: CommitRecord) -> Iterator[Problem]:
-    import numpy as np
-
-    relative = array.shard_path(clip)
-    data = bytearray(array.shard_bytes)
-    try:
-        descriptor = open_regular(metadata.path / relative)
-        with open(descriptor, "rb", buffering=0) as file:
-            count = read_fully(file.fileno(), [memoryview(data)], 0, array.shard_bytes)
-    except OSError as error:
-        yield Problem(error.strerror or str(error), relative, commit.clip, _whole(array))
-        return
-    if count != array.shard_bytes or data[array.index_offset :] != array.index:
-        yield Problem("the shard index is damaged", relative, commit.clip, _whole(array))
-    for block in range(array.blocks):
-        where = array.span(range(block, block + 1))
-        start = array.chunk_offset(block)
-        chunk = memoryview(data)[start : start + array.chunk_bytes]
-        value = crc32c(chunk)
-        if f"{value:08x}" != commit.crc32c[array.name][block]:
-            yield Problem(f"the {array.part} are not those that were committed", relative, commit.clip, where)
-        elif data[start + array.chunk_bytes :][:CRC_BYTES] != crc_bytes(value):
-            yield Problem("the stored checksum is damaged", relative, commit.clip, where)
-        elif array.dtype.startswith("float") and not np.isfinite(np.frombuffer(chunk, array.dtype)).all():
-            yield Problem(f"the {array.part} are not finite", relative, commit.clip, where)
-
-
-def _disagreements(ready: ReadyRecord, states: list[_ClipState]) -> Iterator[Problem]:
-    if any(state.commit is None for state in states):
+def _disagreements(metadata: StoreMetadata, ready: ReadyRecord, states: dict[int, _ClipState]) -> Iterator[Problem]:
+    if len(states) < metadata.clips or not all(state.status for state in states.values()):
         return  # already reported, clip by clip
-    if commits_digest([state.digest for state in states]) != ready.commits:
+    if commits_digest([state.digest for state in states.values()]) != ready.commits:
         yield Problem("the commits are not those that READY vouches for", READY)
-
-
-def _whole(array: ArrayLayout) -> str:
-    return array.span(range(array.blocks))
+    statuses = [state.status for state in states.values()]
+    counts = (statuses.count("ok"), statuses.count("failed"), statuses.count("ok") * metadata.clip_bytes)
+    if counts != (ready.clips, ready.failed, ready.nbytes):
+        yield Problem("it counts other clips or bytes than the commits do", READY)

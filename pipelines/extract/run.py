@@ -110,6 +110,7 @@ def _write_store(
     with writer:
         try:
             counts = _fill_store(config, extractor, writer, missing, progress)
+            _read_back_the_rest(writer, progress)
             return counts.report(writer.finish(), config, out, [*notes, *about_store])
         except KeyboardInterrupt:
             raise InterruptedRunError(f"stopped before {out} was finished", hint=RESUME) from None
@@ -142,6 +143,10 @@ def _fill_store(
     if changed:
         writer.forget(changed)
     pending = sorted({*lacking, *stale})
+    if not writer.sealed:
+        damaged = _read_back(writer, writer.unread(config.part), progress)
+        missing = {**missing, **_unreadable(dataset, config, [writer.clips[index] for index in damaged])}
+        pending = sorted({*pending, *damaged})
     work = [index for index in pending if dataset.clips[index].id not in missing]
     check_room(
         writer.path, len(work) * sum(bytes_per_clip(extractor.layers, dataset.segments, extractor.codec).values())
@@ -184,6 +189,8 @@ def _extract_clips(
             left -= 1
             counts.add(outcome, progress)
             failures.add(outcome)
+            if outcome.error is None:
+                writer.trust(outcome.index)
             if outcome.look is not None and outcome.look.settled:
                 memory.remember(writer.clips[outcome.index], outcome.look.stamp, outcome.source)
             counts.seconds = time.perf_counter() - started
@@ -193,6 +200,37 @@ def _extract_clips(
         raise InterruptedRunError(
             f"stopped with {left} clips to go; the {counts.written} written by this run are safe in {writer.path}",
             hint=RESUME,
+        )
+
+
+def _read_back(writer: StoreWriter, clips: Sequence[int], progress: Progress) -> list[int]:
+    """Compare clips that earlier runs left with their checksums; those that are damaged are forgotten, and returned."""
+    if not clips:
+        return []
+    progress.start(len(clips), "clips", f"read back what {writer.path} has")
+    try:
+        damaged = writer.read_back(clips, progress.advance)
+    finally:
+        progress.finish()
+    for first, *_ in damaged.values():
+        progress.note(f"damaged since it was written: {first}")
+    return list(damaged)
+
+
+def _read_back_the_rest(writer: StoreWriter, progress: Progress) -> None:
+    """Before the store is sealed: read what neither this run nor its beginning has read, such as other parts' clips.
+
+    Raises
+    ------
+    StoreCorruptError
+        Clips are damaged; they are forgotten, and the store stays unfinished.
+    """
+    damaged = _read_back(writer, writer.unread_before_sealing(), progress)
+    if damaged:
+        names = ", ".join(writer.clips[clip] for clip in damaged[:LISTED])
+        raise StoreCorruptError(
+            f"{len(damaged)} clips of {writer.path} were damaged since they were written: {names}",
+            hint="run the same mettle extract command again (that of their part): it extracts just these anew",
         )
 
 

@@ -76,7 +76,7 @@ def test_forged_metadata_are_refused_by_every_entrance(path, change, message):
 
 
 def test_a_store_of_many_clips_that_are_not_there_is_refused(path):
-    rewrite_metadata(path, lambda root: root["key"]["clips"].update(count=2**30))
+    rewrite_metadata(path, lambda root: root["key"]["clips"].update(count=2**20))
     with pytest.raises(StoreCorruptError, match=r"READY: it is of another store"):
         TokenStore.open(path)
 

@@ -1,6 +1,6 @@
 """The small files of a store: regular files only, never through a link, never larger than they may be.
 
-``clips.json`` holds the ids of the clip axis. The Parquet tables are written plain, without compression or
+The Parquet tables are written plain, without compression or
 dictionaries: the same rows give the same bytes, and a small file cannot unfold into a large table. They are parsed only
 when their digest fits: pyarrow crashes on some damaged files.
 """
@@ -8,15 +8,13 @@ when their digest fits: pyarrow crashes on some damaged files.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import stat
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mettle_cache.errors import StoreCorruptError
-from mettle_cache.store.format.digests import canonical_json, digest
+from mettle_cache.store.format.digests import digest
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,10 +23,16 @@ if TYPE_CHECKING:
 CLIPS_FILE = "clips.json"
 SAMPLES = "samples.parquet"
 MANIFEST = "manifest.parquet"
-LARGEST_JSON = 64 << 20
+LARGEST_RECORD = 4 << 20
 LARGEST_TABLE = 256 << 20
 _MOST_VECTORS = os.sysconf("SC_IOV_MAX")
-_MOST_ROWS = 20_000_000
+_MOST_ROWS = 1 << 22
+_MOST_VALUES = 1 << 26
+# a length and a character of a clip's id
+_LEAST_ROW_BYTES = 5
+# flags are packed, and a column may be empty beside others that are not
+_VALUES_A_BYTE = 8
+_LARGEST_FOOTER = 256 << 10
 _PLAIN = {"PLAIN", "RLE", "BIT_PACKED"}
 
 
@@ -108,25 +112,6 @@ def read_expected(path: Path, *, expected: str, limit: int, store: Path) -> byte
     return data
 
 
-def clip_ids_bytes(clips: Sequence[str]) -> bytes:
-    """The content of ``clips.json``: canonical JSON, so that its digest is the one in the key."""
-    return canonical_json(list(clips))
-
-
-def parse_clip_ids(data: bytes, *, path: Path, count: int, expected: str, store: Path) -> tuple[str, ...]:
-    """The ids, in the order of the clip axis, of which there must be ``count``.
-
-    Raises
-    ------
-    StoreCorruptError
-        The content is not the one with the digest ``expected``.
-    """
-    ids = json.loads(data) if digest(data) == expected else None
-    if not isinstance(ids, list) or len(ids) != count:
-        raise StoreCorruptError(f"{path}: not the clips that the store's key names", hint=repair_hint(store))
-    return tuple(str(clip) for clip in ids)
-
-
 def table_bytes(table: pa.Table) -> bytes:
     """A table as a Parquet file; the same table gives the same bytes."""
     import pyarrow as pa
@@ -144,16 +129,13 @@ def read_table(path: Path, *, expected: str, store: Path) -> pa.Table:
     Raises
     ------
     StoreCorruptError
-        The file is missing, has another digest, or is not written plain.
+        The file is missing, has another digest, is not written plain, or declares more than its bytes can hold.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     data = read_expected(path, expected=expected, limit=LARGEST_TABLE, store=store)
     try:
-        file = pq.ParquetFile(pa.BufferReader(data))
-        _check_plain(file.metadata)
-        table = file.read(use_threads=False)
+        table = open_table(data).read(use_threads=False)
         table.validate(full=True)
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
@@ -161,12 +143,36 @@ def read_table(path: Path, *, expected: str, store: Path) -> pa.Table:
     return table
 
 
-def _check_plain(metadata: pq.FileMetaData) -> None:
-    if metadata.num_rows > _MOST_ROWS:
-        raise ValueError(f"{metadata.num_rows:,} rows")
+def open_table(data: bytes) -> pq.ParquetFile:
+    """A table's file, opened but not read: what it declares is what its bytes can hold.
+
+    Every row names a clip, so it has at least a length and a character; only columns without values take less.
+
+    Raises
+    ------
+    ValueError, OSError, pyarrow.ArrowException
+        It is no such table.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if len(data) > LARGEST_TABLE:
+        raise ValueError(f"{len(data):,} bytes, more than the {LARGEST_TABLE:,} that a table may have")
+    footer = int.from_bytes(data[-8:-4], "little")
+    if footer > _LARGEST_FOOTER:
+        raise ValueError(f"its footer has {footer:,} bytes, more than the {_LARGEST_FOOTER:,} it may have")
+    file = pq.ParquetFile(pa.BufferReader(data))
+    metadata = file.metadata
+    values = 0
     for group in range(metadata.num_row_groups):
         for column in range(metadata.num_columns):
             chunk = metadata.row_group(group).column(column)
             if chunk.compression != "UNCOMPRESSED" or not set(chunk.encodings) <= _PLAIN:
                 how = f"{chunk.compression}, {', '.join(chunk.encodings)}"
-                raise ValueError(f"column {chunk.path_in_schema} is compressed ({how})")
+                raise ValueError(f"column {chunk.path_in_schema[:80]!a} is compressed ({how})")
+            values += chunk.num_values
+    if metadata.num_rows * _LEAST_ROW_BYTES > len(data) or metadata.num_rows > _MOST_ROWS:
+        raise ValueError(f"{metadata.num_rows:,} rows in {len(data):,} bytes")
+    if values > min(_MOST_VALUES, len(data) * _VALUES_A_BYTE):
+        raise ValueError(f"{values:,} values in {len(data):,} bytes")
+    return file

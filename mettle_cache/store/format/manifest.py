@@ -21,7 +21,7 @@ from mettle_cache.store.format.records import CommitRecord, ReadyRecord
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_LARGEST_COMMIT = 4 << 20
+_LARGEST_COMMIT = 1 << 20
 _COLUMNS = {
     "index": "int64",
     "id": "string",
@@ -119,20 +119,37 @@ class Manifest:
         return {clip: source for clip, (status, source) in enumerate(rows) if status == "ok"}
 
 
-def manifest_table(metadata: StoreMetadata, commits: Sequence[CommitRecord], samples: pa.Table) -> pa.Table:
+@dataclass(frozen=True)
+class ManifestRow:
+    """What the manifest and ``READY`` hold of a clip; a commit record takes a hundred times the memory."""
+
+    clip: str
+    status: str
+    error: str
+    source: str
+    commit: str
+
+    @classmethod
+    def of(cls, commit: CommitRecord) -> ManifestRow:
+        return cls(
+            commit.clip, commit.status, commit.error or "", commit.source or "", commit=digest(commit.to_bytes())
+        )
+
+
+def manifest_table(metadata: StoreMetadata, rows: Sequence[ManifestRow], samples: pa.Table) -> pa.Table:
     """The manifest of a finished store as it is written."""
     import pyarrow as pa
 
-    clips = [commit.clip for commit in commits]
+    clips = [row.clip for row in rows]
     columns = [
-        range(len(commits)),
+        range(len(rows)),
         clips,
         splits_of(clips, samples),
-        [metadata.segments] * len(commits),
-        [commit.status for commit in commits],
-        [commit.error or "" for commit in commits],
-        [commit.source or "" for commit in commits],
-        [digest(commit.to_bytes()) for commit in commits],
+        [metadata.segments] * len(rows),
+        [row.status for row in rows],
+        [row.error for row in rows],
+        [row.source for row in rows],
+        [row.commit for row in rows],
     ]
     return pa.table(columns, schema=_schema())
 
@@ -146,7 +163,8 @@ def read_manifest(metadata: StoreMetadata, *, expected: str) -> Manifest:
         It is damaged.
     """
     table = read_table(metadata.path / MANIFEST, expected=expected, store=metadata.path)
-    if table.schema != _schema() or tuple(table["id"].to_pylist()) != metadata.read_clip_ids():
+    known = table.schema == _schema() and table.num_rows == metadata.clips
+    if not known or tuple(table["id"].to_pylist()) != metadata.read_clip_ids():
         raise StoreCorruptError(
             f"{metadata.path / MANIFEST}: not the clips of this store", hint=repair_hint(metadata.path)
         )
@@ -162,15 +180,14 @@ def open_manifest(metadata: StoreMetadata, ready: ReadyRecord | None) -> Manifes
 def manifest_so_far(metadata: StoreMetadata) -> Manifest:
     """The manifest of an unfinished store, from its commits. Raises StoreCorruptError for damaged clip ids."""
     ids = metadata.read_clip_ids()
-    records = [find_commit(metadata, clip) for clip in range(len(ids))]
-    commits = [commit if commit and commit.clip == clip else None for commit, clip in zip(records, ids, strict=True)]
-    return Manifest(
-        ids,
-        statuses=tuple(commit.status if commit else "pending" for commit in commits),
-        errors=tuple((commit.error or "") if commit else "" for commit in commits),
-        sources=tuple((commit.source or "") if commit else "" for commit in commits),
-        commits=tuple(digest(commit.to_bytes()) if commit else "" for commit in commits),
-    )
+    none = [""] * len(ids)
+    statuses, errors, sources, commits = ["pending"] * len(ids), none.copy(), none.copy(), none.copy()
+    for clip in metadata.committed_clips():
+        commit = find_commit(metadata, clip)
+        if commit is not None and commit.clip == ids[clip]:
+            row = ManifestRow.of(commit)
+            statuses[clip], errors[clip], sources[clip], commits[clip] = row.status, row.error, row.source, row.commit
+    return Manifest(ids, *map(tuple, (statuses, errors, sources, commits)))
 
 
 def splits_of(clips: Sequence[str], samples: pa.Table) -> list[str]:
@@ -195,6 +212,9 @@ def _check_belongs(record: CommitRecord, metadata: StoreMetadata, clip: int) -> 
         raise ValueError(f"it is that of clip {record.index}")
     if record.key != metadata.record.key_digest:
         raise ValueError("it is of another store")
-    expected = {array.name: array.blocks for array in metadata.layout} if record.status == "ok" else {}
+    done = record.status == "ok"
+    expected = {array.name: array.blocks for array in metadata.layout} if done else {}
     if {name: len(checksums) for name, checksums in record.crc32c.items()} != expected:
         raise ValueError("its arrays are not those of the store")
+    if record.nbytes != (metadata.clip_bytes if done else 0):
+        raise ValueError("it counts other bytes than a clip of the store has")

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,19 +16,26 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
-from mettle_cache.errors import MettleError, StoreCorruptError, StoreError, StoreMissingError
+from mettle_cache.errors import (
+    MettleError,
+    StoreCorruptError,
+    StoreError,
+    StoreMissingError,
+    StoreUnfinishedError,
+)
 from mettle_cache.layers import LayerSpec
+from mettle_cache.store.format.clip_ids import read_clip_ids
 from mettle_cache.store.format.codecs import CODECS, Codec, get_codec
-from mettle_cache.store.format.digests import digest, digest_of
+from mettle_cache.store.format.digests import CRC_BYTES, digest, digest_of
 from mettle_cache.store.format.files import (
     CLIPS_FILE,
-    LARGEST_JSON,
+    LARGEST_RECORD,
     LARGEST_TABLE,
     MANIFEST,
     SAMPLES,
-    parse_clip_ids,
     read_expected,
     read_small,
+    read_table,
     repair_hint,
     table_bytes,
 )
@@ -36,12 +45,21 @@ from mettle_cache.store.format.spec import FORMAT_VERSION, StoreSpec, layer_prob
 from mettle_cache.store.format.static import parse_static
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from torch import Tensor
 
 ROOT = "zarr.json"
 READY = "READY"
 COMMITS = "commits"
+# what only a store holds beside its root metadata
+RECORDS = (READY, COMMITS, CLIPS_FILE, SAMPLES, MANIFEST)
+_COMMIT_NAME = re.compile(r"[0-9]{8}\.json")
 ATTRIBUTE = "mettle"
+RESUME_HINT = "run the same mettle extract command again; it goes on where the last run stopped"
+ROOT_HINT = (
+    "run the same mettle extract command again: it writes the file anew where the clips' records show that they are "
+    "that command's, and keeps the clips"
+)
 # no shard of a real backbone comes near this; a declared shape beyond it is refused before anything is allocated
 _LARGEST_SHARD = 1 << 33
 
@@ -97,6 +115,15 @@ class StoreMetadata:
     def commit_path(self, clip: int) -> Path:
         return self.path / COMMITS / f"{clip:08d}.json"
 
+    def committed_clips(self) -> list[int]:
+        """Clips that have a commit record, intact or not, in order: what is there, whatever number is declared."""
+        try:
+            names = os.listdir(self.path / COMMITS)
+        except OSError:
+            return []
+        numbers = sorted(int(name.removesuffix(".json")) for name in names if _COMMIT_NAME.fullmatch(name))
+        return [number for number in numbers if number < self.clips]
+
     def shard_paths(self, clip: int) -> list[Path]:
         return [self.path / array.shard_path(clip) for array in self.layout]
 
@@ -119,9 +146,16 @@ class StoreMetadata:
 
     def read_clip_ids(self) -> tuple[str, ...]:
         """The ids, in the order of the clip axis. Raises StoreCorruptError for a damaged ``clips.json``."""
-        path, clips = self.path / CLIPS_FILE, self.record.key.clips
-        data = read_small(path, limit=LARGEST_TABLE, store=self.path)
-        return parse_clip_ids(data, path=path, count=clips.count, expected=clips.digest, store=self.path)
+        clips = self.record.key.clips
+        return read_clip_ids(self.path, count=clips.count, expected=clips.digest)
+
+    def read_samples(self) -> pa.Table:
+        """The annotation rows. Raises StoreCorruptError for a damaged ``samples.parquet``."""
+        path = self.path / SAMPLES
+        table = read_table(path, expected=self.record.samples, store=self.path)
+        if table.num_rows != self.record.key.samples.rows:
+            raise StoreCorruptError(f"{path}: not the samples that the store's key names", hint=repair_hint(self.path))
+        return table
 
     def read_static(self) -> dict[str, dict[str, Tensor]]:
         """The codec's static arrays by layer name and part; a layer of most codecs has none.
@@ -136,6 +170,9 @@ class StoreMetadata:
             read_expected(self.path / array.file, expected=digests[array.file], limit=LARGEST_TABLE, store=self.path)
             for array in self.static_layout
         ]
+        for array, content in zip(self.static_layout, contents, strict=True):
+            if len(content) != array.nbytes + CRC_BYTES:
+                raise StoreCorruptError(f"{self.path / array.file}: {len(content):,} bytes, not those of its array")
         return parse_static(self.static_layout, contents)
 
 
@@ -158,6 +195,8 @@ def load_metadata(path: Path) -> StoreMetadata:
     ------
     StoreMissingError
         There is no store.
+    StoreUnfinishedError
+        The run that was making a store was stopped before it wrote them.
     StoreCorruptError
         The metadata is damaged.
     StoreError
@@ -165,23 +204,40 @@ def load_metadata(path: Path) -> StoreMetadata:
     """
     if path.is_symlink() and not path.exists():
         raise StoreMissingError(f"{path} is a link that leads nowhere")
-    if not (path / ROOT).exists():
-        raise StoreMissingError(f"there is no token store at {path}", hint="run `mettle extract` to make one")
-    data = read_small(path / ROOT, limit=LARGEST_JSON, store=path)
+    if not os.path.lexists(path / ROOT):
+        raise _without_root(path)
+    data = read_small(path / ROOT, limit=LARGEST_RECORD, store=path)
     try:
         document = _RootGroup.model_validate_json(data).attributes.mettle
     except ValidationError as error:
         raise _damaged(path, "is not the metadata of a zarr group") from error
     if document is None:
+        if _holds_records(path):
+            raise _damaged(path, "is not the metadata of a token store")
         raise StoreError(f"{path} is a zarr group, but not a token store of mettle-cache")
-    if document.get("format") != FORMAT_VERSION and isinstance(document.get("format"), int):
+    version = document.get("format")
+    if isinstance(version, int) and FORMAT_VERSION < version < 1000:
         raise StoreError(
-            f"{path} has store format {document['format']}; this version reads format {FORMAT_VERSION}",
+            f"{path} has store format {version}; this version reads format {FORMAT_VERSION}",
             hint="install the version of mettle-cache that made it, or a newer one",
         )
     metadata = _parse(path, document, data)
-    _refuse_links(metadata)
+    refuse_links(metadata)
     return metadata
+
+
+def _without_root(path: Path) -> StoreError:
+    """The error for a folder without root metadata."""
+    names = os.listdir(path) if os.access(path, os.R_OK) and path.is_dir() else []
+    if _holds_records(path):
+        return _damaged(path, "is missing")
+    if names and all(name.startswith(f"{ROOT}.") for name in names):
+        return StoreUnfinishedError(f"{path} is unfinished: its making was stopped as it began", hint=RESUME_HINT)
+    return StoreMissingError(f"there is no token store at {path}", hint="run `mettle extract` to make one")
+
+
+def _holds_records(path: Path) -> bool:
+    return any(os.path.lexists(path / name) for name in RECORDS)
 
 
 def read_ready(metadata: StoreMetadata) -> ReadyRecord | None:
@@ -193,9 +249,9 @@ def read_ready(metadata: StoreMetadata) -> ReadyRecord | None:
         It is damaged or of another store.
     """
     path = metadata.path / READY
-    if not path.exists() and not path.is_symlink():
+    if not os.path.lexists(path):
         return None
-    data = read_small(path, limit=LARGEST_JSON, store=metadata.path)
+    data = read_small(path, limit=LARGEST_RECORD, store=metadata.path)
     try:
         record = ReadyRecord.from_bytes(data)
     except ValueError as error:
@@ -218,8 +274,28 @@ def damaged_files(metadata: StoreMetadata, expected: Mapping[str, str]) -> list[
     return damaged
 
 
+def missing_so_far(metadata: StoreMetadata) -> list[str]:
+    """Files of an unfinished store that the run that was making it had not written when it was stopped.
+
+    They are all written before the first commit, so a file that is missing beside commits was lost.
+    """
+    if metadata.committed_clips():
+        return []
+    return [name for name in metadata.static_digests() if not os.path.lexists(metadata.path / name)]
+
+
 def check_files(metadata: StoreMetadata, ready: ReadyRecord | None) -> None:
-    """Refuse a store whose metadata or tables are damaged. Raises StoreCorruptError."""
+    """Refuse a store whose metadata or tables are damaged, or not all written yet.
+
+    Raises
+    ------
+    StoreCorruptError, StoreUnfinishedError
+    """
+    if ready is None and missing_so_far(metadata):
+        raise StoreUnfinishedError(
+            f"{metadata.path} is unfinished: its making was stopped before all of its metadata were written",
+            hint=RESUME_HINT,
+        )
     for name, what in damaged_files(metadata, metadata.static_digests() if ready is None else ready.files):
         raise StoreCorruptError(f"{metadata.path / name}: {what}", hint=repair_hint(metadata.path))
 
@@ -230,13 +306,15 @@ def _parse(path: Path, document: dict[str, JsonValue], data: bytes) -> StoreMeta
         record = RootRecord.model_validate_json(json.dumps(body))
         metadata = StoreMetadata(path, record)
         problems = list(layer_problems(metadata.layers))
+        own_key = record.key_digest == digest_of(record.key.model_dump(mode="json"))
+        intact = group_json({ATTRIBUTE: record.sealed()}) == data
     except (ValueError, MettleError) as error:
         raise _damaged(path, f"is not valid: {str(error).splitlines()[0]}") from error
     if problems:
         raise _damaged(path, f"declares {'; '.join(problems)}")
-    if record.key_digest != digest_of(record.key.model_dump(mode="json")):
+    if not own_key:
         raise _damaged(path, "does not fit its own key digest")
-    if group_json({ATTRIBUTE: record.sealed()}) != data:
+    if not intact:
         raise _damaged(path, "does not fit its own digest")
     _check_layout(metadata)
     return metadata
@@ -268,13 +346,22 @@ def _static_problems(metadata: StoreMetadata) -> list[str]:
     return [f"other static arrays than codec {metadata.record.key.codec} has ({', '.join(expected) or 'none'})"]
 
 
-def _refuse_links(metadata: StoreMetadata) -> None:
-    """No folder of a store may lead elsewhere; files are opened so that a link is refused."""
+def refuse_links(metadata: StoreMetadata) -> None:
+    """Refuse a store of which a folder leads elsewhere; files are opened so that a link is refused.
+
+    Raises
+    ------
+    StoreCorruptError
+        Names the folder.
+    """
     folders = [PurePosixPath(name).parent for name in metadata.metadata_files()]
     for name in sorted({COMMITS, *(str(folder) for folder in folders if folder.name)}):
         if (metadata.path / name).is_symlink():
-            raise StoreCorruptError(f"{metadata.path / name} is a link; a store holds its own files")
+            raise StoreCorruptError(
+                f"{metadata.path / name} is a link; a store holds its own files",
+                hint="put the folder itself in the link's place",
+            )
 
 
 def _damaged(path: Path, what: str) -> StoreCorruptError:
-    return StoreCorruptError(f"{path / ROOT} {what}", hint=repair_hint(path))
+    return StoreCorruptError(f"{path / ROOT} {what}", hint=ROOT_HINT)

@@ -19,12 +19,16 @@ from pydantic import (
 )
 
 from mettle_cache.layers import LayerSpec
+from mettle_cache.store.format.clip_ids import MOST_CLIPS
 from mettle_cache.store.format.digests import canonical_json, digest_of
 
 WholeNumber = Annotated[int, Field(ge=0, lt=1 << 31)]
 Positive = Annotated[int, Field(ge=1, lt=1 << 31)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+# what a person reads in a message or a listing
+ShortText = Annotated[str, Field(max_length=256)]
 Checksum = Annotated[str, Field(pattern=r"^[0-9a-f]{8}$")]
+LONGEST_ERROR = 2000
 
 
 class Strict(BaseModel):
@@ -42,7 +46,7 @@ class LayerModel(Strict):
     grid: Annotated[list[Positive], Field(min_length=2, max_length=2)]
     tokens: Positive
     width: Positive
-    name: str
+    name: ShortText
 
     def to_layer(self) -> LayerSpec:
         rows, columns = self.grid
@@ -60,7 +64,7 @@ class LayerModel(Strict):
 
 
 class ClipsModel(Strict):
-    count: Positive
+    count: Annotated[int, Field(ge=1, le=MOST_CLIPS)]
     digest: Digest
 
 
@@ -73,9 +77,9 @@ class KeyModel(Strict):
     """The key: everything that changes bytes (:meth:`mettle_cache.store.format.spec.StoreSpec.key_document`)."""
 
     format: Literal[1]
-    dataset: str
+    dataset: ShortText
     segments: Positive
-    codec: str
+    codec: ShortText
     layers: Annotated[list[LayerModel], Field(min_length=1, max_length=10_000)]
     clips: ClipsModel
     samples: SamplesModel
@@ -118,7 +122,9 @@ class Sealed(Strict):
         try:
             record = cls.model_validate_json(canonical_json(sealed))
         except ValidationError as error:
-            raise ValueError(f"not a valid record: {error.errors()[0]['loc']}: {error.errors()[0]['msg']}") from error
+            first = error.errors(include_input=False)[0]
+            where = ".".join(map(str, first["loc"]))[:80]
+            raise ValueError(f"not a valid record: {where!a}: {first['msg'][:200]}") from error
         if record.to_bytes() != data:
             raise ValueError("its digest does not fit its content")
         return record
@@ -151,11 +157,11 @@ class CommitRecord(Sealed):
     """
 
     index: WholeNumber
-    clip: str
+    clip: ShortText
     key: Digest
     status: Literal["ok", "failed"]
-    error: str | None
-    source: str | None
+    error: Annotated[str, Field(max_length=LONGEST_ERROR)] | None
+    source: ShortText | None
     nbytes: Annotated[int, Field(ge=0)]
     crc32c: dict[str, list[Checksum]]
     max_abs: dict[str, float]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 from mettle_cache.errors import ConfigError
 from mettle_cache.layers import LayerSpec, group_by_array
 from mettle_cache.samples import CLIP, clips_of_samples
+from mettle_cache.store.format.clip_ids import id_problems
 from mettle_cache.store.format.codecs import NO_STATIC, StaticArrays, get_codec
 from mettle_cache.store.format.digests import canonical_json, digest, digest_of
 from mettle_cache.store.format.static import static_contents
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FORMAT_VERSION = 1
-_LONGEST_ID = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,23 +115,6 @@ def layer_problems(layers: Sequence[LayerSpec]) -> Iterator[str]:
     for array, members in group_by_array(layers).items():
         if len({(layer.tokens, layer.width) for layer in members}) > 1:
             yield f"the layers of {array} differ in tokens or width and cannot share an array"
-
-
-def id_problems(clips: Sequence[str]) -> Iterator[str]:
-    """What is wrong with a list of clip ids: ids end up in messages, tables and the paths of media."""
-    if not clips:
-        yield "no clips"
-    seen: dict[str, str] = {}
-    for clip in clips:
-        shown = ascii(clip[:40])
-        if not 0 < len(clip) <= _LONGEST_ID:
-            yield f"clip id {shown} must have 1 to {_LONGEST_ID} characters, not {len(clip)}"
-        elif not clip.isprintable() or "\\" in clip or clip.startswith("/") or ".." in clip.split("/"):
-            yield f"clip id {shown} holds a control character, a backslash, or leads out of its folder"
-        looks = unicodedata.normalize("NFKC", clip)
-        if looks in seen:
-            yield f"clip ids {seen[looks][:40]!a} and {shown} are the same or look the same"
-        seen[looks] = clip
 
 
 def key_differences(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:

@@ -16,7 +16,6 @@ from mettle_cache.errors import StoreError, StoreKeyError, StoreUnfinishedError,
 from mettle_cache.layers import LayerSpec, group_by_array
 from mettle_cache.store.format.codecs import CODES, StaticArrays
 from mettle_cache.store.format.digests import digest_of
-from mettle_cache.store.format.files import SAMPLES, read_table
 from mettle_cache.store.format.manifest import Manifest, NamedCommits, open_manifest
 from mettle_cache.store.format.metadata import StoreMetadata, check_files, load_metadata, read_ready
 from mettle_cache.store.reading.buffers import BatchBuffer, SpareMemory, block_runs
@@ -121,7 +120,7 @@ class TokenStore:
             )
         check_files(metadata, ready)
         manifest = open_manifest(metadata, ready)
-        samples = read_table(metadata.path / SAMPLES, expected=metadata.record.samples, store=metadata.path)
+        samples = metadata.read_samples()
         return cls(metadata, manifest, samples, check=check, finished=ready is not None)
 
     def __len__(self) -> int:

@@ -6,16 +6,32 @@ then ``READY``, with the digest of everything. Both are removed before anything 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from mettle_cache.errors import StoreCorruptError, StoreError, StoreKeyError
+from mettle_cache.errors import (
+    StoreCorruptError,
+    StoreError,
+    StoreKeyError,
+    StoreMissingError,
+    StoreUnfinishedError,
+)
+from mettle_cache.store.format.clip_ids import clip_ids_bytes
 from mettle_cache.store.format.digests import digest, digest_of
-from mettle_cache.store.format.files import CLIPS_FILE, MANIFEST, SAMPLES, clip_ids_bytes, read_table, table_bytes
-from mettle_cache.store.format.manifest import find_commit, manifest_table
-from mettle_cache.store.format.metadata import COMMITS, READY, ROOT, StoreMetadata, damaged_files, load_metadata
+from mettle_cache.store.format.files import CLIPS_FILE, LARGEST_RECORD, MANIFEST, SAMPLES, read_small, table_bytes
+from mettle_cache.store.format.manifest import ManifestRow, manifest_table
+from mettle_cache.store.format.metadata import (
+    COMMITS,
+    READY,
+    ROOT,
+    StoreMetadata,
+    damaged_files,
+    load_metadata,
+    refuse_links,
+)
 from mettle_cache.store.format.records import CommitRecord, ReadyRecord
 from mettle_cache.store.format.spec import StoreSpec, key_differences
 from mettle_cache.store.writing.durable import PARTIAL, make_folder, remove_files, write_file
@@ -24,38 +40,41 @@ from mettle_cache.store.writing.locks import LOCKS, sweep_locks
 
 def create_store(path: Path, spec: StoreSpec) -> StoreMetadata:
     """The metadata of the store at ``path``, made or resumed; see :meth:`StoreWriter.create_or_resume`."""
-    metadata = _existing_store(path, spec)
+    new = StoreMetadata.of_spec(path, spec)
+    metadata = _existing_store(new)
     if metadata is None:
-        metadata = StoreMetadata.of_spec(path, spec)
+        metadata = new
         _refuse_foreign(path)
         make_folder(path)
+    refuse_links(metadata)
     _restore(metadata, spec)
     return metadata
 
 
-def finish_store(metadata: StoreMetadata, commits: Sequence[CommitRecord]) -> None:
-    """Write the manifest and ``READY`` for a complete list of commits, and remove what no finished store has."""
-    samples = read_table(metadata.path / SAMPLES, expected=metadata.record.samples, store=metadata.path)
-    manifest = table_bytes(manifest_table(metadata, commits, samples))
+def finish_store(metadata: StoreMetadata, rows: Sequence[ManifestRow]) -> None:
+    """Write the manifest and ``READY`` for all clips in order, and remove what no finished store has."""
+    samples = metadata.read_samples()
+    manifest = table_bytes(manifest_table(metadata, rows, samples))
+    done = sum(row.status == "ok" for row in rows)
     ready = ReadyRecord(
         key=metadata.record.key_digest,
-        clips=sum(commit.status == "ok" for commit in commits),
-        failed=sum(commit.status == "failed" for commit in commits),
-        nbytes=sum(commit.nbytes for commit in commits),
-        commits=commits_digest([digest(commit.to_bytes()) for commit in commits]),
+        clips=done,
+        failed=len(rows) - done,
+        nbytes=done * metadata.clip_bytes,
+        commits=commits_digest([row.commit for row in rows]),
         files={**metadata.static_digests(), MANIFEST: digest(manifest)},
     ).to_bytes()
-    _write_if_different(metadata.path / MANIFEST, manifest)
+    _write_if_different(metadata, MANIFEST, manifest)
     for leftover in _leftovers(metadata):
         leftover.unlink(missing_ok=True)
     sweep_locks(metadata.path)
-    _write_if_different(metadata.path / READY, ready)
+    _write_if_different(metadata, READY, ready)
 
 
 def unready(metadata: StoreMetadata) -> None:
     """Remove ``READY`` and the manifest, before anything in the store changes."""
     for name in (READY, MANIFEST):
-        if (metadata.path / name).exists():
+        if os.path.lexists(metadata.path / name):
             remove_files([metadata.path / name])
 
 
@@ -70,36 +89,56 @@ def commits_digest(digests: Sequence[str]) -> str:
     return digest_of(list(digests))
 
 
-def _existing_store(path: Path, spec: StoreSpec) -> StoreMetadata | None:
-    if not (path / ROOT).exists():
-        return None
-    new = StoreMetadata.of_spec(path, spec)
+def _existing_store(new: StoreMetadata) -> StoreMetadata | None:
+    """The metadata of what lies at the path of ``new``, or None where a store has still to be begun.
+
+    ``new`` itself where the root metadata are lost, damaged or another store's, and everything beside them shows that
+    this very store was made here: they can be written again.
+    """
     try:
-        metadata = load_metadata(path)
-    except StoreCorruptError:
-        # the commits carry the key too: if they all are of this very request, the root can be written again
-        if not _commits_are_of(new):
-            raise
+        metadata = load_metadata(new.path)
+    except (StoreMissingError, StoreUnfinishedError):
+        return None
+    except StoreError:
+        if _records_are_of(new) or _files_are_of(new):
+            return new
+        raise
+    if metadata.record.key_digest == new.record.key_digest:
+        return metadata
+    if _records_are_of(new):
         return new
-    if metadata.record.key_digest != new.record.key_digest:
-        differences = key_differences(metadata.record.key.model_dump(mode="json"), spec.key_document())
-        raise StoreKeyError(
-            "\n".join(
-                [
-                    f"{path} was made by another configuration (in the store -> asked for):",
-                    *(f"  - {line}" for line in differences[:20]),
-                ]
-            ),
-            hint="give the options that it was made with, or another --out",
-        )
-    return metadata
-
-
-def _commits_are_of(metadata: StoreMetadata) -> bool:
-    numbers = [name.stem for name in (metadata.path / COMMITS).glob("*.json")]
-    return bool(numbers) and all(
-        number.isascii() and number.isdigit() and find_commit(metadata, int(number)) is not None for number in numbers
+    differences = key_differences(metadata.record.key.model_dump(mode="json"), new.record.key.model_dump(mode="json"))
+    raise StoreKeyError(
+        "\n".join(
+            [
+                f"{new.path} was made by another configuration (in the store -> asked for):",
+                *(f"  - {line}" for line in differences[:20]),
+            ]
+        ),
+        hint="give the options that it was made with, or another --out",
     )
+
+
+def _records_are_of(metadata: StoreMetadata) -> bool:
+    """Whether clips were committed there, and every intact record is of this store."""
+    return set(_keys_of_records(metadata)) == {metadata.record.key_digest}
+
+
+def _files_are_of(metadata: StoreMetadata) -> bool:
+    """Whether nothing was committed there, and what is there of the other files is of this store."""
+    expected = {name: digest for name, digest in metadata.static_digests().items() if name != ROOT}
+    there = {name for name in expected if os.path.lexists(metadata.path / name)}
+    damaged = {name for name, _ in damaged_files(metadata, expected)}
+    return not any(_keys_of_records(metadata)) and bool(there) and not there & damaged
+
+
+def _keys_of_records(metadata: StoreMetadata) -> Iterator[str]:
+    """The key that each intact record names; a damaged one says nothing and is written anew."""
+    paths = [metadata.path / READY, *map(metadata.commit_path, metadata.committed_clips())]
+    for path in paths:
+        with suppress(StoreCorruptError, ValueError):
+            data = read_small(path, limit=LARGEST_RECORD, store=metadata.path)
+            yield (ReadyRecord if path.name == READY else CommitRecord).from_bytes(data).key
 
 
 def _refuse_foreign(path: Path) -> None:
@@ -147,8 +186,6 @@ def _leftovers(metadata: StoreMetadata) -> Iterator[Path]:
         yield from folder.glob(f"*{PARTIAL}")
 
 
-def _write_if_different(path: Path, content: bytes) -> None:
-    with suppress(OSError):
-        if path.read_bytes() == content:
-            return
-    write_file(path, content)
+def _write_if_different(metadata: StoreMetadata, name: str, content: bytes) -> None:
+    if damaged_files(metadata, {name: digest(content)}):
+        write_file(metadata.path / name, content)

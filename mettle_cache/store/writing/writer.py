@@ -2,28 +2,41 @@
 
 A clip's shards are written whole and made durable, then its commit record; ``READY`` comes last. A clip whose writing
 was interrupted is written again from the start, so a finished store has the same bytes however often that happened.
+``READY`` vouches for every byte: what this writer did not write itself it reads back and compares before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from mettle_cache.errors import StoreCorruptError, UsageError
-from mettle_cache.store.format.manifest import find_commit, manifest_so_far, misfit_shards, open_manifest
+from mettle_cache.store.format.manifest import (
+    ManifestRow,
+    find_commit,
+    manifest_so_far,
+    misfit_shards,
+    open_manifest,
+)
 from mettle_cache.store.format.metadata import COMMITS, StoreMetadata, load_metadata, read_ready
-from mettle_cache.store.format.records import CommitRecord
+from mettle_cache.store.format.records import LONGEST_ERROR, CommitRecord
 from mettle_cache.store.format.spec import StoreSpec
+from mettle_cache.store.reading.clip_check import Advance, Problem, byte_problems, check_in_threads
 from mettle_cache.store.writing.durable import PARTIAL, disk_errors, remove_files, write_file, write_files
-from mettle_cache.store.writing.lifecycle import create_store, finish_store, forget_clips, unready
+from mettle_cache.store.writing.lifecycle import (
+    commits_digest,
+    create_store,
+    finish_store,
+    forget_clips,
+    unready,
+)
 from mettle_cache.store.writing.locks import PartLock, finish_lock, part_range
 from mettle_cache.store.writing.shards import build_shard, check_tokens, largest_values
 from mettle_cache.tokens import LayerTokens
-
-_LONGEST_ERROR = 2000
 
 
 @dataclass(frozen=True)
@@ -51,6 +64,8 @@ class StoreWriter:
         self.metadata = metadata
         self.clips = clips
         self._lock: PartLock | None = None
+        # clips whose bytes were written, or read and compared, since this writer was opened
+        self._borne_out: set[int] = set()
 
     @classmethod
     def create_or_resume(cls, path: Path | str, spec: StoreSpec) -> Self:
@@ -74,6 +89,14 @@ class StoreWriter:
     @property
     def path(self) -> Path:
         return self.metadata.path
+
+    @property
+    def sealed(self) -> bool:
+        """Whether the store has an intact ``READY``."""
+        try:
+            return read_ready(self.metadata) is not None
+        except StoreCorruptError:
+            return False
 
     def pending(self, part: tuple[int, int] = (0, 1), *, retry_failed: bool = True) -> list[int]:
         """Claim a part until :meth:`close`, sweep what a killed writer left in it, and list the clips still to write.
@@ -131,40 +154,83 @@ class StoreWriter:
         remove_files([self.metadata.commit_path(index)])
         write_files([(self.path / shard.array.shard_path(index), shard.buffers) for shard in shards])
         self._commit(
-            index,
-            status="ok",
-            source=source,
-            nbytes=self.metadata.clip_bytes,
-            crc32c={shard.array.name: list(shard.checksums) for shard in shards},
-            max_abs=largest,
+            self._record(
+                index,
+                status="ok",
+                source=source,
+                nbytes=self.metadata.clip_bytes,
+                crc32c={shard.array.name: list(shard.checksums) for shard in shards},
+                max_abs=largest,
+            )
         )
+        self._borne_out.add(index)
         return self.metadata.clip_bytes
 
     def fail_clip(self, index: int, error: str, source: str | None = None) -> None:
-        """Record that a clip cannot be extracted, and remove what an earlier attempt may have left of it."""
+        """Record that a clip cannot be extracted, and remove what an earlier attempt may have left of it.
+
+        A clip that failed for the same reason before is left as it is, and so is a finished store.
+        """
+        record = self._record(index, status="failed", source=source, error=error[:LONGEST_ERROR])
+        shards = self.metadata.shard_paths(index)
+        if find_commit(self.metadata, index) == record and not any(os.path.lexists(shard) for shard in shards):
+            return
         unready(self.metadata)
-        remove_files([self.metadata.commit_path(index), *self.metadata.shard_paths(index)])
-        self._commit(index, status="failed", source=source, error=error[:_LONGEST_ERROR])
+        remove_files([self.metadata.commit_path(index), *shards])
+        self._commit(record)
+
+    def unread(self, part: tuple[int, int] = (0, 1)) -> list[int]:
+        """Clips of a part with tokens that this writer neither wrote nor read: :meth:`finish` has to read them back."""
+        clips = [clip for clip in part_range(part, len(self.clips)) if clip not in self._borne_out]
+        commits = ((clip, self._state(clip)) for clip in clips)
+        return [clip for clip, commit in commits if commit is not None and commit.status == "ok"]
+
+    def unread_before_sealing(self) -> list[int]:
+        """What :meth:`finish` would read back: nothing while clips are pending, or where ``READY`` vouches for all."""
+        rows = self._rows()
+        return self.unread() if len(rows) == len(self.clips) and not self._vouched_for(rows) else []
+
+    def read_back(self, clips: Iterable[int], advance: Advance | None = None) -> dict[int, Sequence[Problem]]:
+        """Compare the bytes of clips with their commits, and forget those that are damaged, so that they are pending.
+
+        Returns what is wrong with each clip that is damaged.
+        """
+        damaged: dict[int, Sequence[Problem]] = {}
+        clips = list(clips)
+        for clip, problems in zip(clips, check_in_threads(self._compare, clips), strict=True):
+            if problems:
+                damaged[clip] = problems
+                forget_clips(self.metadata, [clip])
+            else:
+                self._borne_out.add(clip)
+            if advance is not None:
+                advance(1, nbytes=self.metadata.clip_bytes)
+        return damaged
+
+    def trust(self, index: int) -> None:
+        """Take it that another process wrote a clip in this very run, so that it need not be read back."""
+        self._borne_out.add(index)
 
     def finish(self) -> StoreReport:
         """Write the manifest and ``READY`` if every clip is committed or failed, else say how many are pending.
 
-        Doing it twice, or in two processes at once, does no harm: they write the same bytes. A store with failed clips
-        can be finished; the next run tries them again.
+        Clips that this writer neither wrote nor read are read back first, unless the store is finished already; those
+        that are damaged are pending then. Doing it twice, or in two processes at once, does no harm: they write the
+        same bytes. A store with failed clips can be finished; the next run tries them again.
         """
-        states = [self._state(clip) for clip in range(len(self.clips))]
-        commits = [commit for commit in states if commit is not None]
-        done = sum(commit.status == "ok" for commit in commits)
+        self.read_back(self.unread_before_sealing())
+        rows = self._rows()
+        done = sum(row.status == "ok" for row in rows)
         report = StoreReport(
             clips=done,
-            failed=len(commits) - done,
-            bytes=sum(commit.nbytes for commit in commits),
-            pending=len(self.clips) - len(commits),
+            failed=len(rows) - done,
+            bytes=done * self.metadata.clip_bytes,
+            pending=len(self.clips) - len(rows),
         )
         self.close()
         if report.finished:
             with finish_lock(self.path):
-                finish_store(self.metadata, commits)
+                finish_store(self.metadata, rows)
         return report
 
     def status(self, index: int) -> str | None:
@@ -191,11 +257,27 @@ class StoreWriter:
             raise UsageError(f"there is no clip {index}; {self.path} has clips 0 to {len(self.clips) - 1}")
         return self.clips[index]
 
-    def _commit(self, index: int, **facts: object) -> None:
+    def _record(self, index: int, **facts: object) -> CommitRecord:
         empty: dict[str, object] = {"error": None, "nbytes": 0, "crc32c": {}, "max_abs": {}}
         known = {"index": index, "clip": self._clip_id(index), "key": self.metadata.record.key_digest}
-        record = CommitRecord.model_validate({**empty, **known, **facts})
-        write_file(self.metadata.commit_path(index), record.to_bytes())
+        return CommitRecord.model_validate({**empty, **known, **facts})
+
+    def _commit(self, record: CommitRecord) -> None:
+        write_file(self.metadata.commit_path(record.index), record.to_bytes())
+
+    def _rows(self) -> list[ManifestRow]:
+        """The manifest's rows of the clips that are committed or failed, in order."""
+        commits = map(self._state, range(len(self.clips)))
+        return [ManifestRow.of(commit) for commit in commits if commit is not None]
+
+    def _vouched_for(self, rows: Sequence[ManifestRow]) -> bool:
+        """Whether the store is finished, and of these very commits."""
+        ready = read_ready(self.metadata) if self.sealed else None
+        return ready is not None and ready.commits == commits_digest([row.commit for row in rows])
+
+    def _compare(self, clip: int) -> list[Problem]:
+        commit = self._state(clip)
+        return [] if commit is None else byte_problems(self.metadata, clip, commit)
 
     def _state(self, clip: int) -> CommitRecord | None:
         """The commit of a clip; None without one, or where its shards are missing or have other sizes."""

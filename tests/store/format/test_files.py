@@ -44,7 +44,7 @@ def test_tables_that_could_unfold_are_refused(tmp_path, options):
     path = tmp_path / "bomb.parquet"
     pq.write_table(pa.table({"id": ["x" * 100_000] * 2000}), path, **options)
     assert path.stat().st_size < 1 << 20
-    with pytest.raises(StoreCorruptError, match="column id is compressed"):
+    with pytest.raises(StoreCorruptError, match="column 'id' is compressed"):
         read(path)
 
 

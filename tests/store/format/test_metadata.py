@@ -68,7 +68,7 @@ def test_metadata_that_are_not_metadata_are_refused(path, text):
 
 
 def test_metadata_without_end_are_not_read(path, monkeypatch):
-    monkeypatch.setattr("mettle_cache.store.format.metadata.LARGEST_JSON", 1000)
+    monkeypatch.setattr("mettle_cache.store.format.metadata.LARGEST_RECORD", 1000)
     with pytest.raises(StoreCorruptError, match="more than the 1,000 such a file may have"):
         TokenStore.open(path)
 
