@@ -19,13 +19,14 @@ from mettle_cache.store.format.metadata import (
     READY,
     StoreMetadata,
     damaged_files,
+    damaged_root,
     load_metadata,
     missing_so_far,
     read_ready,
 )
 from mettle_cache.store.format.records import ReadyRecord
 from mettle_cache.store.reading.clip_check import Advance, Problem, byte_problems, check_in_threads, size_problems
-from mettle_cache.store.writing.lifecycle import commits_digest, forget_clips
+from mettle_cache.store.writing.lifecycle import commits_digest, forget_clips, keys_of_records
 from mettle_cache.store.writing.locks import FINISHING, LOCKS
 
 # a folder that was unpacked into a store by mistake need not be listed to the end
@@ -93,6 +94,8 @@ def verify_store(path: Path | str, *, deep: bool = False, advance: Advance | Non
     clips = range(metadata.clips) if ready is not None and ids else metadata.committed_clips()
     check = partial(_check_clip, metadata, ids, expected, deep)
     states = _check_clips(check, clips, metadata.clips, advance)
+    if not any(state.status for state in states.values()):
+        _refuse_foreign_root(metadata)
     problems += [problem for state in states.values() for problem in state.problems]
     if ready is not None:
         problems += _disagreements(metadata, ready, states)
@@ -166,6 +169,13 @@ def _ready(metadata: StoreMetadata, problems: list[Problem]) -> ReadyRecord | No
     except StoreCorruptError as error:
         problems.append(Problem(error.message, READY))
         return None
+
+
+def _refuse_foreign_root(metadata: StoreMetadata) -> None:
+    """Where every record is of one other store, the root is the file that is wrong: no clip is to be forgotten."""
+    keys = set(keys_of_records(metadata))
+    if keys and metadata.record.key_digest not in keys:
+        raise damaged_root(metadata.path, "is that of another store than the records beside it")
 
 
 def _names(metadata: StoreMetadata, ready: ReadyRecord | None) -> tuple[Sequence[str], Sequence[str]]:

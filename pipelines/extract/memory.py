@@ -18,7 +18,7 @@ from typing import Self
 
 from mettle_cache.errors import MettleError, StoreCorruptError
 from mettle_cache.store.format.digests import digest
-from mettle_cache.store.format.files import LARGEST_JSON, read_small
+from mettle_cache.store.format.files import read_small
 from mettle_cache.store.format.records import Sealed, Strict
 from mettle_cache.store.writing.durable import make_folder, remove_files, write_file
 
@@ -26,6 +26,7 @@ FOLDER_VARIABLE = "METTLE_MEMORY"
 NEWEST_KEPT = 100
 MOST_WEIGHTS = 1000
 SAVE_EVERY_SECONDS = 60.0
+_LARGEST_FILE = 64 << 20
 
 
 class RememberedClip(Strict):
@@ -131,14 +132,14 @@ def remembered_weights(weights_digest: str) -> Path | None:
 def _read_sources(path: Path) -> _Sources:
     # whatever is wrong with it, the media themselves can be read instead
     with suppress(StoreCorruptError, ValueError):
-        return _Sources.from_bytes(read_small(path, limit=LARGEST_JSON, store=path))
+        return _Sources.from_bytes(read_small(path, limit=_LARGEST_FILE, store=path))
     return _Sources(root="", clips={})
 
 
 def _read_weights(folder: Path) -> dict[str, str]:
     path = folder / "weights.json"
     with suppress(StoreCorruptError, ValueError):
-        return dict(_Weights.from_bytes(read_small(path, limit=LARGEST_JSON, store=path)).paths)
+        return dict(_Weights.from_bytes(read_small(path, limit=_LARGEST_FILE, store=path)).paths)
     return {}
 
 

@@ -133,7 +133,7 @@ def _fill_store(
     """Record the clips in ``missing`` as failed and extract the others that this part of the store lacks."""
     dataset = extractor.dataset
     memory = SourceMemory.open(writer.metadata.record.key_digest, dataset.root)
-    lacking = writer.pending(config.part)
+    lacking = writer.pending(config.part, compare=False)
     changed, notes = find_changed(writer, dataset, memory, progress, refresh=config.refresh)
     for note in notes:
         progress.note(note)
@@ -350,7 +350,7 @@ def find_missing(dataset: Dataset, config: ExtractConfig, out: Path) -> dict[str
     mine = [dataset.clips[index].id for index in part_range(config.part, len(dataset.clips))]
     try:
         with StoreWriter.join(out) as writer:
-            mine = [writer.clips[index] for index in writer.pending(config.part)]
+            mine = [writer.clips[index] for index in writer.pending(config.part, compare=False)]
     except (StoreMissingError, StoreCorruptError):
         pass  # nothing to go on with; create_or_resume says what there is to say
     return _unreadable(dataset, config, mine)

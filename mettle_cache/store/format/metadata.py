@@ -210,10 +210,10 @@ def load_metadata(path: Path) -> StoreMetadata:
     try:
         document = _RootGroup.model_validate_json(data).attributes.mettle
     except ValidationError as error:
-        raise _damaged(path, "is not the metadata of a zarr group") from error
+        raise damaged_root(path, "is not the metadata of a zarr group") from error
     if document is None:
         if _holds_records(path):
-            raise _damaged(path, "is not the metadata of a token store")
+            raise damaged_root(path, "is not the metadata of a token store")
         raise StoreError(f"{path} is a zarr group, but not a token store of mettle-cache")
     version = document.get("format")
     if isinstance(version, int) and FORMAT_VERSION < version < 1000:
@@ -230,7 +230,7 @@ def _without_root(path: Path) -> StoreError:
     """The error for a folder without root metadata."""
     names = os.listdir(path) if os.access(path, os.R_OK) and path.is_dir() else []
     if _holds_records(path):
-        return _damaged(path, "is missing")
+        return damaged_root(path, "is missing")
     if names and all(name.startswith(f"{ROOT}.") for name in names):
         return StoreUnfinishedError(f"{path} is unfinished: its making was stopped as it began", hint=RESUME_HINT)
     return StoreMissingError(f"there is no token store at {path}", hint="run `mettle extract` to make one")
@@ -309,13 +309,13 @@ def _parse(path: Path, document: dict[str, JsonValue], data: bytes) -> StoreMeta
         own_key = record.key_digest == digest_of(record.key.model_dump(mode="json"))
         intact = group_json({ATTRIBUTE: record.sealed()}) == data
     except (ValueError, MettleError) as error:
-        raise _damaged(path, f"is not valid: {str(error).splitlines()[0]}") from error
+        raise damaged_root(path, f"is not valid: {str(error).splitlines()[0]}") from error
     if problems:
-        raise _damaged(path, f"declares {'; '.join(problems)}")
+        raise damaged_root(path, f"declares {'; '.join(problems)}")
     if not own_key:
-        raise _damaged(path, "does not fit its own key digest")
+        raise damaged_root(path, "does not fit its own key digest")
     if not intact:
-        raise _damaged(path, "does not fit its own digest")
+        raise damaged_root(path, "does not fit its own digest")
     _check_layout(metadata)
     return metadata
 
@@ -332,11 +332,11 @@ def _check_layout(metadata: StoreMetadata) -> None:
         problems = _static_problems(metadata)
         oversized = [array.name for array in metadata.layout if array.blocks * array.chunk_bytes > _LARGEST_SHARD]
     except StoreError as error:
-        raise _damaged(path, f"is not valid: {error.message}") from error
+        raise damaged_root(path, f"is not valid: {error.message}") from error
     if oversized:
         problems.append(f"arrays beyond any size that is read: {', '.join(oversized)}")
     if problems:
-        raise _damaged(path, f"declares {'; '.join(problems)}")
+        raise damaged_root(path, f"declares {'; '.join(problems)}")
 
 
 def _static_problems(metadata: StoreMetadata) -> list[str]:
@@ -363,5 +363,6 @@ def refuse_links(metadata: StoreMetadata) -> None:
             )
 
 
-def _damaged(path: Path, what: str) -> StoreCorruptError:
+def damaged_root(path: Path, what: str) -> StoreCorruptError:
+    """The error for root metadata of which ``what`` is wrong."""
     return StoreCorruptError(f"{path / ROOT} {what}", hint=ROOT_HINT)

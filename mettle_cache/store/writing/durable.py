@@ -147,7 +147,9 @@ def _sync(path: Path, flags: int) -> None:
 
 
 def _write_synced(path: Path, buffers: Sequence[Buffer]) -> None:
-    with path.open("wb") as file:
+    # a new file: neither a leftover nor a link that lies at the name is written through
+    path.unlink(missing_ok=True)
+    with path.open("xb") as file:
         file.writelines(buffers)
         file.flush()
         os.fsync(file.fileno())

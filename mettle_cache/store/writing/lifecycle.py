@@ -121,7 +121,7 @@ def _existing_store(new: StoreMetadata) -> StoreMetadata | None:
 
 def _records_are_of(metadata: StoreMetadata) -> bool:
     """Whether clips were committed there, and every intact record is of this store."""
-    return set(_keys_of_records(metadata)) == {metadata.record.key_digest}
+    return set(keys_of_records(metadata)) == {metadata.record.key_digest}
 
 
 def _files_are_of(metadata: StoreMetadata) -> bool:
@@ -129,10 +129,10 @@ def _files_are_of(metadata: StoreMetadata) -> bool:
     expected = {name: digest for name, digest in metadata.static_digests().items() if name != ROOT}
     there = {name for name in expected if os.path.lexists(metadata.path / name)}
     damaged = {name for name, _ in damaged_files(metadata, expected)}
-    return not any(_keys_of_records(metadata)) and bool(there) and not there & damaged
+    return not any(keys_of_records(metadata)) and bool(there) and not there & damaged
 
 
-def _keys_of_records(metadata: StoreMetadata) -> Iterator[str]:
+def keys_of_records(metadata: StoreMetadata) -> Iterator[str]:
     """The key that each intact record names; a damaged one says nothing and is written anew."""
     paths = [metadata.path / READY, *map(metadata.commit_path, metadata.committed_clips())]
     for path in paths:

@@ -98,11 +98,12 @@ class StoreWriter:
         except StoreCorruptError:
             return False
 
-    def pending(self, part: tuple[int, int] = (0, 1), *, retry_failed: bool = True) -> list[int]:
+    def pending(self, part: tuple[int, int] = (0, 1), *, retry_failed: bool = True, compare: bool = True) -> list[int]:
         """Claim a part until :meth:`close`, sweep what a killed writer left in it, and list the clips still to write.
 
         A clip is done when its commit record is intact and its files have their sizes; ``retry_failed`` lists failed
-        clips too.
+        clips too. With ``compare``, clips of an unfinished store are read back as well (:meth:`read_back`), and those
+        that are damaged are listed.
 
         Raises
         ------
@@ -114,6 +115,8 @@ class StoreWriter:
         with disk_errors(self.path, needed=0):
             self._lock = PartLock(self.path, part, len(self.clips))
             self._sweep(clips)
+        if compare and not self.sealed:
+            self.read_back(self.unread(part))
         return [clip for clip in clips if not self._is_done(clip, retry_failed)]
 
     def made_of(self) -> dict[int, str]:
