@@ -243,7 +243,7 @@ def _report(trained: _TrainedRun, predictions: Predictions) -> EvaluateReport:
         floors=task.floors(split.rows),
         details=task.details(predictions, split.rows),
         paper=comparison.paper_json(),
-        differs=comparison.differs,
+        differs=[*_since_training(trained), *comparison.differs],
         notes=comparison.notes,
         selected_on=selected_on,
         best_epoch=trained.epoch,
@@ -256,6 +256,13 @@ def _report(trained: _TrainedRun, predictions: Predictions) -> EvaluateReport:
         variant=str(training_result.get("variant", "")),
         training_failure=failure,
     )
+
+
+def _since_training(trained: _TrainedRun) -> list[str]:
+    """That the tokens are no longer those that the run was trained on, where that is so."""
+    if not trained.config.store.has_changed(trained.store.content_digest):
+        return []
+    return ["data: the store's clips were extracted again, or added, since the run was trained"]
 
 
 def _earlier(folder: RunFolder) -> dict[str, Any]:

@@ -29,12 +29,13 @@ _EPOCHS = "train.epochs"
 
 @dataclass(frozen=True, kw_only=True)
 class StoreReference:
-    """The store that a run was trained from."""
+    """The store that a run was trained from. ``content`` is the digest of its tokens; runs had none of it at first."""
 
     path: str
     key_digest: str
     dataset: str
     codec: str
+    content: str = ""
 
     @classmethod
     def of(cls, store: TokenStore) -> StoreReference:
@@ -43,7 +44,12 @@ class StoreReference:
             key_digest=store.key_digest,
             dataset=store.dataset,
             codec=store.codec,
+            content=store.content_digest,
         )
+
+    def has_changed(self, content: str) -> bool:
+        """Whether tokens with the digest ``content`` are known to be others than those of this store."""
+        return bool(self.content and content) and content != self.content
 
     def open(self, run: Path, *, instead: Path | TokenStore | None = None, option: str = "--store") -> TokenStore:
         """That store, or ``instead`` in its place, which must hold the same tokens.
@@ -139,6 +145,8 @@ class RunConfig:
                 problems += [] if longer else [f"{key} = {ours} there, {theirs} was asked for: it can only get longer"]
             else:
                 problems.append(f"{key} = {ours} there, {theirs} was asked for")
+        if self.store.key_digest == asked.store.key_digest and self.store.has_changed(asked.store.content):
+            problems.append("the store's clips were extracted again, or added, since the run began")
         recipe = asked.recipe if longer else self.recipe
         return replace(self, recipe=recipe, store=asked.store, variant=self.variant or asked.variant), problems
 

@@ -56,6 +56,8 @@ class TokenStore:
         Whether the store has its ``READY``.
     key
         Everything that made the tokens what they are; ``key_digest`` is its short name.
+    content_digest
+        The digest of all commits, and so of all tokens: another one when clips were extracted again or added since.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class TokenStore:
         self.key_digest = metadata.record.key_digest
         self.provenance: Mapping[str, Any] = metadata.record.provenance
         self.samples = samples
+        self.content_digest = digest_of(list(manifest.commits))
         self.clips = manifest.ids
         self.statuses = manifest.statuses
         self.failed = manifest.failed
