@@ -28,6 +28,8 @@ _TO_RGB = int(
 )
 _MOST_BACK = 1.0
 """Seconds by which a time stamp may lie before the one of the picture before it: two videos joined are no video."""
+_HELD = 20
+"""Pictures that a decoder may hold for those to come: up to 16 that these refer to, and a few on their way."""
 
 POLICY: dict[str, object] = {
     "frames": "shown at t + 0.5 s from the container's start; the first or last picture where none is",
@@ -81,6 +83,7 @@ def _timed_pictures(
     """
     untimed = container.format.name == "avi"
     of_packets: deque[int] = deque()
+    pixels = _take_pictures(path, stream.codec_context, larger_than=0)
     for packet in reach.packets(container):
         if packet.stream is not stream:
             continue
@@ -90,7 +93,21 @@ def _timed_pictures(
             stamp = of_packets.popleft() if of_packets else frame.pts
             if stamp is None:
                 raise MediaFileError(path, "has pictures without a time stamp")
+            pixels = _take_pictures(path, frame, larger_than=pixels)
             yield float(stamp * stream.time_base), frame
+
+
+def _take_pictures(path: Path, picture: av.VideoFrame | av.VideoCodecContext, *, larger_than: int) -> int:
+    """Take the memory of a decoder of pictures of this size, if it is larger than the one before; the larger of both.
+
+    A few kilobytes hold any number of blank pictures, which all refer to one another.
+    """
+    pixels = picture.width * picture.height
+    if pixels <= larger_than:
+        return larger_than
+    bits = picture.format.bits_per_pixel if picture.format else 24
+    take(path, _HELD * (pixels - larger_than) * bits // 8)
+    return int(pixels)
 
 
 def _fill(
