@@ -267,7 +267,7 @@ def provenance(config: ExtractConfig) -> dict[str, object]:
     if config.precision != "float32":
         words += ["--precision", config.precision]
     heard = "first channel of a .wav at its own rate" if config.preprocessing.file_sound else "mean of the channels"
-    sound = {"shared sound": heard} if config.shared else {}
+    sound = {"sound": heard} if config.shared else {}
     return {
         "command": " ".join(words),
         **sound,

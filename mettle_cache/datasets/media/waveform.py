@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -18,7 +19,7 @@ from mettle_cache.datasets.media import ffmpeg_sound
 from mettle_cache.datasets.media.allowance import take
 from mettle_cache.datasets.media.fault import MediaFileError, require_file
 from mettle_cache.datasets.media.ogg import check_ogg
-from mettle_cache.datasets.media.riff import check_riff
+from mettle_cache.datasets.media.riff import SLACK, check_riff
 
 if TYPE_CHECKING:
     from torchaudio.transforms import Resample
@@ -47,6 +48,7 @@ POLICY: dict[str, object] = {
     "resample": {"library": "torchaudio.functional.resample", **_RESAMPLER},
 }
 _RESAMPLED_AT_ONCE = 1 << 22
+_PROMISED = re.compile(r": (\d+) \(should be (\d+)\)")
 _UNTOLD = 1 << 60
 """Frames that libsndfile claims of a file that does not tell how many it holds."""
 
@@ -104,9 +106,19 @@ def _opened(path: Path) -> Iterator[soundfile.SoundFile | None]:
         yield None
         return
     with file:
+        _refuse_lost_end(path, file)
         # of MP3 inside WAV libsndfile finds a part
         partly = file.subtype == "MPEG_LAYER_III" and file.format != "MP3"
         yield file if 0 < file.frames < _UNTOLD and not partly else None
+
+
+def _refuse_lost_end(path: Path, file: soundfile.SoundFile) -> None:
+    """By libsndfile's own log, which alone tells that a W64 or AU file is shorter than it says."""
+    if file.format not in ("W64", "AU"):
+        return
+    for promised, held in _PROMISED.findall(file.extra_info):
+        if int(promised) - int(held) > SLACK:
+            raise MediaFileError(path, f"is cut off: its header promises {promised} bytes, {held} are there")
 
 
 def _read_channels(path: Path, file: soundfile.SoundFile) -> NDArray[np.float32]:
@@ -118,6 +130,8 @@ def _read_channels(path: Path, file: soundfile.SoundFile) -> NDArray[np.float32]
         samples = file.read(file.frames, dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, ValueError, OverflowError) as error:
         raise MediaFileError(path, f"cannot be decoded: {getattr(error, 'error_string', error)}") from error
+    if file.format == "FLAC" and (count := ffmpeg_sound.count_samples(path)) > file.frames:
+        raise MediaFileError(path, f"has a damaged header: it promises {file.frames} samples, {count} are there")
     if len(samples) < file.frames:
         raise MediaFileError(path, f"is cut off or damaged: {len(samples)} of {file.frames} samples could be read")
     return samples.T
@@ -196,8 +210,8 @@ def require_level(path: Path, samples: NDArray[np.float32]) -> NDArray[np.float3
     if peak > LOUDEST or (peak >= 2 and bool((np.rint(2 * samples) == 2 * samples).all())):
         raise MediaFileError(
             path,
-            f"has samples of up to {peak:g}, as integers have: floats are from -1 to 1",
-            hint="divide the samples by 32768 (16-bit integers) before they are saved as floats",
+            f"has samples of up to {peak:g}, where floats are from -1 to 1: integers that were not divided by 32768?",
+            hint="divide the samples by 32768, if they were 16-bit integers, before they are saved as floats",
         )
     return samples
 

@@ -22,8 +22,8 @@ def chunk(name: bytes, content: bytes, size: int | None = None) -> bytes:
     return name + struct.pack("<I", len(content) if size is None else size) + content + b"\0" * (len(content) % 2)
 
 
-def form(*, kind: int = 1, channels: int = 1, rate: int = RATE, flow: int = 2 * RATE, frame: int = 2) -> bytes:
-    return chunk(b"fmt ", struct.pack("<HHIIHH", kind, channels, rate, flow, frame, 16))
+def form(*, channels: int = 1, rate: int = RATE, flow: int = 2 * RATE, frame: int = 2, bits: int = 16) -> bytes:
+    return chunk(b"fmt ", struct.pack("<HHIIHH", 1, channels, rate, flow, frame, bits))
 
 
 def wav(*chunks: bytes, size: int | None = None, name: bytes = b"RIFF") -> bytes:
@@ -94,6 +94,13 @@ def test_what_other_readers_read_whole_is_read_whole(tmp_path: Path, content: by
     np.testing.assert_array_equal(read(tmp_path, content), SAMPLES)
 
 
+@pytest.mark.parametrize("samples", [SAMPLES.astype("<i4") << 8, SAMPLES.astype("<i4") << 16, SAMPLES.astype("<f4")])
+def test_24_bits_in_4_bytes_that_readers_take_for_one_thing_or_another(tmp_path: Path, samples: np.ndarray) -> None:
+    content = wav(form(flow=4 * RATE, frame=4, bits=24), chunk(b"data", samples.tobytes()))
+    with pytest.raises(MediaFileError, match="damaged header: 1 channels of 24 bits in 4 bytes"):
+        read(tmp_path, content)
+
+
 def test_an_odd_number_of_bytes_without_its_pad_byte(tmp_path: Path) -> None:
     content = b"RIFF\0\0\0\0WAVE" + form() + b"data" + struct.pack("<I", len(DATA) + 1) + DATA + b"\1" + TAGS
     np.testing.assert_array_equal(
@@ -121,6 +128,8 @@ def test_what_is_cut_off_is_refused(tmp_path: Path, keep: int, name: bytes) -> N
         (wav(form(), chunk(b"data", DATA), chunk(b"data", DATA)), "has its samples in several chunks"),
         (wav(form(), chunk(b"data", DATA), TAGS, chunk(b"data", DATA)), "has its samples in several chunks"),
         (wav(form(channels=3), chunk(b"data", DATA)), "damaged header: 3 channels of 16 bits in 2 bytes"),
+        (wav(form(flow=3 * RATE, frame=3), chunk(b"data", DATA)), "damaged header: 1 channels of 16 bits in 3 bytes"),
+        (wav(form(flow=4 * RATE, frame=4, bits=20), chunk(b"data", DATA)), "1 channels of 20 bits in 4 bytes"),
         (wav(form(rate=RATE + 512), chunk(b"data", DATA)), "16512 Hz by one entry, 16000 Hz by another"),
         (wav(form(), chunk(b"data", b"")), "holds no samples"),
         (wav(form(), chunk(b"data", b""), TAGS), "holds no samples"),

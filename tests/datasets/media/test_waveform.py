@@ -90,6 +90,19 @@ def test_a_flac_file_that_does_not_tell_its_length_is_read_whole(tmp_path: Path)
     waveform.check_sound_file(tmp_path / "a.flac")
 
 
+def test_a_flac_file_that_holds_more_than_it_tells_is_refused(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.flac", np.zeros(40_000), 16_000)
+    (tmp_path / "a.flac").write_bytes((tmp_path / "a.flac").read_bytes() + b"TAG" + bytes(125))
+    assert len(waveform.read_sound_file(tmp_path / "a.flac")[0]) == 40_000
+    content = bytearray((tmp_path / "a.flac").read_bytes())
+    content[22:26] = (30_000).to_bytes(4, "big")
+    (tmp_path / "a.flac").write_bytes(content)
+    with pytest.raises(
+        MediaFileError, match=r"a.flac: has a damaged header: it promises 30000 samples, 40\d+ are there"
+    ):
+        waveform.read_sound_file(tmp_path / "a.flac")
+
+
 def test_mp3_inside_wav_is_read(tmp_path: Path) -> None:
     tone = _tone(16_000, seconds=2)
     soundfile.write(tmp_path / "a.mp3", tone, 16_000, format="MP3")
@@ -106,7 +119,16 @@ def test_mp3_inside_wav_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("keep", [0.3, 0.9, 0.999])
 @pytest.mark.parametrize(
-    ("container", "subtype"), [("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", None)]
+    ("container", "subtype"),
+    [
+        ("W64", "PCM_16"),
+        ("AU", "PCM_16"),
+        ("WAV", "PCM_16"),
+        ("FLAC", "PCM_16"),
+        ("OGG", "VORBIS"),
+        ("OGG", "OPUS"),
+        ("MP3", None),
+    ],
 )
 def test_what_is_cut_off_is_refused(tmp_path: Path, container: str, subtype: str | None, keep: float) -> None:
     noise = 0.3 * np.random.default_rng(0).standard_normal(80_000)
@@ -218,7 +240,9 @@ def test_a_rate_that_would_take_gigabytes_is_refused(rate: int) -> None:
     ],
 )
 def test_floats_with_the_range_of_integers_are_refused(samples: np.ndarray) -> None:
-    with pytest.raises(MediaFileError, match=r"a.wav: has samples of up to .*, as integers have") as refused:
+    with pytest.raises(
+        MediaFileError, match=r"a.wav: has samples of up to .*, where floats are from -1 to 1"
+    ) as refused:
         waveform.bring_to(Path("a.wav"), samples.astype(np.float32), 8_000, 8_000)
     assert "32768" in str(refused.value.hint)
 

@@ -142,7 +142,7 @@ def test_shared_sound_of_avsbench_is_the_first_channel_as_published(tmp_path, ar
     ]
     assert [key.get("sound_files") for key in keys] == ["first channel at its own rate", None]
     said = [provenance(config) for config in (published, mean)]
-    assert [words["shared sound"] for words in said] == [
+    assert [words["sound"] for words in said] == [
         "first channel of a .wav at its own rate",
         "mean of the channels",
     ]
