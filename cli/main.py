@@ -126,10 +126,8 @@ def main() -> None:
             code=1,
             hint="what the command did is done; send its output elsewhere and run it again to read the result",
         )
-    if code:
-        # threads whose work nobody waits for any more would keep Python from leaving
-        end_process(code)
-    sys.exit(code)
+    # threads whose work nobody waits for any more would keep Python from leaving, and a signal would find it halfway
+    end_process(code)
 
 
 if __name__ == "__main__":

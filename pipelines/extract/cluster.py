@@ -9,20 +9,23 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import CancelledError
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import lru_cache
 from multiprocessing import resource_tracker
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 import torch
 
 from mettle_cache.backbones import parse_backbone
 from mettle_cache.devices import available_cores, peak_resident
-from mettle_cache.errors import UsageError
+from mettle_cache.errors import MachineError, UsageError
 from mettle_cache.pipelines.extract.config import ExtractConfig
 from mettle_cache.pipelines.extract.extractor import (
     Extractor,
@@ -42,6 +45,8 @@ if TYPE_CHECKING:
 GROUPS_A_TASK = 8
 POLL_SECONDS = 0.2
 CONNECT_SECONDS = 10
+ANSWER_SECONDS = 30
+WORKERLESS_SECONDS = 60
 # a user's worker may run several tasks at once, but has one device and one set of cores
 _ONE_AT_A_TIME = threading.Lock()
 
@@ -57,26 +62,35 @@ def cluster_clips(
     Raises
     ------
     UsageError
-        No scheduler answers, or it has no workers.
+        No scheduler answers, or its workers are none that can do this.
+    MachineError
+        The scheduler, or every worker, is lost on the way.
     StoreError, NoRoomError
         A worker cannot write the store.
     """
     where = locate(config, extractor, writer.path)
     under_way: dict[Future, list[int]] = {}
     with connect(config) as client:
-        waiting = divide_into_tasks(extractor.groups(indexes), count_workers(client))
+        workers = WorkerCount(client)
+        waiting = divide_into_tasks(extractor.groups(indexes), workers.now())
         try:
             while (waiting or under_way) and not stop.is_set():
                 # one task a worker: whatever a dead worker had queued would count as suspicious too
-                while waiting and len(under_way) < count_workers(client):
+                for _ in range(min(len(waiting), workers.now() - len(under_way))):
                     clips = waiting.popleft()
                     under_way[client.submit(extract_task, where, clips, pure=False)] = clips
                 for future in _wait_for_some(list(under_way)):
                     done, again = _collect(future, under_way.pop(future))
                     waiting.extendleft(again)
                     yield from done
+        except (OSError, CancelledError) as error:
+            raise MachineError(
+                f"the dask scheduler {config.scheduler or 'of the workers'} is lost: {_first_line(error)}",
+                hint="start it again, with its workers, and run the same command again: what is committed stays",
+            ) from error
         finally:
-            client.cancel(list(under_way))
+            with suppress(OSError, CancelledError):
+                client.cancel(list(under_way))
 
 
 def extract_task(config: ExtractConfig, indexes: Sequence[int]) -> list[Outcome]:
@@ -127,9 +141,33 @@ def divide_into_tasks(groups: Sequence[Sequence[int]], workers: int) -> deque[li
     return deque([index for group in task for index in group] for task in tasks)
 
 
-def count_workers(client: Client) -> int:
-    """Workers of the cluster now; 1 while there are none, so that work waits for the first."""
-    return max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
+class WorkerCount:
+    """How many workers a cluster has: they may come and go, but not stay away."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._seen = time.monotonic()
+
+    def now(self) -> int:
+        """At least 1: while there are none, work waits for the first.
+
+        Raises
+        ------
+        OSError
+            The scheduler does not answer.
+        MachineError
+            There have been none for :data:`WORKERLESS_SECONDS`.
+        """
+        identity = self._client.sync(self._client.scheduler.identity, n_workers=-1, callback_timeout=ANSWER_SECONDS)
+        count = len(identity["workers"])
+        if count:
+            self._seen = time.monotonic()
+        elif time.monotonic() - self._seen > WORKERLESS_SECONDS:
+            raise MachineError(
+                f"every dask worker is gone, for {WORKERLESS_SECONDS} seconds now",
+                hint="see why in their logs, start some again, and run the same command again: what is committed stays",
+            )
+        return max(1, count)
 
 
 def _wait_for_some(futures: list[Future]) -> list[Future]:
@@ -152,11 +190,23 @@ def _collect(future: Future, clips: list[int]) -> tuple[list[Outcome], list[list
     error = future.exception()
     if error is None:
         return future.result(), []
+    if isinstance(error, ImportError):
+        raise UsageError(
+            f"a worker cannot import what it needs: {_first_line(error)}",
+            hint="start the workers in an environment with mettle-cache and the same packages as here",
+        ) from error
     if not isinstance(error, KilledWorker):
         raise error
     if len(clips) > 1:
         return [], [[clip] for clip in clips]
-    return [Outcome(clips[0], error="every worker that tried this clip died")], []
+    # not in the reason, which is stored: addresses differ from run to run
+    last = getattr(error.last_worker, "address", None)
+    hint = f"see the log of the last one, {last}" if last else None
+    return [Outcome(clips[0], error="every worker that tried this clip died", hint=hint)], []
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 @lru_cache(maxsize=1)
@@ -187,11 +237,15 @@ def connect(config: ExtractConfig) -> Iterator[Client]:
     Raises
     ------
     UsageError
-        No scheduler answers at that address.
+        No scheduler answers at that address, or it has no workers.
     """
     from distributed import Client, LocalCluster
 
-    if config.scheduler is None:
+    with _without_dask_logs():
+        if config.scheduler is not None:
+            with _connect_to(config.scheduler) as client:
+                yield client
+            return
         with signals_kept_from_children():
             # spawned, not forked: threads and a loaded PyTorch do not survive a fork. The stream bounds the memory
             local = LocalCluster(
@@ -203,23 +257,64 @@ def connect(config: ExtractConfig) -> Iterator[Client]:
             )
         with local, Client(local) as client:
             yield client
-        return
-    try:
-        client = Client(config.scheduler, timeout=CONNECT_SECONDS)
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"no dask scheduler answers at {config.scheduler}: {error}",
-            hint="start one with `dask scheduler` and workers with `dask worker ADDRESS`, or use --workers N",
-        ) from error
-    with client:
+
+
+@contextmanager
+def _connect_to(address: str) -> Iterator[Client]:
+    with _open_client(address) as client:
         try:
             client.wait_for_workers(1, timeout=CONNECT_SECONDS)
         except TimeoutError as error:
             raise UsageError(
-                f"the dask scheduler at {config.scheduler} has no workers",
-                hint=f"start some: `dask worker {config.scheduler}`, in an environment with mettle-cache",
+                f"the dask scheduler at {address} has no workers",
+                hint=f"start some: `dask worker {address}`, in an environment with mettle-cache",
             ) from error
         yield client
+
+
+def _open_client(address: str) -> Client:
+    """A client; in a thread that is left behind where something listens there that says nothing, which dask awaits."""
+    from distributed import Client
+
+    ended: SimpleQueue[Client | Exception] = SimpleQueue()
+
+    def open_it() -> None:
+        try:
+            ended.put(Client(address, timeout=CONNECT_SECONDS))
+        except Exception as error:  # noqa: BLE001 - what listens at a wrong address may say anything
+            ended.put(error)
+
+    threading.Thread(target=open_it, daemon=True).start()
+    try:
+        client = ended.get(timeout=2 * CONNECT_SECONDS)
+    except Empty:
+        client = TimeoutError(f"what listens there says nothing for {2 * CONNECT_SECONDS} seconds")
+    if isinstance(client, Exception):
+        raise UsageError(
+            f"no dask scheduler answers at {address}: {_first_line(client)}",
+            hint="start one with `dask scheduler` and workers with `dask worker ADDRESS`, or use --workers N",
+        ) from client
+    return client
+
+
+def check_scheduler(address: str) -> None:
+    """Raise UsageError where no scheduler with workers answers at that address, before anything slow begins."""
+    with _without_dask_logs(), _connect_to(address):
+        pass
+
+
+@contextmanager
+def _without_dask_logs() -> Iterator[None]:
+    """Keep this process's part of dask from printing tracebacks of connections: what they mean is raised."""
+    loggers = [logging.getLogger(name) for name in ("distributed", "distributed.client", "tornado.application")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 @contextmanager

@@ -103,12 +103,11 @@ class Extractor:
         """
         clip, root = self.dataset.clips[index], self.dataset.root
         inputs = []
-        with self.budget.clip(), watch(self.dataset, clip) as look:
+        with self.budget.clip(), clip_errors(clip.frames, root), watch(self.dataset, clip) as look:
             for backbone in self.backbones:
                 with clip_errors(clip.frames if backbone.sample_rate is None else clip.audio, root):
                     inputs.append(self._read(backbone, index))
-            with clip_errors(clip.frames, root):
-                return PreparedClip(index, tuple(inputs), self.dataset.source_digest(clip), look)
+            return PreparedClip(index, tuple(inputs), self.dataset.source_digest(clip), look)
 
     def encode(self, clips: Sequence[PreparedClip]) -> dict[int, dict[str, LayerTokens]]:
         """Tokens of one group's clips: clip index to layer name to codes ``[T, N, *]`` on the CPU."""

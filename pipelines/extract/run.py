@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from mettle_cache.datasets import DATASETS, Dataset, MediaProblem
 from mettle_cache.devices import peak_resident
 from mettle_cache.errors import DatasetError, MettleError, NoRoomError, StoreCorruptError, StoreMissingError
-from mettle_cache.pipelines.extract.cluster import cluster_clips
+from mettle_cache.pipelines.extract.cluster import check_scheduler, cluster_clips
 from mettle_cache.pipelines.extract.config import ExtractConfig, ExtractReport, default_store_path
 from mettle_cache.pipelines.extract.extractor import Extractor, build_extractor, open_config_dataset, store_spec
 from mettle_cache.pipelines.extract.failures import Failures
@@ -85,8 +85,10 @@ def extract(config: ExtractConfig, progress: Progress | None = None) -> ExtractR
         progress.note(f"note: {note}")
     out = config.out or default_store_path(config)
     dataset = open_config_dataset(config)
-    # before the media, at which looking takes minutes: a wrong name or weights file is found at once
+    # before the media, at which looking takes minutes: a wrong name, file or address is found at once
     extractor = build_extractor(config, dataset)
+    if config.scheduler is not None:
+        check_scheduler(config.scheduler)
     missing = _look_at_media(dataset, config, out, progress)
     return _write_store(config, with_static_arrays(extractor, out, progress), out, missing, notes, progress)
 
@@ -255,7 +257,8 @@ class _Counts:
             return
         clip = self.dataset.clips[outcome.index].id
         self.failures[clip] = outcome.error
-        progress.note(f"clip {clip} cannot be extracted: {outcome.error}")
+        hint = f" ({outcome.hint})" if outcome.hint else ""
+        progress.note(f"clip {clip} cannot be extracted: {outcome.error}{hint}")
 
     def report(self, store: StoreReport, config: ExtractConfig, out: Path, notes: list[str]) -> ExtractReport:
         frames = self.written * self.dataset.segments

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -17,7 +18,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mettle_cache.errors import NoRoomError, StoreKeyError, UsageError
+from mettle_cache.errors import MachineError, NoRoomError, StoreKeyError, UsageError
 from mettle_cache.pipelines.extract import cluster
 from mettle_cache.pipelines.extract.cluster import GROUPS_A_TASK, divide_into_tasks, signals_kept_from_children
 from mettle_cache.pipelines.extract.run import InterruptedRunError, extract
@@ -73,6 +74,42 @@ def test_an_absent_scheduler_is_a_clear_error(tmp_path, monkeypatch, address):
     assert "dask worker" in caught.value.hint
 
 
+def test_what_listens_and_says_nothing_is_no_scheduler(monkeypatch):
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(UsageError, match="says nothing for 1"):
+            cluster.check_scheduler(address)
+
+
+def test_a_worker_without_this_package_is_a_clear_error():
+    missing = ModuleNotFoundError("No module named 'mettle_cache'")
+    with pytest.raises(UsageError, match="cannot import what it needs: No module named") as caught:
+        cluster._collect(ended(error=missing), [1])
+    assert "environment with mettle-cache" in caught.value.hint
+
+
+class Cluster:
+    """A client of a cluster whose scheduler answers this, or raises it."""
+
+    scheduler = SimpleNamespace(identity=None)
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+
+    def sync(self, ask, *, n_workers, callback_timeout):
+        return {"workers": dict.fromkeys(range(self.answers.pop(0)))}
+
+
+def test_workers_may_come_and_go_but_not_stay_away(monkeypatch):
+    now = iter([0, 10, 70, 80, 139, 141])
+    monkeypatch.setattr(cluster.time, "monotonic", lambda: next(now))
+    workers = cluster.WorkerCount(Cluster(3, 0, 2, 0, 0))
+    assert [workers.now() for _ in range(4)] == [3, 1, 2, 1]
+    with pytest.raises(MachineError, match="every dask worker is gone"):
+        workers.now()
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     return write_clips(tmp_path_factory.mktemp("cluster") / "AVE", train=20, val=2, test=2)
@@ -93,7 +130,7 @@ def in_a_worker(root, out, **changes):
 def test_a_task_writes_the_bytes_of_one_process(root, whole, tmp_path):
     out = tmp_path / "s.zarr"
     extract(tiny(root, out, part=(0, 2)))
-    (done, last) = cluster.extract_task(in_a_worker(root, out), [12, 23])
+    (done, last) = sorted(cluster.extract_task(in_a_worker(root, out), [12, 23]), key=lambda outcome: outcome.index)
     assert (done.index, last.index, done.error) == (12, 23, None)
     assert last.peak_memory > 10_000_000
     report = extract(tiny(root, out))
@@ -165,6 +202,38 @@ class Impatient(Listener):
         super().advance(n, nbytes=nbytes)
         if self.done == 1:
             os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.slow
+def test_a_lost_scheduler_is_a_clear_error_and_the_store_goes_on(root, whole, tmp_path):
+    out = tmp_path / "s.zarr"
+    with ExitStack() as cleanup:
+
+        def start(*words):
+            child = subprocess.Popen([sys.executable, "-m", *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            cleanup.callback(child.communicate)
+            cleanup.callback(child.kill)
+            return child
+
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        address = f"tcp://127.0.0.1:{port}"
+        scheduler = start(
+            "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard"
+        )
+        start("distributed.cli.dask_worker", address, "--no-nanny", "--no-dashboard")
+
+        class Killer(Listener):
+            def advance(self, n=1, *, nbytes=0):
+                scheduler.kill()
+
+        started = time.monotonic()
+        with pytest.raises(MachineError, match=f"dask scheduler {address} is lost") as caught:
+            extract(tiny(root, out, scheduler=address), Killer())
+        assert time.monotonic() - started < 120
+        assert "run the same command again" in caught.value.hint
+    assert extract(tiny(root, out)).skipped >= 1
+    assert tree(out) == tree(whole)
 
 
 @pytest.mark.slow
