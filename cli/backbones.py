@@ -10,8 +10,8 @@ from mettle_cache.cli.table import broken_lines, table_lines
 
 EPILOG = """Examples:
 
+\b
 mettle backbones
-
 mettle backbones --json
 """
 

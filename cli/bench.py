@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 EPILOG = """Examples:
 
+\b
 mettle bench read
-
+mkdir -p results
 mettle bench extract --repeats 7 --json > results/extract.json
-
 mettle bench --report --from results
 """
 RepeatsOption = Annotated[int, typer.Option(help="How often everything is measured; a report wants at least 5.")]
@@ -35,7 +35,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(rich_markup_mode=None)
     group.callback(invoke_without_command=True)(bench)
     for name, bench_info in BENCHES.items():
-        examples = f"Examples:\n\nmettle bench {name}\n\nmettle bench {name} --tiny --repeats 5 --json\n"
+        examples = f"Examples:\n\n\b\nmettle bench {name}\nmettle bench {name} --tiny --repeats 5 --json\n"
         group.command(name, help=bench_info.what, epilog=examples)(_command(name))
     app.add_typer(group, name="bench", epilog=EPILOG)
 

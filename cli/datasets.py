@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 
 EPILOG = """Examples:
 
+\b
 mettle datasets
-
 mettle datasets --json
 """
 
@@ -32,8 +33,10 @@ def datasets(json: Json = False, debug: Debug = False) -> None:
     from mettle_cache.datasets import DATASETS, list_datasets
 
     infos, broken = list_datasets()
-    header = ("name", "title", "segments", "default root", "layouts")
-    rows = [(i.name, i.title, i.segments, i.default_root, "; ".join(i.layouts)) for i in infos]
+    header = ("name", "title", "segments", "default root", "there", "layouts")
+    rows = [
+        (i.name, i.title, i.segments, i.default_root, _what_is_at(i.default_root), "; ".join(i.layouts)) for i in infos
+    ]
     offered = [
         f"{i.name:<10} --option {o.name}={o.values}  (default {o.default}) {o.help}" for i in infos for o in i.options
     ]
@@ -43,6 +46,13 @@ def datasets(json: Json = False, debug: Debug = False) -> None:
     )
 
 
+def _what_is_at(root: Path) -> str:
+    """Nothing, an empty folder, or something; ``mettle doctor`` reads it."""
+    if not root.exists():
+        return "nothing"
+    return "an empty folder" if root.is_dir() and not any(root.iterdir()) else "something"
+
+
 def _to_json(row: DatasetRow, info: DatasetInfo) -> dict[str, object]:
     return {
         "name": info.name,
@@ -50,6 +60,7 @@ def _to_json(row: DatasetRow, info: DatasetInfo) -> dict[str, object]:
         "task": row.task,
         "segments": info.segments,
         "default_root": info.default_root,
+        "there": _what_is_at(info.default_root),
         "layouts": info.layouts,
         "layers": row.layers,
         "profile": asdict(info.preprocessing),  # the name that the document has always had

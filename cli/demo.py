@@ -13,8 +13,8 @@ from mettle_cache.cli.table import table_lines
 
 EPILOG = """Examples:
 
+\b
 mettle demo
-
 mettle demo --out /tmp/demo --json
 """
 

@@ -11,8 +11,8 @@ from mettle_cache.cli.output import emit
 
 EPILOG = """Examples:
 
+\b
 mettle doctor
-
 mettle doctor --no-measure --json
 """
 

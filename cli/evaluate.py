@@ -19,11 +19,10 @@ if TYPE_CHECKING:
 
 EPILOG = """Examples:
 
-mettle evaluate runs/ave-swin-htsat-0
-
-mettle evaluate runs/ave-swin-htsat-0 --split val --json
-
-mettle evaluate runs/ave-swin-htsat-sweep
+\b
+mettle evaluate runs/ave-swinv2_l-htsat-ave-swin-htsat-0
+mettle evaluate runs/ave-swinv2_l-htsat-ave-swin-htsat-0 --split val --json
+mettle evaluate runs/ave-swinv2_l-htsat-ave-swin-htsat-sweep
 """
 
 

@@ -16,15 +16,17 @@ if TYPE_CHECKING:
 
 EPILOG = """Examples:
 
-mettle export runs/ave-swin-htsat-0
+\b
+mettle export runs/ave-swinv2_l-htsat-ave-swin-htsat-0
+mettle export runs/ave-swinv2_l-htsat-ave-swin-htsat-0 --out heads/ave.safetensors --json
 
-mettle export runs/ave-swin-htsat-0 --out heads/ave.safetensors --json
+Then, in Python:
 
-Then, from Python:
-
-from mettle_cache.pipelines.evaluate.export import load_exported
-
-outputs = load_exported(Path("heads/ave.safetensors"))(store.read([0]).layers)
+\b
+from mettle_cache.pipelines.evaluate import load_exported
+from mettle_cache.store import TokenStore
+store = TokenStore.open("cache/ave-swinv2_l-htsat.zarr")
+outputs = load_exported("heads/ave.safetensors")(store.read([store.clips[0]]).layers)
 """
 
 
@@ -45,8 +47,8 @@ def export(
     """Fold a trained head for inference: the same outputs from fewer weights, in one file that needs no store.
 
     With one distillation step (R = 1) the queries do not depend on the tokens, so most of the attention's weights
-    multiply out. Heads with more steps cannot be folded. Heads of other methods have nothing to fold, and are written
-    as they are.
+    multiply out. What does not fold stays in the file as it was trained, and the report says why: an LCD of more
+    steps, or whose meta-tokens the head uses one by one, and any other method.
     """
     from mettle_cache.devices import check_device_name
     from mettle_cache.pipelines.places import require_store
@@ -70,15 +72,19 @@ def report_lines(report: ExportReport) -> list[str]:
     folded = ", ".join(f"{name} ({layers} layers)" for name, layers in report.folded.items())
     measured = f"one sample, median of {report.repeats}, {report.device}, {report.threads} threads"
     written = f"written    {report.out} ({format_bytes(report.nbytes)})"
+    kept = [f"kept       {name} as it was trained: {reason}" for name, reason in report.kept.items()]
     if not folded:
+        nothing = "" if kept else f": the method {report.method} has nothing to fold"
         return [
-            "folded     nothing: only LCD folds, so this head is written as it is",
+            f"folded     nothing{nothing}; the file holds the head as it was trained",
+            *kept,
             f"parameters {report.parameters_after / 1e6:.2f} M",
             f"latency    {_seconds(report.after)}; {measured}",
             written,
         ]
     return [
         f"folded     {folded}",
+        *kept,
         f"parameters {report.parameters_before / 1e6:.2f} M before, {report.parameters_after / 1e6:.2f} M after",
         f"latency    {_seconds(report.before)} before, {_seconds(report.after)} after ({ratio:.1f} times faster); "
         f"{measured}",

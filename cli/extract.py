@@ -9,6 +9,7 @@ import typer
 
 from mettle_cache.cli.options import EXTRACTION, Debug, Json, takes
 from mettle_cache.cli.output import emit
+from mettle_cache.paths import command_line
 from mettle_cache.pipelines.report.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -16,12 +17,10 @@ if TYPE_CHECKING:
 
 EPILOG = """Examples:
 
+\b
 mettle extract --dataset ave
-
 mettle extract --dataset ave --root data/AVE --visual swinv2_l=swin.safetensors --audio htsat=htsat.ckpt
-
 mettle extract --dataset ave --visual vit_small_patch14_dinov2@224=random --audio shared --codec int4 --layers stages
-
 mettle extract --dataset avs-s4 --option train_frames=5
 """
 
@@ -62,5 +61,5 @@ def report_lines(report: ExtractReport) -> list[str]:
     if not report.ok:
         lines.append("next       mend these files and run the same command again, or do without them: --skip-missing")
     elif report.finished:
-        lines.append(f"next       mettle train --from-cache {report.store}")
+        lines.append(f"next       {command_line('mettle train --from-cache', report.store)}")
     return lines

@@ -8,6 +8,7 @@ import typer
 
 from mettle_cache.cli.output import emit
 from mettle_cache.cli.table import table_lines
+from mettle_cache.paths import command_line
 from mettle_cache.pipelines.report.units import format_bytes
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def group_lines(report: GroupReport) -> list[str]:
         f"memory     {format_bytes(report.peak_memory_bytes)} at most, {report.peak_memory_of}",
         *(f"failed     {head.out}: {head.failure}" for head in report.heads if head.failure),
         *(f"note       {note}" for note in report.notes),
-        f"next       mettle evaluate {report.folder}",
+        f"next       {command_line('mettle evaluate', report.folder)}",
     ]
 
 

@@ -11,8 +11,8 @@ from mettle_cache.pipelines.report.units import format_bytes
 
 EPILOG = """Examples:
 
+\b
 mettle info cache/ave-swinv2_l-htsat.zarr
-
 mettle info cache/ave-swinv2_l-htsat.zarr --json
 """
 SHOWN = ("array", "layers", "tokens", "width")

@@ -157,7 +157,11 @@ TRAINING: Mapping[str, Setting] = {
     ),
     "overrides": Setting(
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the recipe."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change one key of the recipe; a value with commas goes in brackets: layers=[a,b].",
+        ),
         None,
         _several,
     ),

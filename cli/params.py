@@ -12,8 +12,8 @@ from mettle_cache.cli.table import table_lines
 
 EPILOG = """Examples:
 
+\b
 mettle params
-
 mettle params --json
 """
 COLUMNS = (

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 EPILOG = """Examples:
 
+\b
 mettle plan --dataset ave --root data/AVE
-
 mettle plan --dataset ave --codec int4 --layers stages --no-measure --json
 """
 PLANNED = ("dataset", "root", "visual", "audio", "codec", "layers", "options", "out", "device")

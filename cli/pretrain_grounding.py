@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +12,7 @@ import typer
 
 from mettle_cache.cli.options import TRAINING, Debug, Json, OptionalStore, path_option, takes
 from mettle_cache.cli.output import emit
+from mettle_cache.paths import command_line
 from mettle_cache.pipelines.report.units import format_bytes
 
 if TYPE_CHECKING:
@@ -17,10 +20,9 @@ if TYPE_CHECKING:
 
 EPILOG = """Examples:
 
+\b
 mettle pretrain-grounding --from-cache
-
 mettle pretrain-grounding --from-cache cache/music-avqa-swinv2_l-htsat.zarr --out weights/grounding.safetensors
-
 mettle train --from-cache --set head.init_grounding=weights/grounding.safetensors
 """
 
@@ -75,5 +77,11 @@ def report_lines(report: GroundingReport) -> list[str]:
         f"parameters {report.parameters / 1e6:.2f} M trained",
         f"speed      {report.videos_per_second:.1f} videos/s",
         f"memory     {format_bytes(report.peak_memory_bytes)} at most, {report.peak_memory_of}",
-        f"next       mettle train --from-cache --set head.init_grounding={report.out}",
+        f"next       {command_line('mettle train --from-cache --set', f'head.init_grounding={_toml(report.out)}')}",
     ]
+
+
+def _toml(path: Path) -> str:
+    """A path as the value of --set: in quotes, unless it is a word that stands for itself."""
+    text = str(path)
+    return text if re.fullmatch(r"[A-Za-z0-9_./+-]+", text) else dumps(text, ensure_ascii=False)

@@ -13,10 +13,10 @@ from mettle_cache.pipelines.train.spec import combine_variants, parse_seeds
 
 EPILOG = """Examples:
 
+\b
 mettle sweep --from-cache --set lcd.k_visual=1,2 --set train.learning_rate=1e-4,4e-4 --seeds 0-2
-
 mettle sweep --from-cache --variant "" --variant "lcd.norm=false" --variant "method=linear linear.dim=128"
-
+mettle sweep --from-cache --set "layers=[visual/last:1,audio/last:1],stages"
 mettle sweep --from-cache --set "lcd.k_visual=[1,2],[2,2]" --set train.epochs=20 --out runs/by-stage
 """
 RESUME = "Go on with the runs in --out, and begin new ones."
@@ -34,7 +34,8 @@ def sweep(
         typer.Option(
             "--set",
             metavar="KEY=VALUE,VALUE...",
-            help="Values of one key to try; a single one is for all heads. Quote a value that has a comma in it.",
+            help="Values of one key to try; a single one is for all heads. A value with commas goes in brackets: "
+            "layers=[a,b],[c,d].",
         ),
     ] = None,
     variant: Annotated[

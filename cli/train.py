@@ -11,6 +11,7 @@ from mettle_cache.cli.group import emit_group
 from mettle_cache.cli.options import TRAINING, Debug, Json, OptionalStore, takes
 from mettle_cache.cli.output import emit
 from mettle_cache.errors import UsageError
+from mettle_cache.paths import command_line
 from mettle_cache.pipelines.report.units import format_bytes
 from mettle_cache.pipelines.train.spec import parse_seeds
 
@@ -19,12 +20,10 @@ if TYPE_CHECKING:
 
 EPILOG = """Examples:
 
+\b
 mettle train --from-cache
-
 mettle train --from-cache cache/ave-swinv2_l-htsat.zarr --recipe ave-swin-htsat --seed 1
-
 mettle train --from-cache --set lcd.k_visual=1 --set train.epochs=20 --out runs/k1
-
 mettle train --from-cache --seeds 0-4
 """
 OUT = "Folder of the run, or of the runs with --seeds; by default under runs/."
@@ -79,5 +78,5 @@ def report_lines(report: TrainReport) -> list[str]:
         f"speed      {report.clips_per_second:.1f} clips/s",
         f"memory     {format_bytes(report.peak_memory_bytes)} at most, {report.peak_memory_of}",
         *(f"note       {note}" for note in report.notes),
-        f"next       mettle evaluate {report.out}",
+        f"next       {command_line('mettle evaluate', report.out)}",
     ]

@@ -9,6 +9,7 @@ import typer
 
 from mettle_cache.cli.options import Debug, Json, StoreArgument, path_option
 from mettle_cache.cli.output import emit
+from mettle_cache.paths import command_line
 from mettle_cache.pipelines.report.units import format_bytes
 
 if TYPE_CHECKING:
@@ -17,12 +18,10 @@ if TYPE_CHECKING:
 
 EPILOG = """Examples:
 
+\b
 mettle verify cache/ave-swinv2_l-htsat.zarr
-
 mettle verify cache/ave-swinv2_l-htsat.zarr --deep
-
 mettle verify cache/ave-swinv2_l-htsat.zarr --deep --repair
-
 mettle verify cache/ave-swinv2_l-htsat.zarr --sources data/AVE
 """
 LISTED = 20
@@ -94,7 +93,8 @@ def report_lines(report: VerifyReport, *, repaired: bool) -> list[str]:
     if report.problems and repaired:
         lines.append(f"repaired   {len(report.damaged)} clips forgotten; run the same mettle extract command again")
     elif report.problems:
-        lines.append(f"next       mettle verify {report.path} --deep --repair, then the same mettle extract command")
+        repair = command_line("mettle verify --deep --repair", report.path)
+        lines.append(f"next       {repair}, then the same mettle extract command")
     elif not report.ok:
         lines.append("next       run the same mettle extract command again; it goes on where the last run stopped")
     return lines

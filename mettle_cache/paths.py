@@ -62,9 +62,9 @@ def resolve_fields(config: object, *names: str) -> list[str]:
     return problems
 
 
-def command_line(*words: str | os.PathLike[str]) -> str:
-    """Words as one line that a shell takes apart into the same words: paths with blanks are quoted."""
-    return shlex.join(map(os.fspath, words))
+def command_line(command: str, *words: str | os.PathLike[str]) -> str:
+    """``command`` and further words, such as paths with blanks, as a shell takes them apart again."""
+    return " ".join([command, *(shlex.quote(os.fspath(word)) for word in words)])
 
 
 def is_utf8(text: str) -> bool:

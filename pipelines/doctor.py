@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mettle_cache.errors import MettleError
+
+if TYPE_CHECKING:
+    from mettle_cache.datasets import DatasetInfo
 
 PACKAGES = ("torch", "torchvision", "torchaudio", "timm", "zarr", "numcodecs", "dask", "av", "pyarrow")
 MEDIA_CODECS = ("h264", "hevc", "mpeg4", "vp9", "av1", "aac", "mp3", "opus", "pcm_s16le")
@@ -44,20 +52,32 @@ class Diagnosis:
 
 def examine(cache: Path = Path("cache"), *, measure: bool = True) -> Diagnosis:
     """Look at this machine; ``measure`` includes a read test of the disk under ``cache``."""
-    data = examine_datasets()
+    data = _examine("datasets", examine_datasets)
     findings = [
-        *examine_software(),
-        examine_device(),
-        examine_memory(),
-        examine_products(),
-        examine_disk(cache, measure=measure),
-        examine_decoders(),
-        *examine_weights(),
+        *_examine("software", examine_software),
+        *_examine("device", examine_device),
+        *_examine("cores", examine_memory),
+        *_examine("products", examine_products),
+        *_examine("disk", lambda: examine_disk(cache, measure=measure)),
+        *_examine("decoders", examine_decoders),
+        *_examine("weights", examine_weights),
         *data,
     ]
     # a topic reads "dataset NAME", as the option of mettle plan does
-    ready = [finding.topic for finding in data if finding.ok]
+    ready = [finding.topic for finding in data if finding.ok and finding.topic.startswith("dataset ")]
     return Diagnosis(tuple(findings), f"mettle plan --{ready[0]}" if ready else "mettle demo")
+
+
+def _examine(topic: str, look: Callable[[], Finding | list[Finding]]) -> list[Finding]:
+    """What ``look`` finds; its own failure is a finding too: a package that is broken must not hide the rest."""
+    try:
+        found = look()
+    except MettleError as error:
+        return [Finding(topic, error.message, ok=False, advice=error.hint or "")]
+    except Exception as error:  # noqa: BLE001 - a broken installation may fail in any way
+        advice = "repair the installation: make install"
+        return [Finding(topic, f"cannot be examined: {type(error).__name__}: {error}", ok=False, advice=advice)]
+    return [found] if isinstance(found, Finding) else found
 
 
 def examine_software() -> list[Finding]:
@@ -136,25 +156,48 @@ def examine_weights() -> list[Finding]:
     findings = []
     infos, broken = list_backbones()
     for info in infos:
-        if info.weights_found is not None:
-            findings.append(Finding(f"weights {info.name}", info.weights_found))
-        else:
-            advice = f"{info.weights}; or give {info.name}=FILE, or {info.name}=random for a rehearsal"
-            findings.append(Finding(f"weights {info.name}", "not here", ok=False, advice=advice))
+        found = info.weights_found
+        if found is not None and os.path.exists(found) and not os.path.getsize(found):
+            found = f"{found} is empty"
+        elif found is not None:
+            findings.append(Finding(f"weights {info.name}", found))
+            continue
+        advice = f"{info.weights}; or give {info.name}=FILE, or {info.name}=random for a rehearsal"
+        findings.append(Finding(f"weights {info.name}", found or "not here", ok=False, advice=advice))
     findings += [Finding(f"backbone {name}", reason, ok=False) for name, reason in broken.items()]
     return findings
 
 
 def examine_datasets() -> list[Finding]:
-    """Data sets in their default places."""
+    """Data sets in their default places: what is there, and whether it can be read."""
     from mettle_cache.datasets import list_datasets
 
-    findings = []
     infos, broken = list_datasets()
-    for info in infos:
-        there = info.default_root.is_dir()
-        advice = "" if there else f"put it there, or name its folder with --root; layouts: {'; '.join(info.layouts)}"
-        place = f"{info.default_root}{'' if there else ' does not exist'}"
-        findings.append(Finding(f"dataset {info.name}", place, ok=there, advice=advice))
-    findings += [Finding(f"dataset {name}", reason, ok=False) for name, reason in broken.items()]
-    return findings
+    findings = [_examine_dataset(info) for info in infos]
+    return [*findings, *(Finding(f"dataset {name}", reason, ok=False) for name, reason in broken.items())]
+
+
+def _examine_dataset(info: DatasetInfo) -> Finding:
+    """Whether its annotations can be read, and how many clips lack media."""
+    from mettle_cache.datasets import open_dataset
+
+    topic, root = f"dataset {info.name}", info.default_root
+    layouts = f"put it there, or name its folder with --root; layouts: {'; '.join(info.layouts)}"
+    if not root.exists():
+        return Finding(topic, f"{root} does not exist", ok=False, advice=layouts)
+    try:
+        dataset = open_dataset(info.name)
+        missing = len({problem.clip for problem in dataset.problems()})
+    except (MettleError, OSError) as error:
+        empty = root.is_dir() and os.access(root, os.R_OK) and not any(root.iterdir())
+        found = f"{root} is an empty folder" if empty else f"{root}: {str(error).splitlines()[0]}"
+        return Finding(topic, found, ok=False, advice=layouts)
+    found = f"{root}: {len(dataset.clips)} clips"
+    if not missing:
+        return Finding(topic, found)
+    return Finding(
+        topic,
+        f"{found}, media of {missing} are missing or unreadable",
+        ok=False,
+        advice=f"see which: mettle extract --dataset {info.name}",
+    )

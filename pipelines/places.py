@@ -75,8 +75,9 @@ def require_one_run(path: Path) -> None:
 
 def _is_store(path: Path) -> bool:
     if path.is_dir():
-        # a folder of that name may be a store that was killed at its very beginning
-        return path.suffix == ".zarr" or any((path / name).exists() for name in STORE_FILES)
+        # a folder of that name, or with a metadata file half written, may be a store that was killed as it began
+        begun = path.suffix == ".zarr" or any(path.glob(f"{ROOT}*"))
+        return begun or any((path / name).exists() for name in STORE_FILES)
     return path.is_symlink() and not path.exists()
 
 
@@ -99,12 +100,12 @@ def _look_at(path: Path) -> Place:
     if _is_store(path):
         return Place(
             ": it is a token store",
-            f"see it: {command_line('mettle', 'info', path)}; "
-            f"or train from it: {command_line('mettle', 'train', '--from-cache', path)}",
+            f"see it: {command_line('mettle info', path)}; "
+            f"or train from it: {command_line('mettle train --from-cache', path)}",
         )
     if any(_runs_in(path)):
         what = "is a training run" if (path / RUN_FILE).exists() else "holds training runs"
-        return Place(f": it {what}", f"score it: {command_line('mettle', 'evaluate', path)}")
+        return Place(f": it {what}", f"score it: {command_line('mettle evaluate', path)}")
     if path.is_file():
         inside = (path.parent / RUN_FILE).exists()
         return Place(": it is a file", f"name the run's folder: {path.parent}" if inside else "name a folder")
@@ -117,7 +118,7 @@ def _look_into(folder: Path) -> Place:
     if stores:
         return Place(": it is a folder of stores", f"name one of them: {_listing(stores)}")
     if dataset := _dataset_in(folder):
-        command = command_line("mettle", "extract", "--dataset", dataset, "--root", folder)
+        command = command_line("mettle extract --dataset", dataset, "--root", folder)
         return Place(f": it is a data set ({dataset})", f"make a store of it: {command}")
     entries = sorted(entry.name for entry in folder.iterdir())
     return Place(f": the folder holds {_listing(entries)}" if entries else ": the folder is empty", "")

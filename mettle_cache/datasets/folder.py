@@ -103,6 +103,7 @@ INFO = DatasetInfo(
         "clips.csv, <id>.wav and <id>/%08d.jpg",
     ),
     open=open_folder,
+    many=True,
     options=(
         DatasetOption(
             name="duration", default=str(DURATION), help="seconds of a clip, its segments", whole_numbers=(1, LONGEST)

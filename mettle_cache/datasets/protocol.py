@@ -91,7 +91,8 @@ class DatasetInfo:
 
     ``open`` reads the annotations: it is called with the root, a folder that exists, and every option by its name, as
     text. It raises DatasetError. ``preprocessing`` is what the published code does in its own way around the backbones;
-    ``options`` are what else can be chosen.
+    ``options`` are what else can be chosen. ``many`` says that users have several data sets of this kind, which their
+    folders' names tell apart.
     """
 
     name: str
@@ -102,6 +103,7 @@ class DatasetInfo:
     open: Callable[..., Dataset]
     preprocessing: Preprocessing = DEFAULT_PREPROCESSING
     options: tuple[DatasetOption, ...] = ()
+    many: bool = False
 
 
 class Dataset(Protocol):

@@ -14,7 +14,7 @@ From a file that ``mettle export`` wrote::
 
     from mettle_cache.methods.folded import load_folded
 
-    visual = load_folded("runs/ave-swin-htsat-0/folded.safetensors")["visual"]
+    visual = load_folded("runs/ave-swinv2_l-htsat-ave-swin-htsat-0/folded.safetensors")["visual"]
     features = visual(store.read([0]).layers)  # [clip, T, d], from int8 codes
     features = visual({name: LayerTokens(x, FLOATS) for name, x in floats.items()})  # or from a backbone's floats
 

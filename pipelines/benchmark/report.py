@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -40,7 +41,8 @@ def load_tables(folder: Path) -> list[BenchTable]:
     files = sorted(folder.glob("*.json")) if folder.is_dir() else []
     if not files:
         raise UsageError(
-            f"there are no results (*.json) in {folder}", hint=f"mettle bench read --json > {folder}/read.json"
+            f"there are no results (*.json) in {folder}",
+            hint=f"mettle bench read --json > {shlex.quote(str(folder / 'read.json'))}",
         )
     tables: dict[str, BenchTable] = {}
     for file in files:

@@ -172,7 +172,7 @@ def _load(folder: RunFolder, config: RunConfig, store: TokenStore, split: str, d
 
 def _no_samples(store: TokenStore, split: Split) -> UsageError:
     """Why there is nothing to score: every clip of the split failed, or there is no such split."""
-    see = f"see: {command_line('mettle', 'info', str(store.path))}"
+    see = f"see: {command_line('mettle info', str(store.path))}"
     if split.dropped:
         return UsageError(f"{store.path}: no sample of the {split.name} split has tokens: every clip failed", hint=see)
     known = [name for name in dict.fromkeys(store.samples["split"].to_pylist()) if read_split(store, name).rows]

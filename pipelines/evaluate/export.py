@@ -1,7 +1,8 @@
 """Exporting a run as a head for inference: fold its LCDs, check that its features stay, measure the gain, write it.
 
-The file is one safetensors file that describes itself: the folded LCDs, and the rest of the head as it was. A head of
-another method has nothing to fold, and is written as it is.
+The file is one safetensors file that describes itself: the folded LCDs, and the rest of the head as it was. What does
+not fold stays as it was trained: an LCD of several steps, or whose meta-tokens the head uses one by one, and any other
+method.
 
 :func:`load_exported` gives the whole head back, from the tokens to the decoder's outputs;
 :func:`mettle_cache.methods.folded.load_folded` the LCDs alone. Neither needs a store, and the tokens may come in any
@@ -24,7 +25,7 @@ from mettle_cache.errors import MettleError, RunError, UsageError
 from mettle_cache.layers import LayerSpec
 from mettle_cache.methods.folded import FOLDED_FORMAT, FoldedLCD, fold_lcd, load_folded, read_folded
 from mettle_cache.methods.lcd import LCD
-from mettle_cache.paths import local_path
+from mettle_cache.paths import command_line, local_path
 from mettle_cache.pipelines.progress import Silent
 from mettle_cache.pipelines.timing import Repeats, TimedVariant, time_interleaved
 from mettle_cache.pipelines.train.checkpoint import load_checkpoint, load_model, write_tensors
@@ -33,6 +34,7 @@ from mettle_cache.pipelines.train.run_folder import RunFolder, hold_run
 from mettle_cache.pipelines.train.sample_loader import SampleBatch, SampleLoader, evaluation_inputs, read_split
 from mettle_cache.pipelines.train.task import bind_task, task_on_layers
 from mettle_cache.store.format.files import file_digest
+from mettle_cache.store.writing.durable import make_folder
 from mettle_cache.tasks.protocol import Task
 from mettle_cache.tokens import LayerTokens
 
@@ -61,7 +63,8 @@ class Timing:
 class ExportReport:
     """The outcome of an export. Parameters and seconds are those of the whole head.
 
-    ``folded`` counts the layers of each folded LCD by its place; it is empty where the head's method has none.
+    ``folded`` counts the layers of each folded LCD by its place. ``kept`` gives the reason of each part, by its place,
+    that might have been folded and is in the file as it was trained; both are empty where the ``method`` is not LCD.
     ``difference`` is the largest one between the features of the folded and of the trained LCDs on a sample of the
     store, against their peak. ``device`` and ``threads`` are where the seconds were measured.
     """
@@ -69,7 +72,9 @@ class ExportReport:
     run: Path
     out: Path
     nbytes: int
+    method: str
     folded: dict[str, int]
+    kept: dict[str, str]
     parameters_before: int
     parameters_after: int
     before: Timing
@@ -96,7 +101,7 @@ def export_run(
     Raises
     ------
     UsageError
-        The head cannot be folded: more than one distillation step. ``out`` is a folder.
+        ``out`` is a folder, or a file that no export wrote.
     RunError
         The run is missing, damaged or of another store, or rounding makes the folded head another one.
     """
@@ -104,8 +109,7 @@ def export_run(
     config = RunFolder(run).read_config()
     recipe, target = config.load_recipe(), choose_device(device)
     out = run / "folded.safetensors" if out is None else local_path(out)
-    if out.is_dir():
-        raise UsageError(f"{out}: the exported head's place is a folder", hint="name a file with --out")
+    _check_place(out)
     with hold_run(run) as folder:
         tensors, _ = load_checkpoint(folder.check(folder.best))
         opened = config.store.open(run, instead=store)
@@ -114,15 +118,18 @@ def export_run(
         for model in (trained, folded):
             load_model(model, tensors, where=folder.best)
             model.to(target).eval()
-        names = fold_model(folded)
+        kept = fold_model(folded)
         batch = _one_sample(task, opened, target)
-        difference = _compare(trained, folded, names, batch)
+        difference = _compare(trained, folded, list(folded_modules(folded)), batch)
         times = _time_models(trained, folded, batch, target, repeats)
+        make_folder(out.parent)
         _write(out, folded, task, recipe, opened, folder.check(folder.best))
     return ExportReport(
         run=run,
         out=out,
         nbytes=out.stat().st_size,
+        method=recipe.method,
+        kept=kept,
         folded={name: len(module.layers) for name, module in folded_modules(folded).items()},
         parameters_before=_count(trained),
         parameters_after=_count(folded),
@@ -135,28 +142,42 @@ def export_run(
     )
 
 
-def fold_model(model: nn.Module) -> list[str]:
-    """Put a :class:`FoldedLCD` in the place of every LCD in ``model``; their places, none for another method.
+def fold_model(model: nn.Module) -> dict[str, str]:
+    """Put a :class:`FoldedLCD` in the place of every LCD in ``model`` that folds; the reasons of those that stay.
 
-    Raises
-    ------
-    UsageError
-        There is an LCD that cannot be folded.
+    A model whose head needs more of an LCD than the mean of its meta-tokens says so itself, as ``kept_whole``: places
+    and reasons.
     """
-    names = [name for name, module in model.named_modules() if isinstance(module, LCD)]
-    for name in names:
-        module = model.get_submodule(name)
-        assert isinstance(module, LCD)
-        model.set_submodule(name, fold_lcd(module))
-    return names
+    kept: dict[str, str] = dict(getattr(model, "kept_whole", {}))
+    for name, module in list(model.named_modules()):
+        if not isinstance(module, LCD) or name in kept:
+            continue
+        try:
+            model.set_submodule(name, fold_lcd(module))
+        except UsageError as error:
+            kept[name] = error.message
+    return kept
 
 
-def load_exported(path: Path) -> nn.Module:
+def _check_place(out: Path) -> None:
+    """Refuse to write over what no export wrote: a run's own checkpoint, for one."""
+    if out.is_dir():
+        raise UsageError(f"{out}: the exported head's place is a folder", hint="name a file with --out")
+    if out.exists():
+        try:
+            read_folded(out)
+        except RunError as error:
+            raise UsageError(
+                f"{out} is there already, and is no exported head", hint="name another file with --out"
+            ) from error
+
+
+def load_exported(path: str | Path) -> nn.Module:
     """The whole exported head: from ``{layer name: LayerTokens [B, T, N, D]}`` to the decoder's outputs by name.
 
     For example::
 
-        head = load_exported(Path("runs/ave-swin-htsat-0/folded.safetensors"))
+        head = load_exported("runs/ave-swinv2_l-htsat-ave-swin-htsat-0/folded.safetensors")
         outputs = head(store.read([0]).layers)
 
     Raises
@@ -164,6 +185,7 @@ def load_exported(path: Path) -> nn.Module:
     RunError
         The file is missing, damaged, or something else.
     """
+    path = local_path(path)
     folded = load_folded(path)
     tensors, table = read_folded(path)
     try:
@@ -212,7 +234,7 @@ def _one_sample(task: Task, store: TokenStore, device: torch.device) -> SampleBa
         if rows:
             loader = SampleLoader(store, task.layers, device=device, threads=1)
             return next(loader.batches(rows, 1, evaluation_inputs(task, rows)))
-    raise UsageError(f"{store.path}: no sample has tokens", hint="see: mettle info STORE")
+    raise UsageError(f"{store.path}: no sample has tokens", hint=f"see: {command_line('mettle info', str(store.path))}")
 
 
 @torch.no_grad()

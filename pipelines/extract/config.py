@@ -190,6 +190,8 @@ def default_store_path(config: ExtractConfig) -> Path:
     """``cache/<dataset>-<visual>-<audio>.zarr``; what is not as by default joins the name."""
     audio = config.audio if config.shared else parse_backbone(config.audio).name
     parts = [config.dataset, parse_backbone(config.visual).name, audio]
+    if config.root is not None and dataset_info(config.dataset).many:
+        parts.insert(1, config.root.resolve().name)
     if config.codec != DEFAULT_CODEC:
         parts.append(config.codec)
     if config.layers and config.layers != DATASETS.row(config.dataset).layers:

@@ -21,7 +21,8 @@ from mettle_cache.pipelines.extract.run import ROOM_MARGIN
 from mettle_cache.pipelines.extract.stream import reproducible_passes
 from mettle_cache.pipelines.progress import Progress, Silent
 from mettle_cache.store.format.codecs import CODECS, get_codec
-from mettle_cache.store.format.layout import RECORDS, bytes_per_clip, files_per_clip
+from mettle_cache.store.format.digests import CRC_BYTES
+from mettle_cache.store.format.layout import RECORDS, bytes_per_clip, files_per_clip, static_layout
 from mettle_cache.store.reading.disk_speed import measure_read_speed
 from mettle_cache.store.writing.durable import disk_folder, free_bytes
 
@@ -170,13 +171,14 @@ def _bill(
     sizes = bytes_per_clip(layers, dataset.segments, get_codec(codec))
     clips, records = len(dataset.clips), sizes.pop(RECORDS)
     clip_bytes = sum(sizes.values())
+    static = [array.nbytes + CRC_BYTES for array in static_layout(layers, dataset.segments, get_codec(codec))]
     return Bill(
         layers=chosen,
         codec=codec,
         clip_bytes=clip_bytes,
-        nbytes=clips * clip_bytes,
-        files=clips * files_per_clip(layers, dataset.segments, get_codec(codec)),
-        fits=clips * (clip_bytes + records) * ROOM_MARGIN <= free,
+        nbytes=clips * clip_bytes + sum(static),
+        files=clips * files_per_clip(layers, dataset.segments, get_codec(codec)) + len(static),
+        fits=(clips * (clip_bytes + records) + sum(static)) * ROOM_MARGIN <= free,
         reads_per_second=speed / clip_bytes if speed else None,
     )
 

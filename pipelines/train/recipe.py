@@ -107,7 +107,8 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
 
     It is a built-in one's name, a file, or ``package:file.toml`` for one that a package brings.
 
-    A value that is no TOML but one word counts as a string: ``layers=stages``.
+    A value that is no TOML but one word counts as a string, words between brackets as a list of strings:
+    ``layers=stages``, ``layers=[visual/s1b01,audio/s1b01]``.
 
     Raises
     ------
@@ -219,9 +220,11 @@ def _apply(table: dict[str, Any], override: str) -> list[str]:
     try:
         parsed = _parse(f"value = {text}")
     except ValueError as error:
-        if not _BARE_WORD.fullmatch(text):
+        words = text.removeprefix("[").removesuffix("]").strip()
+        bracketed = text == f"[{text[1:-1]}]" and len(text) > 2
+        if not _BARE_WORD.fullmatch(words.replace(" ", "") if bracketed else text):
             return [f"{shown}: '{_shorten(text)}' is not a TOML value ({error})"]
-        parsed = {"value": text}
+        parsed = {"value": [word.strip() for word in words.split(",")] if bracketed else text}
     if set(parsed) != {"value"}:
         return [f"{shown}: must set one value"]
     target = table
@@ -234,6 +237,9 @@ def _apply(table: dict[str, Any], override: str) -> list[str]:
 
 
 def _validate(table: dict[str, Any], *, where: str, problems: list[str]) -> Recipe:
+    layers = table.get("layers")
+    if isinstance(layers, list) and layers and all(isinstance(layer, str) for layer in layers):
+        table["layers"] = ",".join(layers)
     head, wrong = _read_head(table.get("task"), table.pop("head", {}))
     problems = [*problems, *wrong]
     # those of other methods too, so that a mistake shows before the method is switched; they are left out then

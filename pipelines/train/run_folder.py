@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 
 from mettle_cache.errors import RunError, UsageError
+from mettle_cache.paths import command_line
 from mettle_cache.pipelines.places import require_one_run, require_run
 from mettle_cache.pipelines.train.run_config import RunConfig
 from mettle_cache.store.format.files import file_digest, open_regular
@@ -199,9 +200,9 @@ class RunFolder:
 
     def _repair_hint(self, path: Path) -> str:
         if path == self.result:
-            return f"mettle train --resume --out {self.path} writes it again, without its evaluations"
+            return f"{command_line('mettle train --resume --out', self.path)} writes it again, without its evaluations"
         again = "bring it back from a backup, or train again into another folder"
-        return f"{again}; mettle evaluate {self.path} does not need it" if path == self.last else again
+        return f"{again}; {command_line('mettle evaluate', self.path)} does not need it" if path == self.last else again
 
 
 @contextmanager
@@ -288,7 +289,7 @@ def check_claim(path: Path, config: RunConfig, *, resume: bool) -> RunConfig | N
     if problems:
         raise RunError(
             f"{folder.path}: the run here is another one: {'; '.join(problems)}",
-            hint=f"mettle train --resume --out {path} goes on with what is there; or choose another --out",
+            hint=f"{command_line('mettle train --resume --out', path)} goes on with it; or choose another --out",
         )
     return continued
 

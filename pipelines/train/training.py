@@ -10,7 +10,7 @@ import torch
 
 from mettle_cache.devices import choose_device, peak_memory, prepare_process
 from mettle_cache.errors import UsageError
-from mettle_cache.paths import local_path
+from mettle_cache.paths import command_line, local_path
 from mettle_cache.pipelines.progress import Progress, Silent
 from mettle_cache.pipelines.report.run_reports import GroupReport, TrainReport
 from mettle_cache.pipelines.report.units import format_bytes
@@ -184,7 +184,8 @@ def _choose_splits(store: TokenStore, select_on: SelectOn) -> tuple[Split, Split
     """The samples to train on, those to select the epoch on, if any, and notes for the report."""
     train_split = read_split(store, "train")
     if not train_split.rows:
-        raise UsageError(f"{store.path}: the train split has no samples with tokens", hint="see: mettle info STORE")
+        see = f"see: {command_line('mettle info', str(store.path))}"
+        raise UsageError(f"{store.path}: the train split has no samples with tokens", hint=see)
     selection = read_split(store, select_on) if select_on != "last" else None
     notes = []
     if selection is not None and not selection.rows:

@@ -22,7 +22,7 @@ def test_from_a_csv_file_to_an_accuracy(folder, mettle, capsys):
     code, extracted, err = mettle("extract", *own, *BACKBONES)
     assert (code, extracted["written"], extracted["failed"]) == (0, 8, 0)
     assert "no task learns" not in err
-    assert extracted["store"] == "cache/folder-test_vit@64-test_efficientnet@64-duration_3.zarr"
+    assert extracted["store"] == "cache/folder-mine-test_vit@64-test_efficientnet@64-duration_3.zarr"
     store = TokenStore.open(Path(extracted["store"]))
     assert (store.segments, store.vocabulary) == (3, {"categories": ["Dog", "Rain, heavy"]})
     assert store.samples["category"].to_pylist()[-1] is None
@@ -37,7 +37,11 @@ def test_from_a_csv_file_to_an_accuracy(folder, mettle, capsys):
     assert set(scored["details"]["accuracy_by_category"]) == {"Dog", "background"}
     # nobody has published a number for these clips
     assert scored["paper"] is None
-    assert scored["differs"] == [f"weights: the {m} backbone's are random, not pretrained" for m in ("visual", "audio")]
+    assert scored["comparable"] is False
+    assert scored["differs"] == [
+        "data: nothing is published of the data set 'folder'",
+        *(f"weights: the {m} backbone's are random, not pretrained" for m in ("visual", "audio")),
+    ]
     code, _, _ = mettle("train", "--from-cache", "--seed", "1", "--set", "train.epochs=1", "--set", "lcd.heads=1")
     assert code == 0
     assert run(["evaluate", *sorted(str(path) for path in Path("runs").iterdir())]) == 0

@@ -54,3 +54,12 @@ def test_datasets_and_backbones_name_what_the_issue_names(document):
         "htsat": 12,
     }
     assert backbones["htsat"]["frozen_parameters"] == 31_325_143
+
+
+def test_datasets_say_what_is_in_their_places(document, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / "AVE").mkdir(parents=True)
+    (tmp_path / "data" / "AVVP").mkdir()
+    (tmp_path / "data" / "AVVP" / "file").touch()
+    there = {row["name"]: row["there"] for row in document("datasets")["datasets"]}
+    assert (there["ave"], there["llp"], there["folder"]) == ("an empty folder", "something", "nothing")

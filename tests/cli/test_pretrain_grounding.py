@@ -1,8 +1,10 @@
 """``mettle pretrain-grounding`` from a folder as a user has it."""
 
 import json
+import shlex
 
 from mettle_cache.cli.main import run
+from mettle_cache.pipelines.train.recipe import load_recipe
 from tests.pipelines.tiny_avqa import write_tiny_avqa
 
 
@@ -20,12 +22,15 @@ def test_the_newest_store_serves_and_the_head_takes_the_file(tmp_path, monkeypat
 
 def test_it_says_what_was_written_and_what_comes_next(tmp_path, capsys):
     store = write_tiny_avqa(tmp_path / "store.zarr", 8, 4, 4)
-    out = str(tmp_path / "g.safetensors")
+    out = str(tmp_path / "my g@1.safetensors")
     assert run(["pretrain-grounding", "--from-cache", str(store.path), "--out", out, "--epochs", "1"]) == 0
     text = capsys.readouterr().out
     assert f"written    {out}" in text
     assert "% of the val pairs told rightly (50 by chance)" in text
-    assert f"mettle train --from-cache --set head.init_grounding={out}" in text
+    (proposed,) = [line for line in text.splitlines() if line.startswith("next ")]
+    *command, override = shlex.split(proposed)[1:]
+    assert command == ["mettle", "train", "--from-cache", "--set"]
+    assert load_recipe("music-avqa-small", [override]).head.init_grounding == out
 
 
 def test_wrong_options_end_with_code_2(tmp_path, mettle):

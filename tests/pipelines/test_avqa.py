@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from mettle_cache.datasets.avqa import SAMPLE_SCHEMA
-from mettle_cache.errors import UsageError
 from mettle_cache.pipelines.evaluate.evaluation import evaluate
 from mettle_cache.pipelines.evaluate.export import export_run, load_exported
 from mettle_cache.pipelines.report.params import count_trainable, params_table
@@ -127,7 +126,7 @@ def test_every_variant_trains_and_scores(store, tmp_path, overrides):
     assert 0 <= evaluate(tmp_path / "run", store=store).scores["accuracy"] <= 100
 
 
-def test_a_head_of_one_meta_token_is_exported_and_one_of_two_is_refused(store, run, tmp_path):
+def test_a_head_of_one_meta_token_is_folded_and_one_of_two_is_kept(store, run, tmp_path):
     out = tmp_path / "folded.safetensors"
     report = export_run(run, out=out, store=store, repeats=1)
     assert set(report.folded) == {"visual", "audio"}
@@ -143,9 +142,12 @@ def test_a_head_of_one_meta_token_is_exported_and_one_of_two_is_refused(store, r
         )
     assert torch.allclose(ours, exported, atol=1e-4)
     train(store, recipe=recipe("train.epochs=1", "lcd.k_audio=2"), out=tmp_path / "two")
-    with pytest.raises(UsageError, match="an LCD with K = 2 cannot be folded for this head"):
-        export_run(tmp_path / "two", store=store, repeats=1)
-    assert not (tmp_path / "two" / "folded.safetensors").exists()
+    report = export_run(tmp_path / "two", store=store, repeats=1)
+    assert set(report.folded) == {"visual"}
+    assert report.kept == {
+        "audio": "this head uses each of its K = 2 meta-tokens, and a folded LCD gives their mean alone"
+    }
+    assert report.difference < 1e-5
 
 
 def test_the_recipes_are_the_recommended_starting_point():

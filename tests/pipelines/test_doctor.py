@@ -4,6 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from mettle_cache.datasets.synthetic import write_demo_ave
+from mettle_cache.datasets.synthetic.llp import write_demo_llp
 from mettle_cache.pipelines import doctor
 from mettle_cache.pipelines.doctor import examine
 
@@ -31,16 +33,68 @@ def test_an_empty_folder_leads_to_the_demo(empty_folder):
     assert "GB free" in findings["disk"].found
 
 
-@pytest.mark.parametrize(("folder", "dataset"), [("AVE", "ave"), ("AVVP", "llp")])
-def test_data_in_its_place_leads_to_the_plan(empty_folder, folder, dataset):
-    (empty_folder / "data" / folder).mkdir(parents=True)
-    assert examine(measure=False).next_command == f"mettle plan --dataset {dataset}"
+@pytest.mark.parametrize(
+    ("folder", "dataset", "write"), [("AVE", "ave", write_demo_ave), ("AVVP", "llp", write_demo_llp)]
+)
+def test_data_in_its_place_leads_to_the_plan(empty_folder, folder, dataset, write):
+    write(empty_folder / "data" / folder)
+    diagnosis = examine(measure=False)
+    assert diagnosis.next_command == f"mettle plan --dataset {dataset}"
+    assert "clips" in by_topic(diagnosis)[f"dataset {dataset}"].found
 
 
-def test_weights_in_their_place_are_found(empty_folder):
+def test_an_empty_folder_in_a_data_set_s_place_is_no_data_set(empty_folder):
+    for folder in ("AVE", "AVVP", "folder", "AVQA", "AVSBench_data"):
+        (empty_folder / "data" / folder).mkdir(parents=True)
+    diagnosis = examine(measure=False)
+    assert diagnosis.next_command == "mettle demo"
+    data = [finding for finding in diagnosis.findings if finding.topic.startswith("dataset ")]
+    assert len(data) >= 6
+    for finding in data:
+        assert not finding.ok
+        assert "is an empty folder" in finding.found
+        assert "layouts: " in finding.advice
+
+
+def test_broken_annotations_and_missing_media_are_findings(empty_folder):
+    root = empty_folder / "data" / "AVE"
+    write_demo_ave(root, train=2, val=1, test=1, layout="mp4")
+    next((root / "AVE").glob("*.mp4")).unlink()
+    finding = by_topic(examine(measure=False))["dataset ave"]
+    assert (finding.ok, finding.found) == (False, "data/AVE: 4 clips, media of 1 are missing or unreadable")
+    assert "mettle extract --dataset ave" in finding.advice
+    (root / "Annotations.txt").write_bytes(b"\xff\xfe nothing of the kind")
+    finding = by_topic(examine(measure=False))["dataset ave"]
+    assert not finding.ok
+    assert finding.found.startswith("data/AVE: ")
+
+
+def test_a_file_in_a_data_set_s_place_is_a_finding(empty_folder):
+    (empty_folder / "data").mkdir()
+    (empty_folder / "data" / "AVE").touch()
+    assert "is a file, not a folder" in by_topic(examine(measure=False))["dataset ave"].found
+
+
+def test_weights_in_their_place_are_found_unless_empty(empty_folder):
     (empty_folder / "weights").mkdir()
-    (empty_folder / "weights" / "HTSAT_AudioSet_Saved_1.ckpt").touch()
+    (empty_folder / "weights" / "HTSAT_AudioSet_Saved_1.ckpt").write_bytes(b"weights")
     assert by_topic(examine(measure=False))["weights htsat"].ok
+    (empty_folder / "weights" / "HTSAT_AudioSet_Saved_1.ckpt").write_bytes(b"")
+    finding = by_topic(examine(measure=False))["weights htsat"]
+    assert not finding.ok
+    assert finding.found.endswith("HTSAT_AudioSet_Saved_1.ckpt is empty")
+
+
+def test_what_cannot_be_examined_hides_nothing_else(empty_folder, monkeypatch):
+    def fail():
+        raise ImportError("libtorch.so: no such file")
+
+    monkeypatch.setattr(doctor, "examine_device", fail)
+    monkeypatch.setenv("METTLE_WEIGHTS", "s3://bucket/weights")
+    findings = by_topic(examine(measure=False))
+    assert findings["device"].found == "cannot be examined: ImportError: libtorch.so: no such file"
+    assert any("METTLE_WEIGHTS: s3://bucket/weights is an address" in found.found for found in findings.values())
+    assert findings["decoders"].ok
 
 
 def test_the_disk_is_read_where_the_stores_will_be(empty_folder, monkeypatch):

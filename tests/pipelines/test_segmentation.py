@@ -10,6 +10,7 @@ from PIL import Image
 
 from mettle_cache.errors import DatasetError, UsageError
 from mettle_cache.pipelines.evaluate.evaluation import evaluate
+from mettle_cache.pipelines.evaluate.export import export_run
 from mettle_cache.pipelines.extract import run
 from mettle_cache.pipelines.extract.plan import make_plan
 from mettle_cache.pipelines.train.recipe import default_recipe, load_recipe
@@ -90,6 +91,10 @@ def test_from_store_to_masks(dataset, s4, ms3, root, tmp_path):
     recipe = load_recipe(default_recipe(store), SMALL)
     report = train(store, recipe=recipe, out=tmp_path / "run")
     assert report.metric == "miou"
+    exported = export_run(tmp_path / "run", store=store, repeats=1)
+    assert exported.folded == {}
+    assert set(exported.kept) == {"visual", "audio"}
+    assert "injects each meta-token" in exported.kept["audio"]
     result = evaluate(tmp_path / "run", store=store, root=root)
     assert result.paper["setting"] == f"{dataset}-swin-htsat"
     assert result.floors["all foreground"] < 50

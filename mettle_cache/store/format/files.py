@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mettle_cache.errors import StoreCorruptError
+from mettle_cache.paths import command_line
 from mettle_cache.store.format.digests import digest
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ _PLAIN = {"PLAIN", "RLE", "BIT_PACKED"}
 def repair_hint(store: Path) -> str:
     """The hint that tells a user how to repair a damaged store."""
     return (
-        f"run `mettle verify {store} --deep --repair`, then the same `mettle extract` command again; "
+        f"run `{command_line('mettle verify --deep --repair', store)}`, then the same `mettle extract` command "
+        "again; "
         "it extracts only the clips that were damaged"
     )
 

@@ -233,7 +233,7 @@ def _without_root(path: Path) -> StoreError:
         return damaged_root(path, "is missing")
     if names and all(name.startswith(f"{ROOT}.") for name in names):
         return StoreUnfinishedError(f"{path} is unfinished: its making was stopped as it began", hint=RESUME_HINT)
-    return StoreMissingError(f"there is no token store at {path}", hint="run `mettle extract` to make one")
+    return StoreMissingError(f"there is no token store at {path}", hint="make one with: mettle extract --dataset NAME")
 
 
 def _holds_records(path: Path) -> bool:

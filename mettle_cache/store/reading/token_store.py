@@ -14,6 +14,7 @@ import torch
 
 from mettle_cache.errors import StoreError, StoreKeyError, StoreUnfinishedError, UsageError
 from mettle_cache.layers import LayerSpec, group_by_array
+from mettle_cache.paths import command_line
 from mettle_cache.store.format.codecs import CODES, StaticArrays
 from mettle_cache.store.format.digests import digest_of
 from mettle_cache.store.format.manifest import Manifest, NamedCommits, open_manifest
@@ -209,7 +210,7 @@ class TokenStore:
         if unknown or not layers:
             raise UsageError(
                 f"{self.path} has no layer {', '.join(unknown) or '(none named)'}",
-                hint=f"it has {known[0]} to {known[-1]}; see: mettle info {self.path}",
+                hint=f"it has {known[0]} to {known[-1]}; see: {command_line('mettle info', self.path)}",
             )
         return list(dict.fromkeys(layers))
 

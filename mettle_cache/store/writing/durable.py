@@ -124,11 +124,11 @@ def disk_errors(path: Path, needed: int) -> Iterator[None]:
             raise NoRoomError(
                 f"no room at {path.parent}: {needed:,} bytes were needed, {free_bytes(path):,} are free "
                 f"({error.strerror})",
-                hint="make room (or raise the quota), then run the same command again; it continues where it stopped",
+                hint="make room (or raise the quota), then run the same command again",
             ) from error
         raise StoreError(
             f"the disk refused {path}: {error.strerror or error}",
-            hint="check the disk and the permissions, then run the same command again; it continues where it stopped",
+            hint="check the disk and the permissions, then run the same command again",
         ) from error
 
 

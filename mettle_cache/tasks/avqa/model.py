@@ -49,6 +49,15 @@ class AvqaModel(nn.Module):
         self.cross = nn.Linear(method.audio_dim, layer.width)
         self.intra = nn.Identity() if same else nn.Linear(method.visual_dim, layer.width)
 
+    @property
+    def kept_whole(self) -> dict[str, str]:
+        """The LCDs that do not fold for this head, by their place, and why."""
+        return {
+            modality: f"this head uses each of its K = {count} meta-tokens, and a folded LCD gives their mean alone"
+            for modality, count in self.counts.items()
+            if count > 1
+        }
+
     def forward(
         self,
         tokens: Mapping[str, LayerTokens],

@@ -101,6 +101,17 @@ class SegmentationModel(nn.Module):
             else None
         )
 
+    @property
+    def kept_whole(self) -> dict[str, str]:
+        """The LCDs, by their place, and why none of them folds."""
+        reason = "segmentation injects each meta-token, and a folded LCD gives their mean alone"
+        parts = {"visual": self.visual, "audio": self.audio}
+        return {
+            name: reason
+            for name, part in parts.items()
+            if part is not None and any(isinstance(source, LayerDistiller) for source in part.sources)
+        }
+
     def forward(self, tokens: Mapping[str, LayerTokens]) -> dict[str, Tensor]:
         """Tokens ``[B, T, N, D]`` by layer name to ``logits [B, T, 224, 224]``; with matching, ``matching [B, T]``."""
         # a mask's edge is where a logit's sign changes, and thresholds are 1/254 apart: no room for half precision

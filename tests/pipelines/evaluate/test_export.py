@@ -1,10 +1,12 @@
 import json
+import shutil
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from mettle_cache.cli.export import EPILOG, report_lines
 from mettle_cache.errors import RunError, StoreMissingError, UsageError
 from mettle_cache.methods.folded import FOLDED_FORMAT, load_folded
 from mettle_cache.pipelines.evaluate.export import export_run, load_exported
@@ -104,12 +106,43 @@ def test_exports_of_one_run_have_the_same_bytes(store, trained, tmp_path):
     assert outs[0].read_bytes() == outs[1].read_bytes()
 
 
-def test_an_lcd_that_does_not_fold_is_refused_with_the_reason(store, tmp_path):
-    run = train_to(store, tmp_path / "run", "lcd.steps_audio=2")
-    message = r"audio/s1b01: LCD with R = 2 cannot be folded: .* depend on the tokens\n.*steps_visual"
-    with pytest.raises(UsageError, match=message):
-        export_run(run, store=store)
-    assert not (run / "folded.safetensors").exists()
+@pytest.mark.parametrize(
+    ("steps", "folded"),
+    [(["lcd.steps_audio=2"], {"visual": 3}), (["lcd.steps_visual=2", "lcd.steps_audio=2"], {})],
+)
+def test_an_lcd_that_does_not_fold_is_kept_as_it_was_trained_with_the_reason(store, tmp_path, steps, folded):
+    run = train_to(store, tmp_path / "run", *steps)
+    report = export_run(run, store=store, repeats=1)
+    assert report.folded == folded
+    assert set(report.kept) == {"visual", "audio"} - set(folded)
+    assert report.kept["audio"].startswith("layer audio/s1b01: LCD with R = 2 cannot be folded")
+    lines = report_lines(report)
+    assert sum(line.startswith("kept ") for line in lines) == len(report.kept)
+    assert ("folded     nothing; the file holds the head as it was trained" in lines) == (not folded)
+    trained = bind_task(load_recipe("ave-small", [*FAST, *steps]), store).build_model()
+    trained.load_state_dict(load_checkpoint(run / "best.safetensors")[0])
+    tokens = store.read([0, 1]).layers
+    expected, exported = trained.eval()(tokens), load_exported(str(report.out))(tokens)
+    for name, value in expected.items():
+        assert (exported[name] - value).abs().max() <= 1e-5 * value.abs().max()
+
+
+def test_an_export_writes_over_no_file_of_another_kind(store, trained, tmp_path):
+    run = shutil.copytree(trained, tmp_path / "run")
+    before = (run / "best.safetensors").read_bytes()
+    with pytest.raises(UsageError, match=r"best.safetensors is there already, and is no exported head"):
+        export_run(run, store=store, out=run / "best.safetensors", repeats=1)
+    assert (run / "best.safetensors").read_bytes() == before
+
+
+def test_the_example_of_the_help_runs_as_it_stands(store, trained, tmp_path, monkeypatch):
+    export_run(trained, store=store, out=tmp_path / "heads" / "ave.safetensors", repeats=1)
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "ave-swinv2_l-htsat.zarr").symlink_to(store.path)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(EPILOG.split("in Python:")[1].replace("\b", ""), names)
+    assert names["outputs"].keys() == load_exported("heads/ave.safetensors")(store.read([0]).layers).keys()
 
 
 def test_a_head_of_another_method_is_written_as_it_is(store, tmp_path):

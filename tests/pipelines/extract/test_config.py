@@ -83,6 +83,13 @@ def test_the_default_place_says_what_is_not_the_default(options, name):
     assert default_store_path(ExtractConfig(dataset="ave", **options)) == Path("cache") / name
 
 
+def test_two_folders_of_a_user_s_own_clips_have_two_stores():
+    first, second = (ExtractConfig(dataset="folder", root=Path("clips") / name) for name in ("dogs", "my birds"))
+    assert default_store_path(first) == Path("cache/folder-dogs-swinv2_l-htsat.zarr")
+    assert default_store_path(second) == Path("cache/folder-my_birds-swinv2_l-htsat.zarr")
+    assert default_store_path(ExtractConfig(dataset="folder")) == Path("cache/folder-swinv2_l-htsat.zarr")
+
+
 def test_options_that_are_chosen_are_part_of_the_name():
     usual, chosen = (ExtractConfig(dataset="avs-s4", options=(f"train_frames={n}",)) for n in (1, 5))
     assert default_store_path(usual) == Path("cache/avs-s4-swinv2_l-htsat.zarr")

@@ -15,6 +15,8 @@ from mettle_cache.errors import UsageError
 from mettle_cache.pipelines.extract import plan
 from mettle_cache.pipelines.extract.config import ExtractConfig
 from mettle_cache.pipelines.extract.plan import TIMED_SEGMENTS, make_plan, run_passes, seconds_a_clip, verdict
+from mettle_cache.store.format.codecs import CODECS
+from tests.store import toy_codecs
 
 SMALL = "test_vit"
 
@@ -46,6 +48,18 @@ def test_sizes_of_the_published_backbones_are_those_of_the_paper_and_pencil(root
     assert sum(stage.clip_bytes["int8"] for stage in report.stages) == clip_bytes["all", "int8"]
     assert report.clips == 4
     assert report.chosen.nbytes == 4 * clip_bytes["all", "int8"]
+
+
+def test_the_static_arrays_of_a_codec_are_counted(root):
+    CODECS.register(toy_codecs.SIX)
+    try:
+        report = make_plan(config(root, visual=SMALL, audio="shared", codec=toy_codecs.SIX.name), measure=False)
+    finally:
+        CODECS.unregister(toy_codecs.SIX.name)
+    # 64 float32 levels a layer and a checksum a stage (one of each modality here)
+    layers = sum(stage.layers for stage in report.stages)
+    assert report.chosen.nbytes == 4 * report.chosen.clip_bytes + layers * 64 * 4 + len(report.stages) * 4
+    assert report.chosen.files == 4 * (2 * len(report.stages) + 1) + len(report.stages)
 
 
 def test_a_chosen_layer_set_joins_the_usual_ones(root):

@@ -16,6 +16,7 @@ from mettle_cache.pipelines.train.recipe import (
     resolve_recipe,
 )
 from mettle_cache.pipelines.train.recipe_file import list_recipes
+from mettle_cache.pipelines.train.spec import combine_variants
 
 # Tables 13 and 14, and docs/protocols/avel.md, "Parameter accounting", for the width
 PUBLISHED = {
@@ -248,3 +249,34 @@ def test_a_data_set_s_own_recipe_goes_before_its_task_s(tiny_store):
 def test_a_data_set_without_a_task_has_no_default(tiny_store):
     with pytest.raises(UsageError, match=r"no task is for the data set 'kinetics'.*\n.*--recipe; .* a task: ave, llp"):
         default_recipe(tiny_store(1, 1, 1, dataset="kinetics"))
+
+
+@pytest.mark.parametrize(
+    ("override", "layers"),
+    [
+        ("layers=stages", "stages"),
+        ("layers=[visual/last:1,audio/last:1]", "visual/last:1,audio/last:1"),
+        ("layers=[visual/last:1, audio/s1b01]", "visual/last:1,audio/s1b01"),
+        ('layers=["visual/last:1", "audio/last:1"]', "visual/last:1,audio/last:1"),
+        ("layers=visual/last:1,audio/last:1", "visual/last:1,audio/last:1"),
+        ("layers=[all]", "all"),
+    ],
+)
+def test_a_value_with_commas_goes_in_brackets(override, layers):
+    assert load_recipe("ave-small", [override]).layers == layers
+    (variant,) = combine_variants(["train.epochs=1"], [override.replace(" ", "").replace('"', "")])
+    assert load_recipe("ave-small", variant.overrides).layers == layers
+
+
+def test_a_sweep_tries_lists_of_layers():
+    variants = combine_variants(["layers=[visual/last:1,audio/last:1],[stages]"], [])
+    assert [load_recipe("ave-small", variant.overrides).layers for variant in variants] == [
+        "visual/last:1,audio/last:1",
+        "stages",
+    ]
+
+
+@pytest.mark.parametrize("override", ["layers=[]", "layers=[a,,b]]", "layers=[a b", "layers=[1, 2]", "layers=[[a]]"])
+def test_brackets_that_hold_no_words_are_refused(override):
+    with pytest.raises(ConfigError):
+        load_recipe("ave-small", [override])
