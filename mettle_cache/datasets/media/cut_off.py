@@ -1,9 +1,9 @@
 """Files that certainly lost their end: a part of the file promises more than there is.
 
 MP4 and QuickTime files are a row of boxes, each with its length; a segment index (sidx) also tells the lengths of boxes
-to come, and the header of a fragmented file may tell its duration (mehd). A Matroska file is one segment whose length
-its writer fills in at the end. Where such a length lies beyond the file's end, a download or a copy was not finished. A
-length that is left open (0, or "unknown") proves nothing, and so does what is no box at all: cameras pad their files.
+to come, and the header of a fragmented file may tell its duration (mehd). A Matroska file is a segment of elements, an
+AVI file a RIFF chunk. Where such a length lies beyond the file's end, a download or a copy was not finished. A length
+that is left open (0, or "unknown") proves nothing, and so does what is none of these: cameras pad their files.
 """
 
 from __future__ import annotations
@@ -15,19 +15,30 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mettle_cache.datasets.media.fault import MediaFileError
-from mettle_cache.datasets.media.mp4_boxes import Box, boxes
+from mettle_cache.datasets.media.mp4_boxes import MOST_BOXES, Box, boxes
 
 _KINDS = frozenset(b"ftyp moov mdat moof mfra free skip wide styp sidx ssix emsg prft uuid meta pdin udta pnot".split())
 _MOST_FIELDS = 1 << 20
 """Bytes: 12 for each of the 65,535 references that a segment index may hold."""
-_EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
+_SEGMENT = b"\x18\x53\x80\x67"
+_ELEMENTS = {
+    b"\x1a\x45\xdf\xa3": "header",
+    _SEGMENT: "segment",
+    b"\x1f\x43\xb6\x75": "cluster",
+    **dict.fromkeys((b"\xa3", b"\xa0", b"\xaf"), "block"),
+    **dict.fromkeys((b"\xe7", b"\xab", b"\xa7", b"\x58\x54", b"\xec", b"\xbf"), "element"),
+    **dict.fromkeys((b"\x11\x4d\x9b\x74", b"\x15\x49\xa9\x66", b"\x16\x54\xae\x6b"), "element"),
+    **dict.fromkeys((b"\x1c\x53\xbb\x6b", b"\x19\x41\xa4\x69", b"\x10\x43\xa7\x70", b"\x12\x54\xc3\x67"), "element"),
+}
+"""Matroska's, by the bytes of their numbers: those of a segment and those of a cluster."""
+_RIFF_UNKNOWN, _RIFF_SLACK = 0x7FFF0000, 128
 
 
 def refuse_cut_file(path: Path) -> None:
-    """Look at the lengths in an MP4, QuickTime or Matroska file. Raises MediaFileError where the end is lost."""
+    """Look at the lengths in an MP4, QuickTime, Matroska or AVI file. Raises MediaFileError where the end is lost."""
     with path.open("rb") as file:
         size = file.seek(0, 2)
-        end, what = max(((_segment_end(file), "segment"), *_promised_ends(file, size)))
+        end, what = max((_riff_end(file), *_element_ends(file, size), *_promised_ends(file, size)))
     if end > size:
         raise MediaFileError(
             path,
@@ -91,18 +102,32 @@ def _announced(sidx: bytes) -> int:
     )
 
 
-def _segment_end(file: BinaryIO) -> int:
-    """Where the Matroska segment ends by its own length; 0 where that is unknown."""
+def _riff_end(file: BinaryIO) -> tuple[int, str]:
+    """Where an AVI file ends by its own length, give or take a header that writers count in or forget."""
     file.seek(0)
-    head = file.read(4096)
-    if not head.startswith(_EBML):
-        return 0
-    length, at = _variable_size(head, len(_EBML))
-    at += length or 0
-    if head[at : at + 4] != _SEGMENT:
-        return 0
-    length, start = _variable_size(head, at + 4)
-    return 0 if length is None else start + length
+    head = file.read(12)
+    length = int.from_bytes(head[4:8], "little")
+    # who cannot go back to write the length leaves the largest there is
+    told = head[:4] == b"RIFF" and head[8:] == b"AVI " and length < _RIFF_UNKNOWN
+    return (8 + length - _RIFF_SLACK if told else 0), "RIFF chunk"
+
+
+def _element_ends(file: BinaryIO, size: int) -> Iterator[tuple[int, str]]:
+    """Where each outer element of a Matroska file ends; of those with an unknown length, each of their own elements."""
+    at = 0
+    for _ in range(MOST_BOXES):
+        file.seek(at)
+        head = file.read(12)
+        kind = head[: 9 - head[0].bit_length()] if head else b""
+        if at >= size or kind not in _ELEMENTS:
+            return
+        length, start = _variable_size(head, len(kind))
+        if length is None:
+            at += start
+            continue
+        yield at + start + length, _ELEMENTS[kind]
+        # a segment of known length is looked into as well: its end may be right and its last cluster not
+        at += start if kind == _SEGMENT else start + length
 
 
 def _variable_size(data: bytes, at: int) -> tuple[int | None, int]:

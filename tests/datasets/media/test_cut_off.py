@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import io
 import struct
 from pathlib import Path
 
 import pytest
 
-from mettle_cache.datasets.media import mp4_boxes
+from mettle_cache.datasets.media import cut_off, mp4_boxes
 from mettle_cache.datasets.media.cut_off import promised_seconds, refuse_cut_file
 from mettle_cache.datasets.media.fault import MediaFileError
 from mettle_cache.datasets.media.soundtrack import load_video_audio
@@ -35,7 +36,7 @@ def _box(kind: bytes, content: bytes = b"") -> bytes:
     return struct.pack(">I", 8 + len(content)) + kind + content
 
 
-@pytest.mark.parametrize("kind", ["faststart", "fragments", "dash", "indexed", "mkv", "webm"])
+@pytest.mark.parametrize("kind", ["faststart", "fragments", "dash", "indexed", "mkv", "webm", "live", "avi"])
 @pytest.mark.parametrize("share", [0.4, 0.75, 0.995])
 def test_a_file_that_ends_within_a_part_is_cut_off(tmp_path: Path, kind: str, share: float) -> None:
     path = _write(tmp_path, kind)
@@ -78,9 +79,13 @@ def test_the_header_of_fragments_tells_how_long_they_are(tmp_path: Path) -> None
 def test_a_file_whose_last_part_is_lost_but_whose_header_tells_how_long_it_is(tmp_path: Path, kind: str) -> None:
     path = _write(tmp_path, kind)
     content = bytearray(path.read_bytes()[: path.stat().st_size // 2])
-    if kind != "flv":  # a length that is left open, as that of a stream
-        at = content.index(b"\x18\x53\x80\x67") + 4
-        content[at : at + 8] = b"\x01" + b"\xff" * 7
+    if kind != "flv":  # lengths that are left open, as those of a stream, and an end between two blocks
+        for element in (b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75"):
+            at = content.rindex(element) + 4
+            width = 9 - content[at].bit_length()
+            content[at : at + width] = ((1 << 7 * width + 1) - 1).to_bytes(width, "big")
+        ends = [end for end, _ in cut_off._element_ends(io.BytesIO(content), len(content))]
+        content = content[: max(end for end in ends if end <= len(content))]
     path.write_bytes(content)
     for load in (lambda: load_video_frames(path, MIDDLES), lambda: load_video_audio(path)):
         with pytest.raises(MediaFileError, match=r"(is cut off: it ends at \d.\d s of 10.\d s|cannot be decoded)"):
@@ -88,12 +93,19 @@ def test_a_file_whose_last_part_is_lost_but_whose_header_tells_how_long_it_is(tm
 
 
 def test_a_recording_that_promises_nothing_is_as_long_as_it_is(tmp_path: Path) -> None:
-    path = _write(tmp_path, "live")
+    path = _write(tmp_path, "ts")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     shown = [grey_number(picture) for picture in load_video_frames(path, MIDDLES)]
-    assert shown[:3] == [2, 6, 10]
+    assert shown[:3] == [1, 5, 9]
     assert shown[6:] == [shown[-1]] * 4
     assert len(load_video_audio(path)[0]) < 8 * 16_000
+
+
+@pytest.mark.parametrize("length", [0, 0x7FFFF000, 0xFFFFFFFF])
+def test_an_avi_file_that_was_written_to_a_pipe(tmp_path: Path, length: int) -> None:
+    path = _write(tmp_path, "avi")
+    path.write_bytes(b"RIFF" + length.to_bytes(4, "little") + path.read_bytes()[8:])
+    assert len(load_video_frames(path, MIDDLES)) == 10
 
 
 @pytest.mark.parametrize("kind", ["mp4", "faststart", "fragments", "mkv"])
