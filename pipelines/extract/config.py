@@ -95,7 +95,7 @@ class ExtractConfig:
     def preprocessing(self) -> Preprocessing:
         """What the data set's published code does in its own way, as far as it is wanted. Raises UsageError."""
         published = dataset_info(self.dataset).preprocessing
-        return replace(published, file_sound=False) if self.audio == SHARED_MEAN else published
+        return published if self.audio == SHARED else replace(published, file_sound=False)
 
     @property
     def layer_selection(self) -> str:

@@ -200,7 +200,7 @@ def build_extractor(
 def open_config_dataset(config: ExtractConfig) -> Dataset:
     """The data set of a configuration. Raises UsageError and DatasetError."""
     dataset = open_dataset(config.dataset, config.root, config.dataset_options)
-    if config.shared and config.preprocessing.file_sound and isinstance(dataset, HasSoundFiles):
+    if config.preprocessing.file_sound and isinstance(dataset, HasSoundFiles):
         return dataset.preferring_sound_files()
     return dataset
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, cast
 
-from mettle_cache.datasets import open_dataset
+from mettle_cache.datasets import Dataset, open_dataset
+from mettle_cache.datasets.protocol import HasSoundFiles
 from mettle_cache.pipelines.extract.memory import SourceMemory
 from mettle_cache.pipelines.extract.sources import compare_sources
 from mettle_cache.pipelines.progress import Progress, Silent
@@ -59,7 +62,8 @@ def verify_sources(store: Path | str, root: Path | str, progress: Progress | Non
     with StoreWriter.join(store) as writer:
         key, made_of = writer.metadata.record.key, writer.made_of()
         options = key.extraction.get("options")
-        dataset = open_dataset(key.dataset, root, options if isinstance(options, dict) else {})
+        opened = open_dataset(key.dataset, root, cast(dict[str, str], options) if isinstance(options, dict) else {})
+        dataset = _as_heard(opened, key.extraction)
         memory = SourceMemory.open(writer.metadata.record.key_digest, dataset.root)
         sources = {writer.clips[index]: source for index, source in made_of.items()}
         outcome = compare_sources(sources, dataset, memory, progress or Silent(), read_all=True)
@@ -69,4 +73,12 @@ def verify_sources(store: Path | str, root: Path | str, progress: Progress | Non
         changed=dict(outcome.changed),
         missing=list(outcome.missing),
         other_annotations=samples_digest(dataset.samples) != key.samples.digest,
+    )
+
+
+def _as_heard(dataset: Dataset, extraction: Mapping[str, Any]) -> Dataset:
+    """The data set with its sound files before its arrays, if the store's backbone heard sound files as they are."""
+    heard = extraction.get("backbones", {}).get("audio", {}).get("preprocessing", {})
+    return (
+        dataset.preferring_sound_files() if "sound_files" in heard and isinstance(dataset, HasSoundFiles) else dataset
     )

@@ -61,8 +61,10 @@ def check_riff(path: Path, size: int) -> None:
     with path.open("rb") as file:
         head = file.read(12)
         form = _FORMS.get((head[:4], head[8:]))
-        header = form and _read_header(file, form, size, int.from_bytes(head[4:8], form.order))
-        if form is None or header is None:
+        if form is None:
+            return
+        header = _read_header(file, form, size, int.from_bytes(head[4:8], form.order))
+        if header is None:
             return
         if form.samples == b"data":
             _check_format(path, header.format, form)

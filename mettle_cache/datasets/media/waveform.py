@@ -127,7 +127,7 @@ def _read_channels(path: Path, file: soundfile.SoundFile) -> NDArray[np.float32]
     try:
         # the number of frames is given because some codecs, such as GSM 6.10, cannot be asked what is left; and all are
         # read at once because soundfile seeks after each call, which MP3 does not do to the bit
-        samples = file.read(file.frames, dtype="float32", always_2d=True)
+        samples: NDArray[np.float32] = file.read(file.frames, dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, ValueError, OverflowError) as error:
         raise MediaFileError(path, f"cannot be decoded: {getattr(error, 'error_string', error)}") from error
     if file.format == "FLAC" and (count := ffmpeg_sound.count_samples(path)) > file.frames:

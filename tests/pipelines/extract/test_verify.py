@@ -13,6 +13,7 @@ from mettle_cache.datasets import open_dataset
 from mettle_cache.errors import StoreMissingError
 from mettle_cache.pipelines.extract.verify import verify_sources
 from mettle_cache.store.writing.writer import StoreWriter
+from tests.datasets.avsbench_files import write_ms3
 from tests.pipelines.extraction import tree, write_clips
 from tests.store.tiny import clip_tokens, make_spec
 
@@ -129,3 +130,13 @@ def test_the_options_of_the_data_set_are_those_of_the_store(root, tmp_path):
 def test_without_a_store_there_is_nothing_to_compare(root, tmp_path):
     with pytest.raises(StoreMissingError):
         verify_sources(tmp_path / "none.zarr", root)
+
+
+def test_a_shared_store_is_compared_with_the_sound_files_that_it_heard(tmp_path):
+    root = write_ms3(tmp_path / "avs")
+    write_ms3(root, waves=False)
+    dataset = open_dataset("avs-ms3", root).preferring_sound_files()
+    sources = {clip.id: by_hand([clip.frames, clip.audio]) for clip in dataset.clips}
+    key = {"backbones": {"audio": {"preprocessing": {"sound_files": "first channel at its own rate"}}}}
+    assert verify_sources(write(tmp_path / "heard.zarr", dataset, sources, key), root).same == len(sources)
+    assert verify_sources(write(tmp_path / "other.zarr", dataset, sources), root).same == 0
