@@ -18,6 +18,7 @@ from mettle_cache.datasets.media import decode, pixels, video, waveform
 from mettle_cache.datasets.media.allowance import Allowance, allowed
 from mettle_cache.datasets.media.arrays import NPY_RATE
 from mettle_cache.datasets.media.budget import for_each_clip
+from mettle_cache.datasets.media.decode import add_file
 from mettle_cache.datasets.media.fault import MediaFileError, require_file
 from mettle_cache.datasets.media.pictures import header_remarks
 from mettle_cache.datasets.media.places import TRACKS, reader_ending
@@ -160,13 +161,13 @@ class AvsbenchDataset:
     def source_digest(self, clip: Clip) -> str:
         """BLAKE2b of the picture and of the recording, 32 hex characters. Raises MediaFileError."""
         digest = hashlib.blake2b(digest_size=16)
-        from_dict = clip.audio.suffix == WAVE_DICT_SUFFIX
-        for content in (
-            _content(clip.frames),
-            self._recording(clip)[0].tobytes() if from_dict else _content(clip.audio),
-        ):
+        add_file(digest, clip.frames)
+        if clip.audio.suffix == WAVE_DICT_SUFFIX:
+            content = self._recording(clip)[0].tobytes()
             digest.update(len(content).to_bytes(8, "little"))
             digest.update(content)
+        else:
+            add_file(digest, clip.audio)
         return digest.hexdigest()
 
     @cached_property
@@ -221,11 +222,3 @@ class AvsbenchDataset:
             decode.check_recording(path)
         else:
             require_file(path)
-
-
-def _content(path: Path) -> bytes:
-    require_file(path)
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise MediaFileError(path, f"cannot be read: {error.strerror}") from error

@@ -111,14 +111,19 @@ def source_digest(clip: Clip, segments: int, rule: PictureRule = SPREAD) -> str:
     """BLAKE2b over the files that decoding uses, each with its length, in order; names and places do not count."""
     digest = hashlib.blake2b(digest_size=16)
     for path in source_files(clip, segments, rule):
-        digest.update(require_file(path).st_size.to_bytes(8, "little"))
-        try:
-            with path.open("rb") as file:
-                while piece := file.read(_READ_SIZE):
-                    digest.update(piece)
-        except OSError as error:
-            raise MediaFileError(path, f"cannot be read: {error.strerror}") from error
+        add_file(digest, path)
     return digest.hexdigest()
+
+
+def add_file(digest: hashlib.blake2b, path: Path) -> None:
+    """Add a file's length and content, however large it is. Raises MediaFileError."""
+    digest.update(require_file(path).st_size.to_bytes(8, "little"))
+    try:
+        with path.open("rb") as file:
+            while piece := file.read(_READ_SIZE):
+                digest.update(piece)
+    except OSError as error:
+        raise MediaFileError(path, f"cannot be read: {error.strerror}") from error
 
 
 def policy(segments: int, patterns: dict[str, list[str]], rule: PictureRule = SPREAD) -> dict[str, object]:

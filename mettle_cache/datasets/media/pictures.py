@@ -119,8 +119,14 @@ def _counts_by(count: int, segments: int, rate: int) -> bool:
     return (segments - 1) * rate < count <= (segments + 1) * rate
 
 
-def _chosen(pictures: list[Path], segments: int, rule: PictureRule) -> list[Path]:
-    return [pictures[index] for index in choose_frames(len(pictures), segments, rule.rate)]
+def _chosen(pictures: dict[int, Path], segments: int, rule: PictureRule) -> list[Path]:
+    """The T of ``pictures``, by number in their order, that the rule gives."""
+    if rule.rate and not _counts_by(len(pictures), segments, rule.rate):
+        named = [pictures[number] for number in range(1, segments + 1) if number in pictures]
+        if len(named) == segments:  # whatever stands before number 1 or is between: the published loader goes by name
+            return named
+    in_order = list(pictures.values())
+    return [in_order[index] for index in choose_frames(len(in_order), segments, rule.rate)]
 
 
 def _names(folder: Path) -> list[str]:
@@ -131,8 +137,8 @@ def _names(folder: Path) -> list[str]:
         raise MediaFileError(folder, f"cannot be listed: {error.strerror}") from error
 
 
-def _numbered_pictures(folder: Path, *, from_one: bool) -> list[Path]:
-    """The pictures in numeric order; ``from_one``: the first stands for the first second, so that it must be there."""
+def _numbered_pictures(folder: Path, *, from_one: bool) -> dict[int, Path]:
+    """The pictures by number, in order; ``from_one``: the first stands for the first second and must be there."""
     numbers: dict[int, str] = {}
     for name in _names(folder):
         # names with a leading dot are what macOS leaves beside the files it copies
@@ -149,7 +155,7 @@ def _numbered_pictures(folder: Path, *, from_one: bool) -> list[Path]:
     if from_one and ordered[0] > 1:
         raise MediaFileError(folder, f"the first picture is {escaped(numbers[ordered[0]])}: number 1 is missing")
     _refuse_gaps(folder, ordered, numbers)
-    return [folder / numbers[number] for number in ordered]
+    return {number: folder / numbers[number] for number in ordered}
 
 
 def _refuse_gaps(folder: Path, ordered: list[int], names: dict[int, str]) -> None:

@@ -126,21 +126,25 @@ def decode_pixels(path: Path, picture: ImageFile.ImageFile) -> Pixels:
     """What is in an open picture, grey at its own depth. Raises MediaFileError, or what Pillow raises."""
     depth16 = any(str(tile.args) in _LOW_BYTES for tile in picture.tile)
     transparent = picture.has_transparency_data
+    colours = len(picture.palette.palette) // 3 if picture.palette is not None else 256
     picture.load()
     if picture.mode in _GREY16:
         return Pixels(np.array(picture).astype(np.uint16))
     if picture.mode in ("1", "L"):
         return Pixels(np.array(picture.convert("L")))
+    indexes = np.array(picture) if picture.mode == "P" else None
+    if indexes is not None and indexes.max() >= colours:
+        raise MediaFileError(path, f"has index {indexes.max()} of a palette of {colours} colours")
     if picture.mode == "LA":
         values = np.asarray(picture)
         return Pixels(values[..., 0], values[..., 1])
     if picture.mode in ("RGBA", "P") and transparent:
         values = np.asarray(picture.convert("RGBA"))
-        pixels = Pixels(values[..., :3], values[..., 3], indexes=_indexes(picture))
+        pixels = Pixels(values[..., :3], values[..., 3], indexes=indexes)
     else:
         # one colour that is transparent adds nothing to the colours themselves
         picture.info.pop("transparency", None)
-        pixels = Pixels(np.array(picture.convert("RGB")), indexes=_indexes(picture))
+        pixels = Pixels(np.array(picture.convert("RGB")), indexes=indexes)
     if depth16 and not pixels.values.any():
         refuse_low_values(path, _low_bytes(path))
     return pixels
@@ -216,10 +220,6 @@ def _working_bytes(picture: ImageFile.ImageFile) -> int:
     if picture.format == "WEBP":
         each += _WEBP_CANVASES
     return each * picture.width * picture.height
-
-
-def _indexes(picture: ImageFile.ImageFile) -> NDArray[np.uint8] | None:
-    return np.array(picture) if picture.mode == "P" else None
 
 
 def _low_bytes(path: Path) -> NDArray[np.uint8]:

@@ -62,6 +62,13 @@ def test_a_layout_that_counts_by_the_second_reads_numbers_1_to_10(tmp_path: Path
     assert [path.name for path in chosen] == [f"{number:08d}.jpg" for number in range(1, 11)]
 
 
+def test_number_0_is_not_read_where_1_to_10_are_there(tmp_path: Path) -> None:
+    folder = _fill(tmp_path / "clip", [f"{number}.jpg" for number in range(11)])
+    assert [path.stem for path in segment_pictures(folder, 10, PictureRule(rate=8))] == [str(n) for n in range(1, 11)]
+    (folder / "10.jpg").unlink()
+    assert [path.stem for path in segment_pictures(folder, 10, PictureRule(rate=8))] == [str(n) for n in range(10)]
+
+
 @pytest.mark.parametrize("count", [1, 7, 9])
 def test_fewer_pictures_than_seconds_end_in_the_last_one_again(count: int) -> None:
     assert choose_frames(count, 10, rate=8) == [*range(count), *[count - 1] * (10 - count)]

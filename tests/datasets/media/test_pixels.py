@@ -162,6 +162,10 @@ def test_pictures_that_can_be_meant_in_two_ways_are_refused(tmp_path: Path) -> N
         (cmyk[:start] + cmyk[start + 2 + length :], "is CMYK without Adobe's marker"),
         (_saved(frames[0], "PNG", save_all=True, append_images=frames[1:]), "is an animation of 2 pictures"),
         (_saved(frames[0], "WEBP", save_all=True, append_images=frames[1:]), "is an animation of 2 pictures"),
+        (
+            png(np.full((4, 4), 3, np.uint8), colour_type=PALETTE, extra=_palette(np.ones((2, 3), np.uint8))),
+            "has index 3 of a palette of 2 colours",
+        ),
         (png(np.zeros((4, 4), np.uint8), colour_type=PALETTE), "has indexes of a palette, and no palette"),
     ):
         with pytest.raises(MediaFileError, match=what):
