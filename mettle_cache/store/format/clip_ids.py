@@ -17,7 +17,7 @@ from mettle_cache.store.format.files import CLIPS_FILE, read_small, repair_hint
 
 MOST_CLIPS = 1 << 21
 _LONGEST_ID = 256
-_LARGEST_FILE = 64 << 20
+LARGEST_IDS = 64 << 20
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"')
 
 
@@ -54,7 +54,7 @@ def read_clip_ids(store: Path, *, count: int, expected: str) -> tuple[str, ...]:
         The file is missing or has another digest than ``expected``, or holds what no writer writes.
     """
     path = store / CLIPS_FILE
-    data = read_small(path, limit=_LARGEST_FILE, store=store)
+    data = read_small(path, limit=LARGEST_IDS, store=store)
     if digest(data) != expected or not _is_list_of_strings(data, count):
         raise StoreCorruptError(f"{path}: not the clips that the store's key names", hint=repair_hint(store))
     try:
@@ -69,4 +69,4 @@ def read_clip_ids(store: Path, *, count: int, expected: str) -> tuple[str, ...]:
 
 def _is_list_of_strings(data: bytes, count: int) -> bool:
     """Whether JSON is a list of ``count`` strings and nothing else, before it is parsed into memory."""
-    return _STRING.sub(b"", data) == b"[" + b"," * (count - 1) + b"]"
+    return _STRING.sub(b"", data, count + 1) == b"[" + b"," * (count - 1) + b"]"

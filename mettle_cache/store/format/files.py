@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 CLIPS_FILE = "clips.json"
 SAMPLES = "samples.parquet"
 MANIFEST = "manifest.parquet"
-LARGEST_RECORD = 4 << 20
+LARGEST_RECORD = 2 << 20
 LARGEST_TABLE = 256 << 20
 _MOST_VECTORS = os.sysconf("SC_IOV_MAX")
 _MOST_ROWS = 1 << 22

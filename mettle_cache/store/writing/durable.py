@@ -126,6 +126,11 @@ def disk_errors(path: Path, needed: int) -> Iterator[None]:
                 f"({error.strerror})",
                 hint="make room (or raise the quota), then run the same command again",
             ) from error
+        if error.errno in (errno.EISDIR, errno.ENOTDIR):
+            raise StoreError(
+                f"the disk refused {error.filename2 or error.filename or path}: {error.strerror}",
+                hint="move away the file or folder that lies there, then run the same command again",
+            ) from error
         raise StoreError(
             f"the disk refused {path}: {error.strerror or error}",
             hint="check the disk and the permissions, then run the same command again",

@@ -13,15 +13,24 @@ from functools import partial
 from pathlib import Path
 
 from mettle_cache.errors import (
+    ConfigError,
     StoreCorruptError,
     StoreError,
     StoreKeyError,
     StoreMissingError,
     StoreUnfinishedError,
 )
-from mettle_cache.store.format.clip_ids import clip_ids_bytes
+from mettle_cache.store.format.clip_ids import LARGEST_IDS, clip_ids_bytes
 from mettle_cache.store.format.digests import digest, digest_of
-from mettle_cache.store.format.files import CLIPS_FILE, LARGEST_RECORD, MANIFEST, SAMPLES, read_small, table_bytes
+from mettle_cache.store.format.files import (
+    CLIPS_FILE,
+    LARGEST_RECORD,
+    MANIFEST,
+    SAMPLES,
+    open_table,
+    read_small,
+    table_bytes,
+)
 from mettle_cache.store.format.manifest import ManifestRow, manifest_table
 from mettle_cache.store.format.metadata import (
     COMMITS,
@@ -41,6 +50,7 @@ from mettle_cache.store.writing.locks import LOCKS, sweep_locks
 def create_store(path: Path, spec: StoreSpec) -> StoreMetadata:
     """The metadata of the store at ``path``, made or resumed; see :meth:`StoreWriter.create_or_resume`."""
     new = StoreMetadata.of_spec(path, spec)
+    _check_sizes(new, spec)
     metadata = _existing_store(new)
     if metadata is None:
         metadata = new
@@ -87,6 +97,23 @@ def forget_clips(metadata: StoreMetadata, clips: Iterable[int]) -> None:
 def commits_digest(digests: Sequence[str]) -> str:
     """The digest of all commits: of the list of their digests, in clip order."""
     return digest_of(list(digests))
+
+
+def _check_sizes(new: StoreMetadata, spec: StoreSpec) -> None:
+    """Refuse to write what no reader takes. Raises ConfigError."""
+    problems = []
+    for name, content, limit in (
+        (ROOT, new.metadata_files()[ROOT], LARGEST_RECORD),
+        (CLIPS_FILE, clip_ids_bytes(spec.clips), LARGEST_IDS),
+    ):
+        if len(content) > limit:
+            problems.append(f"{name} would have {len(content):,} bytes, more than the {limit:,} that it may have")
+    try:
+        open_table(table_bytes(spec.samples))
+    except ValueError as error:
+        problems.append(f"{SAMPLES} would have {error}")
+    if problems:
+        raise ConfigError(problems, where=f"store of {spec.dataset}")
 
 
 def _existing_store(new: StoreMetadata) -> StoreMetadata | None:

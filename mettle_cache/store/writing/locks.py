@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 import re
 import socket
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from mettle_cache.errors import StoreBusyError, UsageError
+from mettle_cache.errors import StoreBusyError, StoreCorruptError, UsageError
 from mettle_cache.store.writing.durable import disk_errors
 
 LOCKS = ".locks"
@@ -47,6 +48,8 @@ class PartLock:
 
     def __init__(self, store: Path, part: tuple[int, int], clips: int) -> None:
         self._folder = store / LOCKS
+        if self._folder.is_symlink():
+            raise StoreCorruptError(f"{self._folder} is a link; a store holds its own files", hint="remove the link")
         self._folder.mkdir(exist_ok=True)
         number, of = part
         self._path = self._folder / f"part-{number}-of-{of}.lock"
@@ -64,6 +67,7 @@ class PartLock:
 
     @staticmethod
     def _acquire(path: Path, store: Path) -> FileLock:
+        _remove_alias(path)
         lock = FileLock(path, thread_local=False)
         try:
             lock.acquire(timeout=0)
@@ -90,6 +94,7 @@ def finish_lock(store: Path) -> Iterator[None]:
     path = store / FINISHING
     lock = FileLock(path, thread_local=False)
     with disk_errors(path, needed=0):
+        _remove_alias(path)
         lock.acquire()
     try:
         yield
@@ -100,6 +105,7 @@ def finish_lock(store: Path) -> Iterator[None]:
 def sweep_locks(store: Path) -> None:
     """Remove the lock files of processes that died."""
     for path, _ in _others(store / LOCKS, None):
+        _remove_alias(path)
         lock = FileLock(path, thread_local=False)
         with suppress(Timeout):
             lock.acquire(timeout=0)
@@ -113,6 +119,14 @@ def _others(folder: Path, except_path: Path | None) -> Iterator[tuple[Path, tupl
         match = _NAME.fullmatch(path.name)
         if match and path != except_path and int(match[1]) < int(match[2]):
             yield path, (int(match[1]), int(match[2]))
+
+
+def _remove_alias(path: Path) -> None:
+    """Remove what lies at a lock's name and is no lock: a link, or another name of a file, which would be emptied."""
+    with suppress(FileNotFoundError):
+        status = os.lstat(path)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+            path.unlink()
 
 
 def _remove_unheld(lock: FileLock, path: Path) -> None:
