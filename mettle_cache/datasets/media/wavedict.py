@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import re
 import struct
 from collections.abc import Mapping
@@ -53,6 +54,7 @@ class WaveDict:
             raise MediaFileError(path, f"is {size} bytes long: more than {MAX_FILE_BYTES}")
         try:
             with path.open("rb") as file:
+                self._version = _version(file)
                 content = _Bounded(file, size)
                 _skip_header(content)
                 self._arrays = _arrays_of(read_structure(content))
@@ -80,10 +82,14 @@ class WaveDict:
             with self.path.open("rb") as file:
                 file.seek(span.offset)
                 data = file.read(span.length)
+                version = _version(file)
         except OSError as error:
             raise MediaFileError(self.path, f"cannot be read: {error.strerror}") from error
         if len(data) != span.length:
             raise MediaFileError(self.path, f"has changed while it was read: {key!a} is cut off")
+        if version != self._version:
+            # where its arrays lay says nothing of another file: anything could be taken for sound
+            raise MediaFileError(self.path, "has changed since this run began", hint="run the same command again")
         array = np.frombuffer(data, dtype).reshape(record.shape, order="F" if record.fortran else "C")
         return to_mono(self.path, array, segments)
 
@@ -101,6 +107,11 @@ class WaveDict:
                 self.path, f"{key!a} has {record.data.length} bytes, too many or too few for its shape"
             )
         return record, record.data, dtype
+
+
+def _version(file: BinaryIO) -> tuple[int, int, int]:
+    status = os.fstat(file.fileno())
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 class _Bounded:

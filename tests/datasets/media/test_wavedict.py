@@ -292,6 +292,20 @@ def test_a_bomb_is_soon_done_with(path: Path, payload: bytes) -> None:
     assert time.process_time() - started < 10
 
 
+def test_a_file_that_is_replaced_while_others_of_its_recordings_are_read(path: Path) -> None:
+    """By one of the same size, so that each recording's bytes would be there, but be another one's."""
+    values = waves()
+    path.write_bytes(as_npy(as_array(values)))
+    found = WaveDict(path)
+    moved = dict(zip(values, [*list(values.values())[1:], next(iter(values.values()))], strict=True))
+    path.with_name("new").write_bytes(as_npy(as_array(moved)))
+    path.with_name("new").replace(path)
+    key = next(iter(values))
+    with pytest.raises(MediaFileError, match="has changed since this run began"):
+        found.read(key, 1)
+    np.testing.assert_array_equal(WaveDict(path).read(key, 1), np.float32(moved[key]))
+
+
 def test_a_file_that_shrinks_while_it_is_read(path: Path) -> None:
     path.write_bytes(as_npy(as_array(waves())))
     found = WaveDict(path)
