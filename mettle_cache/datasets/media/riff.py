@@ -17,7 +17,8 @@ SLACK = 128
 first 8 bytes, or a pad byte that is not there; so many bytes are 4 ms of speech."""
 
 _PIPE = 1 << 16
-"""Writers to a pipe promise 0, or a size this near to 2 or 4 GiB: 0x7ffff000 (sox), 2**31 (arecord), 2**32 - 1."""
+"""Writers to a pipe promise 0, or a size this near to 2 or 4 GiB: 0x7ffff000 (sox), 2**31 (arecord), 2**32 - 1; or
+2**64 - 1 where sizes have 64 bits."""
 
 _MOST_CHUNKS = 1000
 _RATES = frozenset({8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 88_200, 96_000, 192_000})
@@ -144,7 +145,7 @@ def _check_format(path: Path, content: bytes, form: _Form) -> None:
 
 
 def _from_a_pipe(promised: int) -> bool:
-    return promised == 0 or any(abs(promised - limit) <= _PIPE for limit in (2**31, 2**32))
+    return promised == 0 or any(abs(promised - limit) <= _PIPE for limit in (2**31, 2**32, 2**64))
 
 
 def _chunks(file: BinaryIO, form: _Form, at: int, size: int) -> list[bytes]:

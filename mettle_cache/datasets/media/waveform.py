@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from mettle_cache.datasets.media import ffmpeg_sound
 from mettle_cache.datasets.media.allowance import take
+from mettle_cache.datasets.media.content import describe_content
 from mettle_cache.datasets.media.fault import MediaFileError, require_file
 from mettle_cache.datasets.media.ogg import check_ogg
 from mettle_cache.datasets.media.riff import SLACK, check_riff
@@ -48,6 +49,7 @@ POLICY: dict[str, object] = {
     "resample": {"library": "torchaudio.functional.resample", **_RESAMPLER},
 }
 _RESAMPLED_AT_ONCE = 1 << 22
+_HEAD_BYTES = 1024
 _PROMISED = re.compile(r": (\d+) \(should be (\d+)\)")
 _UNTOLD = 1 << 60
 """Frames that libsndfile claims of a file that does not tell how many it holds."""
@@ -102,7 +104,9 @@ def _opened(path: Path) -> Iterator[soundfile.SoundFile | None]:
         try:
             ffmpeg_sound.check(path)
         except MediaFileError:
-            raise MediaFileError(path, f"cannot be decoded: {error.error_string}") from error
+            unknown = "not recognised" in error.error_string
+            what = f"it is {describe_content(_head(path))}" if unknown else error.error_string
+            raise MediaFileError(path, f"cannot be decoded: {what}") from error
         yield None
         return
     with file:
@@ -110,6 +114,14 @@ def _opened(path: Path) -> Iterator[soundfile.SoundFile | None]:
         # of MP3 inside WAV libsndfile finds a part
         partly = file.subtype == "MPEG_LAYER_III" and file.format != "MP3"
         yield file if 0 < file.frames < _UNTOLD and not partly else None
+
+
+def _head(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(_HEAD_BYTES)
+    except OSError as error:
+        raise MediaFileError(path, f"cannot be read: {error.strerror}") from error
 
 
 def _refuse_lost_end(path: Path, file: soundfile.SoundFile) -> None:
