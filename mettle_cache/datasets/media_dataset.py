@@ -41,7 +41,9 @@ class MediaDataset:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the annotations say, and what the media showed when ``problems()`` last looked at them."""
+        """What the annotations say, and what the media showed when ``problems()`` last looked, or a short look now."""
+        if not self._remarks:
+            self.problems()
         return (*self.annotation_notes, *summarise(dict(self._remarks), len(self.clips)))
 
     @property

@@ -119,13 +119,14 @@ def _write_store(
 
 
 def _look_at_media(dataset: Dataset, config: ExtractConfig, out: Path, progress: Progress) -> dict[str, str]:
-    """What :func:`find_missing` finds; tells the notes of the annotations before, and those of the media after it."""
+    """What :func:`find_missing` finds; tells the notes before it, and after it what looking at each file adds."""
     told = dataset.notes
     for note in (*told, f"looking at the media of {len(dataset.clips)} clips in {dataset.root}"):
         progress.note(note)
     missing = find_missing(dataset, config, out)
-    for note in dataset.notes[len(told) :]:
-        progress.note(note)
+    for note in dataset.notes:
+        if note not in told:
+            progress.note(note)
     return missing
 
 
