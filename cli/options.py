@@ -16,6 +16,7 @@ from typer.core import TyperCommand
 from typer.models import OptionInfo
 
 from mettle_cache.cli.output import MODE
+from mettle_cache.errors import RunError, UsageError
 from mettle_cache.paths import local_path
 
 NEWEST = ""
@@ -49,7 +50,7 @@ Debug = Annotated[
 ]
 DEVICE_OPTION = typer.Option(help="cpu, cuda or cuda:N; a GPU is used where there is one.")
 Device = Annotated[str | None, DEVICE_OPTION]
-SEED = typer.Option(min=0, help="Everything random follows from it.")
+SEED = typer.Option(min=0, max=(1 << 63) - 1, help="Everything random follows from it; 0 by default.")
 Seed = Annotated[int, SEED]
 StoreArgument = Annotated[
     Path, path_argument("A token store, for example cache/ave-swinv2_l-htsat.zarr.", metavar="STORE")
@@ -146,11 +147,14 @@ EXTRACTION: Mapping[str, Setting] = {
 # the fields of pipelines.train.config.TrainJob
 TRAINING: Mapping[str, Setting] = {
     "store": Setting(
-        str,
+        str | None,
         typer.Option(
-            "--from-cache", metavar="[STORE]", help="The store; without a value the newest finished one under cache/."
+            "--from-cache",
+            metavar="[STORE]",
+            help="The store; without a value the newest finished one under cache/. A run to resume knows its own.",
         ),
-        parse=lambda text: local_path(text) if text else None,
+        None,
+        lambda text: local_path(text) if text else None,
     ),
     "recipe": Setting(
         str | None, typer.Option(help="A recipe's name or a TOML file; by default what fits the store."), None
@@ -165,10 +169,12 @@ TRAINING: Mapping[str, Setting] = {
         None,
         _several,
     ),
-    "seed": Setting(int, SEED, 0),
+    "seed": Setting(int | None, SEED, None),
     "out": Setting(Path | None, path_option(text="Folder of the runs; by default under runs/."), None),
-    "resume": Setting(bool, typer.Option("--resume", help="Go on with what is in --out."), False),
-    "select_on": Setting(str, typer.Option(help="val, test (as the peers do; marks the result) or last."), "val"),
+    "resume": Setting(bool, typer.Option("--resume", help="Go on with what is in --out; needs nothing else."), False),
+    "select_on": Setting(
+        str | None, typer.Option(help="val (the default), test (as the peers do; marks the result) or last."), None
+    ),
     "device": DEVICE,
 }
 
@@ -209,7 +215,10 @@ def _parameter(name: str, setting: Setting, text: str | None) -> inspect.Paramet
 
 
 class OptionalStore(TyperCommand):
-    """``--from-cache`` with or without a value: click's options always want one."""
+    """``--from-cache`` with or without a value, where click's options always want one.
+
+    Left away altogether, there must be a run to resume, which knows its store.
+    """
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         words = list(args)
@@ -217,4 +226,28 @@ class OptionalStore(TyperCommand):
             following = words[index + 1 : index + 2]
             if word == "--from-cache" and (not following or following[0].startswith("-")):
                 words[index] = f"--from-cache={NEWEST}"
-        return super().parse_args(ctx, words)
+        rest = super().parse_args(ctx, words)
+        if ctx.params["store"] is None:
+            _require_run(resume=ctx.params["resume"], out=ctx.params["out"])
+        return rest
+
+
+def _require_run(*, resume: bool, out: Path | None) -> None:
+    """Make sure that there is a run to go on with in ``out``, or in the folder beside it where it is a file of weights.
+
+    Raises
+    ------
+    UsageError, RunError
+        There is none.
+    """
+    from mettle_cache.pipelines.train.run_folder import find_runs
+
+    if not resume:
+        hint = "name the store, or give --from-cache alone for the newest one under cache/"
+        raise UsageError("--from-cache is missing", hint=hint)
+    if out is None:
+        raise UsageError("--resume without a store needs the run's place", hint="name it with --out")
+    try:
+        find_runs(out.with_suffix("") if out.suffix == ".safetensors" else out)
+    except RunError as error:
+        raise RunError(error.message, hint="to begin a run, name its store with --from-cache") from error

@@ -38,9 +38,9 @@ def pretrain(
         Path | None, path_option(text="The .safetensors file; by default under weights/.", metavar="FILE")
     ] = None,
     videos: Annotated[str, typer.Option(metavar="real|all", help="all: the synthetic ones too.")] = "real",
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the videos.")] = 30,
+    epochs: Annotated[int, typer.Option(min=1, max=10_000, help="Passes over the videos.")] = 30,
     learning_rate: Annotated[float, typer.Option(help="Of Adam; a tenth of it every eight epochs.")] = 3e-4,
-    videos_a_step: Annotated[int, typer.Option(min=2, help="Each gives ten pairs.")] = 13,
+    videos_a_step: Annotated[int, typer.Option(min=2, max=10_000, help="Each gives ten pairs.")] = 13,
     json: Json = False,
     debug: Debug = False,
 ) -> None:

@@ -19,7 +19,7 @@ mettle sweep --from-cache --variant "" --variant "lcd.norm=false" --variant "met
 mettle sweep --from-cache --set "layers=[visual/last:1,audio/last:1],stages"
 mettle sweep --from-cache --set "lcd.k_visual=[1,2],[2,2]" --set train.epochs=20 --out runs/by-stage
 """
-RESUME = "Go on with the runs in --out, and begin new ones."
+RESUME = "Go on with the runs in --out, all of them without further options, and begin new ones."
 
 
 def register(app: typer.Typer) -> None:
@@ -42,7 +42,9 @@ def sweep(
         list[str] | None,
         typer.Option("--variant", metavar='"KEY=VALUE ..."', help="One set of changes to try; empty for none."),
     ] = None,
-    seeds: Annotated[str, typer.Option(metavar="0,1,2|0-4", help="Seeds to train every variant with.")] = "0",
+    seeds: Annotated[
+        str | None, typer.Option(metavar="0,1,2|0-4", help="Seeds to train every variant with; 0 by default.")
+    ] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -52,7 +54,7 @@ def sweep(
     OUT/VARIANT/seed-N. Each gets the numbers that mettle train would give it alone. They must have one batch size and
     one order of samples, and all of them are in memory at once.
     """
-    variants, several = combine_variants(set_ or [], variant or []), parse_seeds(seeds)
+    variants, several = combine_variants(set_ or [], variant or []), parse_seeds(seeds or "0")
 
     from mettle_cache.pipelines.progress import terminal_progress
     from mettle_cache.pipelines.train.config import TrainJob
@@ -60,6 +62,9 @@ def sweep(
     job = TrainJob(**chosen)
     job.check()  # before PyTorch loads, which takes seconds
 
-    from mettle_cache.pipelines.train.job import start_sweep
+    from mettle_cache.pipelines.train.job import resume_runs, start_sweep
 
+    if job.runs() and not (set_ or variant or seeds):
+        emit_group(resume_runs(job, terminal_progress()))
+        return
     emit_group(start_sweep(job, variants, several, terminal_progress()))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mettle_cache.cli.group import emit_group
-from mettle_cache.cli.options import TRAINING, Debug, Json, OptionalStore, takes
+from mettle_cache.cli.options import SEED, TRAINING, Debug, Json, OptionalStore, takes
 from mettle_cache.cli.output import emit
 from mettle_cache.errors import UsageError
 from mettle_cache.paths import command_line
@@ -25,6 +25,10 @@ mettle train --from-cache
 mettle train --from-cache cache/ave-swinv2_l-htsat.zarr --recipe ave-swin-htsat --seed 1
 mettle train --from-cache --set lcd.k_visual=1 --set train.epochs=20 --out runs/k1
 mettle train --from-cache --seeds 0-4
+
+mettle train --resume --out runs/k1
+
+mettle train --resume --out runs/k1 --set train.epochs=40
 """
 OUT = "Folder of the run, or of the runs with --seeds; by default under runs/."
 
@@ -36,7 +40,7 @@ def register(app: typer.Typer) -> None:
 @takes(TRAINING, "store", "recipe", "overrides", "out", "resume", "select_on", "device", helps={"out": OUT})
 def train(
     chosen: Mapping[str, Any],
-    seed: Annotated[int | None, typer.Option(min=0, help="Everything random follows from it; 0 by default.")] = None,
+    seed: Annotated[int | None, SEED] = None,
     seeds: Annotated[
         str | None, typer.Option(metavar="0,1,2|0-4", help="Train one head a seed, all from the same reads.")
     ] = None,
@@ -47,6 +51,9 @@ def train(
 
     Several heads share one pass over the store an epoch: each gets the numbers that it would get alone, the bytes are
     read once. Their runs are OUT/seed-0, OUT/seed-1 and so on.
+
+    A run that was stopped goes on with --resume --out RUN to the numbers of one that was not. A finished one can be
+    made longer.
     """
     if seed is not None and seeds is not None:
         raise UsageError("--seed and --seeds exclude each other", hint="name all of them in --seeds")
@@ -55,13 +62,16 @@ def train(
     from mettle_cache.pipelines.progress import terminal_progress
     from mettle_cache.pipelines.train.config import TrainJob
 
-    job = TrainJob(**chosen, seed=seed or 0)
+    job = TrainJob(**chosen, seed=seed)
     job.check()  # before PyTorch loads, which takes seconds
 
-    from mettle_cache.pipelines.train.job import start_seeds, start_training
+    from mettle_cache.pipelines.train.job import resume_runs, start_seeds, start_training
 
     if several is not None:
         emit_group(start_seeds(job, several, terminal_progress()))
+        return
+    if job.runs() not in ([], [job.out]):
+        emit_group(resume_runs(job, terminal_progress()))
         return
     report = start_training(job, terminal_progress())
     emit(report.to_json(), report_lines(report))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from mettle_cache.devices import check_device_name
-from mettle_cache.errors import ConfigError, StoreMissingError, UsageError
+from mettle_cache.errors import ConfigError, RunError, StoreMissingError, UsageError
 from mettle_cache.paths import resolve_fields
 from mettle_cache.pipelines.places import require_store
 from mettle_cache.pipelines.train.recipe_file import read_recipe
@@ -17,6 +17,7 @@ from mettle_cache.store.format.metadata import READY, load_metadata
 
 CACHE = Path("cache")
 _LISTED = 5
+MOST_EPOCHS = MOST_VIDEOS = 10_000
 
 # the rule by which a run's best epoch is chosen: the score on a split, or the last epoch
 SelectOn = Literal["val", "test", "last"]
@@ -26,7 +27,7 @@ Videos = Literal["real", "all"]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainJob:
-    """A training request; None means that the store decides.
+    """A training request; None means that the run to resume decides, or the store.
 
     Raises
     ------
@@ -37,10 +38,10 @@ class TrainJob:
     store: Path | None = None
     recipe: str | None = None
     overrides: tuple[str, ...] = ()
-    seed: int = 0
+    seed: int | None = None
     out: Path | None = None
     resume: bool = False
-    select_on: str = "val"
+    select_on: str | None = None
     device: str | None = None
 
     def __post_init__(self) -> None:
@@ -56,12 +57,20 @@ class TrainJob:
         StoreMissingError
             There is no such store, or none was named and none is finished under ``cache/``.
         """
-        if self.select_on not in get_args(SelectOn):
+        if self.select_on not in (None, *get_args(SelectOn)):
             raise UsageError(f"--select-on {self.select_on}: choose one of {', '.join(get_args(SelectOn))}")
         check_device_name(self.device)
         if self.recipe is not None:
             read_recipe(self.recipe)
-        check_store(self.store)
+        self.find_store()
+
+    def runs(self) -> list[Path]:
+        """The runs in ``out`` that there are to resume; none where the request is not to resume."""
+        return _runs_in(self.out) if self.resume and self.out is not None else []
+
+    def find_store(self) -> tuple[Path, list[str]]:
+        """As :func:`find_store`."""
+        return find_store(self.store, self.runs())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +93,7 @@ class GroundingJob:
     epochs: int = 30
     learning_rate: float = 3e-4
     videos_a_step: int = 13
-    seed: int = 0
+    seed: int | None = None
     resume: bool = False
     device: str | None = None
 
@@ -92,16 +101,32 @@ class GroundingJob:
         problems = []
         if self.videos not in get_args(Videos):
             problems.append(f"--videos {self.videos}: choose one of {', '.join(get_args(Videos))}")
-        if not 0 < self.learning_rate < float("inf"):
-            problems.append(f"--learning-rate {self.learning_rate}: must be a number above 0")
-        if self.epochs < 1 or self.videos_a_step < 2:
-            problems.append(f"{self.epochs} epochs of {self.videos_a_step} videos a step: at least 1 of at least 2")
+        if not 0 < self.learning_rate <= 1e30:
+            problems.append(f"--learning-rate {self.learning_rate}: must be a number above 0, of up to 1e30")
+        if not (1 <= self.epochs <= MOST_EPOCHS and 2 <= self.videos_a_step <= MOST_VIDEOS):
+            problems.append(
+                f"{self.epochs} epochs of {self.videos_a_step} videos a step: 1 to {MOST_EPOCHS:,} epochs of 2 to "
+                f"{MOST_VIDEOS:,}"
+            )
         _raise_if_any([*problems, *resolve_fields(self, "store", "out")], "pretrain-grounding")
 
     def check(self) -> None:
         """As :meth:`TrainJob.check`."""
         check_device_name(self.device)
-        check_store(self.store)
+        self.find_store()
+
+    def find_store(self) -> tuple[Path, list[str]]:
+        """As :func:`find_store`; the run's folder lies beside its file."""
+        return find_store(self.store, _runs_in(self.out.with_suffix("")) if self.resume and self.out else [])
+
+
+def _runs_in(folder: Path) -> list[Path]:
+    from mettle_cache.pipelines.train.run_folder import find_runs
+
+    try:
+        return find_runs(folder)
+    except RunError:
+        return []
 
 
 def _raise_if_any(problems: list[str], command: str) -> None:
@@ -109,17 +134,31 @@ def _raise_if_any(problems: list[str], command: str) -> None:
         raise ConfigError(problems, where="these options cannot be used", hint=f"see: mettle {command} --help")
 
 
-def check_store(store: Path | None) -> None:
-    """Refuse what is no store, before anything slow is loaded; None: the newest one.
+def find_store(named: Path | None, runs: Sequence[Path]) -> tuple[Path, list[str]]:
+    """The store that is named, else that of the runs to resume, else the newest, and what is to be said of that choice.
 
     Raises
     ------
     StoreError
         There is none, or its metadata are damaged.
+    RunError
+        The first of the runs is damaged.
     """
-    if store is not None:
-        require_store(store)
-    load_metadata(choose_store(store)[0])
+    from mettle_cache.pipelines.train.run_folder import RunFolder
+
+    if named is None and runs:
+        place = Path(RunFolder(runs[0]).read_config().store.path)
+        try:
+            load_metadata(place)
+        except StoreMissingError as error:
+            hint = "name the store's new place with --from-cache"
+            raise StoreMissingError(f"{runs[0]}: its store is not at {place}", hint=hint) from error
+        return place, []
+    if named is not None:
+        require_store(named)
+    place, notes = choose_store(named)
+    load_metadata(place)
+    return place, notes
 
 
 def choose_store(named: Path | None, folder: Path = CACHE) -> tuple[Path, list[str]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -20,12 +20,12 @@ from mettle_cache.devices import choose_device, peak_memory, prepare_process
 from mettle_cache.errors import UsageError
 from mettle_cache.pipelines.progress import Progress, Silent
 from mettle_cache.pipelines.train.checkpoint import load_checkpoint, save_checkpoint
-from mettle_cache.pipelines.train.config import GroundingJob, Videos, choose_store
+from mettle_cache.pipelines.train.config import GroundingJob, Videos
 from mettle_cache.pipelines.train.loop import SharedPass, train_epochs
 from mettle_cache.pipelines.train.recipe import TrainOptions
 from mettle_cache.pipelines.train.run import Run
 from mettle_cache.pipelines.train.run_config import RunConfig, StoreReference
-from mettle_cache.pipelines.train.run_folder import claim_run
+from mettle_cache.pipelines.train.run_folder import RunFolder, claim_run
 from mettle_cache.pipelines.train.sample_loader import SampleLoader, Split, read_split
 from mettle_cache.store import TokenStore
 from mettle_cache.tasks.avqa.grounding import GroundingTask
@@ -76,14 +76,17 @@ def pretrain_grounding(job: GroundingJob, progress: Progress | None = None) -> G
     """
     progress = progress or Silent()
     prepare_process()
-    path, notes = choose_store(job.store)
+    path, notes = job.find_store()
     for note in notes:
         progress.note(note)
     store = TokenStore.open(path)
     out = job.out or WEIGHTS / f"{Path(store.path).stem}-grounding.safetensors"
     folder = _run_folder(out)
+    if job.seed is None:
+        recorded = RunFolder(folder).read_config().seed if job.resume and RunFolder(folder).config.exists() else 0
+        job = replace(job, seed=recorded)
     run, shared = _prepare(job, store, progress)
-    progress.note(f"store {store.path}, {len(shared.train)} videos, seed {job.seed}, file {out}")
+    progress.note(f"store {store.path}, {len(shared.train)} videos, seed {job.seed or 0}, file {out}")
     config = _config(job, store)
     with ExitStack() as held:
         claimed = held.enter_context(claim_run(folder, config, resume=job.resume))
@@ -146,7 +149,7 @@ def _prepare(job: GroundingJob, store: TokenStore, progress: Progress) -> tuple[
         progress.note("too few val videos that train lacks: the last epoch is kept instead of the best")
     task = GroundingTask(store.layers, samples=store.samples, segments=store.segments)
     # the training loop asks for no more of a task than this one has
-    run = Run(cast(Task, task), _options(job), seed=job.seed, device=choose_device(job.device))
+    run = Run(cast(Task, task), _options(job), seed=job.seed or 0, device=choose_device(job.device))
     shared = SharedPass(
         loader=SampleLoader(store, task.layers, device=run.device),
         batch_size=job.videos_a_step,
@@ -160,7 +163,7 @@ def _prepare(job: GroundingJob, store: TokenStore, progress: Progress) -> tuple[
 
 def _config(job: GroundingJob, store: TokenStore) -> RunConfig:
     recipe = {"grounding": {"videos": job.videos, "train": asdict(_options(job))}}
-    return RunConfig(recipe=recipe, seed=job.seed, select_on="val", store=StoreReference.of(store))
+    return RunConfig(recipe=recipe, seed=job.seed or 0, select_on="val", store=StoreReference.of(store))
 
 
 def _run_folder(out: Path) -> Path:

@@ -9,36 +9,78 @@ from typing import cast
 from mettle_cache.errors import RunError
 from mettle_cache.pipelines.progress import Progress
 from mettle_cache.pipelines.report.run_reports import GroupReport, TrainReport
-from mettle_cache.pipelines.train.config import SelectOn, TrainJob, choose_store
-from mettle_cache.pipelines.train.recipe import default_recipe, load_recipe
-from mettle_cache.pipelines.train.run_folder import RunFolder
+from mettle_cache.pipelines.train.config import SelectOn, TrainJob
+from mettle_cache.pipelines.train.recipe import Recipe, default_recipe, load_recipe, recipe_from_json
+from mettle_cache.pipelines.train.run_config import RunConfig
+from mettle_cache.pipelines.train.run_folder import RunFolder, find_runs
 from mettle_cache.pipelines.train.spec import RunSpec, Variant
 from mettle_cache.pipelines.train.training import RUNS, default_run_folder, train, train_runs
 from mettle_cache.store import TokenStore
 
 
 def start_training(job: TrainJob, progress: Progress) -> TrainReport:
-    """Open the store, choose the recipe and the run's folder, and train.
+    """Open the store, choose the recipe and the run's folder, and train; or resume the run that is there.
 
     Raises
     ------
     UsageError, StoreMissingError
         As :meth:`TrainJob.check`.
     """
+    if job.out in job.runs():
+        group = resume_runs(job, progress)
+        if group.errors:
+            raise group.errors[0]
+        return group.heads[0]
     store, name = _open(job, progress)
-    recipe = load_recipe(name, list(job.overrides))
-    out = job.out or default_run_folder(store, recipe, job.seed)
-    progress.note(f"store {store.path}, recipe {recipe.name}, seed {job.seed}, run {out}")
+    recipe, seed = load_recipe(name, list(job.overrides)), job.seed or 0
+    out = job.out or default_run_folder(store, recipe, seed)
+    progress.note(f"store {store.path}, recipe {recipe.name}, seed {seed}, run {out}")
     return train(
         store,
         recipe=recipe,
         out=out,
-        seed=job.seed,
-        select_on=cast(SelectOn, job.select_on),
+        seed=seed,
+        select_on=cast(SelectOn, job.select_on or "val"),
         resume=job.resume,
         device=job.device,
         progress=progress,
     )
+
+
+def resume_runs(job: TrainJob, progress: Progress) -> GroupReport:
+    """Go on with the runs in ``job.out`` by their own records; all else that the request names must agree with them.
+
+    They may get longer, and their store may have moved.
+
+    Raises
+    ------
+    RunError
+        There is no run, one is damaged, or differs from the request.
+    StoreMissingError
+        The store is not where it was, and no other place is named.
+    """
+    assert job.out is not None
+    folders = find_runs(job.out)
+    configs = [RunFolder(folder).read_config() for folder in folders]
+    store = configs[0].store.open(folders[0], instead=job.store, option="--from-cache")
+    specs = [
+        RunSpec(
+            recipe=_recipe_to_resume(job, config, folder),
+            seed=config.seed if job.seed is None else job.seed,
+            folder=job.out,
+            name="" if folder == job.out else str(folder.relative_to(job.out)),
+            variant=config.variant,
+        )
+        for folder, config in zip(folders, configs, strict=True)
+    ]
+    progress.note(f"store {store.path}, resuming {', '.join(str(spec.out) for spec in specs)}")
+    return _train_group(job, store, specs, cast(SelectOn, job.select_on or configs[0].select_on), progress)
+
+
+def _recipe_to_resume(job: TrainJob, config: RunConfig, folder: Path) -> Recipe:
+    if job.recipe is not None:
+        return load_recipe(job.recipe, list(job.overrides))
+    return recipe_from_json(config.recipe, where=f"the recipe of {folder}", overrides=job.overrides)
 
 
 def start_seeds(job: TrainJob, seeds: Sequence[int], progress: Progress) -> GroupReport:
@@ -78,10 +120,16 @@ def _start_group(
         raise RunError(f"{folder}: this is the folder of one run", hint="choose another folder for several with --out")
     recipe = specs[0].recipe.name if specs else ""
     progress.note(f"store {store.path}, recipe {recipe}, {len(specs)} heads from one pass, runs under {folder}")
+    return _train_group(job, store, specs, cast(SelectOn, job.select_on or "val"), progress)
+
+
+def _train_group(
+    job: TrainJob, store: TokenStore, specs: Sequence[RunSpec], select_on: SelectOn, progress: Progress
+) -> GroupReport:
     return train_runs(
         store,
         specs,
-        select_on=cast(SelectOn, job.select_on),
+        select_on=select_on,
         resume=job.resume,
         device=job.device,
         progress=progress,
@@ -93,7 +141,7 @@ def _open(job: TrainJob, progress: Progress) -> tuple[TokenStore, str]:
     job.check()
     if job.recipe is not None:
         load_recipe(job.recipe)  # what is wrong with it shows before the store is read
-    path, notes = choose_store(job.store)
+    path, notes = job.find_store()
     for note in notes:
         progress.note(note)
     store = TokenStore.open(path)

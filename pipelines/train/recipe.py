@@ -7,6 +7,7 @@ Whatever is wrong with a recipe is reported in one message. Unknown keys are ref
 
 from __future__ import annotations
 
+import copy
 import difflib
 import json
 import re
@@ -152,9 +153,11 @@ def default_recipe(store: TokenStore) -> str:
     return recipe
 
 
-def recipe_from_json(table: Mapping[str, object], *, where: str) -> Recipe:
-    """The inverse of :meth:`Recipe.to_json`; raises ConfigError."""
-    return _validate(dict(table), where=where, problems=[])
+def recipe_from_json(table: Mapping[str, object], *, where: str, overrides: Sequence[str] = ()) -> Recipe:
+    """The inverse of :meth:`Recipe.to_json`; ``overrides`` are those of :func:`load_recipe`. Raises ConfigError."""
+    changed = copy.deepcopy(dict(table))
+    problems = [problem for override in overrides for problem in _apply(changed, override)]
+    return _validate(changed, where=where, problems=problems)
 
 
 def recipe_differences(ours: Recipe, other: Recipe) -> list[str]:

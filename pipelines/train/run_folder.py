@@ -162,7 +162,11 @@ class RunFolder:
 
     def update_result(self, section: Mapping[str, object]) -> None:
         """Put top-level keys into ``result.json``, keeping the others; see :meth:`commit`."""
-        content = (json.dumps({**self.read_result(), **section}, indent=2) + "\n").encode()
+        self.write_result({**self.read_result(), **section})
+
+    def write_result(self, result: Mapping[str, object]) -> None:
+        """Replace ``result.json``; see :meth:`commit`."""
+        content = (json.dumps(result, indent=2) + "\n").encode()
         self.commit({self.result: lambda path: write_file(path, content)})
 
     def read_result(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from mettle_cache.devices import choose_device, peak_memory, prepare_process
-from mettle_cache.errors import UsageError
+from mettle_cache.errors import RunError, UsageError
 from mettle_cache.paths import command_line, local_path
 from mettle_cache.pipelines.progress import Progress, Silent
 from mettle_cache.pipelines.report.run_reports import GroupReport, TrainReport
@@ -204,15 +204,17 @@ def _choose_splits(store: TokenStore, select_on: SelectOn) -> tuple[Split, Split
 def _train(shared: SharedPass, runs: Sequence[Run], folder: Path) -> Throughput:
     """Train the epochs that are left; says from which epoch each run is resumed, and after Ctrl-C how to resume."""
     for run in runs:
-        done = run.history.epochs
-        if done:
-            name = f"{run.label}: " if run.label else ""
+        done, name = run.history.epochs, f"{run.label}: " if run.label else ""
+        if done and run.epochs_left:
             shared.progress.note(f"{name}resuming after epoch {done} of {run.options.epochs}")
+        elif done:
+            shared.progress.note(f"{name}finished already, after {done} epochs; --set train.epochs=N makes it longer")
     try:
         return train_epochs(shared, runs)
     except KeyboardInterrupt:
         done = min(run.history.epochs for run in runs)
-        shared.progress.note(f"interrupted; go on after epoch {done} with --resume --out {folder}")
+        again = command_line("mettle train --resume --out", folder)
+        shared.progress.note(f"interrupted; go on after epoch {done} with: {again}")
         raise
 
 
@@ -224,7 +226,7 @@ def _report_group(
     reports = []
     for spec, run in zip(specs, runs, strict=True):
         report = _report_run(shared, spec, run, throughput, notes)
-        RunFolder(spec.out).update_result({"training": report.to_json()})
+        _keep_result(RunFolder(spec.out), report, shared.progress)
         reports.append(report)
     return GroupReport(
         folder=specs[0].folder,
@@ -236,6 +238,17 @@ def _report_group(
         notes=notes,
         errors=[run.failure for run in runs if run.failure is not None],
     )
+
+
+def _keep_result(folder: RunFolder, report: TrainReport, progress: Progress) -> None:
+    """Put the outcome into the run's result; where nothing was trained, the result of the process that did stays."""
+    try:
+        earlier = folder.read_result()
+    except RunError as error:
+        progress.note(f"{error.message}; written again, without its evaluations")
+        earlier = {}
+    if report.clips_per_second or "training" not in earlier:
+        folder.write_result({**earlier, "training": report.to_json()})
 
 
 def _report_run(shared: SharedPass, spec: RunSpec, run: Run, throughput: Throughput, notes: list[str]) -> TrainReport:

@@ -2,6 +2,7 @@
 
 import inspect
 from dataclasses import MISSING, fields
+from pathlib import Path
 from typing import Annotated
 
 import pytest
@@ -31,16 +32,20 @@ def test_extraction_has_an_option_for_every_field_with_its_default():
 
 
 def test_training_has_an_option_for_every_field_with_its_default():
-    # the store is named with or without a value, and None stands for the newest
-    assert defaults_of(TRAINING) | {"store": None} == field_defaults(TrainJob)
-    assert TRAINING["store"].parse("") is None
+    assert defaults_of(TRAINING) == field_defaults(TrainJob)
+
+
+def test_a_store_without_a_value_is_the_newest(whole, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "one.zarr").symlink_to(whole)
+    assert TRAINING["store"].parse("") == Path("cache/one.zarr")
+    assert TRAINING["store"].parse("x.zarr") == Path("x.zarr")
 
 
 def test_the_options_of_one_command_have_its_configurations_defaults():
     defaults = {name: parameter.default for name, parameter in inspect.signature(pretrain).parameters.items()}
     expected = field_defaults(GroundingJob)
-    # as above
-    del expected["store"], defaults["store"]
     assert {name: defaults[name] for name in expected} == expected
 
 

@@ -148,7 +148,9 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(store, tmp_path, epoch, 
     listener = StopAfter(epoch, clips)
     with pytest.raises(KeyboardInterrupt):
         train(store, recipe=RECIPE, out=tmp_path / "cut", progress=listener)
-    assert f"interrupted; go on after epoch {epoch} with --resume" in listener.notes[-1]
+    assert (
+        f"interrupted; go on after epoch {epoch} with: mettle train --resume --out {tmp_path}/cut" in listener.notes[-1]
+    )
     heard = Listener()
     resumed = train(store, recipe=RECIPE, out=tmp_path / "cut", resume=True, progress=heard)
     assert heard.notes[0] == f"resuming after epoch {epoch} of 3"
