@@ -35,6 +35,9 @@ def evaluate(
     split: Annotated[str, typer.Option(help="The split to score.")] = "test",
     store: Annotated[Path | None, path_option(text="The runs' store, where it has moved.", metavar="STORE")] = None,
     root: Annotated[Path | None, path_option(text="The data set, to draw predictions on its frames.")] = None,
+    out: Annotated[
+        Path | None, path_option(text="Where to write the results; by default each run's own folder.")
+    ] = None,
     device: Device = None,
     json: Json = False,
     debug: Debug = False,
@@ -60,10 +63,14 @@ def evaluate(
     from mettle_cache.pipelines.evaluate import evaluation
 
     if folders == runs[:1]:
-        report = evaluation.evaluate(folders[0], split=split, store=store, root=root, device=device, progress=progress)
+        report = evaluation.evaluate(
+            folders[0], split=split, store=store, root=root, out=out, device=device, progress=progress
+        )
         emit(report.to_json(), report_lines(report))
         return
-    group = evaluation.evaluate_runs(folders, split=split, store=store, root=root, device=device, progress=progress)
+    group = evaluation.evaluate_runs(
+        folders, split=split, store=store, root=root, out=out, device=device, progress=progress
+    )
     emit(group.to_json(), evaluation_lines(group))
     if group.failures:
         raise typer.Exit(1)

@@ -40,6 +40,7 @@ from mettle_cache.layers import LayerSpec
 from mettle_cache.methods.distiller import LayerDistiller
 from mettle_cache.methods.kernels.ops import absorbed_pooling
 from mettle_cache.methods.lcd import LCD
+from mettle_cache.sealing import seal_fits
 from mettle_cache.tokens import LayerTokens
 
 FOLDED_FORMAT = "mettle-folded-1"
@@ -258,4 +259,6 @@ def read_folded(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise RunError(f"{path}: the exported head is damaged ({error})", hint=_AGAIN) from error
     if not isinstance(table, dict):
         raise RunError(f"{path}: this is not an exported head of format {FOLDED_FORMAT}", hint=_AGAIN)
+    if not seal_fits(tensors, table):
+        raise RunError(f"{path}: the exported head is damaged (its digest is another one)", hint=_AGAIN)
     return tensors, table

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
-from contextlib import ExitStack
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 import torch
 
 from mettle_cache.devices import choose_device, prepare_process
-from mettle_cache.errors import RunError, UsageError
+from mettle_cache.errors import RunError, StoreError, UsageError
 from mettle_cache.methods.kernels.ops import pools_tokens
 from mettle_cache.paths import command_line, local_path
 from mettle_cache.pipelines.evaluate.artefacts import StoredFrames, write_artefacts
@@ -28,7 +29,7 @@ from mettle_cache.pipelines.train.run_folder import RunFolder, hold_run
 from mettle_cache.pipelines.train.sample_loader import SampleLoader, Split, read_split
 from mettle_cache.pipelines.train.task import bind_task
 from mettle_cache.store.format.files import file_digest
-from mettle_cache.store.writing.durable import write_atomically
+from mettle_cache.store.writing.durable import make_folder, write_atomically
 from mettle_cache.tasks.protocol import Predictions
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def evaluate(
     split: str = "test",
     store: str | Path | TokenStore | None = None,
     root: str | Path | None = None,
+    out: str | Path | None = None,
     device: str | None = None,
     threads: int = 3,
     progress: Progress | None = None,
@@ -66,6 +68,8 @@ def evaluate(
         store that the run was trained from: other tokens would give a number that means nothing.
     root
         The data set, for frames to draw predictions on; None: its default place, if it is there.
+    out
+        A folder for what is written; None: the run's own. The run is then read only, and may be on any medium.
     device
         ``cpu``, ``cuda`` or ``cuda:N``; None: a GPU where there is one.
     threads
@@ -80,7 +84,9 @@ def evaluate(
     UsageError
         There is no such split, or none of its samples has tokens.
     """
-    group = evaluate_runs([run], split=split, store=store, root=root, device=device, threads=threads, progress=progress)
+    group = evaluate_runs(
+        [run], split=split, store=store, root=root, out=out, device=device, threads=threads, progress=progress
+    )
     if group.failures:
         raise group.failures[0][1]
     return group.reports[0]
@@ -92,13 +98,16 @@ def evaluate_runs(
     split: str = "test",
     store: str | Path | TokenStore | None = None,
     root: str | Path | None = None,
+    out: str | Path | None = None,
     device: str | None = None,
     threads: int = 3,
     progress: Progress | None = None,
 ) -> EvaluationGroup:
     """:func:`evaluate` for several runs; those of one store and batch size share a pass over the split.
 
-    A run without a finished epoch, or whose outputs are not finite, is reported as a failure; the others are scored.
+    With ``out``, each of several runs has a folder of its own in it, called as their folders are below the one that
+    they have in common. A run without a finished epoch, or whose outputs are not finite, is reported as a failure; the
+    others are scored.
 
     Raises
     ------
@@ -109,6 +118,7 @@ def evaluate_runs(
     prepare_process()
     target, root = choose_device(device), local_path(root) if root else None
     paths, notes = _distinct([local_path(run) for run in runs])
+    places = _places(paths, None if out is None else local_path(out))
     stores = _Stores(local_path(store) if isinstance(store, str | Path) else store)
     reports: dict[Path, EvaluateReport] = {}
     failures: list[tuple[Path, RunError]] = []
@@ -117,10 +127,11 @@ def evaluate_runs(
         for path in paths:
             try:
                 config = RunFolder(path).read_config()
-                folder = held.enter_context(hold_run(path))
+                folder = RunFolder(path)
+                held.enter_context(_hold(places[path]))
                 if not config.has_digests:
                     progress.note(f"{path}: {NO_DIGESTS}")
-                loaded.append(_load(folder, config, stores.open(config, path), split, target))
+                loaded.append(_load(folder, places[path], config, stores.open(config, path), split, target))
             except RunError as error:
                 failures.append((path, error))
         for group in _group_by_pass(loaded):
@@ -160,14 +171,46 @@ def _twins(reports: Sequence[EvaluateReport]) -> list[str]:
     ]
 
 
-def _load(folder: RunFolder, config: RunConfig, store: TokenStore, split: str, device: torch.device) -> _TrainedRun:
+def _places(paths: Sequence[Path], out: Path | None) -> dict[Path, RunFolder]:
+    """Where the results of each run go."""
+    if out is None:
+        return {path: RunFolder(path) for path in paths}
+    if RunFolder(out).config.exists():
+        raise UsageError(f"--out {out}: this is a run's folder", hint="choose another one, or leave --out away")
+    if len(paths) == 1:
+        return {paths[0]: RunFolder(out)}
+    common = os.path.commonpath([path.absolute().parent for path in paths])
+    return {path: RunFolder(out / path.absolute().relative_to(common)) for path in paths}
+
+
+@contextmanager
+def _hold(place: RunFolder) -> Iterator[None]:
+    """Keep other processes from writing where results go."""
+    make_folder(place.path)
+    with ExitStack() as held:
+        try:
+            held.enter_context(hold_run(place.path))
+        except StoreError as error:
+            raise RunError(
+                f"{place.path}: results cannot be written there ({error.message})",
+                hint=f"{command_line('mettle', 'evaluate', str(place.path), '--out')} FOLDER writes them elsewhere",
+            ) from error
+        yield
+
+
+def _load(
+    folder: RunFolder, place: RunFolder, config: RunConfig, store: TokenStore, split: str, device: torch.device
+) -> _TrainedRun:
     recipe = config.load_recipe()
     run = Run(bind_task(recipe, store), recipe.train, seed=config.seed, device=device)
     epoch = run.load_best(folder)
     samples = read_split(store, split)
     if not samples.rows:
         raise _no_samples(store, samples)
-    return _TrainedRun(folder, config, recipe, store, samples, run, epoch)
+    # a damaged result is this run's failure, and known before the split is read
+    folder.read_result()
+    place.read_result()
+    return _TrainedRun(folder, place, config, recipe, store, samples, run, epoch)
 
 
 def _no_samples(store: TokenStore, split: Split) -> UsageError:
@@ -205,17 +248,17 @@ def _predict_together(group: Sequence[_TrainedRun], threads: int, progress: Prog
 
 
 def _record(trained: _TrainedRun, predictions: Predictions, frames: StoredFrames) -> EvaluateReport:
-    """Write predictions, artefacts and report into the run's folder."""
-    task, folder = trained.run.task, trained.folder
-    shown = write_artefacts(task, predictions, trained.split.rows, folder.artefacts(trained.split.name), frames)
+    """Write predictions, artefacts and report."""
+    task, place = trained.run.task, trained.place
+    shown = write_artefacts(task, predictions, trained.split.rows, place.artefacts(trained.split.name), frames)
     report = replace(_report(trained, predictions), artefacts=shown)
     table = task.prediction_table(predictions, trained.split.rows)
 
     def write_predictions(path: Path) -> None:
         write_atomically(path, lambda partial: pq.write_table(table, partial), needed=table.nbytes)
 
-    folder.commit({report.predictions: write_predictions})
-    folder.update_result({"evaluation": {**_earlier(folder), trained.split.name: report.to_json()}})
+    place.commit({report.predictions: write_predictions})
+    place.update_result({"evaluation": {**_earlier(place), trained.split.name: report.to_json()}})
     return report
 
 
@@ -247,8 +290,9 @@ def _report(trained: _TrainedRun, predictions: Predictions) -> EvaluateReport:
         notes=comparison.notes,
         selected_on=selected_on,
         best_epoch=trained.epoch,
-        times_evaluated=int(_earlier(folder).get(split.name, {}).get("times_evaluated", 0)) + 1,
-        predictions=folder.predictions(split.name),
+        times_evaluated=1
+        + sum(int(_earlier(place).get(split.name, {}).get("times_evaluated", 0)) for place in {folder, trained.place}),
+        predictions=trained.place.predictions(split.name),
         store=Path(store.path),
         store_digest=store.key_digest,
         checkpoint_digest=file_digest(folder.check(folder.best)),
@@ -272,9 +316,10 @@ def _earlier(folder: RunFolder) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _TrainedRun:
-    """A run with the weights of its best epoch, and the samples to score it on."""
+    """A run with the weights of its best epoch, the place of its results, and the samples to score it on."""
 
     folder: RunFolder
+    place: RunFolder
     config: RunConfig
     recipe: Recipe
     store: TokenStore

@@ -12,6 +12,7 @@ codec, or as floats from the backbones themselves.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ from mettle_cache.pipelines.train.recipe import Recipe, recipe_from_json
 from mettle_cache.pipelines.train.run_folder import RunFolder, hold_run
 from mettle_cache.pipelines.train.sample_loader import SampleBatch, SampleLoader, evaluation_inputs, read_split
 from mettle_cache.pipelines.train.task import bind_task, task_on_layers
+from mettle_cache.sealing import seal
 from mettle_cache.store.format.files import file_digest
 from mettle_cache.store.writing.durable import make_folder
 from mettle_cache.tasks.protocol import Task
@@ -110,7 +112,11 @@ def export_run(
     recipe, target = config.load_recipe(), choose_device(device)
     out = run / "folded.safetensors" if out is None else local_path(out)
     _check_place(out)
-    with hold_run(run) as folder:
+    inside = out.absolute().parent.resolve() == run.resolve()
+    if inside and not out.name.startswith("folded"):
+        raise UsageError(f"{out}: beside the run's own files the head is called folded...", hint="choose another --out")
+    # without writing to the run there is nothing to lock: it may lie on a medium that cannot be written
+    with hold_run(run) if inside else nullcontext(RunFolder(run)) as folder:
         tensors, _ = load_checkpoint(folder.check(folder.best))
         opened = config.store.open(run, instead=store)
         task = bind_task(recipe, opened)
@@ -122,8 +128,16 @@ def export_run(
         batch = _one_sample(task, opened, target)
         difference = _compare(trained, folded, list(folded_modules(folded)), batch)
         times = _time_models(trained, folded, batch, target, repeats)
-        make_folder(out.parent)
-        _write(out, folded, task, recipe, opened, folder.check(folder.best))
+        checkpoint = folder.check(folder.best)
+
+        def write(path: Path) -> None:
+            _write(path, folded, task, recipe, opened, checkpoint)
+
+        if inside:
+            folder.commit({run / out.name: write})
+        else:
+            make_folder(out.parent)
+            write(out)
     return ExportReport(
         run=run,
         out=out,
@@ -214,7 +228,8 @@ def _write(path: Path, model: nn.Module, task: Task, recipe: Recipe, store: Toke
         "checkpoint": file_digest(checkpoint),
         "store": store.key_digest,
     }
-    write_tensors(path, model.state_dict(), FOLDED_FORMAT, description)
+    tensors = model.state_dict()
+    write_tensors(path, tensors, FOLDED_FORMAT, seal(tensors, description))
 
 
 def _task_of(table: Mapping[str, Any]) -> Task:

@@ -27,6 +27,7 @@ from mettle_cache.pipelines.train.run import Run
 from mettle_cache.pipelines.train.run_config import RunConfig, StoreReference
 from mettle_cache.pipelines.train.run_folder import RunFolder, claim_run
 from mettle_cache.pipelines.train.sample_loader import SampleLoader, Split, read_split
+from mettle_cache.sealing import seal
 from mettle_cache.store import TokenStore
 from mettle_cache.tasks.avqa.grounding import GroundingTask
 from mettle_cache.tasks.protocol import Task
@@ -96,7 +97,8 @@ def pretrain_grounding(job: GroundingJob, progress: Progress | None = None) -> G
             raise run.failure
         tensors, _ = load_checkpoint(claimed.check(claimed.best))
         layers = {layer.modality: layer.name for layer in run.task.layers}
-        save_checkpoint(out, grounding_layers(tensors), {"store": store.key_digest, "layers": layers})
+        weights = grounding_layers(tensors)
+        save_checkpoint(out, weights, seal(weights, {"store": store.key_digest, "layers": layers}))
     memory, memory_of = peak_memory(shared.loader.device)
     splits = [split for split in (shared.train, shared.selection) if split is not None]
     return GroundingReport(

@@ -25,6 +25,7 @@ from mettle_cache.decoders.avqa_grounding import GroundingNet, Pictures, match_t
 from mettle_cache.errors import UsageError, WeightsError
 from mettle_cache.layers import LayerSpec
 from mettle_cache.methods.linear import mean_token
+from mettle_cache.sealing import file_seal_fits
 from mettle_cache.statedict import explain_mismatch, read_state_dict
 from mettle_cache.tasks.avqa.model import last_layers, take_seconds
 from mettle_cache.tasks.protocol import Predictions, StepInputs
@@ -43,6 +44,11 @@ def load_grounding(net: GroundingNet, path: Path) -> None:
     WeightsError
         No such file, a pickle with more in it than tensors, a layer that is missing or of another shape.
     """
+    if not file_seal_fits(path):
+        raise WeightsError(
+            f"grounding file {path} is damaged: it is not as it was written",
+            hint="write it again with: mettle pretrain-grounding --resume --out FILE",
+        )
     ours = net.state_dict()
     theirs = {name: tensor for name, tensor in read_state_dict(path, ours).tensors.items() if name in ours}
     if {name: tensor.shape for name, tensor in theirs.items()} != {name: tensor.shape for name, tensor in ours.items()}:

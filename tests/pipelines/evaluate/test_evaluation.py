@@ -123,7 +123,7 @@ def test_the_store_is_found_where_it_was_or_where_it_is_said_to_be(run, store, t
 
 
 def test_an_empty_split_is_refused(run, store):
-    with pytest.raises(UsageError, match="the holdout split has no samples with tokens"):
+    with pytest.raises(UsageError, match="there is no split 'holdout'"):
         evaluate(run, split="holdout", store=store)
 
 

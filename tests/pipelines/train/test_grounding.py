@@ -4,6 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mettle_cache.decoders.avqa_grounding import GroundingNet
 from mettle_cache.errors import ConfigError, RunError, UsageError, WeightsError
 from mettle_cache.pipelines.evaluate.evaluation import evaluate
 from mettle_cache.pipelines.train.grounding import GroundingJob, one_sample_a_video, pretrain_grounding
@@ -170,10 +171,17 @@ def test_a_file_that_does_not_fit_leaves_no_run_behind(store, trained, tmp_path)
     assert not (tmp_path / "run").exists()
 
 
+def test_one_bit_in_a_grounding_file_is_noticed(trained, tmp_path):
+    file = tmp_path / "flipped.safetensors"
+    data = bytearray(trained.out.read_bytes())
+    data[-7] ^= 4
+    file.write_bytes(data)
+    with pytest.raises(WeightsError, match=r"grounding file .*flipped\.safetensors is damaged"):
+        load_grounding(GroundingNet(8, 16), file)
+
+
 def test_a_malicious_grounding_file_runs_nothing(tmp_path):
     import pickle
-
-    from mettle_cache.decoders.avqa_grounding import GroundingNet
 
     class Malicious:
         def __reduce__(self):

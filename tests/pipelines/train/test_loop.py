@@ -185,7 +185,7 @@ def test_seeds_are_added_to_a_group_with_resume(store, tmp_path, alone):
     assert (tmp_path / "seed-0" / "last.safetensors").read_bytes() == before
     assert_as_alone(tmp_path, alone, ["seed-0", "seed-1"])
     assert heard.total == heard.done == len(counting.asked) == 3 * (16 + 6)
-    assert "seed-0: resuming after epoch 3 of 3" in heard.notes
+    assert "seed-0: finished already, after 3 epochs; --set train.epochs=N makes it longer" in heard.notes
 
 
 @pytest.mark.parametrize("ahead", [{"seed-0": 1}, {"seed-0": 2, "wide/seed-0": 1}, {"probe/seed-2": 1, "seed-1": 3}])
@@ -207,7 +207,7 @@ def test_ctrl_c_says_how_to_go_on_with_the_group(store, tmp_path, alone):
     listener = StopAfter(2, 5)
     with pytest.raises(KeyboardInterrupt):
         train_runs(store, specs(tmp_path), progress=listener)
-    assert f"interrupted; go on after epoch 2 with --resume --out {tmp_path}" in listener.notes[-1]
+    assert f"interrupted; go on after epoch 2 with: mettle train --resume --out {tmp_path}" in listener.notes[-1]
     train_runs(store, specs(tmp_path), resume=True)
     assert_as_alone(tmp_path, alone)
 
