@@ -254,16 +254,19 @@ def hold_run(path: Path) -> Iterator[RunFolder]:
     StoreError
         The folder cannot be written to.
     """
-    # of the mode that files have: a colleague of the same group takes the lock too
-    lock = FileLock(path / ".lock", mode=0o666)
-    with disk_errors(path / ".lock", needed=0):
+    place = path / ".lock"
+    lock = FileLock(place)
+    with disk_errors(place, needed=0):
+        if not os.path.lexists(place):
+            # of the mode that files have, which filelock would narrow: a colleague of the same group takes it too
+            place.touch()
         try:
             lock.acquire(timeout=0)
         except Timeout as error:
             raise RunError(f"{path}: another process is training or evaluating in this folder") from error
         except NotImplementedError as error:
             raise RunError(
-                f"{path / '.lock'}: this file system has no locks, so another process could write here too",
+                f"{place}: this file system has no locks, so another process could write here too",
                 hint="choose a folder on another disk with --out",
             ) from error
     try:

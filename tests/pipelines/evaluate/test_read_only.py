@@ -86,6 +86,18 @@ def test_each_of_several_runs_has_a_folder_of_its_own(store, place):
     ]
 
 
+def test_all_files_of_a_run_have_the_mode_of_other_files(store, tmp_path):
+    before = os.umask(0o002)
+    try:
+        train(store, recipe=RECIPE, out=tmp_path / "run")
+        evaluate(tmp_path / "run", store=store)
+        export_run(tmp_path / "run", store=store, repeats=1)
+    finally:
+        os.umask(before)
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert {path.name: oct(path.stat().st_mode & 0o777) for path in files} == {path.name: "0o664" for path in files}
+
+
 def test_another_run_s_folder_is_no_place_for_results(store, place):
     with pytest.raises(UsageError, match="this is a run's folder"):
         evaluate(place / "runs" / "seed-0", store=store, out=place / "runs" / "seed-1")
