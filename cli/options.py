@@ -16,7 +16,7 @@ from typer.core import TyperCommand
 from typer.models import OptionInfo
 
 from mettle_cache.cli.output import MODE
-from mettle_cache.errors import RunError, UsageError
+from mettle_cache.errors import UsageError
 from mettle_cache.paths import local_path
 
 NEWEST = ""
@@ -227,27 +227,9 @@ class OptionalStore(TyperCommand):
             if word == "--from-cache" and (not following or following[0].startswith("-")):
                 words[index] = f"--from-cache={NEWEST}"
         rest = super().parse_args(ctx, words)
-        if ctx.params["store"] is None:
-            _require_run(resume=ctx.params["resume"], out=ctx.params["out"])
+        if ctx.params["store"] is None and not ctx.params["resume"]:
+            hint = "name the store, or give --from-cache alone for the newest one under cache/"
+            raise UsageError("--from-cache is missing", hint=hint)
+        if ctx.params["store"] is None and ctx.params["out"] is None:
+            raise UsageError("--resume without a store needs the run's place", hint="name it with --out")
         return rest
-
-
-def _require_run(*, resume: bool, out: Path | None) -> None:
-    """Make sure that there is a run to go on with in ``out``, or in the folder beside it where it is a file of weights.
-
-    Raises
-    ------
-    UsageError, RunError
-        There is none.
-    """
-    from mettle_cache.pipelines.train.run_folder import find_runs
-
-    if not resume:
-        hint = "name the store, or give --from-cache alone for the newest one under cache/"
-        raise UsageError("--from-cache is missing", hint=hint)
-    if out is None:
-        raise UsageError("--resume without a store needs the run's place", hint="name it with --out")
-    try:
-        find_runs(out.with_suffix("") if out.suffix == ".safetensors" else out)
-    except RunError as error:
-        raise RunError(error.message, hint="to begin a run, name its store with --from-cache") from error

@@ -25,9 +25,7 @@ mettle train --from-cache
 mettle train --from-cache cache/ave-swinv2_l-htsat.zarr --recipe ave-swin-htsat --seed 1
 mettle train --from-cache --set lcd.k_visual=1 --set train.epochs=20 --out runs/k1
 mettle train --from-cache --seeds 0-4
-
 mettle train --resume --out runs/k1
-
 mettle train --resume --out runs/k1 --set train.epochs=40
 """
 OUT = "Folder of the run, or of the runs with --seeds; by default under runs/."

@@ -193,7 +193,7 @@ def _hold(place: RunFolder) -> Iterator[None]:
         except StoreError as error:
             raise RunError(
                 f"{place.path}: results cannot be written there ({error.message})",
-                hint=f"{command_line('mettle', 'evaluate', str(place.path), '--out')} FOLDER writes them elsewhere",
+                hint=f"{command_line('mettle evaluate', place.path, '--out')} FOLDER writes them elsewhere",
             ) from error
         yield
 

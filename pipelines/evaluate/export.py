@@ -113,8 +113,6 @@ def export_run(
     out = run / "folded.safetensors" if out is None else local_path(out)
     _check_place(out)
     inside = out.absolute().parent.resolve() == run.resolve()
-    if inside and not out.name.startswith("folded"):
-        raise UsageError(f"{out}: beside the run's own files the head is called folded...", hint="choose another --out")
     # without writing to the run there is nothing to lock: it may lie on a medium that cannot be written
     with hold_run(run) if inside else nullcontext(RunFolder(run)) as folder:
         tensors, _ = load_checkpoint(folder.check(folder.best))

@@ -65,8 +65,14 @@ class TrainJob:
         self.find_store()
 
     def runs(self) -> list[Path]:
-        """The runs in ``out`` that there are to resume; none where the request is not to resume."""
-        return _runs_in(self.out) if self.resume and self.out is not None else []
+        """The runs in ``out`` to resume; none where the request is not to resume, or names a store to begin one from.
+
+        Raises
+        ------
+        RunError
+            There is none, and no store is named.
+        """
+        return _runs_in(self.out, self.store) if self.resume and self.out is not None else []
 
     def find_store(self) -> tuple[Path, list[str]]:
         """As :func:`find_store`."""
@@ -117,15 +123,18 @@ class GroundingJob:
 
     def find_store(self) -> tuple[Path, list[str]]:
         """As :func:`find_store`; the run's folder lies beside its file."""
-        return find_store(self.store, _runs_in(self.out.with_suffix("")) if self.resume and self.out else [])
+        runs = _runs_in(self.out.with_suffix(""), self.store) if self.resume and self.out is not None else []
+        return find_store(self.store, runs)
 
 
-def _runs_in(folder: Path) -> list[Path]:
+def _runs_in(folder: Path, store: Path | None) -> list[Path]:
     from mettle_cache.pipelines.train.run_folder import find_runs
 
     try:
         return find_runs(folder)
-    except RunError:
+    except RunError as error:
+        if store is None:
+            raise RunError(error.message, hint="to begin a run, name its store: --from-cache STORE") from error
         return []
 
 

@@ -367,7 +367,7 @@ def find_runs(path: Path) -> list[Path]:
     RunError
         There is none.
     """
-    if RunFolder(path).config.exists():
+    if os.path.lexists(RunFolder(path).config):
         return [path]
     require_run(path)
     runs = [config.parent for pattern in ("*/config.json", "*/*/config.json") for config in path.glob(pattern)]

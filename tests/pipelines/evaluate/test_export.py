@@ -204,11 +204,6 @@ def test_one_bit_in_an_exported_head_is_noticed(exported, tmp_path, place):
         load_exported(tmp_path / "flipped.safetensors")
 
 
-def test_a_head_does_not_take_the_place_of_a_run_s_own_file(trained, store):
-    with pytest.raises(UsageError, match="beside the run's own files the head is called folded"):
-        export_run(trained, store=store, out=trained / "best.safetensors")
-
-
 def rewritten(path, out, change):
     """The exported file with another description or other tensors."""
     with safe_open(path, framework="pt") as opened:
