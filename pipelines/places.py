@@ -10,11 +10,11 @@ from pathlib import Path
 from mettle_cache.datasets import list_datasets
 from mettle_cache.errors import MettleError, RunError, StoreMissingError
 from mettle_cache.paths import command_line
-from mettle_cache.store.format.files import CLIPS_FILE, MANIFEST, SAMPLES
-from mettle_cache.store.format.metadata import COMMITS, READY, ROOT
+from mettle_cache.store.format.files import CLIPS_FILE
+from mettle_cache.store.format.metadata import RECORDS, ROOT
 
 # any of these is a store's, a damaged one's too: what is wrong with it is for the store's reader to say
-STORE_FILES = (ROOT, READY, CLIPS_FILE, SAMPLES, MANIFEST, COMMITS)
+STORE_FILES = (ROOT, *RECORDS)
 RUN_FILE = "config.json"
 _LISTED = 3
 

@@ -96,7 +96,7 @@ def test_an_unreadable_mp4_is_listed_then_left_out(folder, mettle, content):
     assert not (folder / "cache").exists()
 
     code, report, err = mettle(*EXTRACT, "--skip-missing")
-    assert code == 1
+    assert code == 0
     assert (report["written"], report["failed"], report["finished"]) == (11, 1, True)
     assert video.stem in report["failures"]
     assert "not comparable" in err
