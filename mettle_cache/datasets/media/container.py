@@ -9,7 +9,7 @@ from pathlib import Path
 
 import av
 
-from mettle_cache.datasets.media.content import describe_content
+from mettle_cache.datasets.media.content import begins_as_container, begins_as_sound, describe_content, read_head
 from mettle_cache.datasets.media.cut_off import promised_seconds, refuse_cut_file
 from mettle_cache.datasets.media.fault import MediaFileError, require_file
 from mettle_cache.datasets.media.mp4_boxes import refuse_absurd_counts
@@ -17,33 +17,21 @@ from mettle_cache.datasets.media.pixels import MAX_PIXELS
 
 # A playlist named .mp4 would make FFmpeg open other files and addresses: none is among these, and only this file opens.
 # Which of them a file is, FFmpeg finds in its content.
-_OPEN_OPTIONS = {
-    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,aac",
-    "protocol_whitelist": "file",
-}
+_CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,aac"
+_SOUND_FILES = "wav,w64,flac,ogg,aiff,caf,au,mp3"
 _PROMISING = ("mov", "matroska", "avi", "flv", "asf")
 """Formats whose headers tell how long they are; for others FFmpeg reads the last time stamp, or guesses by the size."""
 _TELLING = ("mov", "avi")
 """Those that tell it of each stream."""
 SLACK = 1.0
 """Seconds by which a stream may end before its header says; real files miss a few frames, a cut-off one misses more."""
-_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"sidx", b"moof", b"pnot", b"uuid")
-_STARTS = (
-    b"\x1a\x45\xdf\xa3",  # Matroska and WebM
-    b"FLV\x01",
-    b"\x30\x26\xb2\x75\x8e\x66\xcf\x11",  # ASF: .wmv and .wma
-    b"\x00\x00\x01\xba",  # MPEG program stream
-)
-_TS_PACKETS = ((0, 188), (4, 192))
-"""Where the first sync byte of an MPEG transport stream lies, and the distance to the next; M2TS adds four bytes."""
-_HEAD_BYTES = 1024
 # what PyAV and its decoders raise for bytes that make no sense
 _BAD_BYTES = (av.FFmpegError, OSError, ValueError, ArithmeticError, LookupError)
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[av.container.InputContainer]:
-    """The open container; whatever FFmpeg finds wrong inside the block is a MediaFileError.
+def opened(path: Path, *, sound: bool = False) -> Iterator[av.container.InputContainer]:
+    """The open container, or sound file; whatever FFmpeg finds wrong inside the block is a MediaFileError.
 
     Raises
     ------
@@ -60,12 +48,15 @@ def opened(path: Path) -> Iterator[av.container.InputContainer]:
         with av.open(
             os.path.abspath(path),
             options={"max_pixels": str(MAX_PIXELS)},
-            container_options=_OPEN_OPTIONS,
+            container_options={
+                "format_whitelist": _SOUND_FILES if sound else _CONTAINERS,
+                "protocol_whitelist": "file",
+            },
             metadata_errors="replace",
         ) as container:
             yield container
     except _BAD_BYTES as error:
-        raise _undecodable(path, error) from error
+        raise _undecodable(path, error, sound=sound) from error
 
 
 def best_stream(path: Path, container: av.container.InputContainer, kind: str) -> av.stream.Stream:
@@ -159,35 +150,13 @@ def measure(path: Path, kind: str) -> float:
         return end - origin(container)
 
 
-def is_container(path: Path) -> bool:
-    """Whether a file holds streams that FFmpeg has to take apart, by its content. Raises MediaFileError."""
-    require_file(path)
-    return _begins_as_container(_read_head(path))
-
-
 def _is_cover(stream: av.stream.Stream) -> bool:
     return bool(stream.disposition & av.stream.Disposition.attached_pic)
 
 
-def _undecodable(path: Path, error: Exception) -> MediaFileError:
+def _undecodable(path: Path, error: Exception, *, sound: bool) -> MediaFileError:
     reason = getattr(error, "strerror", None) or str(error)
-    head = _read_head(path)
-    if not _begins_as_container(head) and not head.startswith(b"OggS"):
+    head = read_head(path)
+    if not (begins_as_container(head) or head.startswith(b"OggS") or (sound and begins_as_sound(head))):
         reason = f"it is {describe_content(head)}"
     return MediaFileError(path, f"cannot be decoded: {reason}")
-
-
-def _begins_as_container(head: bytes) -> bool:
-    if head[4:8] in _BOXES or head.startswith(_STARTS) or (head[:4] == b"RIFF" and head[8:12] == b"AVI "):
-        return True
-    if any(head[at : at + 2 * step + 1 : step] == b"GGG" for at, step in _TS_PACKETS):
-        return True
-    return len(head) > 2 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0  # frames of AAC alone (ADTS)
-
-
-def _read_head(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(_HEAD_BYTES)
-    except OSError as error:
-        raise MediaFileError(path, f"cannot be read: {error.strerror}") from error

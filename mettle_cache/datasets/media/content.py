@@ -1,6 +1,10 @@
-"""What a file is by its first bytes, for the message that says why it is not what its name promises."""
+"""What a file is by its first bytes: who reads it, and the message that says why it is not what its name promises."""
 
 from __future__ import annotations
+
+from pathlib import Path
+
+from mettle_cache.datasets.media.fault import MediaFileError
 
 _STARTS: tuple[tuple[bytes, str], ...] = (
     (b"version https://git-lfs", "a git-lfs pointer (fetch the file: git lfs pull)"),
@@ -45,7 +49,51 @@ _BRANDS = {
     b"mif1": "an HEIC picture",
     b"heix": "an HEIC picture",
 }
+_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"sidx", b"moof", b"pnot", b"uuid")
+_CONTAINERS = (
+    b"\x1a\x45\xdf\xa3",  # Matroska and WebM
+    b"FLV\x01",
+    b"\x30\x26\xb2\x75\x8e\x66\xcf\x11",  # ASF: .wmv and .wma
+    b"\x00\x00\x01\xba",  # MPEG program stream
+)
+_TS_PACKETS = ((0, 188), (4, 192))
+"""Where the first sync byte of an MPEG transport stream lies, and the distance to the next; M2TS adds four bytes."""
+_SOUNDS = (b"fLaC", b"FORM", b".snd", b"caff", b"riff\x2e\x91\xcf\x11", b"NIST_1A")
+_WAVES = (b"RIFF", b"RIFX", b"RF64", b"BW64")
+_HEAD_BYTES = 1024
 _PAGES = (b"<!doctype html", b"<html", b"<head", b"<body", b"<!--")
+
+
+def read_head(path: Path) -> bytes:
+    """The first bytes of a file, those after its ID3 tag if it has one. Raises MediaFileError."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+            if head[:3] == b"ID3" and len(head) > 10:
+                # seven bits a byte
+                file.seek(10 + sum(byte << 7 * place for place, byte in enumerate(head[9:5:-1])))
+                head = file.read(_HEAD_BYTES) or head
+            return head
+    except OSError as error:
+        raise MediaFileError(path, f"cannot be read: {error.strerror}") from error
+
+
+def begins_as_container(head: bytes) -> bool:
+    """Whether a file holds streams that FFmpeg has to take apart."""
+    if head[4:8] in _BOXES or head.startswith(_CONTAINERS) or (head[:4] == b"RIFF" and head[8:12] == b"AVI "):
+        return True
+    if any(head[at : at + 2 * step + 1 : step] == b"GGG" for at, step in _TS_PACKETS):
+        return True
+    return len(head) > 2 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0  # frames of AAC alone (ADTS)
+
+
+def begins_as_sound(head: bytes) -> bool:
+    """Whether a file is a recording and nothing else; Ogg files may be either."""
+    return head.startswith(_SOUNDS) or (head[:4] in _WAVES and head[8:12] == b"WAVE") or _begins_as_mp3(head)
+
+
+def _begins_as_mp3(head: bytes) -> bool:
+    return len(head) > 2 and head[0] == 0xFF and head[1] & 0xE6 in (0xE2, 0xE4)
 
 
 def describe_content(head: bytes) -> str:
@@ -61,6 +109,8 @@ def describe_content(head: bytes) -> str:
         return _RIFF[head[8:12]]
     if head[4:8] == b"ftyp":
         return _BRANDS.get(head[8:12], "an MP4 or QuickTime video")
+    if _begins_as_mp3(head):
+        return "an MP3 recording"
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith(_PAGES):
         return "a web page (the download gave an error or a sign-in page)"

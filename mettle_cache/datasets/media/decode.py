@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from mettle_cache.datasets.media import arrays, pictures, video, waveform
 from mettle_cache.datasets.media.allowance import Allowance, allowed
-from mettle_cache.datasets.media.container import SLACK, is_container, measure
+from mettle_cache.datasets.media.container import SLACK, measure
+from mettle_cache.datasets.media.content import begins_as_container, begins_as_sound, read_head
 from mettle_cache.datasets.media.fault import MediaFileError, require_file
 from mettle_cache.datasets.media.places import SPREAD, TRACKS, VIDEOS, PictureRule
 from mettle_cache.datasets.media.remarks import Remark
@@ -50,8 +51,14 @@ def load_recording(clip: Clip, segments: int, sample_rate: int) -> Recording:
 
 
 def holds_track(path: Path) -> bool:
-    """Whether a recording is a stream in a container: by its name or, as an M4A named .wav, by its content."""
-    return path.suffix.lower() in (*VIDEOS, *TRACKS) or is_container(path)
+    """Whether a recording is a stream in a container, by its content: an M4A may be named .wav, an MP3 .m4a.
+
+    Its name tells for Ogg files, which may be either, and who is to say what is wrong with what is neither.
+    """
+    require_file(path)
+    head = read_head(path)
+    named = path.suffix.lower() in (*VIDEOS, *TRACKS)
+    return begins_as_container(head) or (named and not begins_as_sound(head))
 
 
 def read_recording(path: Path) -> tuple[NDArray[np.float32], int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,10 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mettle_cache.datasets.media.allowance import take
+from mettle_cache.datasets.media.container import best_stream, opened
 from mettle_cache.datasets.media.fault import MediaFileError
-
-# none that reads other files or addresses, and none that takes any bytes for its own
-_OPEN_OPTIONS = {"format_whitelist": "wav,w64,flac,ogg,aiff,caf,au,mp3", "protocol_whitelist": "file"}
 
 
 def decoder_versions() -> dict[str, object]:
@@ -32,7 +29,8 @@ def check(path: Path) -> None:
 def count_samples(path: Path) -> int:
     """Samples of a channel by the lengths that its packets tell; nothing is decoded. Raises MediaFileError."""
     with _opened(path) as (container, stream):
-        return sum(packet.duration or 0 for packet in container.demux(stream))
+        ticks = sum(packet.duration or 0 for packet in container.demux(stream))
+        return round(ticks * (stream.time_base or 0) * stream.codec_context.sample_rate)
 
 
 def read_channels(path: Path) -> tuple[NDArray[np.float32], int]:
@@ -55,16 +53,8 @@ def read_channels(path: Path) -> tuple[NDArray[np.float32], int]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.AudioStream]]:
-    try:
-        with av.open(os.path.abspath(path), container_options=_OPEN_OPTIONS, metadata_errors="replace") as container:
-            if not container.streams.audio:
-                raise MediaFileError(path, "holds no sound")
-            stream = container.streams.audio[0]
-            if stream.codec_context is None or stream.codec_context.sample_rate <= 0:
-                raise MediaFileError(path, "holds sound of a kind that FFmpeg cannot decode")
-            # a damaged piece is an error, not a gap
-            stream.codec_context.options = {"err_detect": "crccheck+explode"}
-            stream.codec_context.thread_count = 1  # several clips are decoded at once already
-            yield container, stream
-    except (av.FFmpegError, ValueError) as error:
-        raise MediaFileError(path, f"cannot be decoded: {getattr(error, 'strerror', None) or error}") from error
+    with opened(path, sound=True) as container:
+        stream = best_stream(path, container, "audio")
+        # a damaged piece is an error, not a gap
+        stream.codec_context.options = {"err_detect": "crccheck+explode"}
+        yield container, stream

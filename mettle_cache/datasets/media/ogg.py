@@ -14,6 +14,8 @@ from mettle_cache.datasets.media.fault import MediaFileError
 _MAGIC = b"OggS"
 _HEADER = 27
 _TWO_PAGES = 1 << 17
+_KIND, _FIRST = 5, 2
+"""The byte of flags in a page's header, and the flag of a stream's first page; all streams begin before any goes on."""
 _CHECKSUM = slice(22, 26)
 _MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
@@ -24,8 +26,10 @@ def check_ogg(path: Path) -> None:
     Raises
     ------
     MediaFileError
-        The file is cut off within a page, or a page is damaged.
+        The file is cut off within a page, a page is damaged, or recordings are chained (section 4), of which
+        decoders read the first.
     """
+    begun = False
     with path.open("rb") as file:
         while True:
             at = file.tell()
@@ -38,6 +42,13 @@ def check_ogg(path: Path) -> None:
                 return
             if _checksum(page) != int.from_bytes(page[_CHECKSUM], "little"):
                 raise MediaFileError(path, f"is damaged: the Ogg page at byte {at} does not bear out its checksum")
+            first = bool(page[_KIND] & _FIRST)
+            if first and begun:
+                raise MediaFileError(
+                    path,
+                    f"holds recordings one after another, of which decoders read the first: one begins at byte {at}",
+                )
+            begun = not first
 
 
 def _read_page(file: BinaryIO) -> bytes | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +16,8 @@ from numpy.typing import NDArray
 
 from mettle_cache.datasets.media import ffmpeg_sound
 from mettle_cache.datasets.media.allowance import take
-from mettle_cache.datasets.media.content import describe_content
+from mettle_cache.datasets.media.caf import check_caf
+from mettle_cache.datasets.media.content import read_head
 from mettle_cache.datasets.media.fault import MediaFileError, require_file
 from mettle_cache.datasets.media.ogg import check_ogg
 from mettle_cache.datasets.media.riff import SLACK, check_riff
@@ -49,8 +49,12 @@ POLICY: dict[str, object] = {
     "resample": {"library": "torchaudio.functional.resample", **_RESAMPLER},
 }
 _RESAMPLED_AT_ONCE = 1 << 22
-_HEAD_BYTES = 1024
 _PROMISED = re.compile(r": (\d+) \(should be (\d+)\)")
+_COUNTED = re.compile(rb"\nsample_count -i (\d{1,18})")
+_FORMATS = ("WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "NIST", "FLAC", "OGG", "MP3")
+"""Those of which a lost end is noticed, of some two dozen that libsndfile reads."""
+_UNCOUNTED = {"FLAC": 0, "MP3": 5 * 1152}
+"""Samples that a file may hold beyond those that its header tells, where libsndfile stops: an MP3 encoder's padding."""
 _UNTOLD = 1 << 60
 """Frames that libsndfile claims of a file that does not tell how many it holds."""
 
@@ -94,43 +98,48 @@ def _opened(path: Path) -> Iterator[soundfile.SoundFile | None]:
     size = require_file(path).st_size
     try:
         check_riff(path, size)
+        check_caf(path, size)
         check_ogg(path)
+        raw = path.open("rb", buffering=0)
     except OSError as error:
         raise MediaFileError(path, f"cannot be read: {error.strerror}") from error
-    try:
-        # as bytes: not every name on a disk is text
-        file = soundfile.SoundFile(os.fsencode(path))
-    except soundfile.LibsndfileError as error:
+    with raw:
         try:
-            ffmpeg_sound.check(path)
-        except MediaFileError:
-            unknown = "not recognised" in error.error_string
-            what = f"it is {describe_content(_head(path))}" if unknown else error.error_string
-            raise MediaFileError(path, f"cannot be decoded: {what}") from error
-        yield None
-        return
-    with file:
-        _refuse_lost_end(path, file)
-        # of MP3 inside WAV libsndfile finds a part
-        partly = file.subtype == "MPEG_LAYER_III" and file.format != "MP3"
-        yield file if 0 < file.frames < _UNTOLD and not partly else None
-
-
-def _head(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(_HEAD_BYTES)
-    except OSError as error:
-        raise MediaFileError(path, f"cannot be read: {error.strerror}") from error
+            # without its name: libsndfile takes any bytes for sound where it ends in .au or .gsm
+            file = soundfile.SoundFile(raw.fileno(), closefd=False)
+        except soundfile.LibsndfileError as error:
+            try:
+                ffmpeg_sound.check(path)
+            except MediaFileError as other:
+                what = (
+                    other.what if "not recognised" in error.error_string else f"cannot be decoded: {error.error_string}"
+                )
+                raise MediaFileError(path, what) from error
+            yield None
+            return
+        with file:
+            _refuse_lost_end(path, file)
+            # of MP3 inside WAV libsndfile finds a part
+            partly = file.subtype == "MPEG_LAYER_III" and file.format != "MP3"
+            yield file if 0 < file.frames < _UNTOLD and not partly else None
 
 
 def _refuse_lost_end(path: Path, file: soundfile.SoundFile) -> None:
-    """By libsndfile's own log, which alone tells that a W64 or AU file is shorter than it says."""
-    if file.format not in ("W64", "AU"):
-        return
-    for promised, held in _PROMISED.findall(file.extra_info):
-        if int(promised) - int(held) > SLACK:
-            raise MediaFileError(path, f"is cut off: its header promises {promised} bytes, {held} are there")
+    """What of W64 and AU libsndfile's own log alone tells; a NIST header counts its samples."""
+    if file.format not in _FORMATS:
+        raise MediaFileError(
+            path,
+            f"is a sound file of a kind ({file.format}) that does not show whether its end was lost",
+            hint="convert it to WAV or FLAC",
+        )
+    if file.format == "NIST":
+        counted = max(map(int, _COUNTED.findall(read_head(path))), default=0)
+        if counted > file.frames:
+            raise MediaFileError(path, f"is cut off: its header promises {counted} samples, {file.frames} are there")
+    elif file.format in ("W64", "AU"):
+        for promised, held in _PROMISED.findall(file.extra_info):
+            if int(promised) - int(held) > SLACK:
+                raise MediaFileError(path, f"is cut off: its header promises {promised} bytes, {held} are there")
 
 
 def _read_channels(path: Path, file: soundfile.SoundFile) -> NDArray[np.float32]:
@@ -142,7 +151,8 @@ def _read_channels(path: Path, file: soundfile.SoundFile) -> NDArray[np.float32]
         samples: NDArray[np.float32] = file.read(file.frames, dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, ValueError, OverflowError) as error:
         raise MediaFileError(path, f"cannot be decoded: {getattr(error, 'error_string', error)}") from error
-    if file.format == "FLAC" and (count := ffmpeg_sound.count_samples(path)) > file.frames:
+    slack = _UNCOUNTED.get(file.format)
+    if slack is not None and (count := ffmpeg_sound.count_samples(path)) > file.frames + slack:
         raise MediaFileError(path, f"has a damaged header: it promises {file.frames} samples, {count} are there")
     if len(samples) < file.frames:
         raise MediaFileError(path, f"is cut off or damaged: {len(samples)} of {file.frames} samples could be read")

@@ -4,8 +4,10 @@ import hashlib
 import json
 import shutil
 import struct
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -14,7 +16,7 @@ from mettle_cache.datasets import Clip, open_dataset
 from mettle_cache.datasets.media import decode
 from mettle_cache.datasets.media.allowance import Allowance, allowed
 from mettle_cache.datasets.media.fault import MediaFileError
-from tests.datasets.media.containers import KINDS, burst_times, whole_video, write_video
+from tests.datasets.media.containers import KINDS, burst_times, bursts, whole_video, write_video
 
 
 def _copy_of_first(root: Path, to: Path) -> Clip:
@@ -133,6 +135,34 @@ def test_sound_in_a_container_is_read_whatever_its_name(
     assert burst_times(samples, 16_000) == pytest.approx([0.2 + delay + second for second in range(10)], abs=0.003)
     assert decode.check_audio(clip, 10, deep=True) == []
     assert decode.source_digest(clip, 10)
+
+
+@pytest.mark.parametrize("container", ["WAV", "FLAC", "MP3", "CAF"])
+@pytest.mark.parametrize("name", ["a.m4a", "a.wma", "a.mp4"])
+def test_sound_files_are_read_whatever_their_name(tmp_path: Path, container: str, name: str) -> None:
+    soundfile.write(tmp_path / "a.wav", bursts(10, 16_000)[0], 16_000, format=container)
+    clip = Clip("a", tmp_path, (tmp_path / "a.wav").rename(tmp_path / name))
+    samples = decode.load_waveform(clip, 10, 16_000)
+    assert burst_times(samples, 16_000) == pytest.approx([0.2 + second for second in range(10)], abs=0.003)
+    assert decode.check_audio(clip, 10, deep=True) == []
+    assert decode.load_recording(clip, 10, 8_000).rate == 16_000
+
+
+@pytest.mark.parametrize("name", ["a.aac", "a.mp3", "a.wav"])
+def test_a_tag_before_frames_of_aac_makes_no_mp3_of_them(tmp_path: Path, name: str) -> None:
+    """As segments of a live stream have it."""
+    with av.open(str(tmp_path / "a.adts"), "w", format="adts") as out:
+        stream = out.add_stream("aac", rate=16_000, layout="mono")
+        for at in range(0, 32_000, 1024):
+            block = bursts(10, 16_000)[:, at : at + 1024]
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block), format="fltp", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = 16_000, at, Fraction(1, 16_000)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    tag = b"ID3\4\0\0" + bytes((0, 0, 1, 2)) + bytes(130)
+    (tmp_path / name).write_bytes(tag + (tmp_path / "a.adts").read_bytes())
+    samples = decode.load_waveform(Clip("a", tmp_path, tmp_path / name), 2, 16_000)
+    assert burst_times(samples, 16_000) == pytest.approx([0.264, 1.264], abs=0.003)  # its encoder's delay is heard
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,16 @@ def test_a_whole_file_passes_with_whatever_is_appended(ogg: Path) -> None:
     check_ogg(ogg)
 
 
+def test_recordings_that_are_chained_are_refused(ogg: Path) -> None:
+    """As an internet radio writes them; libsndfile reads the first and says nothing."""
+    content = ogg.read_bytes()
+    ogg.write_bytes(content + content)
+    with pytest.raises(
+        MediaFileError, match=rf"a.ogg: holds recordings one after another.* begins at byte {len(content)}"
+    ):
+        check_ogg(ogg)
+
+
 def test_other_files_are_not_looked_at(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(b"RIFF" + bytes(100))
     check_ogg(tmp_path / "a.wav")

@@ -123,6 +123,9 @@ def test_mp3_inside_wav_is_read(tmp_path: Path) -> None:
     [
         ("W64", "PCM_16"),
         ("AU", "PCM_16"),
+        ("CAF", "PCM_16"),
+        ("CAF", "ALAC_16"),
+        ("NIST", "PCM_16"),
         ("WAV", "PCM_16"),
         ("FLAC", "PCM_16"),
         ("OGG", "VORBIS"),
@@ -137,6 +140,54 @@ def test_what_is_cut_off_is_refused(tmp_path: Path, container: str, subtype: str
     (tmp_path / "a.wav").write_bytes(content[: int(keep * len(content))])
     with pytest.raises(MediaFileError, match=r"a.wav: (is cut off|cannot be decoded: .*lost sync)"):
         waveform.read_sound_file(tmp_path / "a.wav")
+
+
+@pytest.mark.parametrize("container", ["CAF", "NIST", "AIFF", "RF64"])
+def test_kinds_that_show_a_lost_end_are_read(tmp_path: Path, container: str) -> None:
+    tone = _tone(16_000, seconds=1)
+    soundfile.write(tmp_path / "a.wav", tone, 16_000, format=container, subtype="PCM_16")
+    samples, rate = waveform.read_sound_file(tmp_path / "a.wav")
+    assert rate == 16_000
+    np.testing.assert_allclose(samples, tone, atol=1e-4)
+
+
+def test_a_caf_file_whose_samples_go_on_to_its_end(tmp_path: Path) -> None:
+    """As it is written to a pipe: -1 for the length."""
+    tone = _tone(16_000, seconds=1)
+    soundfile.write(tmp_path / "a.caf", tone, 16_000)
+    content = bytearray((tmp_path / "a.caf").read_bytes())
+    at = content.index(b"data") + 4
+    content[at : at + 8] = b"\xff" * 8
+    (tmp_path / "a.caf").write_bytes(content)
+    samples, _ = waveform.read_sound_file(tmp_path / "a.caf")
+    np.testing.assert_allclose(samples[: len(tone)], tone, atol=1e-4)
+
+
+@pytest.mark.parametrize("container", ["VOC", "SVX", "PVF", "MAT5", "IRCAM", "PAF"])
+def test_kinds_that_do_not_show_a_lost_end_are_refused(tmp_path: Path, container: str) -> None:
+    soundfile.write(tmp_path / "a.wav", _tone(8_000, seconds=1), 8_000, format=container, subtype="PCM_16")
+    with pytest.raises(MediaFileError, match=rf"a.wav: is a sound file of a kind \({container}\) that") as refused:
+        waveform.read_sound_file(tmp_path / "a.wav")
+    assert refused.value.hint == "convert it to WAV or FLAC"
+
+
+@pytest.mark.parametrize("ending", ["au", "gsm", "snd", "vox", "mp3"])
+def test_no_ending_makes_sound_of_other_bytes(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"a.{ending}"
+    path.write_bytes(b"<html>Not found</html>" * 1500)
+    with pytest.raises(MediaFileError, match=rf"a.{ending}: cannot be decoded: it is a web page"):
+        waveform.read_sound_file(path)
+
+
+def test_mp3_files_that_were_joined_are_refused(tmp_path: Path) -> None:
+    """The header of the first tells of its own samples, and libsndfile reads no others."""
+    soundfile.write(tmp_path / "a.mp3", _tone(16_000, seconds=2), 16_000)
+    content = (tmp_path / "a.mp3").read_bytes()
+    (tmp_path / "a.mp3").write_bytes(content + b"TAG" + bytes(125))
+    assert len(waveform.read_sound_file(tmp_path / "a.mp3")[0]) == 32_000
+    (tmp_path / "a.mp3").write_bytes(content + content)
+    with pytest.raises(MediaFileError, match=r"a.mp3: has a damaged header: it promises 32000 samples, 6\d+ are there"):
+        waveform.read_sound_file(tmp_path / "a.mp3")
 
 
 def test_sound_files_that_are_none_or_hold_nothing(tmp_path: Path) -> None:
