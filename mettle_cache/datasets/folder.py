@@ -14,7 +14,7 @@ The table has a header and a row a clip, as spreadsheets export it (UTF-8, comma
     ``train``, ``val`` or ``test``.
 ``label``
     The event's category. The categories are all labels in the order of their characters, whatever the order of the
-    rows. ``background`` means that nothing happens in the clip.
+    rows, each always written in the same way. ``background`` means that nothing happens in the clip.
 ``start``, ``end``
     The event in whole seconds, ``[start, end)``. Without these columns, or where both are empty, it lasts throughout.
 """
@@ -22,6 +22,7 @@ The table has a header and a row a clip, as spreadsheets export it (UTF-8, comma
 from __future__ import annotations
 
 import csv
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,6 +117,7 @@ def read_clips(table: Path, seconds: int, problems: Problems) -> list[LabelledCl
     """The rows of the table, in order; a row with a problem is left out."""
     rows: list[LabelledClip] = []
     first_seen: dict[str, int] = {}
+    labels: dict[str, str] = {}
     for line, cells in _read_cells(table, problems):
         row = _parse_row(cells, seconds)
         if isinstance(row, str):
@@ -125,8 +127,15 @@ def read_clips(table: Path, seconds: int, problems: Problems) -> list[LabelledCl
             where = first_seen[row.clip]
             problems.add(line.problem(f"the clip {row.clip} is in line {where} already: a clip has one event"))
         first_seen.setdefault(row.clip, line.number)
+        if row.label is not None and (first := labels.setdefault(_looks(row.label), row.label)) != row.label:
+            problems.add(line.problem(f"the label {quoted(row.label)} is written {quoted(first)} further up"))
         rows.append(row)
     return rows
+
+
+def _looks(label: str) -> str:
+    """The same for labels that a reader takes for one: of other capitals, or of other code points for the letters."""
+    return unicodedata.normalize("NFKC", label).casefold()
 
 
 def _read_cells(table: Path, problems: Problems) -> Iterator[tuple[Line, dict[str, str]]]:

@@ -177,6 +177,14 @@ def test_a_table_that_is_none(table, lines, message):
         open_dataset("folder", table(*lines))
 
 
+@pytest.mark.parametrize("label", ["dog-Ü", "DOG-Ü", "Dog-U\u0308", "Ｄog-Ü"])
+def test_one_label_is_not_written_in_two_ways(table, label):
+    root = table("id,split,label", "a,train,Dog-Ü", "b,val,Dog-Ü", "c,train,Cat", f"d,val,{label}")
+    said = rf"clips.csv:5: the label {re.escape(ascii(label))} is written 'Dog-\\xdc' further up"
+    with pytest.raises(DatasetError, match=said):
+        open_dataset("folder", root)
+
+
 def test_no_table_at_all_says_what_to_write(tmp_path):
     with pytest.raises(DatasetError, match=r"there is no clips.csv in .*\n  next: write one with the header id,split,"):
         open_dataset("folder", tmp_path)
