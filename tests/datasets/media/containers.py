@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -69,6 +70,21 @@ def whole_video(kind: str) -> bytes:
     """Ten seconds of one of ``KINDS`` as :func:`write_video` writes it by default."""
     with TemporaryDirectory() as folder:
         return write_video(Path(folder) / f"clip{KINDS[kind].suffix}", KINDS[kind]).read_bytes()
+
+
+def copy_packets(path: Path, kind: str, *, wanted: Callable[[av.Packet], bool]) -> Path:
+    """Write those packets of :func:`whole_video` that are ``wanted``; quicker than to encode them again."""
+    options = dict(KINDS[kind].options)
+    with (
+        av.open(io.BytesIO(whole_video(kind))) as source,
+        av.open(str(path), "w", format=_muxer(KINDS[kind]), container_options=options) as out,
+    ):
+        copies = {stream.index: out.add_stream_from_template(stream) for stream in source.streams}
+        for packet in source.demux():
+            if packet.dts is not None and wanted(packet):
+                packet.stream = copies[packet.stream.index]
+                out.mux(packet)
+    return path
 
 
 def write_video(
