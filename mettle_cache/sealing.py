@@ -16,8 +16,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mettle_cache.store.format.digests import canonical_json
-
 DIGEST = "digest"
 
 
@@ -44,7 +42,7 @@ def file_seal_fits(path: Path) -> bool:
 
 
 def _digest(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> str:
-    digest = hashlib.blake2b(canonical_json(json.loads(json.dumps(description))), digest_size=16)
+    digest = hashlib.blake2b(json.dumps(description, sort_keys=True).encode(), digest_size=16)
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from mettle_cache.content import describe_content
 from mettle_cache.errors import WeightsError
 from mettle_cache.paths import local_path
 
@@ -32,22 +33,6 @@ _LISTED = 5
 _LARGEST_GROWTH = 4
 _ALWAYS_ALLOWED = 1 << 26
 
-# how a file that holds no weights begins, what it is, and what to do about it
-_OTHERS: tuple[tuple[bytes, str, str], ...] = (
-    (b"version https://git-lfs", "a git-lfs pointer, not the file that it points to", "fetch the file: git lfs pull"),
-    (b"\x89HDF", "an HDF5 file (Keras or h5py)", _GIVE),
-    (b"GGUF", "a GGUF file", _GIVE),
-    (b"\x93NUMPY", "a NumPy array", _GIVE),
-    (b"\x1f\x8b", "compressed with gzip", "unpack it first"),
-    (b"\x28\xb5\x2f\xfd", "compressed with zstd", "unpack it first"),
-    (b"\xfd7zXZ", "compressed with xz", "unpack it first"),
-    (b"BZh", "compressed with bzip2", "unpack it first"),
-    (b"7z\xbc\xaf", "a 7z archive", "unpack it first"),
-    (b"Rar!", "a RAR archive", "unpack it first"),
-    (b"%PDF", "a PDF document", FETCH_AGAIN),
-    (b"\x08\x07\x12", "an ONNX model", _GIVE),
-)
-
 
 def read_weights_file(path: Path) -> Mapping[object, object]:
     """What a weights file holds, nested as it is; tensors are on the CPU.
@@ -61,7 +46,7 @@ def read_weights_file(path: Path) -> Mapping[object, object]:
     path = local_path(path)
     size = _require_file(path)
     head = _read_head(path)
-    if _is_safetensors(head, path):
+    if head[8:9] == b"{":  # after the eight bytes of its length, the header of a safetensors file
         content: object = _read_safetensors(path)
     else:
         _refuse_others(head, path)
@@ -117,38 +102,16 @@ def _weights_in(folder: Path) -> list[str]:
         return []  # a hint is not worth another error
 
 
-def _is_safetensors(head: bytes, path: Path) -> bool:
-    """Eight bytes of length and a JSON object; what is damaged there, its name tells."""
-    if head[8:9] == b"{":
-        return True
-    return path.suffix == ".safetensors" and not head.startswith((_ZIP, _PICKLE)) and _other_kind(head) is None
-
-
-def _other_kind(head: bytes) -> tuple[str, str] | None:
-    """What a file is that holds no weights, and what to do."""
-    for start, what, hint in _OTHERS:
-        if head.startswith(start):
-            return what, hint
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if text.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml", b"<!--")):
-        return "a web page, not weights: the download gave an error or a sign-in page", "fetch the file itself"
-    if b'"weight_map"' in head:
-        return "the index of weights that are spread over several files", "merge them into one .safetensors file"
-    if text.startswith((b"{", b"[")):
-        return "a JSON document", FETCH_AGAIN
-    if head[257:262] == b"ustar":
-        return "a tar archive", "unpack it first"
-    return None
-
-
 def _refuse_others(head: bytes, path: Path) -> None:
-    other = _other_kind(head)
-    if other is not None:
-        raise WeightsError(f"weights file {path} is {other[0]}", hint=other[1])
-    if not head.startswith((_ZIP, _PICKLE)):
+    if b'"weight_map"' in head:
         raise WeightsError(
-            f"weights file {path} is no weights file that is known here: it begins with {head[:8]!r}", hint=_GIVE
+            f"weights file {path} is the index of weights that are spread over several files",
+            hint="merge them into one .safetensors file",
         )
+    if not head.startswith((_ZIP, _PICKLE)):
+        what = describe_content(head)
+        packed = "compressed" in what or "archive" in what
+        raise WeightsError(f"weights file {path} is {what}, not weights", hint="unpack it first" if packed else _GIVE)
 
 
 def _check_archive(path: Path, size: int) -> None:

@@ -14,6 +14,7 @@ FOLDERS = ("mettle_cache", "pipelines", "cli")
 FLOORS = ("library", "tasks", "pipelines", "cli")
 # what every part of the library may use
 SHARED = {
+    "content",
     "devices",
     "errors",
     "layers",
@@ -22,6 +23,7 @@ SHARED = {
     "preprocessing",
     "registry",
     "samples",
+    "sealing",
     "statedict",
     "tokens",
     "weights_file",

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import av
 
-from mettle_cache.datasets.media.content import begins_as_container, begins_as_sound, describe_content, read_head
+from mettle_cache.content import begins_as_container, begins_as_sound, describe_content
 from mettle_cache.datasets.media.cut_off import promised_seconds, refuse_cut_file
-from mettle_cache.datasets.media.fault import MediaFileError, require_file
+from mettle_cache.datasets.media.fault import MediaFileError, read_head, require_file
 from mettle_cache.datasets.media.mp4_boxes import refuse_absurd_counts
 from mettle_cache.datasets.media.pixels import MAX_PIXELS
 

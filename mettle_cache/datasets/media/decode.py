@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mettle_cache.content import begins_as_container, begins_as_sound
 from mettle_cache.datasets.media import arrays, pictures, video, waveform
 from mettle_cache.datasets.media.allowance import Allowance, allowed
 from mettle_cache.datasets.media.container import SLACK, measure
-from mettle_cache.datasets.media.content import begins_as_container, begins_as_sound, read_head
-from mettle_cache.datasets.media.fault import MediaFileError, require_file
+from mettle_cache.datasets.media.fault import MediaFileError, read_head, require_file
 from mettle_cache.datasets.media.places import SPREAD, TRACKS, VIDEOS, PictureRule
 from mettle_cache.datasets.media.remarks import Remark
 from mettle_cache.datasets.media.soundtrack import load_video_audio

@@ -9,6 +9,8 @@ from pathlib import Path
 from mettle_cache.datasets.textfile import escaped
 from mettle_cache.errors import MediaError
 
+_HEAD_BYTES = 1024
+
 
 class MediaFileError(MediaError):
     """``what`` is wrong with the media at ``path``."""
@@ -57,3 +59,17 @@ def _stat(path: Path) -> os.stat_result:
     if not os.access(path, os.R_OK):
         raise MediaFileError(path, "cannot be read: permission denied")
     return status
+
+
+def read_head(path: Path) -> bytes:
+    """The first bytes of a file, those after its ID3 tag if it has one. Raises MediaFileError."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+            if head[:3] == b"ID3" and len(head) > 10:
+                # seven bits a byte
+                file.seek(10 + sum(byte << 7 * place for place, byte in enumerate(head[9:5:-1])))
+                head = file.read(_HEAD_BYTES) or head
+            return head
+    except OSError as error:
+        raise MediaFileError(path, f"cannot be read: {error.strerror}") from error

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import BmpImagePlugin, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin, features
 
+from mettle_cache.content import describe_content
 from mettle_cache.datasets.media.allowance import lent, take
-from mettle_cache.datasets.media.content import describe_content
 from mettle_cache.datasets.media.fault import MediaFileError, require_file
 
 MAX_PIXELS = 64_000_000

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from mettle_cache.datasets.media import ffmpeg_sound
 from mettle_cache.datasets.media.allowance import take
 from mettle_cache.datasets.media.caf import check_caf
-from mettle_cache.datasets.media.content import read_head
-from mettle_cache.datasets.media.fault import MediaFileError, require_file
+from mettle_cache.datasets.media.fault import MediaFileError, read_head, require_file
 from mettle_cache.datasets.media.ogg import check_ogg
 from mettle_cache.datasets.media.riff import SLACK, check_riff
 

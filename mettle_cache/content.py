@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from mettle_cache.datasets.media.fault import MediaFileError
-
 _STARTS: tuple[tuple[bytes, str], ...] = (
     (b"version https://git-lfs", "a git-lfs pointer (fetch the file: git lfs pull)"),
     (b"#EXTM3U", "a playlist, which only names other files"),
@@ -27,6 +23,8 @@ _STARTS: tuple[tuple[bytes, str], ...] = (
     (b"\0\0\0\x0cJXL ", "a JPEG XL"),
     (b"v/1\x01", "an OpenEXR picture"),
     (b"\x93NUMPY", "a NumPy array"),
+    (b"GGUF", "a GGUF file"),
+    (b"\x08\x07\x12", "an ONNX model"),
     (b"\x89HDF", "an HDF5 file"),
     (b"\x80\x04\x95", "a Python pickle"),
     (b"PK\x03\x04", "a zip archive"),
@@ -60,22 +58,7 @@ _TS_PACKETS = ((0, 188), (4, 192))
 """Where the first sync byte of an MPEG transport stream lies, and the distance to the next; M2TS adds four bytes."""
 _SOUNDS = (b"fLaC", b"FORM", b".snd", b"caff", b"riff\x2e\x91\xcf\x11", b"NIST_1A")
 _WAVES = (b"RIFF", b"RIFX", b"RF64", b"BW64")
-_HEAD_BYTES = 1024
 _PAGES = (b"<!doctype html", b"<html", b"<head", b"<body", b"<!--")
-
-
-def read_head(path: Path) -> bytes:
-    """The first bytes of a file, those after its ID3 tag if it has one. Raises MediaFileError."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(_HEAD_BYTES)
-            if head[:3] == b"ID3" and len(head) > 10:
-                # seven bits a byte
-                file.seek(10 + sum(byte << 7 * place for place, byte in enumerate(head[9:5:-1])))
-                head = file.read(_HEAD_BYTES) or head
-            return head
-    except OSError as error:
-        raise MediaFileError(path, f"cannot be read: {error.strerror}") from error
 
 
 def begins_as_container(head: bytes) -> bool:
@@ -97,7 +80,7 @@ def _begins_as_mp3(head: bytes) -> bool:
 
 
 def describe_content(head: bytes) -> str:
-    """What a file is that starts with ``head``, its first 64 bytes or more: for example ``a web page``.
+    """What a file is that starts with ``head``, for example ``a web page``; 300 bytes tell every kind.
 
     >>> describe_content(b"<!DOCTYPE html><html>")
     'a web page (the download gave an error or a sign-in page)'
@@ -107,6 +90,8 @@ def describe_content(head: bytes) -> str:
             return what
     if head.startswith(b"RIFF") and head[8:12] in _RIFF:
         return _RIFF[head[8:12]]
+    if head[257:262] == b"ustar":
+        return "a tar archive"
     if head[4:8] == b"ftyp":
         return _BRANDS.get(head[8:12], "an MP4 or QuickTime video")
     if _begins_as_mp3(head):
