@@ -85,7 +85,7 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 123\n"
             "is the index of weights that are spread",
         ),
         (b'{"message": "Not Found"}', "is a JSON document"),
-        (gzip.compress(b"weights"), "is compressed with gzip"),
+        (gzip.compress(b"weights", mtime=0), "is compressed with gzip"),
         (b"\x89HDF\r\n\x1a\n" + bytes(100), "is an HDF5 file"),
         (b"GGUF" + bytes(100), "is a GGUF file"),
         (bytes(257) + b"ustar\x00" + bytes(100), "is a tar archive"),

@@ -47,7 +47,7 @@ def evaluate(
     threads: int = 3,
     progress: Progress | None = None,
 ) -> EvaluateReport:
-    """Score the best epoch of a run on a split, by the published protocol, beside the paper's row.
+    """Score the best epoch of a run on a split of its store, by the published protocol, beside the paper's row.
 
     For example::
 
@@ -61,8 +61,6 @@ def evaluate(
     ----------
     run
         The folder that :func:`mettle_cache.pipelines.train.train` wrote.
-    split
-        One of the store's: ``test``, ``val`` or ``train``.
     store
         The store to read, where it is no longer at the path that the run remembers. It must have the key of the
         store that the run was trained from: other tokens would give a number that means nothing.
@@ -70,10 +68,8 @@ def evaluate(
         The data set, for frames to draw predictions on; None: its default place, if it is there.
     out
         A folder for what is written; None: the run's own. The run is then read only, and may be on any medium.
-    device
-        ``cpu``, ``cuda`` or ``cuda:N``; None: a GPU where there is one.
-    threads
-        How many read the store ahead of the batches.
+    device, threads
+        A GPU where there is one unless it says otherwise; how many threads read the store ahead of the batches.
 
     Raises
     ------
@@ -105,9 +101,8 @@ def evaluate_runs(
 ) -> EvaluationGroup:
     """:func:`evaluate` for several runs; those of one store and batch size share a pass over the split.
 
-    With ``out``, each of several runs has a folder of its own in it, called as their folders are below the one that
-    they have in common. A run without a finished epoch, or whose outputs are not finite, is reported as a failure; the
-    others are scored.
+    With ``out``, each of several runs has a folder of its own in it, named as theirs. A run without a finished epoch, or
+    whose outputs are not finite, is reported as a failure; the others are scored.
 
     Raises
     ------

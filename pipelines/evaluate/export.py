@@ -11,9 +11,10 @@ codec, or as floats from the backbones themselves.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,29 +114,17 @@ def export_run(
     out = run / "folded.safetensors" if out is None else local_path(out)
     _check_place(out)
     inside = out.absolute().parent.resolve() == run.resolve()
-    # without writing to the run there is nothing to lock: it may lie on a medium that cannot be written
     with hold_run(run) if inside else nullcontext(RunFolder(run)) as folder:
-        tensors, _ = load_checkpoint(folder.check(folder.best))
+        checkpoint = folder.check(folder.best)
         opened = config.store.open(run, instead=store)
         task = bind_task(recipe, opened)
-        trained, folded = task.build_model(), task.build_model()
-        for model in (trained, folded):
-            load_model(model, tensors, where=folder.best)
-            model.to(target).eval()
+        trained, folded = _load_twice(task, checkpoint, folder.best, target)
         kept = fold_model(folded)
         batch = _one_sample(task, opened, target)
         difference = _compare(trained, folded, list(folded_modules(folded)), batch)
         times = _time_models(trained, folded, batch, target, repeats)
-        checkpoint = folder.check(folder.best)
-
-        def write(path: Path) -> None:
-            _write(path, folded, task, recipe, opened, checkpoint)
-
-        if inside:
-            folder.commit({run / out.name: write})
-        else:
-            make_folder(out.parent)
-            write(out)
+        write = partial(_write, model=folded, task=task, recipe=recipe, store=opened, checkpoint=checkpoint)
+        _save(folder if inside else None, out, write)
     return ExportReport(
         run=run,
         out=out,
@@ -152,6 +141,25 @@ def export_run(
         threads=torch.get_num_threads(),
         difference=difference,
     )
+
+
+def _save(run: RunFolder | None, out: Path, write: Callable[[Path], None]) -> None:
+    """Write an exported head: as one of a run's files, or by itself, where the run is left as it is and not locked."""
+    if run is not None:
+        run.commit({run.path / out.name: write})
+    else:
+        make_folder(out.parent)
+        write(out)
+
+
+def _load_twice(task: Task, checkpoint: Path, named: Path, target: torch.device) -> tuple[nn.Module, nn.Module]:
+    """The trained head, and once more to be folded; ``named`` is the checkpoint's place, for errors."""
+    tensors, _ = load_checkpoint(checkpoint)
+    trained, folded = task.build_model(), task.build_model()
+    for model in (trained, folded):
+        load_model(model, tensors, where=named)
+        model.to(target).eval()
+    return trained, folded
 
 
 def fold_model(model: nn.Module) -> dict[str, str]:
