@@ -101,7 +101,7 @@ def evaluate_runs(
 ) -> EvaluationGroup:
     """:func:`evaluate` for several runs; those of one store and batch size share a pass over the split.
 
-    With ``out``, each of several runs has a folder of its own in it, named as theirs. A run without a finished epoch, or
+    With ``out``, each run has a folder of its own in it, named as theirs. A run without a finished epoch, or
     whose outputs are not finite, is reported as a failure; the others are scored.
 
     Raises
