@@ -10,7 +10,8 @@ import difflib
 import pickle
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -147,20 +148,58 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_pickle(path: Path) -> object:
+    refused = WeightsError(
+        f"weights file {path} is refused: it holds pickled objects other than tensors, which could run any "
+        "program when read (nothing of it was run), or it is no PyTorch file at all",
+        hint="where you trust the file, save its state dict again as .safetensors and give that",
+    )
     try:
-        with warnings.catch_warnings():
+        stand_ins = _stand_ins(path)
+        with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
             # a plain pickle of another protocol is refused below in our own words
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
-            return torch.load(path, map_location="cpu", weights_only=True)
+            content: object = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise WeightsError(
-            f"weights file {path} is refused: it holds pickled objects other than tensors, which could run any "
-            "program when read (nothing of it was run), or it is no PyTorch file at all",
-            hint="where you trust the file, save its state dict again as .safetensors and give that",
-        ) from error
+        raise refused from error
     except Exception as error:  # a damaged pickle can ask the interpreter for anything
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise WeightsError(f"weights file {path} is damaged or incomplete: {reason}", hint=FETCH_AGAIN) from error
+    if stand_ins and (isinstance(content, _LeftOut) or not content):
+        raise refused
+    return content
+
+
+class _LeftOut:
+    """Stands for an object beside the weights, such as a NumPy number: nothing of it is made or kept."""
+
+    def __new__(cls, *_: object) -> _LeftOut:
+        return super().__new__(cls)
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+class _LeftOutMapping:
+    """As :class:`_LeftOut`, for what may have items: gives a dictionary of a kind that PyTorch lets be filled."""
+
+    def __new__(cls, *_: object) -> OrderedDict[object, object]:  # type: ignore[misc]
+        return OrderedDict()
+
+
+def _stand_ins(path: Path) -> list[Callable[..., object] | tuple[Callable[..., object], str]]:
+    """For every class and function that a checkpoint names and PyTorch does not allow, what is called in its place.
+
+    Trainers save their arguments, configuration and best score beside the weights. PyTorch refuses all the same what
+    names a module of the operating system.
+    """
+    with path.open("rb") as file:
+        if not file.read(len(_ZIP)).startswith(_ZIP):
+            return []
+    names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    return [(_LeftOut if name.startswith("numpy.") else _LeftOutMapping, name) for name in names]
 
 
 def _tensors_in(content: object) -> Iterator[Tensor]:

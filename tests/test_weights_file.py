@@ -7,10 +7,14 @@ import json
 import os
 import pickle
 import random
+import shutil
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
+from argparse import Namespace
+from collections import defaultdict
+from enum import Enum
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
@@ -23,12 +27,16 @@ from mettle_cache.weights_file import read_weights_file
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "a.steps": torch.tensor(3)}
 
 
+class Color(Enum):
+    RED = 1
+
+
 class Malicious:
-    def __init__(self, target):
-        self.target = target
+    def __init__(self, target, function=os.mkdir):
+        self.target, self.function = target, function
 
     def __reduce__(self):
-        return os.mkdir, (str(self.target),)
+        return self.function, (str(self.target),)
 
 
 @pytest.mark.parametrize("plain", [False, True])
@@ -44,6 +52,28 @@ def test_a_malicious_pickle_is_refused_and_nothing_runs(plain, tmp_path):
         read_weights_file(path)
     assert not target.exists()
     assert "safetensors" in (e.value.hint or "")
+
+
+EXTRAS = {
+    "arguments": Namespace(lr=1e-3, out=PurePosixPath("runs")),
+    "numpy": {"best": np.float64(71.5), "epoch": np.int64(3), "order": np.arange(4)},
+    "mapping": defaultdict(list, {"loss": [1.0]}),
+    "enum": [Color.RED],
+}
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_objects_beside_the_weights_are_left_out(extra, tmp_path):
+    torch.save({"model": STATE, "extra": EXTRAS[extra]}, tmp_path / "w.pth")
+    read = read_weights_file(tmp_path / "w.pth")["model"]
+    assert all(torch.equal(read[key], STATE[key]) for key in STATE)
+
+
+def test_a_function_beside_the_weights_is_not_called(tmp_path):
+    (tmp_path / "kept").mkdir()
+    torch.save({"model": STATE, "extra": Malicious(tmp_path / "kept", shutil.rmtree)}, tmp_path / "w.pth")
+    assert read_weights_file(tmp_path / "w.pth")["model"].keys() == STATE.keys()
+    assert (tmp_path / "kept").is_dir()
 
 
 @pytest.mark.parametrize("name", ["w.pth", "w.safetensors", "w.npz", "w", "w.PTH.TAR"])

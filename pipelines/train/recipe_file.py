@@ -37,7 +37,7 @@ def read_recipe(name_or_path: str | Path) -> tuple[str, str]:
     if str(name_or_path) in known or (colon and top.isidentifier() and find_spec(top)):
         try:
             return Path(file).stem, (resources.files(package) / file).read_text("utf-8")
-        except (ImportError, OSError) as error:
+        except Exception as error:  # a module that is no package, or whose import fails in any way
             raise UsageError(f"the package {package} brings no recipe {file} ({error})") from error
     path = local_path(name_or_path)
     if not os.path.isfile(path):

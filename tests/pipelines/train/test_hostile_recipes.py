@@ -106,3 +106,9 @@ def test_a_sweep_has_no_more_heads_than_can_be_meant():
         combine_variants([f"k{number}={','.join('0123456789')}" for number in range(10)], [])
     with pytest.raises(UsageError, match="is no range of up to 1000 seeds"):
         parse_seeds("0-999,1000-1999")
+
+
+@pytest.mark.parametrize("name", ["os:recipe.toml", "mettle_cache:", "mettle_cache.nowhere:recipe.toml"])
+def test_a_module_without_recipes_is_named(name):
+    with pytest.raises(UsageError, match=f"the package {name.partition(':')[0]} brings no recipe"):
+        load_recipe(name)
