@@ -105,7 +105,7 @@ class SourceMemory:
 def memory_folder() -> Path | None:
     """The folder of all that is remembered; None where the user has no folder for such things."""
     if chosen := os.environ.get(FOLDER_VARIABLE):
-        return Path(chosen).absolute()
+        return Path(os.path.abspath(os.path.expanduser(chosen)))
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(cache, "mettle-cache", "memory") if os.path.isabs(cache) else None
 
@@ -157,8 +157,10 @@ def _keep_newest(folder: Path) -> None:
 
 def _newest_first(folder: Path, pattern: str) -> Iterator[Path]:
     written: list[tuple[int, Path]] = []
-    for path in folder.glob(pattern):
-        # another process may be removing it
-        with suppress(OSError):
-            written.append((path.stat().st_mtime_ns, path))
+    # the folder may be another user's, or no path at all
+    with suppress(OSError):
+        for path in folder.glob(pattern):
+            # another process may be removing it
+            with suppress(OSError):
+                written.append((path.stat().st_mtime_ns, path))
     yield from (path for _, path in sorted(written, reverse=True))

@@ -72,7 +72,7 @@ def find_changed(
 
 
 def _origin(writer: StoreWriter, dataset: Dataset, sources: Mapping[str, str]) -> str | None:
-    """The other root whose media those of the store are, if any is remembered here."""
+    """The other root where media of the store were last seen, if any is remembered here."""
     for other in SourceMemory.others(writer.metadata.record.key_digest, dataset.root):
         if any(other.source_of(clip) == source for clip, source in sources.items()):
             return other.root
@@ -83,10 +83,10 @@ def _refusal(outcome: Comparison, store: Path, root: Path, origin: str | None) -
     lines = [f"{clip}: {what}" for clip, what in outcome.changed.items()]
     rest = [f"... and {len(lines) - LISTED} more"] if len(lines) > LISTED else []
     compared = len(outcome.same) + len(lines)
-    made = f", which was made of those in {origin}" if origin else ""
+    seen = f", which were last seen in {origin}" if origin else ""
     return StoreSourcesError(
         "\n  - ".join(
-            (f"{len(lines)} of {compared} clips in {root} are not the media of {store}{made}:", *lines[:LISTED], *rest)
+            (f"{len(lines)} of {compared} clips in {root} are not the media of {store}{seen}:", *lines[:LISTED], *rest)
         ),
         hint="add --refresh to extract just these clips again, restore their media, or give another --out",
     )
@@ -96,7 +96,7 @@ def _notes(outcome: Comparison, root: Path, origin: str | None) -> list[str]:
     notes = []
     if origin and outcome.same:
         what = "its clips that have not changed are" if outcome.changed else "by content they are"
-        notes.append(f"the store was made of the media in {origin}; {what} the same in {root}")
+        notes.append(f"the media of the store were last seen in {origin}; {what} the same in {root}")
     if outcome.changed:
         notes.append(f"clips that the store had of other media and that are extracted again: {len(outcome.changed)}")
     if outcome.missing:

@@ -20,10 +20,11 @@ from mettle_cache.pipelines.extract.config import ExtractConfig, ExtractReport, 
 from mettle_cache.pipelines.extract.extractor import Extractor, build_extractor, open_config_dataset, store_spec
 from mettle_cache.pipelines.extract.failures import Failures
 from mettle_cache.pipelines.extract.memory import SourceMemory
+from mettle_cache.pipelines.extract.other_key import other_key_explained
 from mettle_cache.pipelines.extract.pilot import with_static_arrays
 from mettle_cache.pipelines.extract.refresh import find_changed, without_deleted
 from mettle_cache.pipelines.extract.stream import Outcome, stream_clips
-from mettle_cache.pipelines.extract.weights import other_weights_named, remember_backbones
+from mettle_cache.pipelines.extract.weights import remember_backbones
 from mettle_cache.pipelines.progress import Progress, Silent
 from mettle_cache.pipelines.report.units import format_bytes
 from mettle_cache.pipelines.signals import INTERRUPTED, stop_on_signals
@@ -106,7 +107,7 @@ def _write_store(
     for note in about_store:
         progress.note(note)
     spec = without_deleted(store_spec(extractor, config), out)
-    with other_weights_named(out, extractor):
+    with other_key_explained(out, spec):
         writer = StoreWriter.create_or_resume(out, spec)
     remember_backbones(config, extractor)
     with writer:
@@ -194,8 +195,8 @@ def _extract_clips(
             failures.add(outcome)
             if outcome.error is None:
                 writer.trust(outcome.index)
-            if outcome.look is not None and outcome.look.settled:
-                memory.remember(writer.clips[outcome.index], outcome.look.stamp, outcome.source)
+            if outcome.look is not None:
+                memory.remember(writer.clips[outcome.index], outcome.look.lasting_stamp, outcome.source)
             counts.seconds = time.perf_counter() - started
             progress.advance(1, nbytes=outcome.nbytes)
     progress.finish()

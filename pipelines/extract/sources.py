@@ -45,6 +45,11 @@ class Look:
     nbytes: int
     settled: bool
 
+    @property
+    def lasting_stamp(self) -> str:
+        """The stamp to be remembered: that of no file where another content could come to have the same."""
+        return self.stamp if self.settled else ""
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -136,8 +141,7 @@ def _read(
                 now[clip.id] = outcome
                 continue
             now[clip.id], look = outcome
-            if look.settled:
-                memory.remember(clip.id, look.stamp, outcome[0])
+            memory.remember(clip.id, look.lasting_stamp, outcome[0])
     progress.finish()
     memory.close()
     return now

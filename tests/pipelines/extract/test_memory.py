@@ -144,3 +144,17 @@ def test_a_store_of_other_weights_says_where_they_lay(folder, tmp_path):
     with pytest.raises(StoreKeyError) as caught:
         extract(second)
     assert f"the store's visual weights were read from {tmp_path / '1.safetensors'}" in caught.value.hint
+
+
+@pytest.mark.parametrize("place", ["a" * 300, "/" + "a" * 300, "x/" * 3000])
+def test_a_folder_that_cannot_be_named_is_no_error(monkeypatch, tmp_path, place):
+    monkeypatch.setenv(FOLDER_VARIABLE, place)
+    fill(tmp_path, a=("stamp", "source"))
+    assert list(SourceMemory.others(KEY, tmp_path)) == []
+    assert remembered_weights("d") is None
+
+
+def test_the_users_home_is_written_as_a_tilde(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv(FOLDER_VARIABLE, "~/memory")
+    assert memory_folder() == tmp_path / "memory"

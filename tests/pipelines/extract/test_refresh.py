@@ -207,12 +207,12 @@ def test_another_root_is_compared_by_content_and_named(change, root, tmp_path):
     extract(last(root, out))
     report = extract(last(other, out))
     assert report.written == 0
-    (note,) = [note for note in report.notes if "was made of" in note]
+    (note,) = [note for note in report.notes if "last seen in" in note]
     assert str(root) in note
     assert "the same in" in note
     clip = change(other, 0)
     third = shutil.copytree(other, tmp_path / "third")
-    with pytest.raises(StoreSourcesError, match=f"made of those in ({root}|{other}):[^$]*{clip}"):
+    with pytest.raises(StoreSourcesError, match=f"last seen in ({root}|{other}):[^$]*{clip}"):
         extract(last(third, out))
 
 
@@ -241,15 +241,15 @@ def test_a_clip_whose_files_change_while_they_are_read_fails_and_is_extracted_by
 ):
     out = tmp_path / "new.zarr"
     victim = open_dataset("ave", root).clips[1].id
-    whole = MediaDataset.load_waveform
+    whole = MediaDataset.load_recording
 
-    def load_waveform(self, clip, sample_rate):
-        samples = whole(self, clip, sample_rate)
+    def load_recording(self, clip, sample_rate):
+        recording = whole(self, clip, sample_rate)
         if clip.id == victim:
             os.utime(clip.audio, ns=(1, 1))
-        return samples
+        return recording
 
-    monkeypatch.setattr(MediaDataset, "load_waveform", load_waveform)
+    monkeypatch.setattr(MediaDataset, "load_recording", load_recording)
     report = extract(last(root, out))
     assert list(report.failures) == [victim]
     assert "changed while they were read" in report.failures[victim]

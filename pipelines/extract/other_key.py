@@ -1,0 +1,48 @@
+"""What to do about a store that another configuration made, by what it is that differs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from mettle_cache.errors import StoreError, StoreKeyError
+from mettle_cache.pipelines.extract.weights import places_of_weights
+from mettle_cache.preprocessing import SHARED, SHARED_MEAN
+from mettle_cache.store.format.metadata import StoreMetadata, load_metadata
+from mettle_cache.store.format.spec import StoreSpec, key_differences
+
+DECODE, SOUND = "extraction.decode.", "extraction.backbones.audio.preprocessing.sound_files"
+ANNOTATIONS = {"clips.digest", "samples.digest"}
+OF_OTHER_RULES = (
+    "its media were decoded by other rules: other kinds of files lay in --root, or it was made by another version of "
+    "mettle-cache, PyAV or Pillow; it can be read, trained from and verified as it is; to extract what it lacks use "
+    "what made it, else extract anew with another --out"
+)
+
+
+@contextmanager
+def other_key_explained(store: Path, spec: StoreSpec) -> Iterator[None]:
+    """Let the error for a store of another key say what can be done about the fields that differ."""
+    try:
+        yield
+    except StoreKeyError as error:
+        with suppress(StoreError):
+            error.hint = _advice(load_metadata(store), StoreMetadata.of_spec(store, spec), error.hint or "")
+        raise
+
+
+def _advice(theirs: StoreMetadata, ours: StoreMetadata, usual: str) -> str:
+    old, new = theirs.record.key, ours.record.key
+    lines = key_differences(old.model_dump(mode="json"), new.model_dump(mode="json"))
+    names = {line.partition(": ")[0] for line in lines}
+    rules = {name for name in names if name.startswith(DECODE)}
+    advice = [OF_OTHER_RULES if rules and rules >= names - {SOUND} else usual]
+    for line in lines:
+        if line.startswith(SOUND):
+            audio = SHARED_MEAN if line.startswith(f"{SOUND}: (absent)") else SHARED
+            advice.append(f"--audio {audio} hears sound files as the store does")
+    if names & ANNOTATIONS:
+        advice.append("the annotations in --root are others than those of the store")
+    advice += places_of_weights(old.extraction.get("backbones"), new.extraction.get("backbones"))
+    return "; ".join(advice)
