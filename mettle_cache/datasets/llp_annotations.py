@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from tokenize import TokenError
 
 import numpy as np
 
-from mettle_cache.datasets.media.fault import MediaFileError, require_file
+from mettle_cache.datasets.media.fault import MediaFileError
+from mettle_cache.datasets.media.npy import map_npy
 from mettle_cache.datasets.textfile import Line, Problems, quoted, read_lines
 
 SECONDS = 10
@@ -55,8 +55,6 @@ MOTION_FOLDER = "LLP_dataset/feats/r2plus1d_18"
 MOTION_SHAPE = (10, 512)
 """Seconds and channels."""
 
-# what numpy raises for headers that are not its own: it parses them as Python literals
-_BAD_HEADER = (OSError, ValueError, TypeError, OverflowError, MemoryError, RecursionError, EOFError, TokenError)
 _NAME = re.compile(r"[A-Za-z0-9_-]{11}_([0-9]{1,6}(?:\.[0-9]{1,6})?)_([0-9]{1,6}(?:\.[0-9]{1,6})?)")
 
 
@@ -188,13 +186,9 @@ def _read_motion_file(path: Path) -> bytes | str | None:
     if not os.path.lexists(path):
         return None
     try:
-        require_file(path)
-        # a memory map is checked against the file's size, so a header that promises a terabyte takes no memory
-        stored = np.lib.format.open_memmap(path, mode="r")
+        stored = map_npy(path)
     except MediaFileError as error:
         return error.what
-    except _BAD_HEADER:
-        return "is not a plain .npy array (pickles are not loaded)"
     if stored.dtype.kind != "f" or stored.shape != MOTION_SHAPE:
         return f"holds {stored.dtype} of shape {stored.shape}, not floats of shape {MOTION_SHAPE}"
     with np.errstate(over="ignore"):

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from tokenize import TokenError
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mettle_cache.datasets.media.allowance import take
-from mettle_cache.datasets.media.fault import MediaFileError, require_file
+from mettle_cache.datasets.media.fault import MediaFileError
+from mettle_cache.datasets.media.npy import map_npy
 from mettle_cache.datasets.media.waveform import mix_down
 
 NPY_RATE = 32_000
@@ -22,9 +22,6 @@ NPY_RATE = 32_000
 
 MOST_CHANNELS = 8
 _FULL_SCALE = 32_768
-
-# what numpy raises for headers that are not its own: it parses them as Python literals
-_BAD_HEADER = (OSError, ValueError, TypeError, OverflowError, MemoryError, RecursionError, EOFError, TokenError)
 
 
 def read_npy(path: Path, segments: int) -> tuple[NDArray[np.float32], int]:
@@ -40,12 +37,7 @@ def read_npy(path: Path, segments: int) -> tuple[NDArray[np.float32], int]:
 
 def open_npy(path: Path, segments: int) -> NDArray[np.generic]:
     """The array as a memory map, its header checked against the file's size and against the layout."""
-    require_file(path)
-    try:
-        # a memory map is checked against the file's size, so a header that promises a terabyte takes no memory
-        stored = np.lib.format.open_memmap(path, mode="r")
-    except _BAD_HEADER as error:
-        raise MediaFileError(path, "is not a plain .npy array of floats (pickles are not loaded)") from error
+    stored = map_npy(path)
     check_array(path, stored.shape, stored.dtype, segments)
     return stored
 

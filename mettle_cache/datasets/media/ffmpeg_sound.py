@@ -30,7 +30,7 @@ def count_samples(path: Path) -> int:
     """Samples of a channel by the lengths that its packets tell; nothing is decoded. Raises MediaFileError."""
     with _opened(path) as (container, stream):
         ticks = sum(packet.duration or 0 for packet in container.demux(stream))
-        return round(ticks * (stream.time_base or 0) * stream.codec_context.sample_rate)
+        return int(ticks * (stream.time_base or 0) * stream.codec_context.sample_rate)
 
 
 def read_channels(path: Path) -> tuple[NDArray[np.float32], int]:

@@ -118,10 +118,37 @@ def test_a_pickle_is_refused_and_nothing_in_it_runs(tmp_path: Path) -> None:
     np.save(tmp_path / "b.npy", np.array([_Canary(canary)], dtype=object), allow_pickle=True)
     np.savez(tmp_path / "c.npz", x=np.zeros(320_000, np.float32))
     (tmp_path / "c.npz").rename(tmp_path / "c.npy")
-    for name in ("a.npy", "b.npy", "c.npy"):
-        with pytest.raises(MediaFileError, match=r"is not a plain .npy array of floats \(pickles are not loaded\)"):
-            arrays.read_npy(tmp_path / name, 10)
+    for name, what in {"a": "a Python pickle", "b": "holds pickled objects, which", "c": "a zip archive"}.items():
+        with pytest.raises(MediaFileError, match=rf"{name}.npy: is not a plain .npy array: it .*{what}"):
+            arrays.read_npy(tmp_path / f"{name}.npy", 10)
     assert not canary.exists()
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.999])
+def test_an_array_that_is_cut_off_says_so(tmp_path: Path, keep: float) -> None:
+    np.save(tmp_path / "a.npy", np.zeros(TEN_SECONDS, np.float32))
+    content = (tmp_path / "a.npy").read_bytes()
+    held = int(keep * len(content)) - 128
+    (tmp_path / "a.npy").write_bytes(content[: 128 + held])
+    with pytest.raises(MediaFileError, match=rf"its header promises 1280000 bytes of values, {held} are there"):
+        arrays.read_npy(tmp_path / "a.npy", 10)
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"<!DOCTYPE html><html>", "it is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1", "it is a git-lfs pointer"),
+        (b"RIFF\x24\0\0\0WAVEfmt ", "it is a WAV recording"),
+        (b"\x93NUMPY\x01\0\x06\0hello\n", "its header is damaged"),
+        (b"\x93NUMPY\x07\0" + bytes(50), "its header is damaged"),
+        (b"\x93NUM", "it is of another kind"),
+    ],
+)
+def test_what_is_no_array_is_named_for_what_it_is(tmp_path: Path, content: bytes, what: str) -> None:
+    (tmp_path / "a.npy").write_bytes(content)
+    with pytest.raises(MediaFileError, match=rf"a.npy: is not a plain .npy array: {what}"):
+        arrays.open_npy(tmp_path / "a.npy", 10)
 
 
 def _npy(header: bytes, size: int = 1000) -> bytes:
