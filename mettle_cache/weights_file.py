@@ -64,7 +64,9 @@ def _require_file(path: Path) -> int:
     """The size of a file that is there and not empty."""
     if path.is_dir():
         inside = _weights_in(path)
-        hint = f"give the file: {path / inside[0]}" if len(inside) == 1 else f"give one of: {', '.join(inside)}"
+        more = f" and {len(inside) - _LISTED:,} more" if len(inside) > _LISTED else ""
+        several = f"give one of: {', '.join(inside[:_LISTED])}{more}"
+        hint = f"give the file: {path / inside[0]}" if len(inside) == 1 else several
         raise WeightsError(
             f"weights file {path} is a folder", hint=hint if inside else f"it holds no weights file; {_GIVE}"
         )
@@ -128,6 +130,8 @@ def _check_archive(path: Path, size: int) -> None:
             f"weights file {path} is a TorchScript program, which would have to be run to be read",
             hint="where you trust it, save its state dict: torch.save(torch.jit.load(FILE).state_dict(), NEW)",
         )
+    if not names:
+        raise WeightsError(f"weights file {path} is an empty zip archive", hint=FETCH_AGAIN)
     if not any(name.endswith("data.pkl") for name in names):
         kind = "a NumPy archive" if all(name.endswith(".npy") for name in names) else "a zip archive without weights"
         raise WeightsError(f"weights file {path} is {kind} ({', '.join(names[:_LISTED])})", hint=_GIVE)

@@ -169,6 +169,21 @@ def test_a_folder_names_what_lies_in_it(tmp_path):
     assert refused.value.hint == f"give the file: {tmp_path / 'pytorch_model.bin'}"
 
 
+def test_of_many_files_in_a_folder_a_few_are_named(tmp_path):
+    for number in range(1000):
+        (tmp_path / f"epoch-{number:04d}.pth").touch()
+    with pytest.raises(WeightsError, match="is a folder") as refused:
+        read_weights_file(tmp_path)
+    assert "epoch-0004.pth and 995 more" in refused.value.hint
+    assert len(refused.value.hint) < 200
+
+
+def test_an_archive_of_nothing_is_named(tmp_path):
+    zipfile.ZipFile(tmp_path / "w.pth", "w").close()
+    with pytest.raises(WeightsError, match="is an empty zip archive"):
+        read_weights_file(tmp_path / "w.pth")
+
+
 def test_a_missing_file_names_what_lies_beside_it(tmp_path):
     torch.save(STATE, tmp_path / "swin_large_1k.pth")
     for name in ("swin_large_22k.pth", "unlike.bin"):

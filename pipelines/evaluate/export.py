@@ -11,8 +11,8 @@ codec, or as floats from the backbones themselves.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from mettle_cache.devices import choose_device
-from mettle_cache.errors import MettleError, RunError, UsageError
+from mettle_cache.errors import MettleError, RunError, StoreError, UsageError
 from mettle_cache.layers import LayerSpec
 from mettle_cache.methods.folded import FOLDED_FORMAT, FoldedLCD, fold_lcd, load_folded, read_folded
 from mettle_cache.methods.lcd import LCD
@@ -114,7 +114,7 @@ def export_run(
     out = run / "folded.safetensors" if out is None else local_path(out)
     _check_place(out)
     inside = out.absolute().parent.resolve() == run.resolve()
-    with hold_run(run) if inside else nullcontext(RunFolder(run)) as folder:
+    with _hold(run) if inside else nullcontext(RunFolder(run)) as folder:
         checkpoint = folder.check(folder.best)
         opened = config.store.open(run, instead=store)
         task = bind_task(recipe, opened)
@@ -141,6 +141,20 @@ def export_run(
         threads=torch.get_num_threads(),
         difference=difference,
     )
+
+
+@contextmanager
+def _hold(run: Path) -> Iterator[RunFolder]:
+    """:func:`hold_run`; says where the head of a run that cannot be written to may go."""
+    with ExitStack() as held:
+        try:
+            folder = held.enter_context(hold_run(run))
+        except StoreError as error:
+            raise RunError(
+                f"{run}: the head cannot be written there ({error.message})",
+                hint=f"{command_line('mettle export', run, '--out')} FILE writes it elsewhere",
+            ) from error
+        yield folder
 
 
 def _save(run: RunFolder | None, out: Path, write: Callable[[Path], None]) -> None:

@@ -68,6 +68,8 @@ def test_results_go_to_the_folder_that_is_named(store, place, tmp_path):
             RunError, match=r"results cannot be written there.*\.lock.*\n.*mettle evaluate .* --out FOLDER"
         ):
             evaluate(run, store=store)
+        with pytest.raises(RunError, match=r"head cannot be written there.*\.lock.*\n.*mettle export .* --out FILE"):
+            export_run(run, store=store)
         reports = [evaluate(run, store=store, out=out) for _ in range(2)]
         head = export_run(run, store=store, out=out / "head.safetensors", repeats=1).out
     assert [report.scores for report in reports] == [expected.scores] * 2
