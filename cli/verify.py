@@ -111,6 +111,8 @@ def sources_lines(media: SourcesReport) -> list[str]:
         lines.append(f"           and {len(media.changed) - LISTED} more; --json lists all")
     if media.other_annotations:
         lines.append("note       the annotations there are not those of the store")
+    if media.foreign:
+        lines.append("next       give the folder of this store's media: nothing there could be compared")
     if media.changed:
         lines.append("next       the same mettle extract command with --refresh, to extract just these clips again")
     return lines

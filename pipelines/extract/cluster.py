@@ -238,6 +238,8 @@ def connect(config: ExtractConfig) -> Iterator[Client]:
     ------
     UsageError
         No scheduler answers at that address, or it has no workers.
+    MachineError
+        The processes could not be started, or one of them ended as it started.
     """
     from distributed import Client, LocalCluster
 
@@ -246,15 +248,21 @@ def connect(config: ExtractConfig) -> Iterator[Client]:
             with _connect_to(config.scheduler) as client:
                 yield client
             return
-        with signals_kept_from_children():
-            # spawned, not forked: threads and a loaded PyTorch do not survive a fork. The stream bounds the memory
-            local = LocalCluster(
-                n_workers=config.workers,
-                threads_per_worker=1,
-                memory_limit=0,
-                dashboard_address=None,
-                silence_logs=logging.ERROR,
-            )
+        try:
+            with signals_kept_from_children():
+                # spawned, not forked: threads and a loaded PyTorch do not survive a fork. The stream bounds the memory
+                local = LocalCluster(
+                    n_workers=config.workers,
+                    threads_per_worker=1,
+                    memory_limit=0,
+                    dashboard_address=None,
+                    silence_logs=logging.ERROR,
+                )
+        except (RuntimeError, OSError) as error:
+            raise MachineError(
+                f"{config.workers} worker processes could not be started: {_first_line(error)}",
+                hint="where memory ran out, give fewer --workers; run the same command again: what is committed stays",
+            ) from error
         with local, Client(local) as client:
             yield client
 

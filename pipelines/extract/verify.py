@@ -40,8 +40,13 @@ class SourcesReport:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing that is there is other than it was."""
-        return not self.changed
+        """Whether nothing that is there is other than it was, and it is no folder of something else."""
+        return not self.changed and not self.foreign
+
+    @property
+    def foreign(self) -> bool:
+        """Whether other clips are annotated there, and no media of the store's."""
+        return self.other_annotations and bool(self.missing) and not self.same and not self.changed
 
     def to_json(self) -> dict[str, object]:
         return {**asdict(self), "root": str(self.root), "ok": self.ok}

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from mettle_cache.errors import MachineError, NoRoomError, StoreKeyError, UsageError
 from mettle_cache.pipelines.extract import cluster
-from mettle_cache.pipelines.extract.cluster import GROUPS_A_TASK, divide_into_tasks, signals_kept_from_children
+from mettle_cache.pipelines.extract.cluster import GROUPS_A_TASK, connect, divide_into_tasks, signals_kept_from_children
+from mettle_cache.pipelines.extract.config import ExtractConfig
 from mettle_cache.pipelines.extract.run import InterruptedRunError, extract
 from mettle_cache.pipelines.extract.stream import Outcome
 from mettle_cache.pipelines.signals import stop_on_signals
@@ -99,6 +100,20 @@ class Cluster:
 
     def sync(self, ask, *, n_workers, callback_timeout):
         return {"workers": dict.fromkeys(range(self.answers.pop(0)))}
+
+
+@pytest.mark.parametrize("error", [RuntimeError("Nanny failed to start."), OSError(11, "no more processes")])
+def test_a_worker_that_ends_as_it_starts_is_a_clear_error(tmp_path, monkeypatch, error):
+    def fail(**options):
+        raise error
+
+    monkeypatch.setattr("distributed.LocalCluster", fail)
+    with (
+        pytest.raises(MachineError, match="2 worker processes could not be started") as caught,
+        connect(ExtractConfig(dataset="ave", root=tmp_path, workers=2)),
+    ):
+        pass
+    assert "fewer --workers" in caught.value.hint
 
 
 def test_workers_may_come_and_go_but_not_stay_away(monkeypatch):

@@ -10,6 +10,7 @@ import pytest
 
 from mettle_cache.cli.main import run
 from mettle_cache.datasets import open_dataset
+from mettle_cache.datasets.synthetic import write_demo_ave
 from mettle_cache.errors import StoreMissingError
 from mettle_cache.pipelines.extract.verify import verify_sources
 from mettle_cache.store.writing.writer import StoreWriter
@@ -109,6 +110,14 @@ def test_other_annotations_are_noted(store, root, capsys):
     code, document, lines = verify(store, root, capsys)
     assert (code, document["sources"]["other_annotations"]) == (0, True)
     assert "annotations there are not those of the store" in lines
+
+
+def test_a_folder_of_other_clips_bears_nothing_out(store, tmp_path, capsys):
+    other = tmp_path / "other"
+    write_demo_ave(other, train=2, val=1, test=1, seed=9, layout="mixed")
+    code, document, lines = verify(store, other, capsys)
+    assert (code, document["sources"]["ok"], len(document["sources"]["missing"])) == (1, False, 4)
+    assert "nothing there could be compared" in lines
 
 
 def test_the_options_of_the_data_set_are_those_of_the_store(root, tmp_path):
