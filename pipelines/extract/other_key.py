@@ -39,7 +39,7 @@ def _advice(theirs: StoreMetadata, ours: StoreMetadata, usual: str) -> str:
     rules = {name for name in names if name.startswith(DECODE)}
     advice = [OF_OTHER_RULES if rules and rules >= names - {SOUND} else usual]
     for line in lines:
-        if line.startswith(SOUND):
+        if line.startswith(SOUND) and not rules:
             audio = SHARED_MEAN if line.startswith(f"{SOUND}: (absent)") else SHARED
             advice.append(f"--audio {audio} hears sound files as the store does")
     if names & ANNOTATIONS:

@@ -25,11 +25,13 @@ def refusal(path, old, new):
 
 
 def test_a_store_of_other_rules_of_decoding_is_not_said_to_lack_an_option(tmp_path):
-    error = refusal(tmp_path / "s.zarr", make_spec(key=key("old")), make_spec(key=key("new")))
+    error = refusal(tmp_path / "s.zarr", make_spec(key=key("old")), make_spec(key=key("new", SOUND)))
     assert 'extraction.decode.video.pixels: "old" -> "new"' in error.message
     assert "another version of mettle-cache" in error.hint
     assert "can be read, trained from and verified" in error.hint
     assert "give the options" not in error.hint
+    # by itself it would be refused as well
+    assert "--audio" not in error.hint
 
 
 @pytest.mark.parametrize(
