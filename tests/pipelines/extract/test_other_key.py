@@ -13,7 +13,7 @@ SOUND = "first channel at its own rate"
 
 
 def key(rules, sound_files=None):
-    preprocessing = {"sound_files": sound_files} if sound_files else {}
+    preprocessing = {"rate": 16000, **({"sound_files": sound_files} if sound_files else {})}
     return {"decode": {"video": {"pixels": rules}}, "backbones": {"audio": {"preprocessing": preprocessing}}}
 
 
