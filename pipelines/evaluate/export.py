@@ -112,7 +112,7 @@ def export_run(
     config = RunFolder(run).read_config()
     recipe, target = config.load_recipe(), choose_device(device)
     out = run / "folded.safetensors" if out is None else local_path(out)
-    _check_place(out)
+    _check_place(out, RunFolder(run))
     inside = out.absolute().parent.resolve() == run.resolve()
     with _hold(run) if inside else nullcontext(RunFolder(run)) as folder:
         checkpoint = folder.check(folder.best)
@@ -193,8 +193,11 @@ def fold_model(model: nn.Module) -> dict[str, str]:
     return kept
 
 
-def _check_place(out: Path) -> None:
-    """Refuse to write over what no export wrote: a run's own checkpoint, for one."""
+def _check_place(out: Path, run: RunFolder) -> None:
+    """Refuse the places of a run's own files, and to write over what no export wrote."""
+    own = (run.config, run.last, run.best, run.metrics, run.result)
+    if out.absolute() in [path.absolute() for path in own]:
+        raise UsageError(f"{out} is the place of a file of the run", hint="name another file with --out")
     if out.is_dir():
         raise UsageError(f"{out}: the exported head's place is a folder", hint="name a file with --out")
     if out.exists():

@@ -130,9 +130,14 @@ def test_an_lcd_that_does_not_fold_is_kept_as_it_was_trained_with_the_reason(sto
 def test_an_export_writes_over_no_file_of_another_kind(store, trained, tmp_path):
     run = shutil.copytree(trained, tmp_path / "run")
     before = (run / "best.safetensors").read_bytes()
-    with pytest.raises(UsageError, match=r"best.safetensors is there already, and is no exported head"):
-        export_run(run, store=store, out=run / "best.safetensors", repeats=1)
+    (run / "last.safetensors").unlink()
+    for name in ("best", "last"):
+        with pytest.raises(UsageError, match=rf"{name}.safetensors is the place of a file of the run"):
+            export_run(run, store=store, out=run / f"{name}.safetensors", repeats=1)
     assert (run / "best.safetensors").read_bytes() == before
+    (tmp_path / "mine.txt").write_text("notes")
+    with pytest.raises(UsageError, match=r"mine.txt is there already, and is no exported head"):
+        export_run(run, store=store, out=tmp_path / "mine.txt", repeats=1)
 
 
 def test_the_example_of_the_help_runs_as_it_stands(store, trained, tmp_path, monkeypatch):
