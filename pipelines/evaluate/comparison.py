@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from mettle_cache.datasets import dataset_info
+from mettle_cache.errors import PluginError, UsageError
 from mettle_cache.pipelines.report.store_facts import StoreFacts, find_published, store_facts
 from mettle_cache.pipelines.train.recipe import Recipe, load_recipe, recipe_differences
 from mettle_cache.pipelines.train.sample_loader import Split, read_split
@@ -89,8 +90,13 @@ def _backbone_differences(row: PublishedRow, facts: StoreFacts) -> list[str]:
 
 
 def _sound(facts: StoreFacts) -> list[str]:
-    published = dataset_info(facts.dataset).preprocessing
-    if facts.audio != SHARED or facts.file_sound or not published.file_sound:
+    if facts.audio != SHARED or facts.file_sound:
+        return []
+    try:
+        published = dataset_info(facts.dataset).preprocessing
+    except (UsageError, PluginError):
+        return []  # its package need not be here to evaluate what a store holds
+    if not published.file_sound:
         return []
     return [
         "sound: the mean of each file's channels at 16 kHz, where the published code hears the first channel at the "

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -242,9 +243,12 @@ def test_problems_of_all_files_come_together(annotate: Callable[..., Path]) -> N
 
 def test_files_that_are_missing_are_listed_and_the_folder_below_is_a_hint(annotate: Callable[..., Path]) -> None:
     root = annotate()
+    above = root.with_name(f"{root.name}-above")
+    below = above / "LLP"
+    shutil.copytree(root, below)
     (root / "AVVP_val_pd.csv").unlink()
     with pytest.raises(DatasetError, match=r"there is no AVVP_val_pd\.csv in .*\n.*copy them from the LLP release"):
         open_dataset("llp", root)
     with pytest.raises(DatasetError, match=r"there is no AVVP_train\.csv, .*AVVP_eval_visual\.csv in") as caught:
-        open_dataset("llp", root.parent)
-    assert caught.value.hint == f"--root {root}"
+        open_dataset("llp", above)
+    assert caught.value.hint == f"--root {below}"

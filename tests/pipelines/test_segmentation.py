@@ -96,7 +96,7 @@ def test_from_store_to_masks(dataset, s4, ms3, root, tmp_path):
     assert set(exported.kept) == {"visual", "audio"}
     assert "injects each meta-token" in exported.kept["audio"]
     result = evaluate(tmp_path / "run", store=store, root=root)
-    assert result.paper["setting"] == f"{dataset}-swin-htsat"
+    assert result.paper["setting"] == f"{dataset}-swin-shared"
     assert result.floors["all foreground"] < 50
     table = pq.read_table(result.predictions)
     assert 100 * np.mean(table["iou"].to_pylist()) == pytest.approx(result.scores["miou"])
