@@ -36,6 +36,7 @@ def finish(child):
     return child.returncode, out, err
 
 
+@pytest.mark.slow
 def test_kill_9_then_resume_gives_the_same_bytes(process, data, whole, tmp_path):
     out = tmp_path / "s.zarr"
     for count in (1, 5):
@@ -65,7 +66,7 @@ def test_kill_9_at_any_moment(process, data, whole, tmp_path, seed):
     assert tree(out) == tree(whole)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_ctrl_c_is_130_and_says_how_to_resume(process, data, whole, tmp_path, number):
     out = tmp_path / "s.zarr"
     child = process(*command(data, out), "--json")
@@ -157,6 +158,7 @@ def test_a_disk_that_fills_up_on_the_way_keeps_what_is_done(small_disk, data, wh
     assert tree(larger) == tree(whole)
 
 
+@pytest.mark.slow
 def test_two_at_once_on_one_store_do_not_mix(process, data, whole, tmp_path):
     out = tmp_path / "s.zarr"
     first = process(*command(data, out))

@@ -149,7 +149,7 @@ def an_endless_record(path):
         pytest.param(a_long_number, marks=pytest.mark.slow),
         not_a_number,
         pytest.param(a_deep_root, marks=pytest.mark.slow),
-        a_wide_root,
+        pytest.param(a_wide_root, marks=pytest.mark.slow),
         pytest.param(a_huge_root, marks=pytest.mark.slow),
         pytest.param(a_name_twice, marks=pytest.mark.slow),
         pytest.param(huge_records, marks=pytest.mark.slow),

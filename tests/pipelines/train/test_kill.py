@@ -69,6 +69,7 @@ def assert_same(out, whole):
     assert {entry.name for entry in out.iterdir()} == {entry.name for entry in whole.iterdir()}
 
 
+@pytest.mark.slow
 def test_killed_twice_and_resumed(store, tmp_path, whole):
     kill_after(store, tmp_path / "run", 2, 0.003)
     kill_after(store, tmp_path / "run", 5, 0.017)
