@@ -67,6 +67,12 @@ def command_line(command: str, *words: str | os.PathLike[str]) -> str:
     return " ".join([command, *(shlex.quote(os.fspath(word)) for word in words)])
 
 
+def user_cache_folder() -> Path | None:
+    """Where this package may keep what it can make again; None where the user has no folder for such things."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(cache, "mettle-cache") if os.path.isabs(cache) else None
+
+
 def is_utf8(text: str) -> bool:
     """Whether a text can be written as UTF-8; Python reads names of other bytes as lone surrogates."""
     try:

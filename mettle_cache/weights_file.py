@@ -51,9 +51,10 @@ def read_weights_file(path: Path) -> Mapping[object, object]:
         content: object = _read_safetensors(path)
     else:
         _refuse_others(head, path)
-        if head.startswith(_ZIP):
+        archive = head.startswith(_ZIP)
+        if archive:
             _check_archive(path, size)
-        content = _read_pickle(path)
+        content = _read_pickle(path, archive=archive)
     if not isinstance(content, Mapping):
         raise WeightsError(f"weights file {path} holds a {type(content).__name__}, not a dictionary of tensors")
     _refuse_growth(content, path, size)
@@ -151,14 +152,14 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"weights file {path} is damaged or incomplete: {error}", hint=FETCH_AGAIN) from error
 
 
-def _read_pickle(path: Path) -> object:
+def _read_pickle(path: Path, *, archive: bool) -> object:
     refused = WeightsError(
         f"weights file {path} is refused: it holds pickled objects other than tensors, which could run any "
         "program when read (nothing of it was run), or it is no PyTorch file at all",
         hint="where you trust the file, save its state dict again as .safetensors and give that",
     )
     try:
-        stand_ins = _stand_ins(path)
+        stand_ins = _stand_ins(path) if archive else []
         with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
             # a plain pickle of another protocol is refused below in our own words
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
@@ -194,14 +195,11 @@ class _LeftOutMapping:
 
 
 def _stand_ins(path: Path) -> list[Callable[..., object] | tuple[Callable[..., object], str]]:
-    """For every class and function that a checkpoint names and PyTorch does not allow, what is called in its place.
+    """For every class and function that an archive names and PyTorch does not allow, what is called in its place.
 
     Trainers save their arguments, configuration and best score beside the weights. PyTorch refuses all the same what
     names a module of the operating system.
     """
-    with path.open("rb") as file:
-        if not file.read(len(_ZIP)).startswith(_ZIP):
-            return []
     names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     return [(_LeftOut if name.startswith("numpy.") else _LeftOutMapping, name) for name in names]
 

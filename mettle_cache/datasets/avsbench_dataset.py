@@ -141,9 +141,7 @@ class AvsbenchDataset:
         """The first channel of a sound file at its own rate, else :meth:`load_waveform`. Raises MediaFileError."""
         if clip.audio.suffix == WAVE_DICT_SUFFIX or decode.holds_track(clip.audio):
             return Recording(self.load_waveform(clip, sample_rate), sample_rate)
-        with allowed(Allowance()):
-            samples, rate = waveform.read_sound_file(clip.audio, waveform.first_channel)
-            return Recording(waveform.bring_to(clip.audio, samples, rate, rate), rate)
+        return decode.read_first_channel(clip.audio)
 
     def preferring_sound_files(self) -> AvsbenchDataset:
         """The same, but with each video's own sound file wherever there is one."""

@@ -127,7 +127,7 @@ def _located(backbone: str) -> str:
     choice = parse_backbone(backbone)
     if choice.name == SHARED:
         return backbone
-    path = Path(choice.weights).expanduser()
+    path = Path(choice.weights)
     return f"{choice.name}={path.resolve()}" if path.is_file() else backbone
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Self
 
 from mettle_cache.errors import MettleError, StoreCorruptError
+from mettle_cache.paths import user_cache_folder
 from mettle_cache.store.format.digests import digest
 from mettle_cache.store.format.files import read_small
 from mettle_cache.store.format.records import Sealed, Strict
@@ -106,8 +107,8 @@ def memory_folder() -> Path | None:
     """The folder of all that is remembered; None where the user has no folder for such things."""
     if chosen := os.environ.get(FOLDER_VARIABLE):
         return Path(os.path.abspath(os.path.expanduser(chosen)))
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(cache, "mettle-cache", "memory") if os.path.isabs(cache) else None
+    user = user_cache_folder()
+    return user / "memory" if user else None
 
 
 def remember_weights(weights_digest: str, path: Path) -> None:

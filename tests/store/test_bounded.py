@@ -10,9 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mettle_cache.store.format.digests import digest
-from mettle_cache.store.format.layout import group_json
-from mettle_cache.store.format.spec import digest_of
-from tests.store.tiny import make_spec, write_store
+from tests.store.tiny import make_spec, rewrite_metadata, write_store
 
 ROOT = Path(__file__).parents[2]
 BUDGET = 1 << 30
@@ -35,32 +33,23 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 """
 
 
-def forge(path, change):
-    """Change the root metadata and make every digest fit again, and drop what vouches for the store."""
-    head = json.loads((path / "zarr.json").read_bytes())["attributes"]["mettle"]
-    del head["digest"]
-    change(head)
-    head["key_digest"] = digest_of(head["key"])
-    (path / "zarr.json").write_bytes(group_json({"mettle": {**head, "digest": digest_of(head)}}))
-
-
 def many_clips(path):
     """As many clips as a store may have, in a list of ids that is there, and no records."""
     ids = json.dumps([f"c{number}" for number in range(1 << 21)], separators=(",", ":")).encode()
     (path / "clips.json").write_bytes(ids)
-    forge(path, lambda head: head["key"].update(clips={"count": 1 << 21, "digest": digest(ids)}))
+    rewrite_metadata(path, lambda head: head["key"].update(clips={"count": 1 << 21, "digest": digest(ids)}))
 
 
 def lists_for_ids(path):
     ids = b"[" + b"[]," * (16 << 20) + b'"a"]'
     (path / "clips.json").write_bytes(ids)
-    forge(path, lambda head: head["key"].update(clips={"count": (16 << 20) + 1, "digest": digest(ids)}))
+    rewrite_metadata(path, lambda head: head["key"].update(clips={"count": (16 << 20) + 1, "digest": digest(ids)}))
 
 
 def many_ids_for_few(path):
     ids = b"[" + b'"a",' * (12 << 20) + b'"a"]'
     (path / "clips.json").write_bytes(ids)
-    forge(path, lambda head: head["key"].update(clips={"count": 2, "digest": digest(ids)}))
+    rewrite_metadata(path, lambda head: head["key"].update(clips={"count": 2, "digest": digest(ids)}))
 
 
 def large_shards(path):
@@ -70,7 +59,7 @@ def large_shards(path):
         for layer in head["key"]["layers"]:
             layer.update(tokens=1 << 14, width=1 << 16)
 
-    forge(path, change)
+    rewrite_metadata(path, change)
     for shard in path.rglob("c.*"):
         with shard.open("r+b") as file:
             file.truncate((1 << 32) + 28)
@@ -79,7 +68,9 @@ def large_shards(path):
 def samples(path, table, **options):
     pq.write_table(table, path / "samples.parquet", **{"compression": "none", "use_dictionary": False, **options})
     content = (path / "samples.parquet").read_bytes()
-    forge(path, lambda head: (head["key"]["samples"].update(rows=table.num_rows), head.update(samples=digest(content))))
+    rewrite_metadata(
+        path, lambda head: (head["key"]["samples"].update(rows=table.num_rows), head.update(samples=digest(content)))
+    )
 
 
 def rows_without_values(path):

@@ -1,19 +1,16 @@
 """Stores that were made to hurt: refused in words, before anything is allocated, followed or run."""
 
-import json
 import shutil
 
 import pytest
 
 from mettle_cache.errors import MettleError, StoreCorruptError, StoreError
 from mettle_cache.store.catalog import describe_store, find_stores
-from mettle_cache.store.format.layout import group_json
 from mettle_cache.store.format.metadata import load_metadata
-from mettle_cache.store.format.spec import digest_of
 from mettle_cache.store.reading.token_store import TokenStore
 from mettle_cache.store.verify import verify_store
 from mettle_cache.store.writing.writer import StoreWriter
-from tests.store.tiny import make_spec, write_store
+from tests.store.tiny import make_spec, rewrite_metadata, write_store
 
 
 @pytest.fixture(scope="module")
@@ -26,15 +23,6 @@ def intact(tmp_path_factory):
 @pytest.fixture
 def path(intact, tmp_path):
     return shutil.copytree(intact, tmp_path / "s.zar")
-
-
-def rewrite_metadata(path, change):
-    """Change the root metadata and make every digest fit again: a forger's work, not an accident."""
-    head = json.loads((path / "zarr.json").read_bytes())["attributes"]["mettle"]
-    del head["digest"]
-    change(head)
-    head["key_digest"] = digest_of(head["key"])
-    (path / "zarr.json").write_bytes(group_json({"mettle": {**head, "digest": digest_of(head)}}))
 
 
 def set_layer(field, value):

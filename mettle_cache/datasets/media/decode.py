@@ -45,6 +45,11 @@ def load_recording(clip: Clip, segments: int, sample_rate: int) -> Recording:
     path = clip.audio
     if _is_array(path) or holds_track(path):
         return Recording(load_waveform(clip, segments, sample_rate), sample_rate)
+    return read_first_channel(path)
+
+
+def read_first_channel(path: Path) -> Recording:
+    """The first channel of a sound file at its own rate. Raises MediaFileError."""
     with allowed(Allowance()):
         samples, rate = waveform.read_sound_file(path, waveform.first_channel)
         return Recording(waveform.bring_to(path, samples, rate, rate), rate)

@@ -26,6 +26,8 @@ from numba.core import config, event, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from mettle_cache.paths import user_cache_folder
+
 Array = NDArray[Any]
 
 # sums may be reordered into vectors; infinities and NaN keep their meaning
@@ -62,8 +64,8 @@ def compiled(*, fastmath: set[str] | bool = False) -> Callable[[Callable[..., An
 def cache_folder() -> Path | None:
     """The folder that keeps the machine code of these files; None where none can be written."""
     bases = [_SOURCES / "__pycache__" / "kernels"]
-    user = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    bases[:0] = [Path(user, "mettle-cache", "kernels")] if os.path.isabs(user) else []
+    user = user_cache_folder()
+    bases[:0] = [user / "kernels"] if user else []
     # NUMBA_CACHE_DIR, or what the program set
     bases[:0] = [Path(config.CACHE_DIR, "mettle-cache-kernels")] if config.CACHE_DIR else []
     for base in bases:
