@@ -16,7 +16,8 @@ class LayerSpec:
     """One block's output, taken before the next patch merging.
 
     ``stage`` and ``block`` count from 1, ``block`` within its stage. ``grid`` is the token grid (rows, columns) without
-    class tokens; ``tokens`` is N with them, ``width`` is D.
+    class tokens; ``tokens`` is N with them, ``width`` is D. ``cell`` is the side of the squares of tokens that a codec
+    with cells (``klt``) encodes together; 1 for single tokens, as every other codec takes them.
     """
 
     modality: str
@@ -25,6 +26,7 @@ class LayerSpec:
     grid: tuple[int, int]
     tokens: int
     width: int
+    cell: int = 1
 
     @property
     def name(self) -> str:
@@ -37,7 +39,9 @@ class LayerSpec:
         return f"{self.modality}/s{self.stage}"
 
     def to_json(self) -> dict[str, object]:
-        return {**asdict(self), "grid": list(self.grid), "name": self.name}
+        fields = {**asdict(self), "grid": list(self.grid), "name": self.name}
+        # only where there are any, so that other layers are told as they were before there were cells
+        return {name: value for name, value in fields.items() if name != "cell" or value != 1}
 
 
 def group_by_array(layers: Iterable[LayerSpec]) -> dict[str, tuple[LayerSpec, ...]]:

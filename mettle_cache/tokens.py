@@ -61,6 +61,17 @@ class TokenFormat(Protocol):
         ...
 
 
+class NormalisedFormat(TokenFormat, Protocol):
+    """A format whose codes stand for tokens that were normalised over their channels before they were encoded.
+
+    A LayerNorm of such tokens is ``weight * x + bias`` with x as they decode, not normalised anew.
+    """
+
+    def normalised(self, tokens: LayerTokens, dtype: torch.dtype) -> Tensor:
+        """Decode to normalised tokens ``[..., T, N, D]``."""
+        ...
+
+
 @dataclass(frozen=True)
 class FloatFormat:
     """Codes that are the tokens themselves, of any floating-point type."""
@@ -184,6 +195,18 @@ class LayerTokens:
     def floats(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """Decode to ``[..., T, N, D]``."""
         return self.format.floats(self, dtype)
+
+    def normalised(self, dtype: torch.dtype = torch.float32, *, eps: float = 1e-5) -> Tensor:
+        """Tokens as a LayerNorm of epsilon ``eps`` sees them before its weight and bias, ``[..., T, N, D]``.
+
+        Where the codes stand for normalised tokens (``klt``), these as they decode, whatever ``eps`` is.
+        """
+        normalised = getattr(self.format, "normalised", None)
+        if normalised is not None:
+            decoded: Tensor = normalised(self, dtype)
+            return decoded
+        floats = self.floats(dtype)
+        return torch.nn.functional.layer_norm(floats, floats.shape[-1:], eps=eps)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> LayerTokens:
         """The same with ``function`` of the codes and of each part: something that changes the leading axes alone."""

@@ -38,26 +38,28 @@ def with_static_arrays(extractor: Extractor, out: Path, progress: Progress | Non
 
 
 def _run(pilot: Pilot, extractor: Extractor, progress: Progress) -> StaticArrays:
-    """Show the pilot its clips, one after the other; those that cannot be extracted are passed over."""
-    chosen = pilot.choose([clip.id for clip in extractor.dataset.clips])
-    progress.start(len(chosen), "clips", f"look at clips for codec {extractor.codec.name}")
+    """Show the pilot its frames, clip by clip; clips that cannot be extracted are passed over."""
+    dataset = extractor.dataset
+    chosen = pilot.choose([clip.id for clip in dataset.clips], dataset.segments)
+    progress.start(pilot.wanted, "frames", f"look at frames for codec {extractor.codec.name}")
     failure: MediaError | None = None
     shown = 0
     with reproducible_passes(extractor.device):
-        for index in chosen:
+        for index, segments in chosen:
+            if shown >= pilot.wanted:
+                break
             try:
                 tokens = clip_tokens(extractor, extractor.prepare(index))
             except MediaError as error:
                 failure = failure or error
                 continue
-            finally:
-                progress.advance(1)
-            pilot.add(tokens)
-            shown += 1
+            pilot.add({name: x[list(segments)] for name, x in tokens.items()})
+            shown += len(segments)
+            progress.advance(len(segments))
     progress.finish()
     if failure is not None and not shown:
         raise EveryClipFailsError(
-            f"none of the {len(chosen)} clips that codec {extractor.codec.name} looks at first could be extracted; "
+            f"none of the clips that codec {extractor.codec.name} looks at first could be extracted; "
             f"the first one: {extractor.describe(failure)}",
             hint=failure.hint,
         )

@@ -1,4 +1,4 @@
-"""Codecs that are not this package's, for tests: one with everything that a codec may have, one with shared codes."""
+"""A codec that is not this package's, for tests, with everything that a codec may have."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,6 @@ from mettle_cache.store.format.codecs import CodecArray
 from mettle_cache.tokens import LayerTokens
 
 SIX = CodecRow("six", "tests.store.toy_codecs:SIX_BITS")
-PAIRS = CodecRow("pairs", "tests.store.toy_codecs:PAIRED")
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,10 @@ class SixBitPilot:
     def __init__(self, layers):
         self._seen = {layer.name: [] for layer in layers}
 
-    def choose(self, clips):
-        return range(min(3, len(clips)))
+    wanted = 6
+
+    def choose(self, clips, segments):
+        return [(clip, tuple(range(min(2, segments)))) for clip in range(min(4, len(clips)))]
 
     def add(self, tokens):
         for name, x in tokens.items():
@@ -70,7 +71,7 @@ class SixBitCodec:
             CodecArray(part="levels", dtype="float32", axes=("code",), shape=(64,), static=True),
         )
 
-    def format(self, layer, stage):
+    def format(self, layer, static):
         return SixBitFormat(layer.width)
 
     def pilot(self, layers):
@@ -90,56 +91,4 @@ class SixBitCodec:
         return LayerTokens(packed, SixBitFormat(x.shape[-1]), {"peak": peak}, static)
 
 
-@dataclass(frozen=True)
-class HalfFormat:
-    """A layer's half of the channels of codes that two layers share."""
-
-    place: int
-    name: str = "half"
-    code_dtype: torch.dtype = torch.float16
-    parts: tuple[str, ...] = ()
-    static: tuple[str, ...] = ()
-    affine: bool = False
-
-    def shape(self, tokens):
-        return tokens.codes.shape[-2], tokens.codes.shape[-1] // 2
-
-    def unpack(self, codes):
-        return codes.unflatten(-1, (2, -1))[..., self.place, :]
-
-    def floats(self, tokens, dtype):
-        return self.unpack(tokens.codes).to(dtype)
-
-
-@dataclass(frozen=True)
-class PairCodec:
-    name: str = "pairs"
-    limit: float = 6e4
-
-    def arrays(self, layers, segments):
-        shape = (segments, layers[0].tokens, 2 * layers[0].width)
-        axes = ("segment", "token", "channel")
-        return (CodecArray(part="codes", dtype="float16", axes=axes, shape=shape, layers_each=2),)
-
-    def format(self, layer, stage):
-        return HalfFormat(list(stage).index(layer) % 2)
-
-    def pilot(self, layers):
-        return None
-
-    def encode(self, tokens, layers, static):
-        stages = {}
-        for layer in layers:
-            stages.setdefault(layer.array, []).append(layer)
-        encoded = {}
-        for stage in stages.values():
-            for first in range(0, len(stage), 2):
-                pair = stage[first : first + 2]
-                halves = [tokens[layer.name].half() for layer in pair]
-                codes = torch.cat((*halves, *[torch.zeros_like(halves[0])] * (2 - len(halves))), -1)
-                encoded |= {layer.name: LayerTokens(codes, self.format(layer, stage)) for layer in pair}
-        return encoded
-
-
 SIX_BITS = SixBitCodec()
-PAIRED = PairCodec()

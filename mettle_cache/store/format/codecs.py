@@ -9,7 +9,7 @@ Shapes: T segments, N tokens, D channels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -46,10 +46,6 @@ class CodecArray:
         tokens, channels may be packed; the first axis of all but a static array is ``segment``.
     static
         One for all clips, from :meth:`Codec.pilot`, instead of one a clip.
-    layers_each
-        How many layers, one after another in the stage, share one entry of the array (the last ones may be fewer):
-        their encoded tokens hold the same array. No codec of this package does so; a test's is written, verified and
-        read, but no extraction, training or kernel has been run on shared codes.
     """
 
     part: str
@@ -57,21 +53,29 @@ class CodecArray:
     axes: tuple[str, ...]
     shape: tuple[int, ...]
     static: bool = False
-    layers_each: int = 1
 
 
 class Pilot(Protocol):
-    """Looks at some clips before anything is written, and computes a codec's static arrays from them.
+    """Looks at some frames before anything is written, and computes a codec's static arrays from them.
 
-    The same clips must give the same bytes, because the arrays' digests are in the store's key.
+    The same frames in the same order must give the same bytes, because the arrays' digests are in the store's key.
     """
 
-    def choose(self, clips: Sequence[str]) -> Sequence[int]:
-        """Which clips, by index of their ids, to look at and in which order; none where no tokens are needed."""
+    @property
+    def wanted(self) -> int:
+        """How many frames it wants to see; fewer serve where there are not so many."""
+        ...
+
+    def choose(self, clips: Sequence[str], segments: int) -> Iterable[tuple[int, tuple[int, ...]]]:
+        """Which frames to look at and in which order: the index of a clip, by its id, and segments of that clip.
+
+        There may be more than are wanted: whoever shows them stops at :attr:`wanted`, and passes over clips that cannot
+        be read.
+        """
         ...
 
     def add(self, tokens: Mapping[str, Tensor]) -> None:
-        """A clip's tokens ``[T, N, D]`` by layer name, on the device that computed them."""
+        """Frames of one clip: tokens ``[t, N, D]`` by layer name, on the device that computed them."""
         ...
 
     def finish(self) -> StaticArrays:
@@ -100,8 +104,8 @@ class Codec(Protocol):
         """
         ...
 
-    def format(self, layer: LayerSpec, stage: Sequence[LayerSpec]) -> TokenFormat:
-        """The format of the codes of ``layer``; ``stage`` are the stored layers of its stage."""
+    def format(self, layer: LayerSpec, static: Mapping[str, Tensor]) -> TokenFormat:
+        """The format of the codes of ``layer``, whose static arrays are ``static``; none for most codecs."""
         ...
 
     def pilot(self, layers: Sequence[LayerSpec]) -> Pilot | None:

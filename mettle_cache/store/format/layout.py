@@ -68,15 +68,9 @@ class ArrayLayout:
         """``(T, N, C)`` for codes, with C stored values a row; ``(T, D)`` for scales and zeros."""
         return self.codec.shape
 
-    @cached_property
-    def sharers(self) -> tuple[tuple[LayerSpec, ...], ...]:
-        """The layers of each entry of the block axis; one each, unless the codec puts several into one."""
-        each = self.codec.layers_each
-        return tuple(self.layers[start : start + each] for start in range(0, len(self.layers), each))
-
     @property
     def blocks(self) -> int:
-        return len(self.sharers)
+        return len(self.layers)
 
     @cached_property
     def chunk_bytes(self) -> int:
@@ -115,7 +109,7 @@ class ArrayLayout:
 
     def span(self, blocks: range) -> str:
         """The layers of some blocks, for messages: the first to the last."""
-        first, last = self.sharers[blocks[0]][0].name, self.sharers[blocks[-1]][-1].name
+        first, last = self.layers[blocks[0]].name, self.layers[blocks[-1]].name
         return first if first == last else f"{first} to {last}"
 
     def zarr_json(self, clips: int) -> bytes:
@@ -132,7 +126,7 @@ class ArrayLayout:
             chunk=[1, *shape],
             dtype=self.dtype,
             codecs=[{"name": "sharding_indexed", "configuration": sharding}],
-            axes=["clip", _block_axis(self.codec), *self.codec.axes],
+            axes=["clip", "block", *self.codec.axes],
         )
 
 
@@ -147,7 +141,7 @@ class StaticLayout:
     @cached_property
     def shape(self) -> tuple[int, ...]:
         """``(blocks, *shape)``."""
-        return (-(-len(self.layers) // self.codec.layers_each), *self.codec.shape)
+        return (len(self.layers), *self.codec.shape)
 
     @property
     def nbytes(self) -> int:
@@ -166,7 +160,7 @@ class StaticLayout:
             chunk=list(self.shape),
             dtype=self.codec.dtype,
             codecs=_chunk_codecs(self.codec.dtype),
-            axes=[_block_axis(self.codec), *self.codec.axes],
+            axes=["block", *self.codec.axes],
         )
 
 
@@ -220,10 +214,6 @@ def _declared(
     for name, members in group_by_array(layers).items():
         for array in codec.arrays(members, segments):
             yield name, members, array
-
-
-def _block_axis(array: CodecArray) -> str:
-    return "block" if array.layers_each == 1 else "group"
 
 
 def _chunk_codecs(dtype: str) -> list[dict[str, object]]:

@@ -33,7 +33,7 @@ class FloatCodec:
         axes, shape = ("segment", "token", "channel"), (segments, layers[0].tokens, layers[0].width)
         return (CodecArray(part=CODES, dtype=self.dtype, axes=axes, shape=shape),)
 
-    def format(self, layer: LayerSpec, stage: Sequence[LayerSpec]) -> TokenFormat:
+    def format(self, layer: LayerSpec, static: Mapping[str, Tensor]) -> TokenFormat:
         from mettle_cache.tokens import FLOATS
 
         return FLOATS
@@ -85,7 +85,7 @@ class AffineCodec:
         )
         return (codes, *(self._affine_part(part, segments, width) for part in ("scale", "zero")))
 
-    def format(self, layer: LayerSpec, stage: Sequence[LayerSpec]) -> TokenFormat:
+    def format(self, layer: LayerSpec, static: Mapping[str, Tensor]) -> TokenFormat:
         from mettle_cache import tokens
 
         return tokens.INT4 if self.packed else tokens.INT8

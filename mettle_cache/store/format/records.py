@@ -46,7 +46,13 @@ class LayerModel(Strict):
     grid: Annotated[list[Positive], Field(min_length=2, max_length=2)]
     tokens: Positive
     width: Positive
+    cell: Annotated[int, Field(ge=2, le=16)] | None = None
     name: ShortText
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, render: SerializerFunctionWrapHandler) -> dict[str, object]:
+        fields: dict[str, object] = render(self)
+        return {name: value for name, value in fields.items() if name != "cell" or value is not None}
 
     def to_layer(self) -> LayerSpec:
         rows, columns = self.grid
@@ -57,6 +63,7 @@ class LayerModel(Strict):
             grid=(rows, columns),
             tokens=self.tokens,
             width=self.width,
+            cell=self.cell or 1,
         )
         if layer.name != self.name:
             raise ValueError(f"layer {layer.name} is called {self.name!a}")

@@ -113,8 +113,8 @@ def layer_problems(layers: Sequence[LayerSpec]) -> Iterator[str]:
     if len({layer.name for layer in layers}) != len(layers):
         yield "two layers have the same name"
     for array, members in group_by_array(layers).items():
-        if len({(layer.tokens, layer.width) for layer in members}) > 1:
-            yield f"the layers of {array} differ in tokens or width and cannot share an array"
+        if len({(layer.tokens, layer.width, layer.cell) for layer in members}) > 1:
+            yield f"the layers of {array} differ in tokens, width or cells and cannot share an array"
 
 
 def key_differences(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:

@@ -35,13 +35,13 @@ def parse_static(layout: Sequence[StaticLayout], contents: Sequence[bytes]) -> d
         values = torch.frombuffer(bytearray(content[:-CRC_BYTES]), dtype=getattr(torch, array.codec.dtype))
         blocks = values.view(array.shape)
         for number, layer in enumerate(array.layers):
-            arrays.setdefault(layer.name, {})[array.codec.part] = blocks[number // array.codec.layers_each]
+            arrays.setdefault(layer.name, {})[array.codec.part] = blocks[number]
     return arrays
 
 
 def _content(array: StaticLayout, static: StaticArrays, codec: Codec) -> bytes:
     pieces = []
-    for layer in array.layers[:: array.codec.layers_each]:
+    for layer in array.layers:
         tensor = static.get(layer.name, {}).get(array.codec.part)
         have = None if tensor is None else (str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
         if tensor is None or have != (array.codec.dtype, array.codec.shape):

@@ -65,9 +65,7 @@ def block_runs(layout: Sequence[ArrayLayout], names: Sequence[str]) -> list[Bloc
     chosen = set(names)
     runs = []
     for array in layout:
-        blocks = [
-            block for block, sharers in enumerate(array.sharers) if any(layer.name in chosen for layer in sharers)
-        ]
+        blocks = [block for block, layer in enumerate(array.layers) if layer.name in chosen]
         for _, members in groupby(enumerate(blocks), lambda pair: pair[1] - pair[0]):
             run = [block for _, block in members]
             runs.append(BlockRun(array, range(run[0], run[-1] + 1)))
@@ -147,8 +145,8 @@ class BatchBuffer:
             array = place.array
             dtype = getattr(torch, array.dtype)
             flat = memory[place.offset : place.offset + self.size * array.chunk_bytes].view(dtype)
-            for layer in array.sharers[place.block]:
-                tensors.setdefault(layer.name, {})[array.part] = flat.view(self.size, *array.chunk_shape)
+            layer = array.layers[place.block]
+            tensors.setdefault(layer.name, {})[array.part] = flat.view(self.size, *array.chunk_shape)
         return tensors
 
     def _as_batch(

@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 
 from mettle_cache.errors import StoreError, StoreKeyError, StoreUnfinishedError, UsageError
-from mettle_cache.layers import LayerSpec, group_by_array
+from mettle_cache.layers import LayerSpec
 from mettle_cache.paths import command_line
 from mettle_cache.store.format.codecs import CODES, StaticArrays
 from mettle_cache.store.format.digests import digest_of
@@ -23,7 +23,7 @@ from mettle_cache.store.reading.buffers import BatchBuffer, SpareMemory, block_r
 from mettle_cache.store.reading.clip_reader import CHECKS, ClipReader
 from mettle_cache.store.reading.disk_speed import READS_AHEAD
 from mettle_cache.store.reading.prefetch import prefetch_batches
-from mettle_cache.tokens import LayerTokens, TokenBatch
+from mettle_cache.tokens import LayerTokens, TokenBatch, TokenFormat
 
 if TYPE_CHECKING:
     import zarr
@@ -83,11 +83,7 @@ class TokenStore:
         self.nbytes = metadata.clip_bytes * self.statuses.count("ok")
         self._metadata = metadata
         self._index = {clip: number for number, clip in enumerate(manifest.ids)}
-        self._formats = {
-            layer.name: metadata.codec.format(layer, stage)
-            for stage in group_by_array(metadata.layers).values()
-            for layer in stage
-        }
+        self._formats: dict[str, TokenFormat] = {}
         self._static: dict[torch.device, StaticArrays] = {}
         self._memory = SpareMemory()
         self._reader = ClipReader(NamedCommits(metadata, manifest.ids, manifest.commits), check=check)
@@ -311,6 +307,9 @@ class TokenStore:
         codes = arrays[CODES]
         parts = {part: array for part, array in arrays.items() if part != CODES}
         static = self._static_arrays(codes.device).get(layer, {})
+        if layer not in self._formats:
+            spec = next(spec for spec in self.layers if spec.name == layer)
+            self._formats[layer] = self._metadata.codec.format(spec, static)
         return LayerTokens(codes, self._formats[layer], parts, static)
 
     def _static_arrays(self, device: torch.device) -> StaticArrays:

@@ -30,8 +30,8 @@ def build_shard(array: ArrayLayout, tokens: Mapping[str, LayerTokens]) -> Shard:
     """The shard of one array from a clip's tokens by layer name (checked by :func:`check_tokens`)."""
     buffers: list[Buffer] = []
     checksums: list[str] = []
-    for first, *_ in array.sharers:
-        chunk = tensor_bytes(stored_arrays(tokens[first.name])[array.part])
+    for layer in array.layers:
+        chunk = tensor_bytes(stored_arrays(tokens[layer.name])[array.part])
         checksum = crc32c(chunk)
         buffers += [chunk, crc_bytes(checksum)]
         checksums.append(f"{checksum:08x}")

@@ -15,7 +15,7 @@ from mettle_cache.store.format.codecs import CODES, CodecArray
 from mettle_cache.tokens import LayerTokens
 
 MIDDLE = 31.5
-PILOT_CLIPS = 8
+PILOT_FRAMES = 16
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,11 @@ class RangePilot:
     def __init__(self, layers):
         self.largest = {layer.name: torch.full((layer.width,), 1e-6) for layer in layers}
 
-    def choose(self, clips):
-        return range(min(PILOT_CLIPS, len(clips)))
+    wanted = PILOT_FRAMES
+
+    def choose(self, clips, segments):
+        """Every segment of one clip after the other; whoever shows them stops when it is enough."""
+        return [(clip, tuple(range(segments))) for clip in range(len(clips))]
 
     def add(self, tokens):
         for name, largest in self.largest.items():
@@ -86,7 +89,7 @@ class SixBitCodec:
             CodecArray(part="range", dtype="float32", axes=("channel",), shape=(width,), static=True),
         )
 
-    def format(self, layer, stage):
+    def format(self, layer, static):
         return FORMAT
 
     def pilot(self, layers):

@@ -23,7 +23,7 @@ def test_what_a_stage_is_stored_as(name, dtype, width, others):
     assert (codes.part, codes.dtype, codes.shape) == (CODES, dtype, (2, 3, width))
     assert codes.axes == ("segment", "token", "channel")
     assert {(part.part, part.dtype, part.axes, part.shape) for part in parts} == others
-    assert not any(array.static or array.layers_each != 1 for array in (codes, *parts))
+    assert not any(array.static for array in (codes, *parts))
 
 
 def test_int4_refuses_an_odd_number_of_channels():
@@ -44,7 +44,7 @@ def test_what_is_encoded_has_the_format_and_the_arrays_that_are_declared(name):
     codec = get_codec(name)
     assert codec.pilot([WIDE]) is None
     encoded = encode_layers({WIDE.name: torch.ones(2, 3, 6)}, codec)[WIDE.name]
-    assert encoded.format == codec.format(WIDE, [WIDE]) == {"float16": FLOATS, "int8": INT8, "int4": INT4}[name]
+    assert encoded.format == codec.format(WIDE, {}) == {"float16": FLOATS, "int8": INT8, "int4": INT4}[name]
     arrays = {CODES: encoded.codes, **encoded.parts}
     declared = {array.part: (f"torch.{array.dtype}", array.shape) for array in codec.arrays([WIDE], segments=2)}
     assert {part: (str(array.dtype), tuple(array.shape)) for part, array in arrays.items()} == declared

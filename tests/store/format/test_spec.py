@@ -19,7 +19,10 @@ from tests.store.tiny import LAYERS, make_spec
         ({"segments": 0}, "segments must be at least 1, not 0"),
         ({"layers": ()}, "no layers"),
         ({"layers": (*LAYERS, LAYERS[0])}, "two layers have the same name"),
-        ({"layers": (LAYERS[0], dataclasses.replace(LAYERS[1], width=6))}, "visual/s1 differ in tokens or width"),
+        (
+            {"layers": (LAYERS[0], dataclasses.replace(LAYERS[1], width=6))},
+            "visual/s1 differ in tokens, width or cells",
+        ),
         ({"samples": pa.table({"id": ["clip-0"]})}, "samples have no column 'clip'"),
         ({"samples": pa.table({"clip": ["clip-9", "clip-0"]})}, "clips that are not stored: clip-9"),
     ],

@@ -18,44 +18,36 @@ NAMES = [layer.name for layer in LAYERS]
 
 
 class Tables:
-    """Declares a table of 7 numbers for every ``each`` layers, and nothing else that matters here."""
+    """Declares a table of 7 numbers for every layer, and nothing else that matters here."""
 
     name = "tables"
-
-    def __init__(self, each):
-        self.each = each
 
     def arrays(self, layers, segments):
         axes = ("segment", "token", "channel")
         return (
             CodecArray(part="codes", dtype="int8", axes=axes, shape=(segments, 3, 4)),
-            CodecArray(part="table", dtype="int16", axes=("code",), shape=(7,), static=True, layers_each=self.each),
+            CodecArray(part="table", dtype="int16", axes=("code",), shape=(7,), static=True),
         )
 
 
-def tables(each):
-    """Layers that share a table hold the same one."""
-    return {
-        name: {"table": torch.arange(7, dtype=torch.int16) + 300 * (number // each)}
-        for number, name in enumerate(NAMES)
-    }
+def tables():
+    return {name: {"table": torch.arange(7, dtype=torch.int16) + 300 * number} for number, name in enumerate(NAMES)}
 
 
-@pytest.mark.parametrize("each", [1, 2, 5])
-def test_what_is_written_is_read(each):
-    codec = Tables(each)
-    contents = static_contents(LAYERS, 2, codec, tables(each))
+def test_what_is_written_is_read():
+    codec = Tables()
+    contents = static_contents(LAYERS, 2, codec, tables())
     layout = static_layout(LAYERS, 2, codec)
     assert list(contents) == [array.file for array in layout] == ["static/visual/s2_table/c.0.0"]
     read = parse_static(layout, list(contents.values()))
     assert list(read) == NAMES
-    for name, arrays in tables(each).items():
+    for name, arrays in tables().items():
         assert torch.equal(read[name]["table"], arrays["table"])
 
 
 def test_a_file_is_the_tables_one_after_the_other_and_their_checksum():
-    (content,) = static_contents(LAYERS, 2, Tables(2), tables(2)).values()
-    values = np.stack([np.arange(7) + 300 * number for number in range(3)]).astype("<i2").tobytes()
+    (content,) = static_contents(LAYERS, 2, Tables(), tables()).values()
+    values = np.stack([np.arange(7) + 300 * number for number in range(len(NAMES))]).astype("<i2").tobytes()
     assert content == values + google_crc32c.value(values).to_bytes(4, "little")
 
 
@@ -68,6 +60,6 @@ def test_a_file_is_the_tables_one_after_the_other_and_their_checksum():
     ],
 )
 def test_what_the_codec_does_not_declare_is_refused_with_the_layer(array, message):
-    wrong = {**tables(1), NAMES[3]: {} if array is None else {"table": array}}
+    wrong = {**tables(), NAMES[3]: {} if array is None else {"table": array}}
     with pytest.raises(StoreError, match=rf"layer {NAMES[3]}: codec tables stores int16 \(7,\) .* table, {message}"):
-        static_contents(LAYERS, 2, Tables(1), wrong)
+        static_contents(LAYERS, 2, Tables(), wrong)
