@@ -1,5 +1,6 @@
 """Commands that only tell, and errors about a wrong argument, load none of the libraries that take seconds."""
 
+import json
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -7,89 +8,91 @@ from importlib.util import find_spec
 import pytest
 
 HEAVY = {"torch", "torchvision", "torchaudio", "timm", "transformers", "numba", "zarr", "dask", "tensorboard"}
+TELLING = ("--help", "--version", "train --help", "bench read --help", "datasets", "backbones", "doctor --no-measure")
+WRONG = {
+    "trian": "No such command",
+    "info NOSUCH": "there is no token store at NOSUCH",
+    "verify NOSUCH": "there is no token store at NOSUCH",
+    "extract --dataset nosuch": "no data set is called 'nosuch'",
+    "extract --dataset ave": "the ave folder data/AVE does not exist",
+    "extract --dataset ave --option train=1": "the data set ave has no option 'train'",
+    "extract --dataset ave --root . --codec int5": "no codec is called 'int5'",
+    "extract --dataset ave --root . --visual swinv2_1": "unknown backbone 'swinv2_1'",
+    "extract --dataset ave --root . --audio nosuch": "unknown backbone 'nosuch'",
+    "extract --dataset ave --root . --visual htsat": "reads sound, not pictures",
+    "extract --dataset ave --root . --layers visual/s9": "no such layer: visual/s9",
+    "extract --dataset ave --root . --audio shared --layers audio/s3b19": "no such layer: audio/s3b19",
+    "extract --dataset ave --root . --device gpu": "there is no device called 'gpu'",
+    "extract --dataset ave --part 3/2": "--part 3/2",
+    "extract --dataset ave --precision half": "--precision half",
+    "plan --dataset nosuch": "no data set is called 'nosuch'",
+    "train --from-cache --seed 1 --seeds 2": "exclude each other",
+    "train --from-cache --seeds x": "'x' is no seed",
+    "train --from-cache": "there is no finished store under cache/",
+    "train --from-cache NOSUCH": "there is no token store at NOSUCH",
+    "train --from-cache --select-on best": "--select-on best: choose one of val, test, last",
+    "train --from-cache --device gpu": "there is no device called 'gpu'",
+    "train --from-cache --recipe nosuch": "there is no recipe called 'nosuch'",
+    "sweep --from-cache --recipe ave-smal": "did you mean ave-small?",
+    "evaluate NOSUCH --device gpu": "there is no device called 'gpu'",
+    "evaluate NOSUCH --store NOSUCH": "there is no token store at NOSUCH",
+    "evaluate NOSUCH --root NOSUCH": "there is no such folder",
+    "export NOSUCH --device gpu": "there is no device called 'gpu'",
+    "bench read --device gpu": "there is no device called 'gpu'",
+    "sweep --from-cache --set x": "must be key=value",
+    "sweep --from-cache NOSUCH": "there is no token store at NOSUCH",
+    "pretrain-grounding --from-cache NOSUCH": "there is no token store at NOSUCH",
+    "pretrain-grounding --from-cache --videos some": "--videos some",
+    "bench nosuch": "No such command",
+    "bench read --repeats 0": "--repeats 0",
+    "bench --report --from NOSUCH": "there are no results",
+}
+NO_RUN = ("evaluate NOSUCH", "export NOSUCH")
+# one after the other in one process: what is loaded by then was loaded by the first command that has it
 CODE = f"""
-import sys
+import contextlib, io, json, sys
 from mettle_cache.cli.main import run
-code = run(sys.argv[1:])
-print()
-print(code, *sorted({HEAVY} & set(sys.modules)))
+found = {{}}
+for command in json.load(sys.stdin):
+    said = io.StringIO()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
+        code = run(command.split())
+    found[command] = code, sorted({HEAVY} & set(sys.modules)), said.getvalue()
+print(json.dumps(found))
 """
 
 
-@pytest.fixture
-def loaded(tmp_path):
-    """Run a command in a new process and an empty folder: its exit code, the heavy modules, what it said."""
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory):
+    """Every command, run in a new process and an empty folder: its exit code, the heavy modules, what it said."""
+    result = subprocess.run(
+        [sys.executable, "-c", CODE],
+        input=json.dumps([*TELLING, *WRONG, *NO_RUN]),
+        capture_output=True,
+        text=True,
+        cwd=tmp_path_factory.mktemp("empty"),
+        check=True,
+    )
+    return json.loads(result.stdout)
 
-    def run(command):
-        result = subprocess.run(
-            [sys.executable, "-c", CODE, *command.split()], capture_output=True, text=True, cwd=tmp_path, check=True
-        )
-        code, *modules = result.stdout.splitlines()[-1].split()
-        return int(code), modules, result.stderr
 
-    return run
-
-
-@pytest.mark.parametrize(
-    "command",
-    ["--help", "--version", "train --help", "bench read --help", "datasets", "backbones", "doctor --no-measure"],
-)
+@pytest.mark.parametrize("command", TELLING)
 def test_what_only_tells_is_light(loaded, command):
-    assert loaded(command)[:2] == (0, [])
+    assert loaded[command][:2] == [0, []]
 
 
-@pytest.mark.parametrize(
-    ("command", "message"),
-    [
-        ("trian", "No such command"),
-        ("info NOSUCH", "there is no token store at NOSUCH"),
-        ("verify NOSUCH", "there is no token store at NOSUCH"),
-        ("extract --dataset nosuch", "no data set is called 'nosuch'"),
-        ("extract --dataset ave", "the ave folder data/AVE does not exist"),
-        ("extract --dataset ave --option train=1", "the data set ave has no option 'train'"),
-        ("extract --dataset ave --root . --codec int5", "no codec is called 'int5'"),
-        ("extract --dataset ave --root . --visual swinv2_1", "unknown backbone 'swinv2_1'"),
-        ("extract --dataset ave --root . --audio nosuch", "unknown backbone 'nosuch'"),
-        ("extract --dataset ave --root . --visual htsat", "reads sound, not pictures"),
-        ("extract --dataset ave --root . --layers visual/s9", "no such layer: visual/s9"),
-        ("extract --dataset ave --root . --audio shared --layers audio/s3b19", "no such layer: audio/s3b19"),
-        ("extract --dataset ave --root . --device gpu", "there is no device called 'gpu'"),
-        ("extract --dataset ave --part 3/2", "--part 3/2"),
-        ("extract --dataset ave --precision half", "--precision half"),
-        ("plan --dataset nosuch", "no data set is called 'nosuch'"),
-        ("train --from-cache --seed 1 --seeds 2", "exclude each other"),
-        ("train --from-cache --seeds x", "'x' is no seed"),
-        ("train --from-cache", "there is no finished store under cache/"),
-        ("train --from-cache NOSUCH", "there is no token store at NOSUCH"),
-        ("train --from-cache --select-on best", "--select-on best: choose one of val, test, last"),
-        ("train --from-cache --device gpu", "there is no device called 'gpu'"),
-        ("train --from-cache --recipe nosuch", "there is no recipe called 'nosuch'"),
-        ("sweep --from-cache --recipe ave-smal", "did you mean ave-small?"),
-        ("evaluate NOSUCH --device gpu", "there is no device called 'gpu'"),
-        ("evaluate NOSUCH --store NOSUCH", "there is no token store at NOSUCH"),
-        ("evaluate NOSUCH --root NOSUCH", "there is no such folder"),
-        ("export NOSUCH --device gpu", "there is no device called 'gpu'"),
-        ("bench read --device gpu", "there is no device called 'gpu'"),
-        ("sweep --from-cache --set x", "must be key=value"),
-        ("sweep --from-cache NOSUCH", "there is no token store at NOSUCH"),
-        ("pretrain-grounding --from-cache NOSUCH", "there is no token store at NOSUCH"),
-        ("pretrain-grounding --from-cache --videos some", "--videos some"),
-        ("bench nosuch", "No such command"),
-        ("bench read --repeats 0", "--repeats 0"),
-        ("bench --report --from NOSUCH", "there are no results"),
-    ],
-)
-def test_a_wrong_argument_is_refused_before_anything_heavy_loads(loaded, command, message):
-    code, modules, said = loaded(command)
+@pytest.mark.parametrize("command", WRONG)
+def test_a_wrong_argument_is_refused_before_anything_heavy_loads(loaded, command):
+    code, modules, said = loaded[command]
     assert (code, modules) == (2, [])
-    assert message in said
+    assert WRONG[command] in said
 
 
-@pytest.mark.parametrize(("command", "message"), [("evaluate NOSUCH", "no run here"), ("export NOSUCH", "no run here")])
-def test_a_folder_that_is_no_run_is_refused_as_early(loaded, command, message):
-    code, modules, said = loaded(command)
+@pytest.mark.parametrize("command", NO_RUN)
+def test_a_folder_that_is_no_run_is_refused_as_early(loaded, command):
+    code, modules, said = loaded[command]
     assert (code, modules) == (1, [])
-    assert message in said
+    assert "no run here" in said
 
 
 def test_the_list_of_heavy_modules_is_of_modules_that_there_are():
