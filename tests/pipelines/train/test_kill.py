@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from mettle_cache.pipelines.train.checkpoint import load_checkpoint
+from tests.pipelines.train.train_script import RECIPE
 
 ROOT = Path(__file__).parents[3]
 
@@ -61,7 +62,7 @@ def untimed(state):
 def assert_same(out, whole):
     assert (out / "best.safetensors").read_bytes() == (whole / "best.safetensors").read_bytes()
     (ours, state), (theirs, expected) = (load_checkpoint(run / "last.safetensors") for run in (out, whole))
-    assert len(untimed(state)) == 30
+    assert len(untimed(state)) == RECIPE.train.epochs
     assert untimed(state) == untimed(expected)
     assert state["trainee"] == expected["trainee"]
     assert set(ours) == set(theirs)

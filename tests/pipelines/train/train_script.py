@@ -7,7 +7,7 @@ from mettle_cache.pipelines.train.recipe import load_recipe
 from mettle_cache.pipelines.train.spec import RunSpec, parse_seeds
 from mettle_cache.pipelines.train.training import train, train_runs
 
-RECIPE = load_recipe("ave-small", ["lcd.dim=16", "train.learning_rate=3e-3", "train.epochs=30", "train.step_size=7"])
+RECIPE = load_recipe("ave-small", ["lcd.dim=16", "train.learning_rate=3e-3", "train.epochs=12", "train.step_size=5"])
 
 
 class Printer:
