@@ -17,6 +17,7 @@ SHARED = {
     "devices",
     "errors",
     "layers",
+    "meta_device",
     "options",
     "paths",
     "preprocessing",

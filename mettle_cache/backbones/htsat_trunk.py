@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from mettle_cache.backbones.htsat_frontend import LogMel, MelSettings
 from mettle_cache.errors import UsageError
+from mettle_cache.meta_device import on_meta
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +93,7 @@ def original_parameters(sizes: HtsatSizes) -> int:
     Beside the trunk they are both heads, the fixed STFT kernels and the mel filters (docs/protocols/htsat.md,
     "Parameters").
     """
-    with torch.device("meta"):
+    with on_meta():
         trunk = sum(parameter.numel() for parameter in Htsat(sizes, filters=torch.empty(0)).parameters())
     bins, last = sizes.mel.n_fft // 2 + 1, sizes.width * 2 ** (len(sizes.depths) - 1)
     semantic: int = last * sizes.classes * (sizes.image // (sizes.patch * 2 ** (len(sizes.depths) - 1) * 4)) * 3

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from functools import cache
+from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -80,6 +80,7 @@ def timm_names() -> list[str]:
     )
 
 
+@lru_cache(maxsize=64)
 def _may_be_timms(name: str) -> bool:
     """Whether timm's source has the architecture's name: what it does not have need not be asked of timm itself."""
     word = re.compile(rf"\b{re.escape(name.partition('.')[0])}\b")

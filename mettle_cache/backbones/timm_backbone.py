@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -170,7 +171,7 @@ class TimmFamily:
     def create(self, request: BackboneRequest) -> Backbone:
         if request.exact_dft:
             raise UsageError(f"exact_dft is for htsat; '{request.label}' has no such front end")
-        layers = self._trace(request, "visual")
+        layers = _trace(self, request, "visual")
         network, source = self._network(request)
         taps = find_taps(network, request.label, final_norm=request.preprocessing.final_norm)
         visual = TimmBackbone(
@@ -190,35 +191,17 @@ class TimmFamily:
         return visual.shared_audio() if request.modality == "audio" else visual
 
     def layers(self, request: BackboneRequest) -> tuple[LayerSpec, ...]:
-        return self._trace(request, request.modality or "visual")
+        return _trace(self, request, request.modality or "visual")
 
     def frozen_parameters(self) -> int:
-        network = build_meta(self.timm_name, None, classifier=True)
-        if find_taps(network, self.timm_name).layout == "NCHW":
-            network = build_meta(self.timm_name, None)
-        return sum(parameter.numel() for parameter in network.parameters())
+        return _count_frozen(self.timm_name)
 
-    def _side(self, request: BackboneRequest) -> int:
+    def side(self, request: BackboneRequest) -> int:
+        """Pixels of a side of the pictures that it reads."""
         return request.size or self.size or int(pretrained_cfg(self.timm_name)["input_size"][-1])
 
-    def _trace(self, request: BackboneRequest, modality: str) -> tuple[LayerSpec, ...]:
-        side = self._side(request)
-        network = build_meta(self.timm_name, side)
-        taps = find_taps(network, request.label)
-        if any(side % patch for patch in patch_size(network)):
-            patch = patch_size(network)[0]
-            raise UsageError(
-                f"backbone '{request.label}' cannot read {side} pixels: they are no multiple of its patch of {patch}",
-                hint=f"use {request.name}@{side // patch * patch or patch}",
-            )
-        picture: tuple[int, ...] = (side, side)
-        run = None
-        if modality == "audio":
-            picture, run = self._sound(request).shape[1:], self._runner(network)
-        return trace_layers(network, taps, request.label, modality, (picture[0], picture[1]), run)
-
     def _network(self, request: BackboneRequest) -> tuple[nn.Module, str]:
-        side = self._side(request)
+        side = self.side(request)
         if request.weights == "random":
             return build_random(self.timm_name, side, request.seed), f"random, seed {request.seed}"
         if request.weights != "pretrained":
@@ -230,7 +213,7 @@ class TimmFamily:
         return network, f"hub {cfg['hf_hub_id']}"
 
     def _pictures(self, request: BackboneRequest) -> ImageTransform:
-        cfg, side = pretrained_cfg(self.timm_name), self._side(request)
+        cfg, side = pretrained_cfg(self.timm_name), self.side(request)
         interpolation = "bicubic" if self.as_peers else str(cfg["interpolation"])
         if interpolation not in INTERPOLATIONS:
             raise UsageError(f"backbone '{request.label}' wants '{interpolation}' resizing, which is not built here")
@@ -242,24 +225,53 @@ class TimmFamily:
             antialias=request.antialias,
         )
 
-    def _sound(self, request: BackboneRequest) -> FbankImage:
-        side = self._side(request)
+    def sound(self, request: BackboneRequest) -> FbankImage:
+        """The picture of sound that it reads in the shared mode."""
+        side = self.side(request)
         picture = self.fbank or replace(SWIN_FBANK, size=(side, side))
         ways = request.preprocessing
         own = {} if ways.fbank is None else asdict(ways.fbank)
         return replace(picture, **own, file_sound=ways.file_sound)
 
-    def _runner(self, network: nn.Module) -> Callable[[Tensor], Tensor] | None:
+    def runner(self, network: nn.Module) -> Callable[[Tensor], Tensor] | None:
+        """How its own picture of sound runs through the network; None: as any picture does."""
         return read_any_grid(network) if self.fbank is not None else None
 
     def _hear(self, visual: TimmBackbone, request: BackboneRequest) -> TimmBackbone:
         return replace(
             visual,
             modality="audio",
-            layers=self._trace(request, "audio"),
-            front=self._sound(request),
-            run=self._runner(visual.trunk.network),
+            layers=_trace(self, request, "audio"),
+            front=self.sound(request),
+            run=self.runner(visual.trunk.network),
         )
+
+
+# both are asked for several times while a backbone is made, and again by the next one of the same kind
+@lru_cache(maxsize=64)
+def _count_frozen(timm_name: str) -> int:
+    network = build_meta(timm_name, None, classifier=True)
+    if find_taps(network, timm_name).layout == "NCHW":
+        network = build_meta(timm_name, None)
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+@lru_cache(maxsize=64)
+def _trace(family: TimmFamily, request: BackboneRequest, modality: str) -> tuple[LayerSpec, ...]:
+    side = family.side(request)
+    network = build_meta(family.timm_name, side)
+    taps = find_taps(network, request.label)
+    if any(side % patch for patch in patch_size(network)):
+        patch = patch_size(network)[0]
+        raise UsageError(
+            f"backbone '{request.label}' cannot read {side} pixels: they are no multiple of its patch of {patch}",
+            hint=f"use {request.name}@{side // patch * patch or patch}",
+        )
+    picture: tuple[int, ...] = (side, side)
+    run = None
+    if modality == "audio":
+        picture, run = family.sound(request).shape[1:], family.runner(network)
+    return trace_layers(network, taps, request.label, modality, (picture[0], picture[1]), run)
 
 
 SWINV2_L = TimmFamily("swinv2_large_window12_192.ms_in22k", 192, as_peers=True)

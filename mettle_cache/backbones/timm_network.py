@@ -16,6 +16,7 @@ from mettle_cache.backbones.trunk import FrozenTrunk, build_seeded
 from mettle_cache.devices import seeded
 from mettle_cache.errors import UsageError, WeightsError
 from mettle_cache.layers import LayerSpec
+from mettle_cache.meta_device import on_meta
 from mettle_cache.statedict import explain_mismatch, read_state_dict
 
 
@@ -32,7 +33,7 @@ def build_meta(name: str, size: int | None, *, classifier: bool = False) -> nn.M
     UsageError
         The network cannot be built for this input size.
     """
-    with torch.device("meta"):
+    with on_meta():
         return _create(name, size, {} if classifier else {"num_classes": 0}).eval()
 
 

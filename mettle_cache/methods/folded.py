@@ -37,6 +37,7 @@ from torch import Tensor, nn
 
 from mettle_cache.errors import RunError, UsageError
 from mettle_cache.layers import LayerSpec
+from mettle_cache.meta_device import on_meta
 from mettle_cache.methods.distiller import LayerDistiller
 from mettle_cache.methods.kernels.ops import absorbed_pooling
 from mettle_cache.methods.lcd import LCD
@@ -135,7 +136,7 @@ class FoldedLCD(nn.Module):
             It is not what :meth:`to_json` gives.
         """
         shapes = TypeAdapter(list[FoldedShape]).validate_python(table["layers"])
-        with torch.device("meta"):
+        with on_meta():
             return cls(shapes, TypeAdapter(int).validate_python(table["dim"]))
 
 

@@ -52,9 +52,9 @@ class MethodChoice:
 
     def layers(self, offered: Sequence[LayerSpec]) -> tuple[LayerSpec, ...]:
         """The layers that it reads, of those offered. Raises as :meth:`build` does."""
-        import torch
+        from mettle_cache.meta_device import on_meta
 
-        with torch.device("meta"):
+        with on_meta():
             read = {layer.name for layer in self.build(offered).layers}
         return tuple(layer for layer in offered if layer.name in read)
 

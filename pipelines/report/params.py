@@ -8,10 +8,9 @@ part is counted as the papers do. No weights are needed.
 
 from __future__ import annotations
 
-import torch
-
 from mettle_cache.backbones.factory import frozen_parameters, layer_table
 from mettle_cache.layers import select_layers
+from mettle_cache.meta_device import on_meta
 from mettle_cache.pipelines.train.recipe import load_recipe
 from mettle_cache.pipelines.train.task import task_on_layers
 from mettle_cache.preprocessing import SHARED
@@ -59,6 +58,6 @@ def count_trainable(task: type[Task], row: PublishedRow) -> int:
         vocabulary=task.published_vocabulary,
         segments=task.published_segments,
     )
-    with torch.device("meta"):
+    with on_meta():
         model = bound.build_model()
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
