@@ -62,21 +62,40 @@ def birds(tmp_path_factory):
     return root
 
 
+SERVER = """
+import contextlib, io, json, sys
+from mettle_cache.cli.main import run
+for line in sys.stdin:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = run(json.loads(line))
+    print(json.dumps((code, out.getvalue(), err.getvalue())), flush=True)
+"""
+
+
 @pytest.fixture(scope="module")
 def mettle(site, tmp_path_factory):
-    """Run a command in a process of its own, beside the installed plug-in: exit code, JSON document, stderr."""
+    """Run a command in a process beside the installed plug-in: exit code, JSON document, stderr.
+
+    It is one process for all commands, because each would load the libraries again.
+    """
     folder = tmp_path_factory.mktemp("work")
     paths = [str(site), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    command = [sys.executable, "-c", SERVER]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=folder, env=environment, text=True, **pipes) as server:
 
-    def call(*arguments):
-        command = [sys.executable, "-m", "mettle_cache", *map(str, arguments), "--json"]
-        result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=200)
-        assert "Traceback" not in result.stderr
-        return result.returncode, json.loads(result.stdout), result.stderr
+        def call(*arguments):
+            server.stdin.write(json.dumps([*map(str, arguments), "--json"]) + "\n")
+            server.stdin.flush()
+            code, out, err = json.loads(server.stdout.readline())
+            assert "Traceback" not in err
+            return code, json.loads(out), err
 
-    call.folder = folder
-    return call
+        call.folder = folder
+        yield call
+        server.stdin.close()
 
 
 @pytest.fixture(scope="module")
