@@ -182,7 +182,8 @@ def measure_memory(request: MemoryRequest) -> Breakdown:
     return Breakdown(**call_in_child(MODULE, asdict(request)))
 
 
-def _work(document: dict[str, Any]) -> dict[str, object]:
+def work(document: dict[str, Any]) -> dict[str, object]:
+    """Measure as a request's document says, in this process: the fields of a :class:`Breakdown`."""
     prepare_process()
     request = MemoryRequest(**document)
     device = torch.device(request.device)
@@ -248,4 +249,4 @@ def _nbytes(tensors: Iterable[Tensor]) -> int:
 
 
 if __name__ == "__main__":
-    serve(_work)
+    serve(work)

@@ -5,8 +5,6 @@ import pytest
 from mettle_cache.pipelines.benchmark.fullsize import bench_layers, write_bench_store
 from mettle_cache.pipelines.benchmark.heads import bench_recipe
 from mettle_cache.pipelines.benchmark.memory import Breakdown, MemoryRequest, measure_memory, size_goals
-from mettle_cache.pipelines.benchmark.options import BenchOptions
-from mettle_cache.pipelines.benchmark.registry import run_bench
 from mettle_cache.pipelines.train.task import bind_task
 from mettle_cache.store import TokenStore
 
@@ -14,10 +12,8 @@ PARTS = ("heads", "gradients", "Adam", "codes", "saved for backward", "the rest"
 
 
 @pytest.fixture(scope="module")
-def table(tmp_path_factory):
-    return run_bench(
-        "memory", BenchOptions(repeats=1, tiny=True, folder=tmp_path_factory.mktemp("bench"), device="cpu")
-    )
+def table(tiny_bench):
+    return tiny_bench("memory")
 
 
 @pytest.mark.parametrize("batch", ["batch 4", "batch 1"])

@@ -11,7 +11,6 @@ from mettle_cache.errors import RunError
 from mettle_cache.methods.kernels.cpu.amx import has_byte_tiles
 from mettle_cache.pipelines.benchmark.fullsize import bench_layers
 from mettle_cache.pipelines.benchmark.options import BenchOptions
-from mettle_cache.pipelines.benchmark.registry import run_bench
 from mettle_cache.pipelines.benchmark.step import (
     FLOAT_PRODUCTS,
     HEAD_COUNTS,
@@ -30,11 +29,8 @@ from tests.pipelines.listener import Listener
 
 
 @pytest.fixture(scope="module")
-def table(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("bench")
-    found = run_bench("step", BenchOptions(repeats=1, tiny=True, folder=folder, device="cpu"))
-    assert list(folder.iterdir()) == []
-    return found
+def table(tiny_bench):
+    return tiny_bench("step")
 
 
 def test_every_way_to_train_has_seconds_a_rate_and_memory(table):
