@@ -16,6 +16,7 @@ SHARED = {
     "content",
     "devices",
     "errors",
+    "klt_tokens",
     "layers",
     "meta_device",
     "options",

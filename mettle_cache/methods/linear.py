@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec
+from mettle_cache.methods.kernels.ops import absorbed_pooling
 from mettle_cache.methods.protocol import MethodKind, PerModality
 from mettle_cache.options import Options, Width
 from mettle_cache.tokens import LayerTokens
@@ -58,7 +59,11 @@ class LinearProbe(nn.Module):
 def mean_token(tokens: LayerTokens, dtype: torch.dtype = torch.float32) -> Tensor:
     """Mean over the N tokens, ``[..., T, D]``: codes are averaged and only the mean is decoded."""
     if not tokens.format.affine:
-        return tokens.floats(dtype).mean(dim=-2)
+        leading, count = tokens.codes.shape[:-2], tokens.count
+        frames = tokens.map(lambda part: part.flatten(0, len(leading) - 1))
+        alike = torch.full((1, count), 1 / count, dtype=dtype, device=tokens.codes.device)
+        mean: Tensor = absorbed_pooling(frames, alike.new_empty(0, tokens.width), alike)[1]
+        return mean.view(*leading, tokens.width)
     mean = tokens.format.unpack(tokens.codes).mean(dim=-2, dtype=dtype)
     if tokens.scale is None or tokens.zero is None:
         return mean

@@ -10,6 +10,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from mettle_cache.klt_tokens import KltFormat
 from mettle_cache.methods.distiller import LayerDistiller
 from mettle_cache.methods.lcd import LCD
 from mettle_cache.tokens import LayerTokens
@@ -52,7 +53,13 @@ def _distil(distiller: LayerDistiller, stored: LayerTokens) -> Tensor:
     if not options.task_specific:
         assert pretrained is not None
         return pretrained
-    keys = distiller.norm_tokens(tokens) if options.norm else tokens
+    keys = tokens
+    if options.norm and isinstance(stored.format, KltFormat):
+        # normalised before they were encoded, and not anew
+        norm = distiller.norm_tokens
+        keys = stored.normalised(distiller.unit.dtype) * norm.weight + norm.bias
+    elif options.norm:
+        keys = distiller.norm_tokens(tokens)
     meta_tokens = distiller.meta_tokens.expand(tokens.shape[0], -1, -1)
     for _ in range(distiller.steps):
         queries = distiller.norm_meta_tokens(meta_tokens) if options.norm else meta_tokens

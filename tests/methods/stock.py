@@ -4,6 +4,7 @@ import copy
 
 import torch
 
+from mettle_cache.klt_tokens import KltFormat
 from mettle_cache.methods.lcd import LCDOptions
 
 
@@ -15,8 +16,10 @@ def lcd_options(*, dim=256, meta_tokens=1, steps=1, **switches):
     )
 
 
-def stock_meta_tokens(distiller, tokens):
-    """``[F, K, D]`` of a layer's floats ``[F, N, D]``, as equations 3.1 and 3.2 say with a whole attention module."""
+def stock_meta_tokens(distiller, stored):
+    """``[F, K, D]`` of a layer's tokens of F frames, as equations 3.1 and 3.2 say with a whole attention module."""
+    dtype = next(distiller.parameters()).dtype if list(distiller.parameters()) else torch.float64
+    tokens = stored.floats(dtype)
     options, pretrained = distiller.options, None
     if options.pretrained_branch == "linear":
         pretrained = distiller.mix.weight @ tokens + distiller.mix.bias.unsqueeze(-1)
@@ -24,7 +27,12 @@ def stock_meta_tokens(distiller, tokens):
         pretrained = tokens.mean(1, keepdim=True).expand(-1, distiller.count, -1)
     if not options.task_specific:
         return pretrained
-    keys = distiller.norm_tokens(tokens) if options.norm else tokens
+    keys = tokens
+    if options.norm and isinstance(stored.format, KltFormat):
+        # klt stores normalised tokens, which are not normalised anew
+        keys = distiller.norm_tokens.weight * stored.normalised(dtype) + distiller.norm_tokens.bias
+    elif options.norm:
+        keys = distiller.norm_tokens(tokens)
     meta_tokens = distiller.meta_tokens.expand(len(tokens), -1, -1)
     for _ in range(distiller.steps):
         queries = distiller.norm_meta_tokens(meta_tokens) if options.norm else meta_tokens
@@ -39,8 +47,7 @@ def stock_lcd(lcd, tokens):
     parts = []
     for layer, (key, distiller) in zip(lcd.layers, lcd.distillers.items(), strict=True):
         stored = tokens[layer.name]
-        dtype = next(lcd.parameters()).dtype if list(lcd.parameters()) else torch.float64
-        distilled = stock_meta_tokens(distiller, stored.floats(dtype).flatten(0, 1))
+        distilled = stock_meta_tokens(distiller, stored.flatten_frames())
         distilled = lcd.projections[key](distilled) if lcd.projections else distilled
         parts.append(distilled.unflatten(0, stored.codes.shape[:2]))
     return torch.cat(parts, dim=2).mean(2)

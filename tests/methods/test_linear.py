@@ -5,6 +5,7 @@ from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec
 from mettle_cache.methods.linear import LinearOptions, LinearProbe, mean_token
 from mettle_cache.tokens import FLOATS, INT4, INT8, LayerTokens, pack_int4
+from tests.methods.conftest import KLT_FORMS, make_tokens
 
 LAYERS = [
     LayerSpec(modality="visual", stage=stage, block=1, grid=(2, 3), tokens=6, width=8 * stage) for stage in (1, 2)
@@ -32,6 +33,15 @@ def test_mean_of_the_codes_is_the_mean_of_the_decoded_tokens(codec):
     tokens = stored(codec, torch.Generator().manual_seed(0))
     expected = tokens.floats(torch.float64).mean(dim=-2)
     torch.testing.assert_close(mean_token(tokens, torch.float64), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("form", KLT_FORMS)
+def test_mean_of_klt_codes_is_the_mean_of_the_decoded_tokens(form):
+    tokens = make_tokens(form, 6, 12, 16)
+    expected = tokens.floats(torch.float64).mean(dim=-2)
+    torch.testing.assert_close(mean_token(tokens, torch.float64), expected, rtol=0, atol=1e-12)
+    clips = tokens.map(lambda part: part.unflatten(0, (2, 3)))
+    assert torch.equal(mean_token(clips, torch.float64), mean_token(tokens, torch.float64).unflatten(0, (2, 3)))
 
 
 def test_float16_tokens_are_averaged_in_single_precision():

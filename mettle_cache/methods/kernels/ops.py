@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from mettle_cache.methods.kernels import reference
+from mettle_cache.methods.kernels import klt, reference
 from mettle_cache.methods.kernels.cpu import pooling
 from mettle_cache.methods.kernels.projections import ProjectionWeights, finish, pooled_gradients, weight_gradients
 from mettle_cache.methods.kernels.reference import PoolingGradient
@@ -65,7 +65,7 @@ class Implementation(Protocol):
         """Call ``note`` once if something is compiled inside the block."""
 
 
-IMPLEMENTATIONS: tuple[Implementation, ...] = (pooling, reference)
+IMPLEMENTATIONS: tuple[Implementation, ...] = (pooling, klt, reference)
 
 
 def choose_implementation(tokens: LayerTokens, queries: Tensor) -> Implementation:

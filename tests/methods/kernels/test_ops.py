@@ -23,9 +23,12 @@ EPS = 1e-5
 
 
 def pool_plainly(tokens, queries, mixing, eps, contexts=None):
-    """The definition, with everything expanded; the contexts of queries that share one are added up at the end."""
+    """The definition, with everything expanded; the contexts of queries that share one are added up at the end.
+
+    Normalised tokens are those of a LayerNorm, but for klt those that the codes stand for, not normalised anew.
+    """
     x = tokens.floats(torch.float64)
-    attended = x if eps is None else torch.nn.functional.layer_norm(x, x.shape[-1:], eps=eps)
+    attended = x if eps is None else tokens.normalised(torch.float64, eps=eps)
     queries = queries.expand(len(x), -1, -1)
     context = (queries @ attended.mT).softmax(-1) @ attended
     if contexts:

@@ -21,9 +21,10 @@ from tests.methods.test_lcd import LAYERS, build_pair, clip_tokens
     ],
     ids=str,
 )
-def test_it_is_the_same_function(switches):
+@pytest.mark.parametrize("form", ["int8", "klt"])
+def test_it_is_the_same_function(form, switches):
     absorbed, oracle = build_pair(**switches)
-    tokens = clip_tokens("int8", switches.get("layers", LAYERS))
+    tokens = clip_tokens(form, switches.get("layers", LAYERS))
     torch.testing.assert_close(StockLCD(absorbed)(tokens), oracle(tokens), rtol=1e-12, atol=1e-12)
 
 
