@@ -21,11 +21,13 @@ $(STAMP): pyproject.toml constraints.txt
 demo: install
 	$(BIN)/mettle demo
 
+# worksteal: a module's tests stay in one process, so that what they share is made once
 test: install
-	$(TEST) -n 2 -m "not slow and not realdata and not interop"
+	$(TEST) -n 2 --dist worksteal -m "not slow and not realdata and not interop"
 
 test-slow: install
 	$(TEST) -m slow --timeout 1800
+	$(TEST) -m "hypothesis and not slow and not realdata and not interop" --hypothesis-profile thorough --timeout 1800
 
 test-real: install
 	$(TEST) -m realdata --timeout 7200 -o faulthandler_timeout=0 -s
