@@ -24,6 +24,7 @@ COMMANDS = (
     "doctor",
     "plan",
     "extract",
+    "recode",
     "verify",
     "info",
     "datasets",

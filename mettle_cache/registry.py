@@ -54,12 +54,15 @@ class DatasetRow(Row):
     """A data set. Its object is a :class:`mettle_cache.datasets.protocol.DatasetInfo`.
 
     ``task`` is what a head learns from it, None for a data set that is only extracted. ``layers`` is the selection that
-    is stored by default. ``recipe`` is what a store of it is trained by where that is not its task's.
+    is stored by default. ``recipe`` is what a store of it is trained by where that is not its task's. ``dense`` is the
+    selection that heads read token by token, such as those of segmentation: codecs with cells encode these layers in
+    squares of tokens.
     """
 
     task: str | None = None
     layers: str = "all"
     recipe: str = ""
+    dense: str = ""
 
 
 @dataclass(frozen=True)

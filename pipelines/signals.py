@@ -14,12 +14,20 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
+from mettle_cache.errors import MettleError
+
 INTERRUPTED = 130
 """The exit code of a command that was interrupted."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STOPPING = "stopping; once more ends it at once"
 
 Handler = Callable[[int, FrameType | None], None]
+
+
+class InterruptedRunError(MettleError):
+    """The user stopped the work; what is committed stays."""
+
+    exit_code = INTERRUPTED
 
 
 class Command:

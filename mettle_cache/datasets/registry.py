@@ -15,7 +15,8 @@ from mettle_cache.errors import PluginError, UsageError
 from mettle_cache.paths import local_path
 from mettle_cache.registry import DatasetRow, Registry
 
-_SEGMENTATION_LAYERS = "visual/pyramid,audio/last:1"
+_DENSE_LAYERS = "visual/pyramid"
+_SEGMENTATION_LAYERS = f"{_DENSE_LAYERS},audio/last:1"
 
 DATASETS = Registry(
     "data set",
@@ -24,13 +25,20 @@ DATASETS = Registry(
     (
         DatasetRow("ave", "mettle_cache.datasets.ave:INFO", task="avel"),
         DatasetRow("llp", "mettle_cache.datasets.llp:INFO", task="avvp", layers="stages"),
-        DatasetRow("avs-s4", "mettle_cache.datasets.avsbench:S4_INFO", task="avs", layers=_SEGMENTATION_LAYERS),
+        DatasetRow(
+            "avs-s4",
+            "mettle_cache.datasets.avsbench:S4_INFO",
+            task="avs",
+            layers=_SEGMENTATION_LAYERS,
+            dense=_DENSE_LAYERS,
+        ),
         DatasetRow(
             "avs-ms3",
             "mettle_cache.datasets.avsbench:MS3_INFO",
             task="avs",
             layers=_SEGMENTATION_LAYERS,
             recipe="avs-ms3-small",
+            dense=_DENSE_LAYERS,
         ),
         DatasetRow("music-avqa", "mettle_cache.datasets.avqa:INFO", task="avqa", layers="last:1"),
         DatasetRow("folder", "mettle_cache.datasets.folder:INFO", task="avel"),

@@ -91,7 +91,7 @@ def bench_folder(options: BenchOptions, needed: int) -> Iterator[Path]:
     NoRoomError
         There is no such room.
     """
-    from mettle_cache.pipelines.extract.run import check_room
+    from mettle_cache.pipelines.room import check_room
 
     folder = bench_disk(options)
     check_room(folder, needed)

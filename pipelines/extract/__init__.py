@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mettle_cache.pipelines.extract.config import ExtractConfig, ExtractReport
     from mettle_cache.pipelines.extract.plan import PlanReport, make_plan
-    from mettle_cache.pipelines.extract.run import InterruptedRunError, extract
+    from mettle_cache.pipelines.extract.run import extract
+    from mettle_cache.pipelines.signals import InterruptedRunError
 
 _MODULES = {
     "ExtractConfig": "config",

@@ -17,9 +17,9 @@ from mettle_cache.devices import available_cores, choose_device
 from mettle_cache.layers import LayerSpec, group_by_array, select_layers
 from mettle_cache.pipelines.extract.config import ExtractConfig, default_store_path
 from mettle_cache.pipelines.extract.extractor import clips_a_batch_on_gpu, open_config_dataset
-from mettle_cache.pipelines.extract.run import ROOM_MARGIN
 from mettle_cache.pipelines.extract.stream import reproducible_passes
 from mettle_cache.pipelines.progress import Progress, Silent
+from mettle_cache.pipelines.room import ROOM_MARGIN
 from mettle_cache.store.format.codecs import CODECS, get_codec
 from mettle_cache.store.format.digests import CRC_BYTES
 from mettle_cache.store.format.layout import RECORDS, bytes_per_clip, files_per_clip, static_layout

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from mettle_cache.datasets import DATASETS, Dataset, MediaProblem
 from mettle_cache.devices import peak_resident
-from mettle_cache.errors import DatasetError, MettleError, NoRoomError, StoreCorruptError, StoreMissingError
+from mettle_cache.errors import DatasetError, StoreCorruptError, StoreMissingError
 from mettle_cache.pipelines.extract.cluster import check_scheduler, cluster_clips
 from mettle_cache.pipelines.extract.config import ExtractConfig, ExtractReport, default_store_path
 from mettle_cache.pipelines.extract.extractor import Extractor, build_extractor, open_config_dataset, store_spec
@@ -26,11 +26,10 @@ from mettle_cache.pipelines.extract.refresh import find_changed, without_deleted
 from mettle_cache.pipelines.extract.stream import Outcome, stream_clips
 from mettle_cache.pipelines.extract.weights import remember_backbones
 from mettle_cache.pipelines.progress import Progress, Silent
-from mettle_cache.pipelines.report.units import format_bytes
-from mettle_cache.pipelines.signals import INTERRUPTED, stop_on_signals
+from mettle_cache.pipelines.room import check_room
+from mettle_cache.pipelines.signals import InterruptedRunError, stop_on_signals
 from mettle_cache.samples import clips_of_samples
 from mettle_cache.store.format.layout import bytes_per_clip
-from mettle_cache.store.writing.durable import free_bytes
 from mettle_cache.store.writing.locks import part_range
 from mettle_cache.store.writing.writer import StoreReport, StoreWriter
 
@@ -39,8 +38,6 @@ if TYPE_CHECKING:
 
 LISTED = 20
 RESUME = "run the same command again: it goes on where this run stopped"
-# what the file system needs for itself
-ROOM_MARGIN = 1.02
 
 
 def extract(config: ExtractConfig, progress: Progress | None = None) -> ExtractReport:
@@ -317,29 +314,6 @@ def _remaining(samples: pa.Table, missing: Collection[str]) -> str:
         count[0] += not any(clip in missing for clip in clips)
         count[1] += 1
     return ", ".join(f"{split} {usable} of {total}" for split, (usable, total) in counts.items())
-
-
-class InterruptedRunError(MettleError):
-    """The user stopped the work; what is committed stays."""
-
-    exit_code = INTERRUPTED
-
-
-def check_room(out: Path, needed: int) -> None:
-    """Refuse to begin what the disk of ``out`` cannot hold.
-
-    Raises
-    ------
-    NoRoomError
-        Fewer than ``needed`` bytes, and a margin for the file system, are free.
-    """
-    free = free_bytes(out)
-    if needed * ROOM_MARGIN > free:
-        raise NoRoomError(
-            f"{out} still needs {format_bytes(needed * ROOM_MARGIN)}, but {format_bytes(free)} are free there",
-            hint="see what other choices take: `mettle plan`; or give another disk with --out, fewer --layers, "
-            "or --codec int4",
-        )
 
 
 def find_missing(dataset: Dataset, config: ExtractConfig, out: Path) -> dict[str, str]:

@@ -25,6 +25,8 @@ WRONG = {
     "extract --dataset ave --root . --device gpu": "there is no device called 'gpu'",
     "extract --dataset ave --part 3/2": "--part 3/2",
     "extract --dataset ave --precision half": "--precision half",
+    "recode NOSUCH --codec int8 --out NEW": "there is no token store at NOSUCH",
+    "recode NOSUCH --codec int5 --out NEW": "no codec is called 'int5'",
     "plan --dataset nosuch": "no data set is called 'nosuch'",
     "train --from-cache --seed 1 --seeds 2": "exclude each other",
     "train --from-cache --seeds x": "'x' is no seed",

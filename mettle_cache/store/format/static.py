@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mettle_cache.errors import StoreError
+from mettle_cache.errors import StoreCorruptError, StoreError
 from mettle_cache.layers import LayerSpec
 from mettle_cache.store.format.codecs import Codec, StaticArrays
 from mettle_cache.store.format.digests import CRC_BYTES, crc32c, crc_bytes
+from mettle_cache.store.format.files import read_small
 from mettle_cache.store.format.layout import StaticLayout, static_layout
 
 if TYPE_CHECKING:
@@ -37,6 +39,28 @@ def parse_static(layout: Sequence[StaticLayout], contents: Sequence[bytes]) -> d
         for number, layer in enumerate(array.layers):
             arrays.setdefault(layer.name, {})[array.codec.part] = blocks[number]
     return arrays
+
+
+def find_static(
+    path: Path, layers: Sequence[LayerSpec], segments: int, codec: Codec
+) -> dict[str, dict[str, Tensor]] | None:
+    """Static arrays that lie in a store whose root metadata may be lost; None unless all of them are there and whole.
+
+    They are those of the layers' shapes, with the checksums that their files end with; whose they are is for the
+    store's key to say.
+    """
+    layout = static_layout(layers, segments, codec)
+    contents = []
+    for array in layout:
+        try:
+            content = read_small(path / array.file, limit=array.nbytes + CRC_BYTES, store=path)
+        except StoreCorruptError:
+            return None
+        whole = memoryview(content)
+        if len(content) != array.nbytes + CRC_BYTES or content[-CRC_BYTES:] != crc_bytes(crc32c(whole[:-CRC_BYTES])):
+            return None
+        contents.append(content)
+    return parse_static(layout, contents)
 
 
 def _content(array: StaticLayout, static: StaticArrays, codec: Codec) -> bytes:

@@ -53,6 +53,8 @@ class TokenStore:
         ``ok``, ``failed`` or (in an unfinished store) ``pending``, by index.
     failed
         Clips that have no tokens, and why.
+    made_of
+        The digest of the media that each clip with tokens was made of, by index.
     finished
         Whether the store has its ``READY``.
     key
@@ -79,6 +81,7 @@ class TokenStore:
         self.clips = manifest.ids
         self.statuses = manifest.statuses
         self.failed = manifest.failed
+        self.made_of = manifest.made_of
         self.finished = finished
         self.nbytes = metadata.clip_bytes * self.statuses.count("ok")
         self._metadata = metadata
