@@ -72,6 +72,25 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def one_thread(device: torch.device) -> Iterator[None]:
+    """PyTorch's products on a CPU use one thread inside: their last bits depend on the number of threads.
+
+    Only this thread's number changes, and for a moment that of threads which are started meanwhile.
+    """
+    import torch
+
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    if threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def prepare_process() -> None:
     """What every process that trains or evaluates does first: one order of summation, and freed memory that stays."""
     fix_summation_order()

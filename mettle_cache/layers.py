@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from mettle_cache.errors import UsageError
 
 MODALITIES = ("visual", "audio")
 PYRAMID_LEVELS = 4
+# where single tokens are many and narrow, neighbours are alike and a basis over four of them is still small
+CELL, FEWEST_CELL_TOKENS, WIDEST_CELL = 2, 512, 1536
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +52,21 @@ def group_by_array(layers: Iterable[LayerSpec]) -> dict[str, tuple[LayerSpec, ..
     for layer in layers:
         groups.setdefault(layer.array, []).append(layer)
     return {array: tuple(members) for array, members in groups.items()}
+
+
+def with_cells(layers: Iterable[LayerSpec]) -> tuple[LayerSpec, ...]:
+    """The layers as codecs with cells store them for heads that read every token.
+
+    Cells of 2 x 2 tokens for fine stages: at least 512 tokens, in a grid of even sides without class tokens, and at
+    most 384 channels. Others keep single tokens. docs/codecs.md says what cells gain.
+    """
+    return tuple(replace(layer, cell=CELL) if _takes_cells(layer) else layer for layer in layers)
+
+
+def _takes_cells(layer: LayerSpec) -> bool:
+    rows, columns = layer.grid
+    fine = layer.tokens >= FEWEST_CELL_TOKENS and layer.width * CELL**2 <= WIDEST_CELL
+    return fine and layer.tokens == rows * columns and not (rows % CELL or columns % CELL)
 
 
 def select_layers(layers: Sequence[LayerSpec], selection: str) -> tuple[LayerSpec, ...]:

@@ -1,9 +1,11 @@
 """Selections of layers, on the tables of Swin-V2-L and HTS-AT."""
 
+from dataclasses import replace
+
 import pytest
 
 from mettle_cache.errors import UsageError
-from mettle_cache.layers import LayerSpec, select_layers
+from mettle_cache.layers import LayerSpec, select_layers, with_cells
 
 LAYERS = tuple(
     LayerSpec(modality=modality, stage=stage, block=block, grid=(2, 2), tokens=4, width=8)
@@ -71,3 +73,24 @@ def test_whole_tables_and_modalities():
 def test_what_cannot_be_selected(selection, message):
     with pytest.raises(UsageError, match=message):
         select_layers(LAYERS, selection)
+
+
+@pytest.mark.parametrize(
+    ("grid", "tokens", "width", "cell"),
+    [
+        ((48, 48), 2304, 192, 2),
+        ((24, 24), 576, 384, 2),
+        ((12, 12), 144, 768, 1),
+        ((64, 64), 4096, 96, 2),
+        ((16, 16), 256, 384, 1),
+        ((56, 56), 3136, 24, 2),
+        ((28, 28), 784, 40, 2),
+        # odd sides, a class token, a basis that would be too large
+        ((27, 28), 756, 40, 1),
+        ((28, 28), 785, 40, 1),
+        ((28, 28), 784, 768, 1),
+    ],
+)
+def test_fine_stages_of_even_grids_take_cells(grid, tokens, width, cell):
+    layer = LayerSpec(modality="visual", stage=1, block=1, grid=grid, tokens=tokens, width=width)
+    assert with_cells([layer]) == (replace(layer, cell=cell),)

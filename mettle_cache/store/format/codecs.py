@@ -136,6 +136,11 @@ CODECS = Registry(
         CodecRow("float16", "mettle_cache.store.format.quantisers:FLOAT16"),
         CodecRow("int8", "mettle_cache.store.format.quantisers:INT8_CODEC"),
         CodecRow("int4", "mettle_cache.store.format.quantisers:INT4_CODEC"),
+        CodecRow("klt2", "mettle_cache.store.format.klt:KLT2"),
+        CodecRow("klt1.5", "mettle_cache.store.format.klt:KLT15"),
+        CodecRow("klt1.32", "mettle_cache.store.format.klt:KLT132"),
+        CodecRow("klt1.25", "mettle_cache.store.format.klt:KLT125"),
+        CodecRow("klt0", "mettle_cache.store.format.klt:KLT0"),
     ],
 )
 
