@@ -13,7 +13,7 @@ import torch
 from mettle_cache.devices import available_cores, choose_device
 from mettle_cache.pipelines.report.units import format_bytes
 
-LIBRARIES = ("torch", "timm", "numpy", "google-crc32c", "crc32c")
+LIBRARIES = ("torch", "timm", "numpy", "fastcrc")
 
 
 def describe_machine(folder: Path, device: str | None = None) -> dict[str, str]:

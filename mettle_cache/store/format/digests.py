@@ -1,17 +1,17 @@
 """Digests that reveal damage: blake2b for documents and small files, crc32c for the chunks of tokens.
 
-crc32c is the checksum of zarr's chunks (RFC 3720, Castagnoli), computed by the fastest installed library.
-google-crc32c is always installed. The optional ``crc32c`` (pip install 'mettle-cache[fast]') was measured to be 1 to 4
-times as fast, and releases the interpreter, so that reading threads do not wait for one that checks.
+crc32c is the checksum of zarr's chunks (RFC 3720, Castagnoli). fastcrc computes it with the widest carry-less
+multiplication that the processor has, and releases the interpreter from 16 KiB on, so that reading threads do not wait
+for one that checks. Of bytes in the processor's cache it was measured to take a quarter of the time of crc32c 2.9 and a
+fifth of that of google-crc32c 1.9, which holds the interpreter.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from importlib.util import find_spec
 
-import google_crc32c
+from fastcrc.crc32 import iscsi
 
 CRC_BYTES = 4
 
@@ -31,35 +31,9 @@ def digest_of(document: object) -> str:
     return digest(canonical_json(document))
 
 
-def crc32c_of_google(data: memoryview, before: int = 0) -> int:
-    """The checksum by google-crc32c."""
-    import numpy as np
-
-    return int(google_crc32c.extend(before, np.frombuffer(data, np.uint8)))
-
-
-def crc32c_of_icrar(data: memoryview, before: int = 0) -> int:
-    """The checksum by the library crc32c."""
-    import crc32c as icrar
-
-    return int(icrar.crc32c(data, before))
-
-
-def _has_fast() -> bool:
-    if find_spec("crc32c") is None:
-        return False
-    import crc32c as icrar
-
-    # without the processor's instruction it would be the slower one
-    return bool(icrar.hardware_based)
-
-
-LIBRARY, _chosen = ("crc32c", crc32c_of_icrar) if _has_fast() else ("google-crc32c", crc32c_of_google)
-
-
 def crc32c(data: memoryview, before: int = 0) -> int:
     """The checksum of a contiguous buffer, without a copy; ``before`` is the checksum of the bytes before it."""
-    return _chosen(data, before)
+    return iscsi(data, before)
 
 
 def crc_bytes(value: int) -> bytes:
