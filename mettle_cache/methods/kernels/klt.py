@@ -18,14 +18,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
 
 from mettle_cache.klt_tokens import KltFormat
 from mettle_cache.methods.kernels import klt_rows, reference
-from mettle_cache.methods.kernels.klt_rows import Coordinates, Rows
+from mettle_cache.methods.kernels.cpu import klt_pooling, pooling
+from mettle_cache.methods.kernels.klt_rows import Coordinates, Rows, RowsGradient
 from mettle_cache.methods.kernels.reference import PoolingGradient
 from mettle_cache.tokens import LayerTokens
 
@@ -37,10 +38,35 @@ def fits(tokens: LayerTokens, queries: Tensor) -> bool:
 
 def announced(note: Callable[[str], None]) -> AbstractContextManager[None]:
     """See :func:`mettle_cache.methods.kernels.cpu.compiled.announced`."""
-    return reference.announced(note)
+    return pooling.announced(note)
 
 
-norm_gradients = reference.norm_gradients
+def norm_gradients(
+    d_normed: Tensor, d_shift: Tensor, values: Tensor, norm: Tensor, norm_bias: Tensor
+) -> tuple[Tensor, Tensor]:
+    """As :func:`mettle_cache.methods.kernels.reference.norm_gradients`."""
+    compiled = norm.device.type == "cpu" and norm.dtype == torch.float32
+    return (pooling if compiled else reference).norm_gradients(d_normed, d_shift, values, norm, norm_bias)
+
+
+class RowPooling(Protocol):
+    """A way to pool rows of codes; a row of :data:`ROW_POOLINGS`."""
+
+    def fits(self, rows: Rows) -> bool: ...
+
+    def pool_rows(self, rows: Rows, queries: Coordinates, mixing: Tensor, contexts: int) -> Coordinates: ...
+
+    def pool_rows_back(
+        self, rows: Rows, queries: Coordinates, mixing: Tensor, contexts: int, gradients: Coordinates
+    ) -> RowsGradient: ...
+
+
+ROW_POOLINGS: tuple[RowPooling, ...] = (klt_pooling, klt_rows)
+
+
+def choose_row_pooling(rows: Rows) -> RowPooling:
+    """The first that fits; klt_rows.py fits everything."""
+    return next(way for way in ROW_POOLINGS if way.fits(rows))
 
 
 @dataclass(frozen=True)
@@ -64,7 +90,7 @@ class Basis:
         components = vectors @ self.matrix.mT
         if vectors.ndim == 3:
             return Coordinates(components, vectors @ self.sides.mT)
-        sides = (self.sides.flatten(0, 1) @ vectors.mT).unflatten(0, (-1, 3))
+        sides = (self.sides.flatten(0, 1) @ vectors.mT).unflatten(0, self.sides.shape[:2])
         return Coordinates(components, sides.mT)
 
     def back(self, sums: Coordinates) -> Tensor:
@@ -107,7 +133,7 @@ def pool(
 ) -> tuple[Tensor, Tensor]:
     """As :func:`mettle_cache.methods.kernels.reference.pool`."""
     rows, basis, weights = _prepare(tokens, queries, mixing, eps)
-    pooled = basis.back(klt_rows.pool_rows(rows, basis.carry(queries), weights, contexts))
+    pooled = basis.back(choose_row_pooling(rows).pool_rows(rows, basis.carry(queries), weights, contexts))
     return pooled[:, :contexts].transpose(0, 1), pooled[:, contexts:]
 
 
@@ -122,7 +148,9 @@ def pool_backward(
     """As :func:`mettle_cache.methods.kernels.reference.pool_backward`."""
     rows, basis, weights = _prepare(tokens, queries, mixing, eps)
     contexts, gradients = len(d_context), torch.cat([d_context.transpose(0, 1), d_mixed], 1)
-    found = klt_rows.pool_rows_back(rows, basis.carry(queries), weights, contexts, basis.carry(gradients))
+    found = choose_row_pooling(rows).pool_rows_back(
+        rows, basis.carry(queries), weights, contexts, basis.carry(gradients)
+    )
     pooled = basis.back(found.pooled)
     return PoolingGradient(
         pooled[:, :contexts].transpose(0, 1),

@@ -94,6 +94,11 @@ class RowPiece:
         return self.sigma.shape[-1] // self.components.shape[1]
 
 
+def fits(rows: Rows) -> bool:
+    """Always: it pools any rows."""
+    return True
+
+
 def row_pieces(rows: Rows) -> Iterator[tuple[slice, RowPiece]]:
     """As many frames at a time as fit the cache, their codes as components."""
     frames, count, _ = rows.codes.shape

@@ -1,4 +1,4 @@
-"""Several layers at once, on a thread each. (The frames of one layer are spread over threads in cpu/pooling.py.)
+"""Several layers at once, on a thread each. (The frames of one layer are spread over threads in cpu/parts.py.)
 
 Layers do not depend on each other. If every step of one layer were spread over all cores, the cores would wait for each
 other at the end of each step; with a layer to itself, a core waits only at the very end. The numbers do not depend on

@@ -2,17 +2,14 @@
 
 The twin of reference.py, several times faster; float32 only. The two products are those of integer_products.py where
 the codes are whole numbers and the processor multiplies tiles of bytes, else of float_products.py; softmax.py stands
-between them. Frames go to as many threads as PyTorch uses, in parts whose size does not depend on that number: the same
-sums in the same order give the same bits.
+between them. Frames go to the threads in parts (parts.py).
 
 Shapes: F frames, f those of a part, N tokens (M: rounded up), D channels, Q queries, C contexts, K mixing rows.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from types import ModuleType
 from typing import Any
@@ -23,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mettle_cache.methods.kernels.cpu.amx import has_byte_tiles
-from mettle_cache.methods.kernels.layer_threads import run_in_threads
+from mettle_cache.methods.kernels.cpu.parts import ROW_STEP, frames_a_part, run_parts
 from mettle_cache.methods.kernels.reference import PoolingGradient
 from mettle_cache.tokens import AffineFormat, FloatFormat, LayerTokens
 
@@ -31,10 +28,6 @@ from mettle_cache.tokens import AffineFormat, FloatFormat, LayerTokens
 
 Array = NDArray[Any]
 
-# a part's codes, which are visited twice, and its scores fit a core's second cache
-PART_BYTES = 1 << 20
-MOST_FRAMES = 32
-_ROW_STEP = 16
 _FLOATS = (torch.float16, torch.float32)
 # type of the codes, and whether a byte holds two: the compiled loops take those apart
 _INTEGERS = ((torch.int8, False), (torch.uint8, True))
@@ -136,7 +129,7 @@ class _Inputs:
 
     def __init__(self, tokens: LayerTokens, queries: Tensor, mixing: Tensor | None, eps: float | None) -> None:
         self.frames, self.count = tokens.codes.shape[0], tokens.count
-        self.step = min(max(PART_BYTES // max(self.count * tokens.width, 1), 1), MOST_FRAMES)
+        self.step = frames_a_part(self.count, tokens.width)
         self.parts = -(-self.frames // self.step)
         by_frame = queries.detach().unsqueeze(0) if queries.ndim == 2 else queries.detach()
         self.queries: Array = by_frame.contiguous().numpy()
@@ -154,22 +147,21 @@ class _Inputs:
             self.scale, self.offset = scale.numpy(), (scale * tokens.zero.float()).numpy()
 
     def run(self, work: Callable[[_Part], None], vectors: int, rows: int) -> None:
-        """Do ``work`` on every part, on as many threads as PyTorch uses; a thread takes the next part when it is done.
+        """Do ``work`` on every part.
 
         ``vectors`` is the number of vectors that are multiplied by tokens, ``rows`` that of the rows of weights.
         """
-        threads, numbers = min(torch.get_num_threads(), self.parts), iter(range(self.parts))
 
-        def take_parts() -> None:
+        def make_worker() -> Callable[[int], None]:
             part = _Part(self, vectors, rows)
-            for number in numbers:
+
+            def work_on(number: int) -> None:
                 part.move_to(number)
                 work(part)
 
-        if threads < 2:
-            take_parts()
-            return
-        run_in_threads(take_parts, _frame_executor(threads), threads)
+            return work_on
+
+        run_parts(self.parts, make_worker)
 
 
 class _Part:
@@ -184,7 +176,7 @@ class _Part:
 
     def __init__(self, inputs: _Inputs, vectors: int, rows: int) -> None:
         self._inputs = inputs
-        room, step = -(-inputs.count // _ROW_STEP) * _ROW_STEP, inputs.step
+        room, step = -(-inputs.count // ROW_STEP) * ROW_STEP, inputs.step
         self._memory: tuple[Array, ...] = (
             np.empty((step, max(vectors, rows), room), np.float32),
             np.empty((step, vectors), np.float32),
@@ -228,8 +220,3 @@ def kernels_of(tokens: LayerTokens) -> ModuleType:
     from mettle_cache.methods.kernels.cpu import float_products, integer_products
 
     return integer_products if isinstance(tokens.format, AffineFormat) and has_byte_tiles() else float_products
-
-
-@functools.cache
-def _frame_executor(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, "mettle-distil")
