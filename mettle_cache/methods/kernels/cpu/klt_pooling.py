@@ -9,6 +9,7 @@ mixing rows. A place has room for a few more values than R, so that a row of N w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -142,9 +143,13 @@ class _Part:
     """Some frames of a layer, in memory that a thread uses again for its next part."""
 
     def __init__(self, layer: _Layer, vectors: int, rows: int) -> None:
-        self._layer = layer
+        from mettle_cache.methods.kernels.cpu.planes import SLACK, expand_planes
+
+        self._layer, self._expand = layer, expand_planes
         step, places, room = layer.step, layer.places, layer.room
-        self._codes = np.empty((step, layer.count, layer.format.components), np.int8)
+        shape = (step, layer.count, layer.format.components)
+        self._bytes = np.empty(math.prod(shape) + SLACK, np.int8)
+        self._codes = self._bytes[: math.prod(shape)].reshape(shape)
         self._products = np.empty((step, max(vectors, rows) * places, room), np.float32)
         self._totals = np.empty((step, vectors * places), np.float32)
         self._less = np.zeros((step, rows * places), np.float32)
@@ -154,13 +159,11 @@ class _Part:
 
     def move_to(self, number: int) -> None:
         """Become part ``number``."""
-        from mettle_cache.methods.kernels.cpu.planes import expand_planes
-
         layer, first = self._layer, number * self._layer.step
         self.number, self.first = number, first
         self.frames = slice(first, min(first + layer.step, layer.frames))
         self.size = self.frames.stop - first
-        expand_planes(layer.codes[self.frames], layer.format.planes, self._codes)
+        self._expand(layer.codes[self.frames], layer.format.planes, self._bytes)
         for kept, values in zip(self._tokens, (layer.sigma, layer.mu), strict=True):
             kept[: self.size, :, : layer.count] = values[self.frames]
 

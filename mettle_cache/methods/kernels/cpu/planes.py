@@ -2,6 +2,8 @@
 
 A code c of b bits becomes ``c - 2^(b-1)``, so that a component is ``(byte + 1/2) step`` in every plane: eight bits fit
 a signed byte, and the compiled loops take unsigned ones for two codes in one. Source: FORMAT.md, section 5.
+
+Shapes: F frames, R rows, B bytes of a row, M components.
 """
 
 from __future__ import annotations
@@ -9,28 +11,40 @@ from __future__ import annotations
 import numpy as np
 
 from mettle_cache.methods.kernels.cpu.compiled import Array, compiled
+from mettle_cache.methods.kernels.cpu.simd import spread_bits
+
+# what is read and written behind the last byte, at most
+SLACK = 32
 
 
 @compiled()
-def expand_plane(packed: Array, bits: int, out: Array) -> None:
-    """One row's plane: byte k holds the components k, k + n, ... of n bytes, lowest bits first."""
-    count, mask, half = packed.shape[0], np.uint8((1 << bits) - 1), np.uint8(1 << (bits - 1))
-    for group in range(8 // bits):
-        shift, members = np.uint8(group * bits), out[group * count : (group + 1) * count]
-        for k in range(count):
-            members[k] = np.int8(np.uint8(np.uint8(packed[k] >> shift) & mask) - half)
+def expand_row(row: int, planes: tuple[int, int, int, int], out: int) -> None:
+    """One row's bytes at the address ``row`` as bytes at ``out``; the next group is written over a group's slack."""
+    bits = 8
+    for number in planes:
+        # byte k holds the components k, k + count, ... of its plane, lowest bits first
+        count, mask, half = number * bits // 8, np.uint8((1 << bits) - 1), np.uint8(1 << (bits - 1))
+        for shift in range(0, 8, bits):
+            spread_bits(row, count, np.uint8(shift), mask, half, out)
+            out += count
+        row += count
+        bits //= 2
 
 
 @compiled()
 def expand_planes(codes: Array, planes: tuple[int, int, int, int], out: Array) -> None:
-    """Rows ``codes [F, R, C]`` of ``planes`` of 8, 4, 2 and 1 bits as ``out [F, R, M]`` int8."""
-    n8, n4, n2, _ = planes
-    b4, b2, b1 = n8, n8 + n4 // 2, n8 + n4 // 2 + n2 // 4
-    m4, m2, m1 = n8, n8 + n4, n8 + n4 + n2
-    for f in range(codes.shape[0]):
-        for n in range(codes.shape[1]):
-            row, members = codes[f, n], out[f, n]
-            expand_plane(row[:b4], 8, members[:m4])
-            expand_plane(row[b4:b2], 4, members[m4:m2])
-            expand_plane(row[b2:b1], 2, members[m2:m1])
-            expand_plane(row[b1:], 1, members[m1:])
+    """Rows ``codes [F, R, B]`` of ``planes`` of 8, 4, 2 and 1 bits as bytes ``[F, R, M]`` at the start of ``out``.
+
+    ``out`` is a flat int8 array that goes on for :data:`SLACK` bytes behind them.
+    """
+    rows, nbytes = codes.shape[0] * codes.shape[1], codes.shape[2]
+    components, start, target = sum(planes), codes.ctypes.data, out.ctypes.data
+    # rows near the end are read from a copy: behind the last one there may be no memory
+    copied = min(rows, (SLACK + nbytes - 1) // max(nbytes, 1))
+    for n in range(rows - copied):
+        expand_row(start + n * nbytes, planes, target + n * components)
+    last = np.zeros(copied * nbytes + SLACK, np.uint8)
+    flat = codes.reshape(rows * nbytes)
+    last[: copied * nbytes] = flat[(rows - copied) * nbytes :]
+    for n in range(copied):
+        expand_row(last.ctypes.data + n * nbytes, planes, target + (rows - copied + n) * components)

@@ -148,6 +148,29 @@ def join_bytes(
     return types.void(place, place, floats, place, floats, place, floats, types.boolean, place), build
 
 
+@intrinsic
+def spread_bits(typing: Any, source: Any, count: Any, shift: Any, mask: Any, less: Any, target: Any) -> Any:
+    """``((byte >> shift) & mask) - less`` of ``count`` bytes, as bytes; up to 31 more are read and written as well."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        source, count, shift, mask, less, target = arguments
+        bytes_ = VectorType(_BYTE, 32)
+
+        def everywhere(value: Any) -> Any:
+            single = builder.insert_element(Constant(bytes_, None), value, Constant(_INT, 0))
+            return builder.shuffle_vector(single, single, Constant(VectorType(_INT, 32), [0] * 32))
+
+        shifts, masks, lessers = everywhere(shift), everywhere(mask), everywhere(less)
+        with cgutils.for_range_slice(builder, Constant(_WORD, 0), count, Constant(_WORD, 32)) as (start, _):
+            value = builder.lshr(_load(builder, builder.add(source, start), bytes_), shifts)
+            value = builder.sub(builder.and_(value, masks), lessers)
+            _store(builder, value, builder.add(target, start))
+        return context.get_dummy_value()
+
+    place, byte = types.intp, types.uint8
+    return types.void(place, place, byte, byte, byte, place), build
+
+
 def _add_up_each(builder: Any, vectors: list[Any]) -> Any:
     """The sum of each of eight vectors, in their order: halves of two vectors are added, then halves of the results.
 

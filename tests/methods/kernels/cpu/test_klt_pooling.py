@@ -10,7 +10,7 @@ from mettle_cache.klt_tokens import KltFormat
 from mettle_cache.methods.kernels import klt
 from mettle_cache.methods.kernels.cpu import klt_pooling
 from mettle_cache.methods.kernels.cpu.amx import has_byte_tiles
-from mettle_cache.methods.kernels.cpu.planes import expand_planes
+from mettle_cache.methods.kernels.cpu.planes import SLACK, expand_planes
 from tests.methods.conftest import make_tokens
 from tests.methods.kernels.cpu.test_pooling import assert_close, draw
 from tests.methods.kernels.test_ops import EPS, pool_plainly
@@ -83,10 +83,11 @@ def test_any_shape(kind, form, frames, cells, width, contexts, shared, mixers, n
 def test_planes_become_bytes(planes, rows, seed):
     form = KltFormat(8, (1, 1), 1, tuple(8 * number for number in planes))
     packed = torch.randint(0, 256, (2, rows, form.row_bytes), generator=torch.Generator().manual_seed(seed)).byte()
-    expanded = np.empty((2, rows, form.components), np.int8)
-    expand_planes(packed.numpy(), form.planes, expanded)
     centred = form.unpack(packed).float() - form.offsets()
-    assert torch.equal(torch.from_numpy(expanded).float() + 0.5, centred)
+    expanded = np.full(centred.numel() + SLACK + 8, 99, np.int8)
+    expand_planes(packed.numpy(), form.planes, expanded)
+    assert torch.equal(torch.from_numpy(expanded[: centred.numel()]).view(centred.shape).float() + 0.5, centred)
+    assert (expanded[-8:] == 99).all()
 
 
 @pytest.mark.usefixtures("products")

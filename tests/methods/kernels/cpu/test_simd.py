@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from numba import njit
 
-from mettle_cache.methods.kernels.cpu.simd import add_moments, interleave_bytes, join_bytes, transpose_words
+from mettle_cache.methods.kernels.cpu.simd import (
+    add_moments,
+    interleave_bytes,
+    join_bytes,
+    spread_bits,
+    transpose_words,
+)
 
 
 @njit
@@ -68,3 +74,17 @@ def test_moments_of_four_rows():
     moments(rows, 48, scale, offset, out)
     x = rows[:, :48] * scale.astype(np.float64) + offset
     assert np.allclose(out, [*x.sum(1), *np.square(x).sum(1)], rtol=1e-5)
+
+
+@njit
+def spread(packed, count, shift, mask, less, out):
+    spread_bits(packed.ctypes.data, count, np.uint8(shift), np.uint8(mask), np.uint8(less), out.ctypes.data)
+
+
+@pytest.mark.parametrize(("bits", "shift"), [(8, 0), (4, 4), (2, 2), (1, 7)])
+def test_bits_of_bytes_are_spread_over_bytes(bits, shift):
+    packed, out = draw_bytes(100).view(np.uint8), np.zeros(100, np.int8)
+    spread(packed, 50, shift, 2**bits - 1, 2 ** (bits - 1), out)
+    expected = ((packed >> shift) & (2**bits - 1)).astype(int) - 2 ** (bits - 1)
+    assert (out[:50] == expected[:50]).all()
+    assert (out[64:] == 0).all()
