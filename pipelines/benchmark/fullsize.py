@@ -1,8 +1,8 @@
 """Stores for benches: the layer tables of Swin-V2-L and HTS-AT, and plausible tokens for them, without a backbone.
 
-Speed does not depend on what the tokens mean. They are Gaussian with a spread and an offset of their own per channel,
-encoded by the real codecs and written by the real writer; one clip is encoded, and the others are its tokens in
-another order, so every clip has its own bytes.
+The tokens have a stated spectrum (:mod:`mettle_cache.pipelines.benchmark.spectral`), are encoded by the real codecs and
+written by the real writer; one clip is encoded, and the others are its tokens in another order, so every clip has its
+own bytes.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 
 from mettle_cache.backbones import layer_table
 from mettle_cache.layers import LayerSpec
+from mettle_cache.pipelines.benchmark.spectral import spectral_tokens
 from mettle_cache.pipelines.progress import Progress, Silent
 from mettle_cache.store.format.codecs import encode_layers, get_codec
 from mettle_cache.store.format.layout import bytes_per_clip
@@ -72,11 +73,8 @@ def bench_clip(layers: Sequence[LayerSpec], codec: str, *, seed: int = 0) -> dic
     generator = torch.Generator().manual_seed(seed)
     encoded: dict[str, LayerTokens] = {}
     for layer in layers:
-        x = torch.randn(SEGMENTS, layer.tokens, layer.width, generator=generator)
-        x = x.mul_(torch.rand(layer.width, generator=generator) + 0.5).add_(
-            torch.randn(layer.width, generator=generator)
-        )
-        encoded |= encode_layers({layer.name: x}, get_codec(codec))
+        x = spectral_tokens(layer, SEGMENTS, generator)
+        encoded |= encode_layers({layer.name: x}, get_codec(codec), [layer])
     return encoded
 
 
@@ -114,6 +112,6 @@ def _spec(layers: Sequence[LayerSpec], codec: str, clips: int) -> StoreSpec:
         clips=tuple(_clip_ids(clips)),
         samples=bench_samples(clips),
         vocabulary={"categories": CATEGORIES},
-        key={"bench": "random tokens"},
+        key={"bench": "tokens of a stated spectrum"},
         provenance={"command": "mettle bench"},
     )
