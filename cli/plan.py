@@ -66,6 +66,7 @@ def report_lines(report: PlanReport) -> list[str]:
     if report.hours is not None:
         lines.append(f"extraction about {format_seconds(report.hours * 3600)} on {report.device}")
     lines.append(f"crossover  {report.verdict}")
+    lines += [f"note       {note}" for note in report.notes]
     if report.missing:
         lines.append(f"missing    media of {report.missing} clips: mettle extract lists them")
     return lines
@@ -82,12 +83,13 @@ def _stage_table(report: PlanReport) -> list[str]:
 
 
 def _bill_table(report: PlanReport) -> list[str]:
-    header = ("layers", "codec", "a clip", "in all", "files", "fits", "read clips/s")
+    header = ("layers", "codec", "a clip", "static", "in all", "files", "fits", "read clips/s")
     rows = [
         (
             bill.layers,
             bill.codec,
             format_bytes(bill.clip_bytes),
+            format_bytes(bill.static_bytes) if bill.static_bytes else None,
             format_bytes(bill.nbytes),
             bill.files,
             "yes" if bill.fits else "no",

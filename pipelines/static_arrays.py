@@ -6,13 +6,11 @@ clips later takes them from there.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from mettle_cache.errors import StoreError, StoreMissingError, UsageError
 from mettle_cache.paths import command_line
@@ -25,9 +23,6 @@ from mettle_cache.store.writing.pilot_lock import pilot_lock
 
 if TYPE_CHECKING:
     from mettle_cache.layers import LayerSpec
-
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,39 +94,6 @@ def borrow(wanted: ArraysWanted, source: Path) -> StaticArrays:
             hint=f"give it the same backbones and --layers; see: {command_line('mettle info', source)}",
         )
     return metadata.read_static()
-
-
-def stored(out: Path) -> StaticArrays:
-    """The static arrays of a store that is made. Raises StoreError where they are damaged."""
-    return load_metadata(out).read_static()
-
-
-def show_frames(
-    pilot: Pilot,
-    chosen: Iterable[_Item],
-    look: Callable[[_Item], _Result],
-    take: Callable[[_Result], int],
-    *,
-    threads: int,
-) -> int:
-    """Have threads ``look`` at what is chosen and ``take`` the results in order, until the pilot has seen enough.
-
-    ``take`` says how many frames a result was. Returns how many there were.
-    """
-    shown = 0
-    waiting: deque[Future[_Result]] = deque()
-    choices = iter(chosen)
-    with ThreadPoolExecutor(threads, "pilot") as pool:
-        try:
-            while shown < pilot.wanted:
-                while len(waiting) < 2 * threads and (item := next(choices, None)) is not None:
-                    waiting.append(pool.submit(look, item))
-                if not waiting:
-                    break
-                shown += take(waiting.popleft().result())
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-    return shown
 
 
 def _found(wanted: ArraysWanted) -> StaticArrays | None:

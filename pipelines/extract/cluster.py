@@ -33,10 +33,10 @@ from mettle_cache.pipelines.extract.extractor import (
     open_config_dataset,
     store_spec,
 )
-from mettle_cache.pipelines.extract.pilot import with_static_arrays
 from mettle_cache.pipelines.extract.refresh import without_deleted
 from mettle_cache.pipelines.extract.stream import Outcome, stream_clips
 from mettle_cache.preprocessing import SHARED
+from mettle_cache.store.format.metadata import load_metadata
 from mettle_cache.store.writing.writer import StoreWriter
 
 if TYPE_CHECKING:
@@ -103,7 +103,8 @@ def extract_task(config: ExtractConfig, indexes: Sequence[int]) -> list[Outcome]
     """
     assert config.out is not None, "cluster_clips names the store"
     with _ONE_AT_A_TIME:
-        extractor = with_static_arrays(_worker_extractor(config), config.out)
+        # the coordinator has made the store, with its static arrays
+        extractor = replace(_worker_extractor(config), static=load_metadata(config.out).read_static())
         # not a mere join: a worker with other weights or libraries would write other bytes, and is refused here
         spec = without_deleted(store_spec(extractor, config), config.out)
         with StoreWriter.create_or_resume(config.out, spec) as writer:

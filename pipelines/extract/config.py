@@ -15,6 +15,7 @@ from mettle_cache.devices import check_device_name
 from mettle_cache.errors import ConfigError, UsageError
 from mettle_cache.layers import select_layers
 from mettle_cache.paths import resolve_fields
+from mettle_cache.pipelines.codec_choice import CodecChoice, parse_codec
 from mettle_cache.pipelines.report.units import format_bytes
 from mettle_cache.preprocessing import SHARED, SHARED_MEAN, Preprocessing
 from mettle_cache.store.format.codecs import DEFAULT_CODEC, get_codec
@@ -34,6 +35,8 @@ class ExtractConfig:
     visual, audio
         ``NAME[@SIZE][=WEIGHTS]``; audio may be ``shared``: the visual backbone reads the log-mel as a picture. It hears
         a sound file as the data set's published code does; ``shared=mean``: the mean of its channels at 16 kHz.
+    codec
+        ``NAME``, or ``NAME=STORE``: with the static arrays of a store that is there instead of those of a pilot.
     layers
         None: what the data set's task reads.
     options
@@ -79,6 +82,11 @@ class ExtractConfig:
     memory: int = MEMORY
     device: str | None = None
     precision: str = "float32"
+
+    @property
+    def codec_choice(self) -> CodecChoice:
+        """The codec's name, and the store that it takes its static arrays from, if any."""
+        return parse_codec(self.codec)
 
     @property
     def memory_budget(self) -> MemoryBudget:
@@ -127,7 +135,7 @@ class ExtractConfig:
         """
         _ = self.dataset_options  # raises for an option that there is not
         dataset_folder(self.dataset, self.root)
-        get_codec(self.codec)
+        get_codec(self.codec_choice.name)
         check_device_name(self.device)
         visual, audio = parse_backbone(self.visual).name, parse_backbone(self.audio).name
         tables = [known_layers(visual, "visual"), known_layers(visual if audio == SHARED else audio, "audio")]
@@ -140,17 +148,21 @@ class ExtractConfig:
         if problems:
             raise ConfigError(problems, where="these options cannot be used", hint="see: mettle extract --help")
 
-    def _backbone_problems(self) -> Iterator[str]:
+    def _name_problems(self) -> Iterator[str]:
         for option, text in (("--visual", self.visual), ("--audio", self.audio)):
             try:
                 parse_backbone(text)
             except UsageError as error:
                 yield f"{option}: {error.message}"
+        try:
+            parse_codec(self.codec)
+        except UsageError as error:
+            yield f"--codec: {error.message}"
         if self.audio.startswith(f"{SHARED}=") and not self.shared:
             yield f"--audio {self.audio}: {SHARED} has the weights of --visual; it is {SHARED} or {SHARED_MEAN}"
 
     def _problems(self) -> Iterator[str]:
-        yield from self._backbone_problems()
+        yield from self._name_problems()
         names = [option.partition("=")[0] for option in self.options]
         for option, name in zip(self.options, names, strict=True):
             if not name or "=" not in option:
@@ -192,8 +204,8 @@ def default_store_path(config: ExtractConfig) -> Path:
     parts = [config.dataset, parse_backbone(config.visual).name, audio]
     if config.root is not None and dataset_info(config.dataset).many:
         parts.insert(1, config.root.resolve().name)
-    if config.codec != DEFAULT_CODEC:
-        parts.append(config.codec)
+    if config.codec_choice.name != DEFAULT_CODEC:
+        parts.append(config.codec_choice.name)
     if config.layers and config.layers != DATASETS.row(config.dataset).layers:
         parts.append(config.layers)
     parts += config.chosen_options

@@ -10,7 +10,7 @@ runs on one thread, several passes at once: oneDNN's convolutions round differen
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -29,6 +29,7 @@ from mettle_cache.datasets.protocol import HasSoundFiles
 from mettle_cache.devices import available_cores, choose_device
 from mettle_cache.errors import MediaError, UsageError
 from mettle_cache.layers import LayerSpec, select_layers
+from mettle_cache.pipelines.cells import cells_for
 from mettle_cache.pipelines.extract.config import ExtractConfig
 from mettle_cache.pipelines.extract.sources import Look, watch
 from mettle_cache.store.format.codecs import DEFAULT_CODEC, NO_STATIC, Codec, StaticArrays, encode_layers, get_codec
@@ -72,6 +73,11 @@ class Extractor:
     def clips_a_batch(self) -> int:
         """Clips that share one forward pass."""
         return 1 if self.device.type == "cpu" else clips_a_batch_on_gpu(self.dataset.segments)
+
+    @property
+    def frames_a_pass(self) -> int:
+        """Segments that share one forward pass."""
+        return self.clips_a_batch * self.dataset.segments
 
     @property
     def passes_at_once(self) -> int:
@@ -119,25 +125,41 @@ class Extractor:
                     codes[clip] |= {name: layer.to("cpu") for name, layer in encoded.items()}
         return codes
 
-    def clip_tokens(self, clip: PreparedClip) -> dict[str, Tensor]:
-        """One clip's tokens ``[T, N, D]`` by layer, as they are before the codec."""
+    def frame_tokens(self, frames: Mapping[int, Sequence[Tensor]]) -> list[dict[str, Tensor]]:
+        """Tokens ``[N, D]`` by layer of segments of any clips, before the codec, in the order of ``frames``.
+
+        By its place in the pass (from 0, below :attr:`frames_a_pass`) each segment is given as an input to each
+        backbone. Its tokens depend on the segment and its place alone.
+        """
+        tokens: dict[int, dict[str, Tensor]] = {place: {} for place in frames}
         with torch.inference_mode():
-            passes = [self._forward(number, [clip]) for number in range(len(self.backbones))]
-            return {name: x for ((_, tokens),) in passes for name, x in tokens.items()}
+            for number, backbone in enumerate(self.backbones):
+                batch = torch.zeros(self.frames_a_pass, *backbone.segment_shape)
+                for place, inputs in frames.items():
+                    batch[place] = inputs[number]
+                layers = self._pass(number, batch)
+                for place, of_frame in tokens.items():
+                    of_frame |= {name: x[place] for name, x in layers.items()}
+        return list(tokens.values())
 
     def _forward(self, number: int, clips: Sequence[PreparedClip]) -> list[tuple[int, dict[str, Tensor]]]:
         """One group through one backbone: each clip's index and its tokens of the layers that are stored."""
         backbone, segments, size = self.backbones[number], self.dataset.segments, self.clips_a_batch
-        stored = {layer.name for layer in self.layers}
         batch = torch.zeros(size, segments, *backbone.segment_shape)
         for clip in clips:
             batch[clip.index % size] = clip.inputs[number]
-        tokens = backbone.forward_tokens(batch.flatten(0, 1).to(self.device))
+        tokens = self._pass(number, batch.flatten(0, 1))
         starts = {clip.index: clip.index % size * segments for clip in clips}
         return [
-            (index, {name: x[first : first + segments] for name, x in tokens.items() if name in stored})
+            (index, {name: x[first : first + segments] for name, x in tokens.items()})
             for index, first in starts.items()
         ]
+
+    def _pass(self, number: int, batch: Tensor) -> dict[str, Tensor]:
+        """The layers that are stored of one backbone, of a whole batch of segments."""
+        stored = {layer.name for layer in self.layers}
+        tokens = self.backbones[number].forward_tokens(batch.to(self.device))
+        return {name: x for name, x in tokens.items() if name in stored}
 
     def describe(self, error: MediaError) -> str:
         """The reason of a failure for the store, without the data set's folder, which must not change bytes."""
@@ -177,12 +199,13 @@ def build_extractor(
     WeightsError
         Weights that are missing or damaged.
     """
-    codec = get_codec(config.codec)
+    codec = get_codec(config.codec_choice.name)
     device = device or choose_device(config.device)
     visual = _create(config.visual, config, "visual")
     audio = shared_audio(visual) if config.shared else _create(config.audio, config, "audio")
     backbones = (visual.to(device), audio.to(device))
-    layers = select_layers([layer for backbone in backbones for layer in backbone.layers], config.layer_selection)
+    chosen = select_layers([layer for backbone in backbones for layer in backbone.layers], config.layer_selection)
+    layers = cells_for(codec, config.dataset, chosen)
     read = {layer.modality for layer in layers}
     return Extractor(
         dataset=dataset,
@@ -246,7 +269,7 @@ def extraction_key(extractor: Extractor, config: ExtractConfig) -> dict[str, obj
         "compute": {
             "device": extractor.device.type,
             "precision": extractor.precision,
-            "segments_a_pass": extractor.clips_a_batch * extractor.dataset.segments,
+            "segments_a_pass": extractor.frames_a_pass,
         },
     }
 
@@ -256,7 +279,7 @@ def provenance(config: ExtractConfig) -> dict[str, object]:
     words = ["mettle", "extract", "--dataset", config.dataset]
     words += ["--visual", _portable(config.visual), "--audio", _portable(config.audio)]
     if config.codec != DEFAULT_CODEC:
-        words += ["--codec", config.codec]
+        words += ["--codec", config.codec_choice.portable]
     if config.layers:
         words += ["--layers", config.layers]
     for option in config.chosen_options:

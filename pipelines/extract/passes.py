@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from mettle_cache.datasets.boundary import describe, is_out_of_memory, out_of_memory
 from mettle_cache.errors import MachineError, MediaError
@@ -34,14 +33,6 @@ def encode_clips(extractor: Extractor, clips: Sequence[PreparedClip]) -> dict[in
         return {clips[0].index: trouble}
     # one of them spoils it for all; each alone gives the bytes that it gives among the others
     return {index: result for clip in clips for index, result in encode_clips(extractor, [clip]).items()}
-
-
-def clip_tokens(extractor: Extractor, clip: PreparedClip) -> dict[str, Tensor]:
-    """One clip's tokens ``[T, N, D]`` by layer, before the codec. Raises MediaError, or MachineError as above."""
-    try:
-        return extractor.clip_tokens(clip)
-    except Exception as error:
-        raise pass_trouble(extractor, [clip], error) from error
 
 
 def pass_trouble(extractor: Extractor, clips: Sequence[PreparedClip], error: Exception) -> MediaError:

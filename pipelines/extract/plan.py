@@ -15,6 +15,7 @@ from mettle_cache.backbones import Backbone, create_backbone, layer_table, parse
 from mettle_cache.datasets import Dataset
 from mettle_cache.devices import available_cores, choose_device
 from mettle_cache.layers import LayerSpec, group_by_array, select_layers
+from mettle_cache.pipelines.cells import cells_for
 from mettle_cache.pipelines.extract.config import ExtractConfig, default_store_path
 from mettle_cache.pipelines.extract.extractor import clips_a_batch_on_gpu, open_config_dataset
 from mettle_cache.pipelines.extract.stream import reproducible_passes
@@ -29,15 +30,23 @@ from mettle_cache.store.writing.durable import disk_folder, free_bytes
 LAYER_SETS = ("all", "stages")
 # on a CPU: enough for a steady rate, few enough for a second or two of Swin-V2-L on a core
 TIMED_SEGMENTS = 2
+KNOWN_OF_KLT = (
+    "klt: how heads do on it was measured on features of small pretrained backbones (docs/codecs.md); no weights of "
+    "Swin-V2 or HTS-AT could be had, so of these sizes and speeds are known, accuracy is not"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bill:
-    """The cost of some layers with one codec. ``reads_per_second`` is clips/s from this disk, None if not measured."""
+    """The cost of some layers with one codec. ``reads_per_second`` is clips/s from this disk, None if not measured.
+
+    ``static_bytes`` are those of the codec's static arrays, which are once in the store; ``nbytes`` counts them, too.
+    """
 
     layers: str
     codec: str
     clip_bytes: int
+    static_bytes: int
     nbytes: int
     files: int
     fits: bool
@@ -78,6 +87,7 @@ class PlanReport:
     recomputes_per_second: float | None
     hours: float | None
     verdict: str
+    notes: tuple[str, ...] = (KNOWN_OF_KLT,)
 
     @property
     def ok(self) -> bool:
@@ -100,7 +110,7 @@ def make_plan(config: ExtractConfig, *, measure: bool = True, progress: Progress
     """
     progress = progress or Silent()
     # what is wrong with names shows before the media are looked for
-    get_codec(config.codec)
+    get_codec(config.codec_choice.name)
     device, layers = choose_device(config.device), _tabled_layers(config)
     select_layers(layers, config.layer_selection)
     backbones = _timed_backbones(config, device) if measure else ()
@@ -130,7 +140,9 @@ def _report(
         for chosen in sets
         for codec in CODECS.names()
     )
-    chosen = next(bill for bill in bills if (bill.layers, bill.codec) == (config.layer_selection, config.codec))
+    chosen = next(
+        bill for bill in bills if (bill.layers, bill.codec) == (config.layer_selection, config.codec_choice.name)
+    )
     clips = len(dataset.clips)
     return PlanReport(
         dataset=dataset.name,
@@ -140,7 +152,7 @@ def _report(
         rows=dataset.samples.num_rows,
         segments=dataset.segments,
         missing=len({problem.clip for problem in dataset.problems()}),
-        stages=_stages(select_layers(layers, config.layer_selection), dataset.segments),
+        stages=_stages(select_layers(layers, config.layer_selection), dataset),
         bills=bills,
         chosen=chosen,
         free=free,
@@ -168,6 +180,7 @@ def verdict(reads: float | None, recomputes: float | None) -> str:
 def _bill(
     layers: Sequence[LayerSpec], chosen: str, codec: str, dataset: Dataset, *, free: int, speed: float | None
 ) -> Bill:
+    layers = cells_for(get_codec(codec), dataset.name, layers)
     sizes = bytes_per_clip(layers, dataset.segments, get_codec(codec))
     clips, records = len(dataset.clips), sizes.pop(RECORDS)
     clip_bytes = sum(sizes.values())
@@ -176,6 +189,7 @@ def _bill(
         layers=chosen,
         codec=codec,
         clip_bytes=clip_bytes,
+        static_bytes=sum(static),
         nbytes=clips * clip_bytes + sum(static),
         files=clips * files_per_clip(layers, dataset.segments, get_codec(codec)) + len(static),
         fits=(clips * (clip_bytes + records) + sum(static)) * ROOM_MARGIN <= free,
@@ -183,16 +197,17 @@ def _bill(
     )
 
 
-def _stages(layers: Sequence[LayerSpec], segments: int) -> tuple[StageBill, ...]:
-    stages = []
-    for array, members in group_by_array(layers).items():
-        sizes = {codec: bytes_per_clip(members, segments, get_codec(codec)) for codec in CODECS.names()}
-        clip_bytes = {codec: sum(parts.values()) - parts[RECORDS] for codec, parts in sizes.items()}
-        first = members[0]
-        stages.append(
-            StageBill(array=array, layers=len(members), tokens=first.tokens, width=first.width, clip_bytes=clip_bytes)
-        )
-    return tuple(stages)
+def _stages(layers: Sequence[LayerSpec], dataset: Dataset) -> tuple[StageBill, ...]:
+    bills: dict[str, dict[str, int]] = {}
+    for codec in map(get_codec, CODECS.names()):
+        for array, members in group_by_array(cells_for(codec, dataset.name, layers)).items():
+            sizes = bytes_per_clip(members, dataset.segments, codec)
+            bills.setdefault(array, {})[codec.name] = sum(sizes.values()) - sizes[RECORDS]
+    first = {array: (members[0], len(members)) for array, members in group_by_array(layers).items()}
+    return tuple(
+        StageBill(array=array, layers=count, tokens=layer.tokens, width=layer.width, clip_bytes=bills[array])
+        for array, (layer, count) in first.items()
+    )
 
 
 def _timed_backbones(config: ExtractConfig, device: torch.device) -> tuple[Backbone, ...]:

@@ -88,7 +88,7 @@ def extract(config: ExtractConfig, progress: Progress | None = None) -> ExtractR
     if config.scheduler is not None:
         check_scheduler(config.scheduler)
     missing = _look_at_media(dataset, config, out, progress)
-    return _write_store(config, with_static_arrays(extractor, out, progress), out, missing, notes, progress)
+    return _write_store(config, extractor, out, missing, notes, progress)
 
 
 def _write_store(
@@ -103,9 +103,10 @@ def _write_store(
     about_store = _store_notes(extractor, missing)
     for note in about_store:
         progress.note(note)
-    spec = without_deleted(store_spec(extractor, config), out)
-    with other_key_explained(out, spec):
-        writer = StoreWriter.create_or_resume(out, spec)
+    with with_static_arrays(extractor, config, out, progress) as extractor:
+        spec = without_deleted(store_spec(extractor, config), out)
+        with other_key_explained(out, spec):
+            writer = StoreWriter.create_or_resume(out, spec)
     remember_backbones(config, extractor)
     with writer:
         try:

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING
 from mettle_cache.devices import available_cores
 from mettle_cache.errors import TokensError, UsageError
 from mettle_cache.pipelines.cells import cells_for
+from mettle_cache.pipelines.in_order import in_order
 from mettle_cache.pipelines.progress import Progress, Silent
 from mettle_cache.pipelines.recode.config import RecodeConfig, RecodeReport
 from mettle_cache.pipelines.room import check_room
 from mettle_cache.pipelines.signals import InterruptedRunError, stop_on_signals
-from mettle_cache.pipelines.static_arrays import ArraysWanted, show_frames, static_arrays
+from mettle_cache.pipelines.static_arrays import ArraysWanted, static_arrays
 from mettle_cache.samples import training_clips
 from mettle_cache.store.format.codecs import Codec, Pilot, StaticArrays, encode_layers, get_codec
 from mettle_cache.store.format.layout import bytes_per_clip
@@ -150,20 +151,19 @@ class _Recoding:
         readable = [index for index in training_clips(store.clips, store.samples) if store.statuses[index] == "ok"]
         chosen = pilot.choose([store.clips[index] for index in readable], store.segments)
 
-        def look(choice: tuple[int, tuple[int, ...]]) -> tuple[int, dict[str, Tensor]]:
-            place, segments = choice
-            frames = {name: x.map(lambda part: part[list(segments)]) for name, x in store[readable[place]].items()}
-            return len(segments), {name: x.floats() for name, x in frames.items()}
+        def look(choice: tuple[int, tuple[int, ...]]) -> list[dict[str, Tensor]]:
+            clip = store[readable[choice[0]]]
+            return [{name: x[segment : segment + 1].floats() for name, x in clip.items()} for segment in choice[1]]
 
-        def take(looked: tuple[int, dict[str, Tensor]]) -> int:
-            frames, tokens = looked
-            pilot.add(tokens)
-            progress.advance(frames)
-            return frames
-
+        shown = 0
         progress.start(pilot.wanted, "frames", f"look at frames for codec {self.codec.name}")
         try:
-            show_frames(pilot, chosen, look, take, threads=self.threads)
+            with closing(in_order(look, chosen, self.threads)) as looks:
+                while shown < pilot.wanted and (frames := next(looks, None)) is not None:
+                    for tokens in frames:
+                        pilot.add(tokens)
+                    shown += len(frames)
+                    progress.advance(len(frames))
         finally:
             progress.finish()
         return pilot.finish()

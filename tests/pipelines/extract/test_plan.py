@@ -10,12 +10,16 @@ from collections import namedtuple
 import pytest
 import torch
 
+from mettle_cache.backbones import layer_table
 from mettle_cache.datasets.synthetic.ave import write_demo_ave
 from mettle_cache.errors import UsageError
+from mettle_cache.layers import select_layers
+from mettle_cache.pipelines.cells import cells_for
 from mettle_cache.pipelines.extract import plan
 from mettle_cache.pipelines.extract.config import ExtractConfig
 from mettle_cache.pipelines.extract.plan import TIMED_SEGMENTS, make_plan, run_passes, seconds_a_clip, verdict
-from mettle_cache.store.format.codecs import CODECS
+from mettle_cache.store.format.codecs import CODECS, get_codec
+from tests.datasets.avsbench_files import write_s4
 from tests.store import toy_codecs
 
 SMALL = "test_vit"
@@ -58,13 +62,38 @@ def test_the_static_arrays_of_a_codec_are_counted(root):
         CODECS.unregister(toy_codecs.SIX.name)
     # 64 float32 levels a layer and a checksum a stage (one of each modality here)
     layers = sum(stage.layers for stage in report.stages)
-    assert report.chosen.nbytes == 4 * report.chosen.clip_bytes + layers * 64 * 4 + len(report.stages) * 4
+    assert report.chosen.static_bytes == layers * 64 * 4 + len(report.stages) * 4
+    assert report.chosen.nbytes == 4 * report.chosen.clip_bytes + report.chosen.static_bytes
     assert report.chosen.files == 4 * (2 * len(report.stages) + 1) + len(report.stages)
+
+
+def test_klt_is_priced_by_its_bits_and_what_goes_with_them(root):
+    """Of a value B bits, 4 bytes a token, 2 a frame and channel; rows have whole bytes."""
+    report = make_plan(config(root), measure=False)
+    clip_bytes = {bill.codec: bill.clip_bytes for bill in report.bills if bill.layers == "all"}
+    for codec, bits in (("klt2", 2), ("klt1.5", 1.5), ("klt1.32", 1.32), ("klt1.25", 1.25)):
+        expected = 52_961_280 * bits / 8 + 4 * 203_280 + 2 * 224_640
+        assert clip_bytes[codec] == pytest.approx(expected, rel=0.005)
+    assert clip_bytes["klt1.5"] < 11_500_000
+    assert any("could be had" in note for note in report.notes)
+
+
+def test_cells_are_priced_where_dense_heads_read(tmp_path):
+    """A row of four tokens has a basis of four times the side."""
+    root, visual = write_s4(tmp_path / "S4"), "tf_efficientnet_lite0"
+    report = make_plan(config(root, dataset="avs-s4", visual=visual, audio="shared", codec="klt1.5"), measure=False)
+    table = select_layers([*layer_table(visual, "visual"), *layer_table(visual, "audio")], report.chosen.layers)
+    layers = cells_for(get_codec("klt1.5"), "avs-s4", table)
+    assert {layer.cell for layer in layers} == {1, 2}
+    bases = sum(2 * (layer.width * layer.cell**2) ** 2 for layer in layers)
+    assert bases < report.chosen.static_bytes < 1.1 * bases
 
 
 def test_a_chosen_layer_set_joins_the_usual_ones(root):
     report = make_plan(config(root, visual=SMALL, audio="shared", layers="last:2", codec="int4"), measure=False)
-    assert [bill.layers for bill in report.bills] == ["all"] * 3 + ["stages"] * 3 + ["last:2"] * 3
+    codecs = CODECS.names()
+    sets = ("all", "stages", "last:2")
+    assert [(bill.layers, bill.codec) for bill in report.bills] == [(one, codec) for one in sets for codec in codecs]
     assert (report.chosen.layers, report.chosen.codec) == ("last:2", "int4")
     assert report.verdict.startswith("not measured")
     assert report.hours is None
