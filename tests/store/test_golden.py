@@ -95,7 +95,8 @@ def test_version_1_verifies(codec):
     assert verify_store(GOLDEN / f"{codec}.zarr", deep=True).ok
 
 
-@pytest.mark.parametrize("codec", CODECS)
+# int4 has another version since
+@pytest.mark.parametrize("codec", ["float16", "int8"])
 def test_today_s_writer_writes_version_1(tmp_path, codec):
     make_golden(tmp_path / "s.zarr", codec)
     old, new = contents(GOLDEN / f"{codec}.zarr"), contents(tmp_path / "s.zarr")

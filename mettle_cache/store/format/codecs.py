@@ -86,7 +86,8 @@ class Pilot(Protocol):
 class Codec(Protocol):
     """Turns tokens into bytes; encoded tokens carry their :class:`~mettle_cache.tokens.TokenFormat`.
 
-    ``limit`` is the largest |x| that it takes.
+    ``limit`` is the largest |x| that it takes. A codec that encodes to other bytes than it once did has a ``version``,
+    an integer above 1, which is in the key of the stores that it writes; without the attribute it is 1.
     """
 
     @property
@@ -143,6 +144,12 @@ CODECS = Registry(
         CodecRow("klt0", "mettle_cache.store.format.klt:KLT0"),
     ],
 )
+
+
+def codec_version(codec: Codec) -> int:
+    """Which of the encoders that have had this name it is."""
+    version: int = getattr(codec, "version", 1)
+    return version
 
 
 def get_codec(name: str) -> Codec:

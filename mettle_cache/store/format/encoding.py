@@ -13,6 +13,10 @@ Rounding costs at most half a code. Clamping costs at most the rounding error of
 and at most L steps wide. Hence ``|x - x̂| <= scale * (max(1/2, ulp(zero)/2) + ε)``, where ε (below 10⁻³) is what float32
 adds. A channel that is constant has ``q_mid = 0``: zero stays zero exactly, and any other constant is kept at least as
 well as float16 would.
+
+A codec that keeps the mean (int4) then adds the mean over the N tokens of ``x / scale - zero - q``, at most the bound
+above in codes, to the zero. The mean of what is decoded is off by no more than the rounding of the zero, and a token by
+no more than twice the bound.
 """
 
 from __future__ import annotations
@@ -58,13 +62,15 @@ def encode_affine(x: Tensor, codec: AffineCodec, layer: str) -> LayerTokens:
     flat_scale, flat_zero = scale.view(-1, x.shape[-1]), zero.view(-1, x.shape[-1])
     scratch: Tensor | None = None
     done = 0
-    for frames, out in _in_cache(x, codes):
+    for frames, out in _in_cache(x, codes, one_by_one=codec.keeps_mean):
         low, high = frames.amin(-2), frames.amax(-2)
         _check_range(low.amin(), high.amax(), codec, layer)
         rows = slice(done, done + len(frames))
         flat_scale[rows], flat_zero[rows] = choose_scale_and_zero(low, high, codec)
         scratch = torch.empty_like(frames) if scratch is None else scratch
         quantised = quantise(frames, flat_scale[rows], flat_zero[rows], codec, out=scratch)
+        if codec.keeps_mean:
+            flat_zero[rows] = mean_zero(frames, quantised, flat_scale[rows])
         out.copy_(pack_int4(quantised) if codec.packed else quantised)
         done += len(frames)
     return LayerTokens(codes, form, {"scale": scale, "zero": zero})
@@ -86,19 +92,31 @@ def quantise(x: Tensor, scale: Tensor, zero: Tensor, codec: AffineCodec, *, out:
     return steps.sub_(zero.float().unsqueeze(-2)).round_().clamp_(codec.low, codec.high)
 
 
+def mean_zero(x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
+    """The zero ``[F, D]`` float16 that makes the mean of decoded ``codes`` that of ``x``, both ``[F, N, D]``.
+
+    It stays within 2048, because no mean error is above half a step, or half of one where the zero is above 1024.
+    """
+    return (x.mean(-2) / scale.float() - codes.mean(-2)).to(torch.float16)
+
+
 def _float16_at_least(x: Tensor) -> Tensor:
     """The smallest float16 that is not below ``x``; positive float16 are ordered as their bit patterns are."""
     nearest = x.to(torch.float16)
     return (nearest.view(torch.int16) + (nearest.float() < x).to(torch.int16)).view(torch.float16)
 
 
-def _in_cache(x: Tensor, codes: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def _in_cache(x: Tensor, codes: Tensor, *, one_by_one: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
     """Pairs of ``[F, N, D]`` float32 frames and the codes to fill: one frame on a CPU, where it and the temporaries
-    stay in the cache (6 times faster than whole layers), all of them on an accelerator, where launches cost."""
+    stay in the cache (6 times faster than whole layers), all of them on an accelerator, where launches cost.
+
+    ``one_by_one``: one frame anywhere, contiguous, for sums that must not depend on what else is in the batch.
+    """
     frames, out = x.flatten(0, -3), codes.view(-1, *codes.shape[-2:])
-    step = 1 if x.device.type == "cpu" else max(1, len(frames))
+    step = 1 if one_by_one or x.device.type == "cpu" else max(1, len(frames))
     for start in range(0, len(frames), step):
-        yield frames[start : start + step].float(), out[start : start + step]
+        piece = frames[start : start + step].float()
+        yield piece.contiguous() if one_by_one else piece, out[start : start + step]
 
 
 def _check_range(low: Tensor, high: Tensor, codec: AffineCodec | FloatCodec, layer: str) -> None:

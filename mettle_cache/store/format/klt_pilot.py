@@ -125,7 +125,8 @@ def principal_components(covariance: Tensor) -> Tensor:
     with one_thread(covariance.device):
         vectors = torch.linalg.eigh(covariance)[1].flip(-1)
     largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
-    return vectors * torch.where(largest < 0, -1.0, 1.0)
+    signed: Tensor = vectors * torch.where(largest < 0, -1.0, 1.0)
+    return signed
 
 
 def allocate_bits(variances: np.ndarray, nbytes: int) -> np.ndarray:

@@ -25,7 +25,7 @@ from mettle_cache.errors import (
 )
 from mettle_cache.layers import LayerSpec
 from mettle_cache.store.format.clip_ids import read_clip_ids
-from mettle_cache.store.format.codecs import CODECS, Codec, get_codec
+from mettle_cache.store.format.codecs import CODECS, Codec, codec_version, get_codec
 from mettle_cache.store.format.digests import CRC_BYTES, digest, digest_of
 from mettle_cache.store.format.files import (
     CLIPS_FILE,
@@ -327,6 +327,13 @@ def _check_layout(metadata: StoreMetadata) -> None:
         raise StoreError(
             f"{path} is written in the codec {name!a}, which is not installed here",
             hint=f"install the package that brings it; there are {', '.join(CODECS.names())}",
+        )
+    version = metadata.record.key.codec_version or 1
+    if version > codec_version(metadata.codec):
+        raise StoreError(
+            f"{path} is written in version {version} of the codec {name}; here is version "
+            f"{codec_version(metadata.codec)}",
+            hint="install the version of the package that wrote it, or a newer one",
         )
     try:
         problems = _static_problems(metadata)

@@ -53,7 +53,8 @@ class FloatCodec:
 class AffineCodec:
     """``x ≈ scale * (code + zero)`` per frame and channel, scale and zero in float16 (encoding.py).
 
-    Codes are the integers from ``low`` to ``high`` inclusive; ``packed``: two of them a byte.
+    Codes are the integers from ``low`` to ``high`` inclusive; ``packed``: two of them a byte. ``keeps_mean``: the zero
+    takes up the mean of the rounding errors, so that a frame's mean token is nearly exact.
     """
 
     name: str
@@ -61,6 +62,8 @@ class AffineCodec:
     low: int
     high: int
     packed: bool = False
+    keeps_mean: bool = False
+    version: int = 1
 
     @property
     def steps(self) -> int:
@@ -120,4 +123,4 @@ class AffineCodec:
 # float16 overflows at 65,504; the margin leaves room for a head's first sums
 FLOAT16 = FloatCodec("float16", "float16", limit=6e4)
 INT8_CODEC = AffineCodec("int8", "int8", low=-128, high=127)
-INT4_CODEC = AffineCodec("int4", "uint8", low=0, high=15, packed=True)
+INT4_CODEC = AffineCodec("int4", "uint8", low=0, high=15, packed=True, keeps_mean=True, version=2)

@@ -87,6 +87,7 @@ class KeyModel(Strict):
     dataset: ShortText
     segments: Positive
     codec: ShortText
+    codec_version: Annotated[int, Field(ge=2)] | None = None
     layers: Annotated[list[LayerModel], Field(min_length=1, max_length=10_000)]
     clips: ClipsModel
     samples: SamplesModel
@@ -96,9 +97,10 @@ class KeyModel(Strict):
 
     @model_serializer(mode="wrap")
     def _without_absent(self, render: SerializerFunctionWrapHandler) -> dict[str, object]:
-        # only codecs with static arrays have the field, so that other stores are what they were before there were any
+        # only codecs with static arrays or later versions have the fields, so that other stores are what they were
         fields: dict[str, object] = render(self)
-        return {name: value for name, value in fields.items() if name != "static" or value is not None}
+        absent = {"static", "codec_version"}
+        return {name: value for name, value in fields.items() if name not in absent or value is not None}
 
 
 class Sealed(Strict):

@@ -12,7 +12,7 @@ from mettle_cache.errors import ConfigError
 from mettle_cache.layers import LayerSpec, group_by_array
 from mettle_cache.samples import CLIP, clips_of_samples
 from mettle_cache.store.format.clip_ids import id_problems
-from mettle_cache.store.format.codecs import NO_STATIC, StaticArrays, get_codec
+from mettle_cache.store.format.codecs import NO_STATIC, StaticArrays, codec_version, get_codec
 from mettle_cache.store.format.digests import canonical_json, digest, digest_of
 from mettle_cache.store.format.static import static_contents
 
@@ -90,6 +90,8 @@ class StoreSpec:
             "vocabulary": {name: list(words) for name, words in self.vocabulary.items()},
             "extraction": json.loads(canonical_json(self.key)),
         }
+        if (version := codec_version(get_codec(self.codec))) > 1:
+            document["codec_version"] = version
         if self.static_files:
             document["static"] = {name: digest(content) for name, content in self.static_files.items()}
         return document

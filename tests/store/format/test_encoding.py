@@ -1,5 +1,7 @@
 """The codecs against their specification: bounds, determinism, refusals."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -38,10 +40,14 @@ def frames(limit: float) -> st.SearchStrategy[torch.Tensor]:
 
 
 def error_bound(tokens, codec):
-    """``scale * max(1/2, ulp(zero)/2)`` and the slack, as encoding.py proves it; ``[T, D]`` float64."""
-    zero = np.abs(tokens.zero.numpy())
-    half_ulp = np.spacing(zero).astype(np.float64) / 2
-    return tokens.scale.numpy().astype(np.float64) * (np.maximum(0.5, half_ulp) + EPSILON)
+    """``scale * max(1/2, ulp(zero)/2)`` and the slack, as encoding.py proves it, twice for int4; ``[T, D]`` float64."""
+    most = np.maximum(0.5, half_ulp(tokens.zero)) * (2 if codec.keeps_mean else 1)
+    return tokens.scale.numpy().astype(np.float64) * (most + EPSILON)
+
+
+def half_ulp(zero):
+    """Of float16 zeros; of the interval above where a zero is a power of two."""
+    return np.spacing(np.abs(zero.numpy())).astype(np.float64) / 2
 
 
 @pytest.mark.parametrize("name", AFFINE)
@@ -57,6 +63,23 @@ def test_the_error_of_the_affine_codecs_is_bounded(name, data):
     assert (np.abs(tokens.zero.numpy()) <= 2048).all()
     error = np.abs(x.numpy().astype(np.float64) - decoded).max(-2)
     assert (error <= error_bound(tokens, codec)).all()
+
+
+@given(x=frames(6e4))
+@settings(max_examples=150, deadline=None)
+def test_int4_keeps_the_mean_of_every_frame_up_to_the_rounding_of_the_zero(x):
+    tokens = encode(get_codec("int4"), x)
+    error = (x.double().mean(-2) - tokens.floats(torch.float64).mean(-2)).abs().numpy()
+    assert (error <= tokens.scale.numpy().astype(np.float64) * (half_ulp(tokens.zero) + EPSILON)).all()
+
+
+def test_int4_keeps_means_better_than_its_first_version():
+    x = torch.randn(4, 144, 64, generator=torch.Generator().manual_seed(1)) * torch.linspace(0.1, 30, 64) + 2
+    errors = [
+        (encode(codec, x).floats(torch.float64) - x).mean(-2).norm()
+        for codec in (get_codec("int4"), replace(get_codec("int4"), keeps_mean=False))
+    ]
+    assert errors[0] < errors[1] / 5
 
 
 @pytest.mark.parametrize("name", AFFINE)

@@ -10,7 +10,7 @@ from mettle_cache.errors import StoreCorruptError, StoreError
 from mettle_cache.store.format.layout import group_json
 from mettle_cache.store.format.records import ReadyRecord
 from mettle_cache.store.reading.token_store import TokenStore
-from tests.store.tiny import make_spec, write_store
+from tests.store.tiny import make_spec, rewrite_metadata, write_store
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +32,19 @@ def test_a_newer_format_is_refused_with_advice(path):
     with pytest.raises(StoreError, match="has store format 2; this version reads format 1") as caught:
         TokenStore.open(path)
     assert "newer" in caught.value.hint
+
+
+def test_a_newer_version_of_the_codec_is_refused_with_advice(path):
+    def change(root):
+        # in its place, because there is one valid rendering
+        fields = [(name, value) for name, value in root["key"].items() if name != "codec_version"]
+        after = [name for name, _ in fields].index("codec") + 1
+        root["key"] = dict([*fields[:after], ("codec_version", 9), *fields[after:]])
+
+    rewrite_metadata(path, change)
+    with pytest.raises(StoreError, match="is written in version 9 of the codec int8; here is version 1") as caught:
+        TokenStore.open(path)
+    assert "install the version" in caught.value.hint
 
 
 @pytest.mark.parametrize("place", ["provenance", "digest"])

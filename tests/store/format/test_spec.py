@@ -73,6 +73,11 @@ def test_provenance_does_not_change_the_key():
     assert make_spec(provenance={"command": "other"}).key_document() == make_spec().key_document()
 
 
+def test_a_later_version_of_a_codec_is_in_the_key():
+    assert "codec_version" not in make_spec("int8").key_document()
+    assert make_spec("int4").key_document()["codec_version"] == 2
+
+
 def test_differences_name_every_field_that_differs():
     new = make_spec(key={"visual": {"weights": "xyz", "size": 192}, "fps": 2}, segments=3)
     assert key_differences(make_spec().key_document(), new.key_document()) == [
