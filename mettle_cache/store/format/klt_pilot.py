@@ -160,7 +160,7 @@ def allocate_bits(variances: np.ndarray, nbytes: int) -> np.ndarray:
     allocated = np.zeros(len(energy), np.uint8)
     for group in reversed(range(len(energy))):
         allocated[group] = choices[group][left]
-        left -= allocated[group]
+        left -= int(allocated[group])
     # equal groups may come in any order
     return np.sort(allocated)[::-1].copy()
 

@@ -85,6 +85,13 @@ def test_no_other_bits_leave_a_smaller_error(energy, nbytes):
         assert sum(int(number) for number in bits) == nbytes
 
 
+def test_rows_may_have_more_bytes_than_a_byte_counts():
+    energy = np.geomspace(1e3, 1e-3, 192)
+    bits = allocate_bits(np.repeat(energy, 8), 288)
+    assert int(bits.sum(dtype=int)) == 288
+    assert list(bits) == sorted(bits, reverse=True)
+
+
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
 def test_the_table_is_of_the_best_quantiser_of_a_gaussian(bits):
     x = np.linspace(-10, 10, 400_001)
