@@ -1,30 +1,35 @@
 """Stores for benches: the layer tables of Swin-V2-L and HTS-AT, and plausible tokens for them, without a backbone.
 
 The tokens have a stated spectrum (:mod:`mettle_cache.pipelines.benchmark.spectral`), are encoded by the real codecs and
-written by the real writer; one clip is encoded, and the others are its tokens in another order, so every clip has its
-own bytes.
+written by the real writer; one clip is encoded, and the others are its rows of codes in another order, so every clip
+has its own bytes. A codec's pilot looks at one block of each stage, because blocks of a stage are alike here.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import pyarrow as pa
 import torch
 
 from mettle_cache.backbones import layer_table
-from mettle_cache.layers import LayerSpec
+from mettle_cache.layers import LayerSpec, group_by_array
 from mettle_cache.pipelines.benchmark.spectral import spectral_tokens
 from mettle_cache.pipelines.progress import Progress, Silent
-from mettle_cache.store.format.codecs import encode_layers, get_codec
-from mettle_cache.store.format.layout import bytes_per_clip
+from mettle_cache.store.format.codecs import NO_STATIC, StaticArrays, encode_layers, get_codec
+from mettle_cache.store.format.layout import bytes_per_clip, static_layout
 from mettle_cache.store.format.spec import StoreSpec
 from mettle_cache.store.writing.writer import StoreWriter
 from mettle_cache.tokens import LayerTokens
 
 SEGMENTS = 10
+# frames that a pilot looks at: so many tokens for each of a stage's components
+_TOKENS_A_COMPONENT, _LEAST_FRAMES, _MOST_FRAMES = 6, 8, 200
+_PILOT_SEED = 1
 CATEGORIES = tuple(f"category {number:02d}" for number in range(28))
 _TINY_STAGES = (
     ("visual", 2, (4, 4), 16),
@@ -50,7 +55,8 @@ def bench_layers(*, tiny: bool = False) -> tuple[LayerSpec, ...]:
 
 def store_bytes(layers: Sequence[LayerSpec], codec: str, clips: int) -> int:
     """What :func:`write_bench_store` will write, at most."""
-    return clips * sum(bytes_per_clip(layers, SEGMENTS, get_codec(codec)).values())
+    static = sum(array.nbytes for array in static_layout(layers, SEGMENTS, get_codec(codec)))
+    return static + clips * sum(bytes_per_clip(layers, SEGMENTS, get_codec(codec)).values())
 
 
 def write_bench_store(
@@ -71,15 +77,32 @@ def write_bench_store(
 def bench_clip(layers: Sequence[LayerSpec], codec: str, *, seed: int = 0) -> dict[str, LayerTokens]:
     """One clip's codes by layer, ``[T, N, *]``."""
     generator = torch.Generator().manual_seed(seed)
+    static = bench_static(tuple(layers), codec)
     encoded: dict[str, LayerTokens] = {}
     for layer in layers:
         x = spectral_tokens(layer, SEGMENTS, generator)
-        encoded |= encode_layers({layer.name: x}, get_codec(codec), [layer])
+        encoded |= encode_layers({layer.name: x}, get_codec(codec), [layer], static)
     return encoded
 
 
+@lru_cache(maxsize=4)
+def bench_static(layers: tuple[LayerSpec, ...], codec: str) -> StaticArrays:
+    """The codec's static arrays from a pilot on frames of other clips; none for a codec without."""
+    stages = group_by_array(layers)
+    pilot = get_codec(codec).pilot([members[0] for members in stages.values()])
+    if pilot is None:
+        return NO_STATIC
+    generator = torch.Generator().manual_seed(_PILOT_SEED)
+    for first, *_ in stages.values():
+        wanted = math.ceil(_TOKENS_A_COMPONENT * first.width * first.cell**2 / first.tokens)
+        for _ in range(max(_LEAST_FRAMES, min(wanted, _MOST_FRAMES))):
+            pilot.add({first.name: spectral_tokens(first, 1, generator)})
+    arrays = pilot.finish()
+    return {layer.name: arrays[members[0].name] for members in stages.values() for layer in members}
+
+
 def reorder_tokens(clip: dict[str, LayerTokens], by: int) -> dict[str, LayerTokens]:
-    """The same tokens in another order within each segment: scales and zeros belong to channels and stay."""
+    """The same codes in another order of tokens within each segment: what belongs to channels and frames stays."""
     return {name: replace(tokens, codes=tokens.codes.roll(by, dims=-2)) for name, tokens in clip.items()}
 
 
@@ -114,4 +137,5 @@ def _spec(layers: Sequence[LayerSpec], codec: str, clips: int) -> StoreSpec:
         vocabulary={"categories": CATEGORIES},
         key={"bench": "tokens of a stated spectrum"},
         provenance={"command": "mettle bench"},
+        static=bench_static(tuple(layers), codec),
     )
