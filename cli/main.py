@@ -33,6 +33,7 @@ COMMANDS = (
     "train",
     "sweep",
     "evaluate",
+    "compare-codecs",
     "export",
     "params",
     "bench",

@@ -146,6 +146,16 @@ class Task(Protocol):
     def score(self, predictions: Predictions, rows: Sequence[int]) -> dict[str, float]:
         """The published metrics over predictions of R samples, ``metric`` among them."""
 
+    def sample_scores(self, predictions: Predictions, rows: Sequence[int]) -> NDArray[np.float64]:
+        """What each of R samples scores alone in ``metric``; where that is a mean over samples, its terms."""
+        alone = [({name: array[[place]] for name, array in predictions.items()}, [row]) for place, row in enumerate(rows)]
+        return np.array([self.score(*one)[self.metric] for one in alone])
+
+    def changed_share(self, predictions: Predictions, others: Predictions) -> float:
+        """The share, 0 to 1, in which two heads differ of what they predict for the same samples."""
+        differing = [np.asarray(predictions[name]) != np.asarray(others[name]) for name in predictions]
+        return sum(int(array.sum()) for array in differing) / sum(array.size for array in differing)
+
     def details(self, predictions: Predictions, rows: Sequence[int]) -> dict[str, object]:
         """What else a reader of a result wants to see, as JSON."""
         return {}

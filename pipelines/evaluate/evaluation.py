@@ -201,14 +201,14 @@ def _load(
     epoch = run.load_best(folder)
     samples = read_split(store, split)
     if not samples.rows:
-        raise _no_samples(store, samples)
+        raise no_samples(store, samples)
     # a damaged result is this run's failure, and known before the split is read
     folder.read_result()
     place.read_result()
     return _TrainedRun(folder, place, config, recipe, store, samples, run, epoch)
 
 
-def _no_samples(store: TokenStore, split: Split) -> UsageError:
+def no_samples(store: TokenStore, split: Split) -> UsageError:
     """Why there is nothing to score: every clip of the split failed, or there is no such split."""
     see = f"see: {command_line('mettle info', str(store.path))}"
     if split.dropped:

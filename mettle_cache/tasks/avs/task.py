@@ -154,6 +154,11 @@ class AvsTask(Task):
             "f_measure_global": global_f_measure(curves, counted),
         }
 
+    def changed_share(self, predictions: Predictions, others: Predictions) -> float:
+        """Of all pixels, those that are foreground in one of the two."""
+        ours, theirs = np.asarray(predictions["masks"]), np.asarray(others["masks"])
+        return float(_pixels(ours ^ theirs).sum()) / (8 * ours.size)
+
     def details(self, predictions: Predictions, rows: Sequence[int]) -> dict[str, object]:
         """The size of the F-measure's groups, and mIoU of the frames with and without foreground."""
         empty = ~self._packed(rows).any(-1)

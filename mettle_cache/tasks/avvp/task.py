@@ -134,6 +134,10 @@ class AvvpTask(Task):
     def score(self, predictions: Predictions, rows: Sequence[int]) -> dict[str, float]:
         return parsing_scores(_parsing(predictions), self._annotation(rows))
 
+    def changed_share(self, predictions: Predictions, others: Predictions) -> float:
+        """Of segments of each modality, those in which any category differs: most categories are absent in both."""
+        return float(np.mean([(predictions[name] != others[name]).any(axis=1) for name in LABELLED]))
+
     def details(self, predictions: Predictions, rows: Sequence[int]) -> dict[str, object]:
         """F by category over all segments, and the dense files that the scores are against."""
         by_category = category_scores(_parsing(predictions), self._annotation(rows), vocabulary=self.categories)
