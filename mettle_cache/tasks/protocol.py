@@ -148,8 +148,11 @@ class Task(Protocol):
 
     def sample_scores(self, predictions: Predictions, rows: Sequence[int]) -> NDArray[np.float64]:
         """What each of R samples scores alone in ``metric``; where that is a mean over samples, its terms."""
-        alone = [({name: array[[place]] for name, array in predictions.items()}, [row]) for place, row in enumerate(rows)]
-        return np.array([self.score(*one)[self.metric] for one in alone])
+        scores = []
+        for place, row in enumerate(rows):
+            alone = {name: array[place : place + 1] for name, array in predictions.items()}
+            scores.append(self.score(alone, [row])[self.metric])
+        return np.array(scores)
 
     def changed_share(self, predictions: Predictions, others: Predictions) -> float:
         """The share, 0 to 1, in which two heads differ of what they predict for the same samples."""

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from mettle_cache.devices import choose_device, prepare_process
 from mettle_cache.errors import RunError, UsageError
+from mettle_cache.pipelines.cells import cells_for
 from mettle_cache.pipelines.compare.config import CLIP_MEAN, REFERENCE, CompareJob
 from mettle_cache.pipelines.compare.groups import CLIP, group_columns, read_groups
 from mettle_cache.pipelines.compare.heads import Subject, heads_of
-from mettle_cache.pipelines.compare.intervals import widest_interval
+from mettle_cache.pipelines.compare.intervals import Interval, widest_interval
 from mettle_cache.pipelines.compare.report import CodecRow, CompareReport
 from mettle_cache.pipelines.evaluate.evaluation import no_samples
 from mettle_cache.pipelines.progress import Progress, Silent
@@ -57,18 +58,18 @@ def compare_codecs(job: CompareJob, progress: Progress | None = None) -> Compare
     with TokenStore.open(job.store) as store:
         subject = _subject(job, store)
         columns = _columns(job, subject)
-        for name in job.compared:
-            if name != CLIP_MEAN:
-                get_codec(name).arrays(store.layers[:1], store.segments)
+        sizes = {name: _clip_bytes(store, name) for name in job.compared}
         _claim(subject)
         task, seeds = bind_task(subject.recipe, store), range(job.seeds)
         reference = heads_of(subject, REFERENCE, seeds, progress)
         terms = _terms(task, reference, subject)
-        rows = [_row(subject, task, REFERENCE, reference, terms)]
-        for name in job.compared[1:]:
+        rows = []
+        for name in job.compared:
             heads = heads_of(subject, name, seeds, progress)
-            row = _row(subject, task, name, heads, terms, reference, columns)
-            rows.append(row)
+            own = _terms(task, heads, subject)
+            difference = None if name == REFERENCE else widest_interval(own - terms, columns)
+            changed = [task.changed_share(head, other) for head, other in zip(heads, reference, strict=True)]
+            rows.append(_row(name, sizes[name], own.mean(1).tolist(), difference, changed))
         return _report(job, subject, task, columns, reference, rows)
 
 
@@ -115,9 +116,7 @@ def _claim(subject: Subject) -> None:
         raise RunError(f"{file} cannot be read ({error})", hint="choose another folder with --out") from error
     if differing:
         listed = ", ".join(f"{key} = {there.get(key)} there, {asked.get(key)} here" for key in differing[:5])
-        raise RunError(
-            f"{subject.folder} holds another comparison ({listed})", hint="choose another folder with --out"
-        )
+        raise RunError(f"{subject.folder} holds another comparison ({listed})", hint="choose another folder with --out")
 
 
 def _terms(task: Task, heads: Sequence[Predictions], subject: Subject) -> NDArray[np.float64]:
@@ -136,33 +135,24 @@ def _terms(task: Task, heads: Sequence[Predictions], subject: Subject) -> NDArra
 
 
 def _row(
-    subject: Subject,
-    task: Task,
-    name: str,
-    heads: Sequence[Predictions],
-    terms: NDArray[np.float64],
-    reference: Sequence[Predictions] = (),
-    columns: Mapping[str, Sequence[str]] | None = None,
+    name: str, size: int | None, scores: Sequence[float], difference: Interval | None, changed: Sequence[float]
 ) -> CodecRow:
-    """A codec's row; ``terms`` are those of the ``reference``, which is compared with itself where it is empty."""
-    own = _terms(task, heads, subject) if reference else terms
-    scores = own.mean(1).tolist()
-    changed = [task.changed_share(head, other) for head, other in zip(heads, reference, strict=False)]
     return CodecRow(
         codec=name,
-        clip_bytes=_clip_bytes(subject.store, name),
+        clip_bytes=size,
         score=statistics.fmean(scores),
         spread=statistics.stdev(scores),
-        difference=widest_interval(own - terms, columns) if columns else None,
-        changed=statistics.fmean(changed) if changed else 0.0,
+        difference=difference,
+        changed=statistics.fmean(changed),
     )
 
 
 def _clip_bytes(store: TokenStore, name: str) -> int | None:
-    """Bytes of the arrays of one clip in a codec, exactly."""
+    """Bytes of the arrays of one clip in a codec, exactly. Raises StoreError where it cannot hold the layers."""
     if name == CLIP_MEAN:
         return None
-    sizes = bytes_per_clip(store.layers, store.segments, get_codec(name))
+    codec = get_codec(name)
+    sizes = bytes_per_clip(cells_for(codec, store.dataset, store.layers), store.segments, codec)
     return sum(size for array, size in sizes.items() if array != RECORDS)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mettle_cache.devices import check_device_name
 from mettle_cache.errors import ConfigError, UsageError
-from mettle_cache.paths import command_line, resolve_fields
+from mettle_cache.paths import resolve_fields
 from mettle_cache.pipelines.compare.groups import read_groups
 from mettle_cache.pipelines.places import require_store
 from mettle_cache.pipelines.train.recipe_file import read_recipe
@@ -49,14 +49,13 @@ class CompareJob:
     device: str | None = None
 
     def __post_init__(self) -> None:
-        problems = [*resolve_fields(self, "store", "groups", "out"), *map(_codec_problem, self.codecs)]
+        problems = [*resolve_fields(self, "store", "groups", "out"), *filter(None, map(_codec_problem, self.codecs))]
         if len(set(self.codecs)) < len(self.codecs):
             problems.append("--codecs: a codec is there twice")
         if not 2 <= self.seeds <= MOST_SEEDS:
             problems.append(f"--seeds {self.seeds}: an interval over seeds needs 2 to {MOST_SEEDS} of them")
-        if problems := [problem for problem in problems if problem]:
-            see = "see: mettle compare-codecs --help"
-            raise ConfigError(problems, where="these options cannot be used", hint=see)
+        if problems:
+            raise ConfigError(problems, where="these options cannot be used", hint="see: mettle compare-codecs --help")
 
     @property
     def compared(self) -> tuple[str, ...]:
@@ -84,7 +83,7 @@ class CompareJob:
         if codec != REFERENCE:
             raise UsageError(
                 f"{self.store} is in {codec}: what {codec} has lost already could not be told from what others lose",
-                hint=f"make a store to compare with: {command_line('mettle extract --dataset NAME --codec', REFERENCE)}",
+                hint=f"extract the same clips with --codec {REFERENCE}, and compare from that store",
             )
 
 

@@ -112,8 +112,8 @@ def _write(path: Path, predictions: Predictions) -> None:
 def _read(path: Path) -> Predictions:
     """A head's predictions; the zip file's checksums are compared. Raises RunError for damage."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise RunError(
             f"{path}: a head's predictions cannot be read ({error})",

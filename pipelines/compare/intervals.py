@@ -32,7 +32,7 @@ DRAWS = 10_000
 _SEED = 0
 # bounds the memory of one piece: its counts are [draws, groups]
 _PIECE = 500
-_GRID = 200_001
+_GRID = 20_001
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +53,7 @@ def widest_interval(differences: ArrayLike, columns: Mapping[str, Sequence[objec
     is connected somehow would soon be one, so each way of sharing is taken by itself. ``columns`` are the groups of the
     R samples by the name of what they share.
     """
-    intervals = [
-        paired_interval(differences, labels, grouped_by=name, draws=draws) for name, labels in columns.items()
-    ]
+    intervals = [paired_interval(differences, labels, grouped_by=name, draws=draws) for name, labels in columns.items()]
     return max(intervals, key=lambda interval: interval.high - interval.low)
 
 

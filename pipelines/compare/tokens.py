@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
+from mettle_cache.errors import RunError
 from mettle_cache.pipelines.compare.config import CLIP_MEAN, REFERENCE
-from mettle_cache.pipelines.compare.recoding import recode_store
 from mettle_cache.pipelines.progress import Progress
+from mettle_cache.pipelines.recode import RecodeConfig, recode
 from mettle_cache.store.format.digests import digest_of
 from mettle_cache.store.reading.token_store import TokenStore
 from mettle_cache.tokens import LayerTokens, TokenBatch
@@ -34,16 +35,23 @@ class ClipMeanStore(TokenStore):
 
 
 def open_tokens(store: TokenStore, name: str, folder: Path, progress: Progress) -> TokenStore:
-    """The tokens of ``store`` under ``name``: itself, its clip means, or the codec's, for which ``folder`` takes a store.
+    """The tokens of ``store`` called ``name``: itself, its clip means, or in a codec, as a new store in ``folder``.
 
-    Recoding once and reading the small store in every epoch is faster than encoding every batch again, and a store in
-    half of the bytes or fewer is nearly always in memory.
+    Recoding once and reading the smaller store in every epoch is faster than encoding every batch again.
+
+    Raises
+    ------
+    RunError
+        The codec cannot hold all clips.
     """
     if name == REFERENCE:
         return store
     if name == CLIP_MEAN:
         return ClipMeanStore.open(store.path)
-    recode_store(store, name, folder, progress)
+    report = recode(RecodeConfig(store=store.path, codec=name, out=folder), progress)
+    if report.failures:
+        clip, reason = next(iter(report.failures.items()))
+        raise RunError(f"{len(report.failures)} clips cannot be in {name}, such as {clip}: {reason}")
     return TokenStore.open(folder)
 
 

@@ -101,7 +101,8 @@ class _Notes:
             table = csv.writer(file)
             table.writerow(("clip", "picture", "recording"))
             for clip, (made_for, used) in self.clips.items():
-                table.writerow((clip, *(_main_asset(used, kind, made_for) or clip for kind in ("picture", "recording"))))
+                main = [_main_asset(used, kind, made_for) for kind in ("picture", "recording")]
+                table.writerow((clip, *(asset or clip for asset in main)))
         return path
 
 

@@ -155,3 +155,13 @@ def test_the_head_stays_in_full_precision_under_autocast():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         outputs = model(tokens())
     assert {value.dtype for value in outputs.values()} == {torch.float32}
+
+
+def test_scores_of_videos_average_to_the_metric_and_changes_count_segments():
+    task = make()
+    ours, others = ({"labels": np.random.default_rng(n).integers(0, 3, task.labels.shape)} for n in range(2))
+    rows = range(len(task.labels))
+    scores = task.sample_scores(ours, rows)
+    assert scores == pytest.approx(100 * (ours["labels"] == task.labels).mean(1))
+    assert scores.mean() == pytest.approx(task.score(ours, rows)["accuracy"])
+    assert task.changed_share(ours, others) == pytest.approx((ours["labels"] != others["labels"]).mean())

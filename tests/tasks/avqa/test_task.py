@@ -279,3 +279,12 @@ def test_published_rows_are_the_peers_and_have_no_total():
 def test_details_are_json():
     task = make()
     assert json.loads(json.dumps(task.details({"answers": np.array([2])}, [4])))
+
+
+def test_scores_of_questions_average_to_the_metric_and_changes_count_answers():
+    task, rows = make(), [4, 5, 6]
+    ours, others = {"answers": np.array([2, 0, 2])}, {"answers": np.array([2, 1, 1])}
+    # nobody could learn the answer "right"
+    assert task.sample_scores(ours, rows).tolist() == [100, 0, 100]
+    assert task.sample_scores(ours, rows).mean() == pytest.approx(task.score(ours, rows)["accuracy"])
+    assert task.changed_share(ours, others) == pytest.approx(2 / 3)

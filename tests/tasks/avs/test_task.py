@@ -295,3 +295,16 @@ def test_a_diverged_model_is_an_error():
     task = make_task()
     with pytest.raises(RunError, match="logits hold values that are not finite"):
         task.predict({"logits": torch.full((1, FRAMES, SIDE, SIDE), torch.nan)}, [1])
+
+
+def test_scores_of_videos_average_to_the_metric_and_changes_count_pixels():
+    task = make_task()
+    ours, others = (
+        task.predict({"logits": torch.randn(2, FRAMES, SIDE, SIDE, generator=torch.manual_seed(n))}, [1, 2])
+        for n in range(2)
+    )
+    scores = task.sample_scores(ours, [1, 2])
+    assert scores.mean() == pytest.approx(task.score(ours, [1, 2])["miou"])
+    assert scores == pytest.approx(100 * ours["iou"].mean(1))
+    pixels = [np.unpackbits(one["masks"], axis=-1) for one in (ours, others)]
+    assert task.changed_share(ours, others) == pytest.approx((pixels[0] != pixels[1]).mean())

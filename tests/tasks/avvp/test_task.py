@@ -239,3 +239,19 @@ def test_a_head_with_motion_features_is_built_without_samples():
 def test_stores_that_cannot_be_used(rows, vocabulary, message):
     with pytest.raises(DatasetError, match=message):
         make(samples=make_samples(rows), vocabulary=vocabulary)
+
+
+def test_scores_of_samples_average_to_the_metric_and_changes_count_segments():
+    task, rng, rows = make(), np.random.default_rng(1), [1, 2, 3]
+    ours, others = ({m: rng.random((3, 3, 10)) < 0.3 for m in ("audio", "visual")} for _ in range(2))
+    scores = task.sample_scores(ours, rows)
+    assert scores.mean() == pytest.approx(task.score(ours, rows)["segment_type_av"])
+    assert scores[1] == pytest.approx(task.score({m: x[1:2] for m, x in ours.items()}, [2])["segment_type_av"])
+    changed = [
+        any(ours[modality][video, :, second] != others[modality][video, :, second])
+        for modality in ours
+        for video in range(3)
+        for second in range(10)
+    ]
+    assert task.changed_share(ours, others) == pytest.approx(np.mean(changed))
+    assert task.changed_share(ours, ours) == 0
