@@ -225,8 +225,9 @@ class LayerTokens:
         return replace(pinned, static={name: array.pin_memory() for name, array in self.static.items()})
 
     def flatten_frames(self) -> LayerTokens:
-        """``[B, T, *]`` as ``[B T, *]``, without a copy."""
-        return self.map(lambda part: torch.flatten(part, 0, 1))
+        """``[B, T, *]`` as ``[B T, *]``, or however many leading axes there are, without a copy."""
+        last = self.codes.ndim - 3
+        return self.map(lambda part: torch.flatten(part, 0, last))
 
     def __getitem__(self, index: int | slice | Tensor) -> LayerTokens:
         """Index the leading (clip) axis of every part alike."""

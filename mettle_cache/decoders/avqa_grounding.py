@@ -68,7 +68,7 @@ class Pictures:
 def inject_vectors(
     pictures: Pictures, vectors: Tensor, *, softmax_over: Literal["meta_tokens", "positions"]
 ) -> Pictures:
-    """One step of equation 3.4 on top of the pictures: :func:`mettle_cache.methods.mti.inject` without adding up.
+    """One step of equation 3.4 on top of the pictures, without adding up.
 
     ``vectors`` are meta-tokens ``[..., K, D]``; the softmax is over them or, with ``positions``, over the N positions.
     """

@@ -7,7 +7,7 @@ docs/protocols/avs.md, "Pyramid decoder" (laterals, fusion, output head) and "Di
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Protocol, cast
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -23,6 +23,14 @@ SIDE = 224
 # LAVISH's widths before the dilated convolutions, those of the PVT that AVSBench was made for
 _DILATED_WIDTHS = (64, 128, 320, 512)
 _DILATIONS = (3, 6, 12, 18)
+
+
+class Stage(Protocol):
+    """A stage's tokens, which laterals read through a linear and in no other way."""
+
+    def project(self, linear: nn.Linear) -> Tensor:
+        """``linear`` of every token: ``[F, N, C]``."""
+        ...
 
 
 class FPN(nn.Module):
@@ -63,13 +71,13 @@ class FPN(nn.Module):
         self.fusions = nn.ModuleList(Fusion(width, first=side == LEVELS[-1]) for side in LEVELS)
         self.output = OutputHead(width)
 
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Tokens ``[F, N, D]`` of each stage to logits ``[F, 224, 224]``."""
-        return self.decode(self.maps(features))
+    def forward(self, stages: Sequence[Stage]) -> Tensor:
+        """Stages of F frames to logits ``[F, 224, 224]``."""
+        return self.decode(self.maps(stages))
 
-    def maps(self, features: Sequence[Tensor]) -> list[Tensor]:
+    def maps(self, stages: Sequence[Stage]) -> list[Tensor]:
         """The laterals' maps ``[F, C, side, side]``, fine to coarse."""
-        return [lateral(tokens) for lateral, tokens in zip(self.laterals, features, strict=True)]
+        return [lateral(stage) for lateral, stage in zip(self.laterals, stages, strict=True)]
 
     def decode(self, maps: Sequence[Tensor]) -> Tensor:
         """Maps of :meth:`maps` to logits ``[F, 224, 224]``."""
@@ -90,19 +98,19 @@ def to_map(tokens: Tensor, grid: tuple[int, int], side: int) -> Tensor:
 
 
 class LinearLateral(nn.Module):
-    """``[F, N, D]`` to ``[F, C, side, side]``."""
+    """A stage of F frames to ``[F, C, side, side]``."""
 
     def __init__(self, stage: LayerSpec, width: int, side: int) -> None:
         super().__init__()
         self.grid, self.side = stage.grid, side
         self.linear = nn.Linear(stage.width, width)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        return to_map(self.linear(tokens), self.grid, self.side)
+    def forward(self, stage: Stage) -> Tensor:
+        return to_map(stage.project(self.linear), self.grid, self.side)
 
 
 class DilatedLateral(nn.Module):
-    """``[F, N, D]`` to ``[F, C, side, side]``: a linear, then the sum of four dilated 3 x 3 convolutions."""
+    """A stage of F frames to ``[F, C, side, side]``: a linear, then the sum of four dilated 3 x 3 convolutions."""
 
     def __init__(self, stage: LayerSpec, width: int, side: int, *, inner: int) -> None:
         super().__init__()
@@ -113,8 +121,8 @@ class DilatedLateral(nn.Module):
         for branch in self.branches:
             nn.init.normal_(cast(Tensor, branch.weight), std=0.01)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        picture = self.linear(tokens)
+    def forward(self, stage: Stage) -> Tensor:
+        picture = self.linear(stage)
         summed: Tensor = sum(branch(picture) for branch in self.branches)
         return summed
 

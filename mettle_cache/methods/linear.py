@@ -59,11 +59,9 @@ class LinearProbe(nn.Module):
 def mean_token(tokens: LayerTokens, dtype: torch.dtype = torch.float32) -> Tensor:
     """Mean over the N tokens, ``[..., T, D]``: codes are averaged and only the mean is decoded."""
     if not tokens.format.affine:
-        leading, count = tokens.codes.shape[:-2], tokens.count
-        frames = tokens.map(lambda part: part.flatten(0, len(leading) - 1))
-        alike = torch.full((1, count), 1 / count, dtype=dtype, device=tokens.codes.device)
-        mean: Tensor = absorbed_pooling(frames, alike.new_empty(0, tokens.width), alike)[1]
-        return mean.view(*leading, tokens.width)
+        alike = torch.full((1, tokens.count), 1 / tokens.count, dtype=dtype, device=tokens.codes.device)
+        pooled = absorbed_pooling(tokens.flatten_frames(), alike.new_empty(0, tokens.width), alike)[1]
+        return pooled.view(*tokens.codes.shape[:-2], tokens.width)
     mean = tokens.format.unpack(tokens.codes).mean(dim=-2, dtype=dtype)
     if tokens.scale is None or tokens.zero is None:
         return mean

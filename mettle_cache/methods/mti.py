@@ -4,11 +4,16 @@ Per stage ``V ← V + softmax(V M_aᵀ) M_a``, then the same with ``M_v``: no pr
 stage and modality maps the meta-tokens to the stage's width; where the width is theirs already there is none by
 default (docs/protocols/avs.md, "Readings of the published totals", A).
 
+Only inner products of the result are asked for, with the other meta-tokens and with a lateral's rows. These follow from
+those of the stored tokens and of the meta-tokens, so no stage is decoded whole (docs/design.md, "Codes without
+dequantisation").
+
 Shapes: ``...`` leading axes (clips, segments), N tokens, D channels of a stage, K meta-tokens, d their width.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -19,6 +24,7 @@ from torch import Tensor, nn
 
 from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec
+from mettle_cache.methods.kernels.dense import token_products
 from mettle_cache.options import Options
 from mettle_cache.tokens import LayerTokens
 
@@ -41,7 +47,7 @@ class MTIOptions(Options):
     inject_into
         The stages that are injected into. The others pass through unchanged.
     softmax_over
-        ``meta_tokens`` as published, or ``positions``; see :func:`inject`.
+        ``meta_tokens`` as published, or ``positions``; see :meth:`InjectedTokens.inject`.
     identity
         Leave out the linear where a stage is as wide as the meta-tokens.
     """
@@ -64,16 +70,54 @@ def levels_problem(name: str, levels: Sequence[int]) -> tuple[str, ...]:
     return (f"{name} must name at least one level, each once",)
 
 
-def inject(tokens: Tensor, meta_tokens: Tensor, *, softmax_over: SoftmaxOver = "meta_tokens") -> Tensor:
-    """One step of equation 3.4: ``tokens [..., N, D]`` and ``meta_tokens [..., K, D]`` to ``[..., N, D]``.
+@dataclass(frozen=True)
+class Injection:
+    """Meta-tokens ``[..., K, D]`` of a stage's width and their shares ``[..., N, K]``, None for 1 at every position."""
 
-    Over the meta-tokens, as the paper writes it, a softmax over K = 1 is 1: the step adds one vector to every position.
-    Over the positions each meta-token goes where it fits best, in shares that sum to 1 over the N positions.
+    meta_tokens: Tensor
+    shares: Tensor | None
+
+    def products(self, vectors: Tensor) -> Tensor:
+        """What it adds to the tokens' inner products with ``vectors [V, D]`` or ``[..., V, D]``: ``[..., N, V]``."""
+        own = self.meta_tokens @ vectors.mT
+        return own if self.shares is None else self.shares @ own
+
+
+@dataclass(frozen=True)
+class InjectedTokens:
+    """A stage's tokens ``[..., N, D]`` with what was injected, which a dense head reads through a linear.
+
+    They are never added up: injected meta-tokens are a matrix of rank K, and the codes stay codes.
     """
-    if softmax_over == "meta_tokens" and meta_tokens.shape[-2] == 1:
-        return tokens + meta_tokens
-    weights = (tokens @ meta_tokens.mT).softmax(-1 if softmax_over == "meta_tokens" else -2)
-    return tokens + weights @ meta_tokens
+
+    tokens: LayerTokens
+    injections: tuple[Injection, ...] = ()
+
+    def products(self, vectors: Tensor) -> Tensor:
+        """Inner products with ``vectors [V, D]``, or ``[..., V, D]`` for a frame each: ``[..., N, V]``."""
+        return self._add_up(vectors, [])
+
+    def project(self, linear: nn.Linear) -> Tensor:
+        """``linear`` of every token: ``[..., N, C]``."""
+        return self._add_up(linear.weight, [] if linear.bias is None else [linear.bias])
+
+    def _add_up(self, vectors: Tensor, summands: Sequence[Tensor]) -> Tensor:
+        """Products and summands; what is the same at all positions is added up before it meets them."""
+        products = token_products(self.tokens, vectors)
+        added = [*summands, *(injection.products(vectors) for injection in self.injections)]
+        return products + functools.reduce(torch.add, added) if added else products
+
+    def inject(self, meta_tokens: Tensor, *, softmax_over: SoftmaxOver = "meta_tokens") -> InjectedTokens:
+        """One step of equation 3.4, with ``meta_tokens [..., K, D]``.
+
+        Over the meta-tokens, as the paper writes it, a softmax over K = 1 is 1: the step adds one vector to every
+        position. Over the positions each meta-token goes where it fits best, in shares that sum to 1 over the N
+        positions.
+        """
+        shares = None
+        if softmax_over == "positions" or meta_tokens.shape[-2] > 1:
+            shares = self.products(meta_tokens).softmax(-1 if softmax_over == "meta_tokens" else -2)
+        return InjectedTokens(self.tokens, (*self.injections, Injection(meta_tokens, shares)))
 
 
 class MTI(nn.Module):
@@ -118,28 +162,20 @@ class MTI(nn.Module):
 
     def forward(
         self, tokens: Mapping[str, LayerTokens], *, visual: Tensor | None, audio: Tensor | None
-    ) -> list[Tensor]:
-        """Tokens of each stage ``[..., N, D]`` with what was injected, from ``tokens`` by layer name.
+    ) -> list[InjectedTokens]:
+        """Tokens of each stage with what was injected, from ``tokens [..., N, D]`` by layer name.
 
         ``visual`` and ``audio`` are meta-tokens ``[..., K, d]``; K may differ, and None serves where their injection is
-        switched off. Stored codes are decoded here, because a dense head reads every one of them.
+        switched off.
         """
         by_source = {"cross": audio, "intra": visual}
         meta_tokens = {source: tensor for source in self.sources if (tensor := by_source[source]) is not None}
-        dtype = next((tensor.dtype for tensor in (visual, audio) if tensor is not None), torch.float32)
         updated = []
         for place, stage in enumerate(self.stages, start=1):
-            features = tokens[stage.name].floats(dtype)
+            features = InjectedTokens(tokens[stage.name])
             for source in self.sources:
                 if f"{source}{place}" in self.linears:
                     aligned: Tensor = self.linears[f"{source}{place}"](meta_tokens[source])
-                    features = inject(features, aligned, softmax_over=self.softmax_over)
+                    features = features.inject(aligned, softmax_over=self.softmax_over)
             updated.append(features)
         return updated
-
-
-def decode_stages(
-    stages: Sequence[LayerSpec], tokens: Mapping[str, LayerTokens], dtype: torch.dtype = torch.float32
-) -> list[Tensor]:
-    """What :class:`MTI` gives where nothing is injected: the stages' own tokens ``[..., N, D]``."""
-    return [tokens[stage.name].floats(dtype) for stage in stages]

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from mettle_cache.decoders.avqa_grounding import GroundingNet, Pictures, inject_vectors, position_weights
-from mettle_cache.methods.mti import inject
+from tests.methods.injection import inject
 
 
 def random(*shape, seed=0):

@@ -21,6 +21,16 @@ SWIN = tuple(stage(n, side, width) for n, side, width in ((1, 48, 192), (2, 24, 
 TINY = tuple(stage(n, side, 8 * n) for n, side in ((1, 8), (2, 4), (3, 2), (4, 1)))
 
 
+class Dense:
+    """A stage of floats."""
+
+    def __init__(self, tokens):
+        self.tokens = tokens
+
+    def project(self, linear):
+        return linear(self.tokens)
+
+
 def count(module):
     return sum(p.numel() for p in module.parameters())
 
@@ -40,7 +50,7 @@ def test_published_parameter_counts():
 @pytest.mark.parametrize("lateral", ["linear", "dilated"])
 def test_masks_come_out_at_the_size_of_the_masks(lateral):
     fpn = FPN(TINY, lateral=lateral, width=8)
-    features = [torch.randn(2, spec.tokens, spec.width) for spec in TINY]
+    features = [Dense(torch.randn(2, spec.tokens, spec.width)) for spec in TINY]
     maps = fpn.maps(features)
     assert [tuple(m.shape) for m in maps] == [(2, 8, side, side) for side in (56, 28, 14, 7)]
     logits = fpn(features)
@@ -51,9 +61,9 @@ def test_masks_come_out_at_the_size_of_the_masks(lateral):
 def test_frames_do_not_mix():
     fpn = FPN(TINY, width=8).double()
     features = [torch.randn(3, spec.tokens, spec.width, dtype=torch.float64) for spec in TINY]
-    together = fpn(features)
+    together = fpn([Dense(x) for x in features])
     for frame in range(3):
-        torch.testing.assert_close(fpn([x[frame : frame + 1] for x in features])[0], together[frame])
+        torch.testing.assert_close(fpn([Dense(x[frame : frame + 1]) for x in features])[0], together[frame])
 
 
 def test_the_skip_is_the_rectified_input_as_a_relu_in_place_makes_it():
@@ -102,7 +112,7 @@ def test_class_tokens_are_left_out_and_grids_are_resized_bicubically():
 
 def test_a_dilated_lateral_sums_four_branches():
     lateral = DilatedLateral(TINY[0], 8, 4, inner=4).double()
-    tokens = torch.randn(1, 64, 8, dtype=torch.float64)
+    tokens = Dense(torch.randn(1, 64, 8, dtype=torch.float64))
     picture = lateral.linear(tokens)
     assert [branch.dilation for branch in lateral.branches] == [(3, 3), (6, 6), (12, 12), (18, 18)]
     torch.testing.assert_close(lateral(tokens), sum(branch(picture) for branch in lateral.branches))

@@ -7,9 +7,10 @@ import torch
 
 from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec
-from mettle_cache.methods.mti import MTI, MTIOptions, decode_stages, inject
-from mettle_cache.store.format.codecs import encode_layers, get_codec
+from mettle_cache.methods.mti import MTI, InjectedTokens, MTIOptions
 from mettle_cache.tokens import FLOATS, LayerTokens
+from tests.methods.conftest import FORMS, make_tokens
+from tests.methods.injection import inject, whole
 
 DIM = 6
 
@@ -53,6 +54,8 @@ def test_a_step_is_equation_3_4(axis, count):
     features, keys = torch.randn(5, 4, dtype=torch.float64), torch.randn(count, 4, dtype=torch.float64)
     expected = torch.tensor(plain_injection(features.tolist(), keys.tolist(), axis), dtype=torch.float64)
     torch.testing.assert_close(inject(features, keys, softmax_over=axis), expected, rtol=1e-12, atol=1e-12)
+    injected = InjectedTokens(LayerTokens(features[None], FLOATS)).inject(keys[None], softmax_over=axis)
+    torch.testing.assert_close(whole(injected)[0], expected, rtol=1e-12, atol=1e-12)
 
 
 def test_one_meta_token_adds_one_vector_to_every_position():
@@ -60,14 +63,29 @@ def test_one_meta_token_adds_one_vector_to_every_position():
     tokens, visual, audio = random_tokens(), meta_tokens(1, 1), meta_tokens(1, 2)
     for place, (spec, got) in enumerate(zip(STAGES, mti(tokens, visual=visual, audio=audio), strict=True), start=1):
         added = mti.linears[f"cross{place}"](audio) + mti.linears[f"intra{place}"](visual)
-        torch.testing.assert_close(got, tokens[spec.name].codes + added, rtol=1e-14, atol=1e-14)
+        torch.testing.assert_close(whole(got), tokens[spec.name].codes + added, rtol=1e-14, atol=1e-14)
 
 
 @pytest.mark.parametrize(("axis", "count"), list(itertools.product(["meta_tokens", "positions"], [1, 2])))
-def test_gradients_of_a_step(axis, count):
-    features = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
-    keys = torch.randn(2, count, 4, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x, m: inject(x, m, softmax_over=axis), (features, keys))
+@pytest.mark.parametrize("form", FORMS)
+def test_projected_tokens_and_gradients_equal_those_of_a_dense_injection(form, axis, count):
+    """Two injections and a linear, on the codes of every form, against floats that are all added up."""
+    generator = torch.Generator().manual_seed(5)
+    tokens, results = make_tokens(form, 6, 12, 16), []
+    keys = [torch.randn(6, k, 16, generator=generator, dtype=torch.float64) * 0.3 for k in (count, 3)]
+    linear = torch.nn.Linear(16, 5).double()
+    for dense in (False, True):
+        first, second = leaves = [key.clone().requires_grad_() for key in keys]
+        if dense:
+            features = inject(inject(tokens.floats(torch.float64), first, softmax_over=axis), second, softmax_over=axis)
+            projected = linear(features)
+        else:
+            injected = InjectedTokens(tokens).inject(first, softmax_over=axis).inject(second, softmax_over=axis)
+            projected = injected.project(linear)
+        loss = (projected * torch.linspace(-1, 1, projected.numel(), dtype=torch.float64).view_as(projected)).sum()
+        results.append((projected, *torch.autograd.grad(loss, [*leaves, *linear.parameters()])))
+    for ours, plain in zip(*results, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-12, atol=1e-12 * max(1.0, plain.abs().max().item()))
 
 
 @pytest.mark.parametrize("order", ["cross_first", "intra_first"])
@@ -85,7 +103,7 @@ def test_the_switches_of_table_11_and_the_order(order, cross, intra):
             expected = expected + torch.einsum(
                 "btnk,btkd->btnd", torch.softmax(torch.einsum("btnd,btkd->btnk", expected, keys), -1), keys
             )
-        torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(whole(got), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_parameters_are_a_linear_for_each_modality_and_stage_of_another_width():
@@ -104,23 +122,8 @@ def test_other_stages_pass_through():
     mti = MTI(STAGES, DIM, MTIOptions(inject_into=(2,))).double()
     tokens = random_tokens()
     updated = mti(tokens, visual=meta_tokens(1, 1), audio=meta_tokens(1, 2))
-    changed = [not torch.equal(got, tokens[s.name].codes) for s, got in zip(STAGES, updated, strict=True)]
+    changed = [not torch.equal(whole(got), tokens[s.name].codes) for s, got in zip(STAGES, updated, strict=True)]
     assert changed == [False, True, False, False]
-
-
-@pytest.mark.parametrize("codec", ["float16", "int8", "int4"])
-def test_codes_are_decoded(codec):
-    floats = {name: layer.codes.flatten(0, 1).float() for name, layer in random_tokens().items()}
-    tokens = encode_layers(floats, get_codec(codec))
-    mti = MTI(STAGES, DIM)
-    visual, audio = (meta_tokens(1, seed).flatten(0, 1).float() for seed in (1, 2))
-    decoded = {name: LayerTokens(layer.floats(), FLOATS) for name, layer in tokens.items()}
-    for got, expected in zip(
-        mti(tokens, visual=visual, audio=audio), mti(decoded, visual=visual, audio=audio), strict=True
-    ):
-        assert torch.equal(got, expected)
-    for spec, got in zip(STAGES, decode_stages(STAGES, tokens), strict=True):
-        assert torch.equal(got, decoded[spec.name].codes)
 
 
 def test_what_mti_refuses():

@@ -71,23 +71,25 @@ def choose_row_pooling(rows: Rows) -> RowPooling:
 
 @dataclass(frozen=True)
 class Basis:
-    """The way between channels and components: ``matrix [P M, D]``; ``sides [F, 3, D]`` are rest, ones and shift."""
+    """The way between channels and components: ``places [P, D, M]``; ``sides [F, 3, D]`` are rest, ones and shift."""
 
-    matrix: Tensor
+    places: Tensor
     sides: Tensor
 
     @classmethod
     def of(cls, tokens: LayerTokens, dtype: torch.dtype) -> Basis:
         form = cast(KltFormat, tokens.format)
         # most planes' components first: a store's basis may have more than this layer keeps
-        by_place = tokens.static["basis"][:, : form.components].unflatten(0, (form.places, form.width))
+        vectors = tokens.static["basis"][:, : form.components].to(dtype)
         rest = tokens.parts["rest"].to(dtype)
         shift = tokens.parts["shift"].to(dtype) if form.shifted else torch.zeros_like(rest)
-        return cls(by_place.mT.flatten(0, 1).to(dtype), torch.stack([rest, torch.ones_like(rest), shift], 1))
+        return cls(
+            vectors.unflatten(0, (form.places, form.width)), torch.stack([rest, torch.ones_like(rest), shift], 1)
+        )
 
     def carry(self, vectors: Tensor) -> Coordinates:
         """Coordinates of ``vectors [V, D]`` or ``[F, V, D]``: inner products with them are those with the vectors."""
-        components = vectors @ self.matrix.mT
+        components = torch.cat([vectors @ place for place in self.places], -1)
         if vectors.ndim == 3:
             return Coordinates(components, vectors @ self.sides.mT)
         sides = (self.sides.flatten(0, 1) @ vectors.mT).unflatten(0, self.sides.shape[:2])
@@ -95,13 +97,22 @@ class Basis:
 
     def back(self, sums: Coordinates) -> Tensor:
         """Sums of tokens ``[F, V, D]``."""
-        summed: Tensor = torch.baddbmm(sums.components @ self.matrix, sums.sides, self.sides)
-        return summed
+        frames, count, _ = sums.components.shape
+        summed = self._through(sums.components.flatten(0, 1)).view(frames, count, self.sides.shape[-1])
+        return summed.baddbmm_(sums.sides, self.sides)
 
     def back_over_frames(self, sums: Coordinates) -> Tensor:
         """Sums of tokens of all frames, ``[V, D]``, whose components were added up over the frames already."""
-        sides: Tensor = sums.sides.transpose(0, 1).flatten(1) @ self.sides.flatten(0, 1)
-        return sides.addmm_(sums.components, self.matrix)
+        sides = sums.sides.transpose(0, 1).flatten(1)
+        return self._through(sums.components).addmm_(sides, self.sides.flatten(0, 1))
+
+    def _through(self, components: Tensor) -> Tensor:
+        """``[V, D]`` of ``[V, P M]``."""
+        first, *others = components.split(self.places.shape[-1], -1) if components.shape[-1] else (components,)
+        summed: Tensor = first @ self.places[0].mT
+        for place, of_place in zip(self.places[1:], others, strict=False):
+            summed.addmm_(of_place, place.mT)
+        return summed
 
 
 def make_rows(tokens: LayerTokens, dtype: torch.dtype, *, normed: bool) -> Rows:

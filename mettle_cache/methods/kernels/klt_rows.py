@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from mettle_cache.klt_tokens import KltFormat
-from mettle_cache.methods.kernels.reference import PIECE_BYTES, add_up, softmax_gradient
+from mettle_cache.methods.kernels.reference import add_up, frame_windows, softmax_gradient
 
 
 @dataclass(frozen=True)
@@ -99,17 +99,17 @@ def fits(rows: Rows) -> bool:
     return True
 
 
+def component_pieces(codes: Tensor, form: KltFormat, step: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """As many frames at a time as fit the cache, their codes ``[F, R, bytes]`` as components ``[f, R, M]``."""
+    offsets, steps = form.offsets().to(step), step[: form.components]
+    for window in frame_windows(codes, codes.shape[1] * form.components, step.dtype):
+        yield window, form.unpack(codes[window]).to(step.dtype).sub_(offsets).mul_(steps)
+
+
 def row_pieces(rows: Rows) -> Iterator[tuple[slice, RowPiece]]:
-    """As many frames at a time as fit the cache, their codes as components."""
-    frames, count, _ = rows.codes.shape
-    dtype, components = rows.step.dtype, rows.format.components
-    room = PIECE_BYTES.get(rows.codes.device.type, PIECE_BYTES["cpu"])
-    step = max(1, room // (count * max(components, 1) * dtype.itemsize))
-    offsets = rows.format.offsets().to(rows.step)
-    for start in range(0, frames, step):
-        window = slice(start, start + step)
-        decoded = rows.format.unpack(rows.codes[window]).to(dtype).sub_(offsets).mul_(rows.step)
-        yield window, RowPiece(decoded, rows.sigma[window].unsqueeze(1), rows.mu[window].unsqueeze(1))
+    """Pieces of the frames in the working precision."""
+    for window, components in component_pieces(rows.codes, rows.format, rows.step):
+        yield window, RowPiece(components, rows.sigma[window].unsqueeze(1), rows.mu[window].unsqueeze(1))
 
 
 def _of_piece(vectors: Coordinates, window: slice) -> tuple[Tensor, Tensor]:

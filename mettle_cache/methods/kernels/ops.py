@@ -174,7 +174,7 @@ class _Pooling(torch.autograd.Function):
         eps: float | None,
         contexts: int | None,
     ) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(queries, mixing, *_save_tokens(ctx, tokens))
+        ctx.save_for_backward(queries, mixing, *save_tokens(ctx, tokens))
         ctx.eps = eps
         context, mixed = _pool(tokens, queries, mixing, eps, contexts)
         return context.transpose(0, 1), mixed
@@ -183,7 +183,7 @@ class _Pooling(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_context: Tensor, d_mixed: Tensor) -> tuple[Tensor | None, ...]:
         queries, mixing, *saved = ctx.saved_tensors
-        tokens = _saved_tokens(ctx, saved)
+        tokens = saved_tokens(ctx, saved)
         way = choose_implementation(tokens, queries)
         gradient = way.pool_backward(tokens, queries, mixing, ctx.eps, d_context.transpose(0, 1), d_mixed)
         return None, gradient.queries, gradient.mixing, None, None
@@ -203,7 +203,7 @@ class _Distillation(torch.autograd.Function):
         contexts: int | None,
         *weights: Tensor | None,
     ) -> Tensor:
-        ctx.save_for_backward(queries, mixing, *weights, *_save_tokens(ctx, tokens))
+        ctx.save_for_backward(queries, mixing, *weights, *save_tokens(ctx, tokens))
         ctx.heads, ctx.eps, ctx.weights = heads, eps, len(weights)
         context, mixed = _pool(tokens, queries, mixing, eps, contexts)
         return finish(context, mixed, ProjectionWeights(*weights), heads)
@@ -212,7 +212,7 @@ class _Distillation(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_output: Tensor) -> tuple[Tensor | None, ...]:
         queries, mixing, *saved = ctx.saved_tensors
-        weights, tokens = ProjectionWeights(*saved[: ctx.weights]), _saved_tokens(ctx, saved[ctx.weights :])
+        weights, tokens = ProjectionWeights(*saved[: ctx.weights]), saved_tokens(ctx, saved[ctx.weights :])
         way = choose_implementation(tokens, queries)
         outputs, d_context, d_mixed = pooled_gradients(d_output, weights, ctx.heads)
         d_mixed = d_mixed[:, : 0 if mixing is None else mixing.shape[0]]
@@ -223,14 +223,14 @@ class _Distillation(torch.autograd.Function):
         return None, pooled.queries, pooled.mixing, None, None, None, *d_weights
 
 
-def _save_tokens(ctx: Any, tokens: LayerTokens) -> tuple[Tensor, ...]:
+def save_tokens(ctx: Any, tokens: LayerTokens) -> tuple[Tensor, ...]:
     """The tensors of tokens, for ``save_for_backward``; what else they are stays with ``ctx``."""
     ctx.token_format, ctx.part_names, ctx.static_names = tokens.format, tuple(tokens.parts), tuple(tokens.static)
     return (tokens.codes, *tokens.parts.values(), *tokens.static.values())
 
 
-def _saved_tokens(ctx: Any, saved: Sequence[Tensor]) -> LayerTokens:
-    """The tokens whose tensors :func:`_save_tokens` gave."""
+def saved_tokens(ctx: Any, saved: Sequence[Tensor]) -> LayerTokens:
+    """The tokens whose tensors :func:`save_tokens` gave."""
     codes, parts, static = saved[0], saved[1 : 1 + len(ctx.part_names)], saved[1 + len(ctx.part_names) :]
     return LayerTokens(
         *(codes, ctx.token_format),

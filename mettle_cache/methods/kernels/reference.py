@@ -73,22 +73,28 @@ class FramePiece:
         return (squares + self.inner(2 * self.offset).squeeze(1) - self.offset.square().sum(-1)) / width
 
 
+def frame_windows(codes: Tensor, numbers: int, dtype: torch.dtype) -> list[slice]:
+    """Pieces of the frames of ``codes [F, *]``, of which each becomes so many numbers."""
+    frames = codes.shape[0]
+    room = PIECE_BYTES.get(codes.device.type, PIECE_BYTES["cpu"])
+    step = max(1, room // (max(numbers, 1) * dtype.itemsize))
+    return [slice(start, min(start + step, frames)) for start in range(0, frames, step)]
+
+
 def frame_pieces(tokens: LayerTokens, dtype: torch.dtype) -> Iterator[tuple[slice, FramePiece]]:
     """Frames of one layer, its axes F first, as many at a time as fit the cache.
 
     Codes of an affine format stay as they are, beside scale and offset; those of other formats are decoded.
     """
-    frames = tokens.codes.shape[0]
-    room = PIECE_BYTES.get(tokens.codes.device.type, PIECE_BYTES["cpu"])
-    step = max(1, room // (tokens.count * tokens.width * dtype.itemsize))
-    windows = [slice(start, min(start + step, frames)) for start in range(0, frames, step)]
+    windows = frame_windows(tokens.codes, tokens.count * tokens.width, dtype)
     scale, zero = tokens.scale, tokens.zero
     if not tokens.format.affine or (scale is None) != (zero is None):
         for window in windows:
             yield window, FramePiece(tokens[window].floats(dtype), None, None)
         return
     # a piece's memory is used again by the next one
-    workspace = torch.empty(min(step, frames), tokens.count, tokens.width, dtype=dtype, device=tokens.codes.device)
+    step = max((window.stop - window.start for window in windows), default=0)
+    workspace = torch.empty(step, tokens.count, tokens.width, dtype=dtype, device=tokens.codes.device)
     scale = None if scale is None else scale.to(dtype).unsqueeze(1)
     offset = None if scale is None or zero is None else scale * zero.to(dtype).unsqueeze(1)
     for window in windows:

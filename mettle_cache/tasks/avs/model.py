@@ -22,7 +22,7 @@ from mettle_cache.layers import LayerSpec
 from mettle_cache.methods.distiller import LayerDistiller, MatrixOptions
 from mettle_cache.methods.lcd import LCDOptions
 from mettle_cache.methods.linear import LinearOptions, LinearProbe, mean_token
-from mettle_cache.methods.mti import MTI, MTIOptions, StageNumber, decode_stages, levels_problem
+from mettle_cache.methods.mti import MTI, InjectedTokens, MTIOptions, StageNumber, levels_problem
 from mettle_cache.methods.registry import MethodChoice
 from mettle_cache.options import Count, Weight
 from mettle_cache.tasks.model import require_method
@@ -117,9 +117,8 @@ class SegmentationModel(nn.Module):
         # a mask's edge is where a logit's sign changes, and thresholds are 1/254 apart: no room for half precision
         with torch.autocast(next(iter(tokens.values())).codes.device.type, enabled=False):
             heard = self.audio(tokens) if self.audio is not None else None
-            features = self._inject(tokens, heard)
-            frames = features[0].shape[:2]
-            maps = self.fpn.maps([stage.flatten(0, 1) for stage in features])
+            frames = tokens[self.stages[0].name].codes.shape[:2]
+            maps = self.fpn.maps(self._inject(tokens, heard))
             sounds: list[Tensor] = []
             if self.tpavi is not None:
                 maps, sounds = self.tpavi(maps, tokens)
@@ -131,12 +130,17 @@ class SegmentationModel(nn.Module):
                 outputs["matching"] = matching_divergence(logits, maps, sounds).unflatten(0, frames)
         return outputs
 
-    def _inject(self, tokens: Mapping[str, LayerTokens], heard: Tensor | None) -> list[Tensor]:
+    def _inject(self, tokens: Mapping[str, LayerTokens], heard: Tensor | None) -> list[InjectedTokens]:
+        """The stages, ``[B T, N, D]`` each, with what was injected."""
+        frames = {stage.name: tokens[stage.name].flatten_frames() for stage in self.stages}
         if self.mti is None:
-            return decode_stages(self.stages, tokens, self.fpn.output.conv3.weight.dtype)
-        updated: list[Tensor] = self.mti(
-            tokens, visual=self.visual(tokens) if self.visual is not None else None, audio=heard
-        )
+            return [InjectedTokens(stage) for stage in frames.values()]
+        seen = self.visual(tokens) if self.visual is not None else None
+        meta_tokens = {
+            name: None if tensor is None else tensor.flatten(0, 1)
+            for name, tensor in (("visual", seen), ("audio", heard))
+        }
+        updated: list[InjectedTokens] = self.mti(frames, **meta_tokens)
         return updated
 
 

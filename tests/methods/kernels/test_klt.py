@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mettle_cache.klt_tokens import KltFormat
 from mettle_cache.methods.kernels import klt, ops, reference
+from mettle_cache.methods.kernels.dense import token_products
 from mettle_cache.methods.kernels.ops import absorbed_pooling
 from tests.methods.conftest import KLT_FORMS, make_tokens
 from tests.methods.kernels.test_ops import EPS, assert_same_function, pool_plainly
@@ -102,6 +103,18 @@ def test_nothing_of_a_layers_size_becomes_floats(form, eps, monkeypatch):
         context, mixed = absorbed_pooling(tokens, queries, mixing, eps=eps)
         (context.sum() + mixed.sum()).backward()
     assert 0 < seen.largest < frames * count * width / 8
+
+
+@pytest.mark.parametrize("form", [*KLT_FORMS, "int8"])
+def test_nothing_of_a_layers_size_becomes_floats_for_a_linear_on_every_token(form, monkeypatch):
+    frames, count, width = 40, 256, 48
+    monkeypatch.setitem(reference.PIECE_BYTES, "cpu", 4 * 2 * count * width)
+    tokens = make_tokens(form, frames, count, width)
+    weight = torch.randn(4, width, requires_grad=True)
+    with LargestFloats() as seen:
+        products = token_products(tokens, weight)
+        products.sum().backward()
+    assert products.numel() <= seen.largest < frames * count * width / 8
 
 
 def test_static_arrays_are_kept_by_reference():

@@ -11,11 +11,11 @@ from mettle_cache.errors import DatasetError, UsageError
 from mettle_cache.layers import LayerSpec
 from mettle_cache.methods.lcd import LCD, LCDOptions
 from mettle_cache.methods.linear import LinearOptions
-from mettle_cache.methods.mti import inject
 from mettle_cache.methods.registry import MethodChoice
 from mettle_cache.tasks.avqa.model import last_layers, take_seconds
 from mettle_cache.tasks.avqa.task import AvqaHeadOptions, AvqaTask, word_indexes
 from mettle_cache.tokens import FLOATS, INT8, LayerTokens
+from tests.methods.injection import inject
 
 SEGMENTS = 3
 LAYERS = (

@@ -17,6 +17,8 @@ from mettle_cache.metrics.avs import frame_iou
 from mettle_cache.tasks.avs.model import AvsHeadOptions
 from mettle_cache.tasks.avs.task import AvsTask
 from mettle_cache.tokens import FLOATS, LayerTokens
+from tests.methods.conftest import KLT_FORMS
+from tests.methods.conftest import make_tokens as make_klt
 
 SIDE = 224
 FRAMES = 5
@@ -72,6 +74,38 @@ def make_tokens(videos, frames, layers=LAYERS, seed=0):
         spec.name: LayerTokens(torch.randn(videos, frames, spec.tokens, spec.width, generator=generator), FLOATS)
         for spec in layers
     }
+
+
+@pytest.mark.parametrize(
+    ("meta_tokens", "options"),
+    [
+        (1, {}),
+        (2, {"softmax_over": "positions"}),
+        (2, {"lateral": "dilated", "matching": "kl", "lcd_levels": (3, 4)}),
+        (1, {"tpavi": True, "mti": False}),
+    ],
+)
+@pytest.mark.parametrize("form", KLT_FORMS)
+def test_klt_codes_give_what_their_floats_give(form, meta_tokens, options):
+    """Masks and every gradient, in float64: cells, where a grid has even sides, and meta-tokens of raw tokens."""
+    method = MethodChoice(
+        "lcd", LCDOptions(dim="none", heads=4, norm=False, k_visual=meta_tokens, k_audio=meta_tokens, steps_visual=2)
+    )
+    layers, samples = (*VISUAL, *AUDIO[-2:]), make_samples((FRAMES, FRAMES))
+    model = make_task(layers, samples, method, **options).build_model().double()
+    frames = {spec.name: make_klt(form, 2, spec.tokens, spec.width) for spec in layers}
+    codes = {name: tokens.map(lambda part: part.unflatten(0, (1, 2))) for name, tokens in frames.items()}
+    floats = {name: LayerTokens(tokens.floats(torch.float64), FLOATS) for name, tokens in codes.items()}
+    results = []
+    for tokens in (codes, floats):
+        model.zero_grad()
+        outputs = model(tokens)
+        (outputs["logits"].square().mean() + outputs.get("matching", torch.zeros(1)).sum()).backward()
+        gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        results.append((outputs["logits"].detach(), *gradients))
+    assert len(results[0]) == len(results[1]) > 20
+    for ours, plain in zip(*results, strict=True):
+        assert (ours - plain).abs().max() <= 1e-11 * max(1.0, plain.abs().max().item())
 
 
 def test_targets_are_the_masks_of_the_samples():
