@@ -26,6 +26,7 @@ from mettle_cache.pipelines.train.task import bind_task
 from mettle_cache.pipelines.train.training import train, train_runs
 from tests.pipelines.listener import Listener
 from tests.pipelines.train.test_training import StopAfter, curve
+from tests.pipelines.train.train_script import main
 
 FAST = ["lcd.dim=16", "train.learning_rate=3e-3", "train.epochs=3"]
 HEADS = {
@@ -271,14 +272,16 @@ def kill_after(store, out, lines, delay):
 
 
 def finish(store, out):
-    child = start(store, out)
-    child.communicate(timeout=120)
-    assert child.returncode == 0
+    """As the script does, in this process, which has loaded the libraries."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    main(str(store.path), str(out), "0-2")
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
 def whole(store, tmp_path_factory):
-    """Three seeds that nothing happened to, by the script that the others are killed in."""
+    """Three seeds that nothing happened to."""
     out = tmp_path_factory.mktemp("whole")
     finish(store, out)
     return out

@@ -1,4 +1,4 @@
-"""Train in a process of its own, to be killed: ``train_script STORE OUT [SEEDS]``, one line an epoch and head."""
+"""Train, in a process of its own to be killed: ``train_script STORE OUT [SEEDS]``, one line an epoch and head."""
 
 import sys
 from pathlib import Path
@@ -24,8 +24,7 @@ class Printer:
         pass
 
 
-if __name__ == "__main__":
-    store, out, *seeds = sys.argv[1:]
+def main(store, out, *seeds):
     if seeds:
         specs = [
             RunSpec(recipe=RECIPE, seed=seed, folder=Path(out), name=f"seed-{seed}") for seed in parse_seeds(seeds[0])
@@ -33,3 +32,7 @@ if __name__ == "__main__":
         train_runs(Path(store), specs, resume=True, progress=Printer())
     else:
         train(Path(store), recipe=RECIPE, out=Path(out), resume=True, progress=Printer())
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
