@@ -8,7 +8,7 @@ SOURCES := mettle_cache pipelines cli tests
 # two test processes share the cores: more threads in each would only make them wait for one another
 TEST := OMP_NUM_THREADS=1 $(BIN)/pytest
 
-.PHONY: install demo test test-slow test-real test-interop check format constraints clean
+.PHONY: install demo test test-slow test-real study test-interop check format constraints clean
 
 install: $(STAMP)
 
@@ -30,7 +30,11 @@ test-slow: install
 	$(TEST) -m "hypothesis and not slow and not realdata and not interop" --hypothesis-profile thorough --timeout 1800
 
 test-real: install
-	$(TEST) -m realdata --timeout 7200 -o faulthandler_timeout=0 -s
+	$(TEST) -m "realdata and not study" --timeout 7200 -o faulthandler_timeout=0 -s
+
+# hours: what each codec costs heads on composed sets; what is finished stays in build/study, and is taken again
+study: install
+	$(TEST) -m study --timeout 40000 -o faulthandler_timeout=0 -s
 
 # in an environment of its own: Lightning and accelerate are nobody's dependency here
 INTEROP := build/interop

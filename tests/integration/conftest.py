@@ -54,11 +54,11 @@ def backbone(realdata):
     return f"tf_efficientnet_lite0={realdata / 'weights' / 'tf_efficientnet_lite0.safetensors'}"
 
 
-def extract_set(dataset, root, backbone, codec, out):
+def extract_set(dataset, root, backbone, codec, out, *options):
     """Extract with one backbone for both modalities and verify every byte; the report of the extraction."""
     report = mettle(
         *("extract", "--dataset", dataset, "--root", root),
-        *("--visual", backbone, "--audio", "shared", "--codec", codec, "--out", out),
+        *("--visual", backbone, "--audio", "shared", "--codec", codec, "--out", out, *options),
     )
     assert report["failed"] == 0
     mettle("verify", out, "--deep")
