@@ -13,14 +13,9 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
-
-from mettle_cache.layers import LayerSpec
-from mettle_cache.methods.lcd import LCDOptions
-from mettle_cache.pipelines.train.recipe import Recipe
 
 # long enough for a steady rate, short enough for several repeats
 MATMUL_SECONDS = 0.3
@@ -114,29 +109,6 @@ class Floor:
             f"the larger of {1000 * self.read:.1f} ms to read and {1000 * self.products:.1f} ms of products, and "
             f"{1000 * self.optimiser:.1f} ms of the optimiser"
         )
-
-
-def necessary_products(layers: Sequence[LayerSpec], recipe: Recipe, *, segments: int) -> int:
-    """Multiply-adds of LCD for one clip, forward and backward, however it is computed.
-
-    Per frame and layer, with K meta-tokens and H heads, N tokens of D channels, d outputs: scores ``K H N D`` and the
-    queries' gradients; contexts ``H N D`` and their weights' gradients; the mixing row ``N D`` and its gradient; the
-    tokens' variances ``N D``; value, output and common projection ``2 D² + d D``, and twice that for their gradients.
-    After the softmax everything is affine and only the sum of the meta-tokens is needed, so these products count once
-    instead of K times. What does not grow with the frames is left out, and so is the decoder: both are small, and
-    leaving them out only lowers the floor.
-    """
-    lcd, total = cast(LCDOptions, recipe.method_options), 0
-    stages = {m: sorted({layer.stage for layer in layers if layer.modality == m}) for m in ("visual", "audio")}
-    for layer in layers:
-        counts = lcd.meta_tokens(layer.modality)
-        k = counts if isinstance(counts, int) else counts[stages[layer.modality].index(layer.stage)]
-        tokens, width = layer.tokens, layer.width
-        dim = lcd.dim if isinstance(lcd.dim, int) else 0
-        mixing = 2 if lcd.pretrained_branch == "linear" else 0
-        total += segments * tokens * width * (2 * (k + 1) * lcd.heads + mixing + 1)
-        total += segments * 3 * (2 * width * width + dim * width)
-    return total
 
 
 def evict(files: Iterable[Path]) -> None:

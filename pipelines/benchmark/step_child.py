@@ -17,7 +17,9 @@ import torch
 
 from mettle_cache.backbones import Backbone
 from mettle_cache.devices import prepare_process
-from mettle_cache.methods.kernels.cpu import amx
+from mettle_cache.methods.kernels import klt
+from mettle_cache.methods.kernels.cpu import amx, klt_pooling, pooling
+from mettle_cache.methods.kernels.ops import choose_implementation
 from mettle_cache.pipelines.benchmark.child_process import (
     MemoryMeter,
     available_memory,
@@ -45,6 +47,7 @@ MODULE = "mettle_cache.pipelines.benchmark.step_child"
 # weights and two Adam moments stay; the gradients are there once, whatever the number of heads
 _BYTES_A_PARAMETER = 3 * 4
 _SPARE = 0.25
+PYTORCH = "PyTorch"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +74,8 @@ class StepResult:
 
     ``seconds`` include waiting for the batch; ``backbone`` is the part of them that made tokens, and ``optimiser`` the
     part that updates weights. ``peak`` is memory above the start, in what ``memory_of`` says; ``saved`` are the bytes
-    that a forward pass keeps for its backward pass, ``tokens`` those of its batch's tokens.
+    that a forward pass keeps for its backward pass, ``tokens`` those of its batch's tokens. ``kernels`` says what
+    multiplied.
     """
 
     seconds: float
@@ -81,6 +85,7 @@ class StepResult:
     saved: int
     tokens: int
     memory_of: str
+    kernels: str = ""
 
 
 def measure_steps(request: StepRequest) -> StepResult:
@@ -119,6 +124,7 @@ def _time_steps(
     with counting_saved(known) as saved:
         run.step(first, epoch=0, index=0)
     tokens = first.tokens.nbytes
+    kernels = PYTORCH if request.attention == "stock" else kernels_of(next(iter(first.tokens.layers.values())))
     del known, first
     for index, batch in enumerate(islice(batches, request.untimed - 1)):
         run.step(batch, epoch=0, index=index + 1)
@@ -135,7 +141,18 @@ def _time_steps(
         "optimiser": time_update(run),
         "saved": saved.nbytes,
         "tokens": tokens,
+        "kernels": kernels,
     }
+
+
+def kernels_of(tokens: LayerTokens) -> str:
+    """What multiplies tokens ``[B, T, N, D]`` such as these in single precision in this process, for people."""
+    frame = tokens.flatten_frames()[:1]
+    way = choose_implementation(frame, torch.zeros(1, frame.width, device=frame.codes.device))
+    chosen = klt.choose_row_pooling(klt.make_rows(frame, torch.float32, normed=True)) if way is klt else way
+    if chosen not in (pooling, klt_pooling):
+        return PYTORCH
+    return "compiled, tiles of bytes" if amx.has_byte_tiles() else "compiled, products in float32"
 
 
 class _OnlineSource:

@@ -9,21 +9,22 @@ import torch
 
 from mettle_cache.errors import RunError
 from mettle_cache.methods.kernels.cpu.amx import has_byte_tiles
-from mettle_cache.pipelines.benchmark.fullsize import bench_layers
 from mettle_cache.pipelines.benchmark.options import BenchOptions
-from mettle_cache.pipelines.benchmark.step import (
+from mettle_cache.pipelines.benchmark.products import Products
+from mettle_cache.pipelines.benchmark.step import fitting_batch, take_turns
+from mettle_cache.pipelines.benchmark.step_child import StepRequest, StepResult
+from mettle_cache.pipelines.benchmark.step_table import (
     FLOAT_PRODUCTS,
     HEAD_COUNTS,
+    KLT,
+    KLT_FLOAT_PRODUCTS,
     ONLINE,
     OURS,
     STOCK,
     Limits,
     StepMeasurements,
-    fitting_batch,
     step_table,
-    take_turns,
 )
-from mettle_cache.pipelines.benchmark.step_child import StepRequest, StepResult
 from mettle_cache.pipelines.benchmark.table import parse_table
 from tests.pipelines.listener import Listener
 
@@ -35,7 +36,7 @@ def table(tiny_bench):
 
 def test_every_way_to_train_has_seconds_a_rate_and_memory(table):
     assert (FLOAT_PRODUCTS in {row.variant for row in table.rows}) == has_byte_tiles()
-    for name in (OURS, *([FLOAT_PRODUCTS] if has_byte_tiles() else []), STOCK, ONLINE):
+    for name in (OURS, KLT, *([FLOAT_PRODUCTS, KLT_FLOAT_PRODUCTS] if has_byte_tiles() else []), STOCK, ONLINE):
         seconds, rate, memory = (table.row(f"{name}{what}") for what in ("", ": rate", ": memory"))
         assert (seconds.unit, rate.unit, memory.unit) == ("s/clip", "clips/s", "GB")
         assert rate.value == pytest.approx(1 / seconds.value)
@@ -48,7 +49,7 @@ def test_ratios_are_to_what_they_name(table):
         if row.ratio is not None:
             assert row.ratio == pytest.approx(row.value / table.row(row.denominator).value)
     assert table.row(OURS).denominator == "floor"
-    assert table.row(STOCK).denominator == table.row(ONLINE).denominator == OURS
+    assert {table.row(name).denominator for name in (KLT, STOCK, ONLINE)} == {OURS}
 
 
 def test_the_floor_is_made_of_its_parts(table):
@@ -119,20 +120,24 @@ def result(seconds, **parts):
 def findings(**changes):
     """Three full-size measurements whose outcome can be counted by hand."""
     ours = StepRequest(store="s", attention="absorbed", batch=16, steps=3, device="cpu", tiny=False)
-    requests = {OURS: ours, STOCK: replace(ours, batch=8), ONLINE: replace(ours, store=None, batch=1)}
+    requests = {OURS: ours, KLT: ours, STOCK: replace(ours, batch=8), ONLINE: replace(ours, store=None, batch=1)}
     results = {
-        OURS: [result(seconds) for seconds in (1.76, 1.6, 3.2)],
+        OURS: [result(seconds, kernels="tiles") for seconds in (1.76, 1.6, 3.2)],
+        KLT: [result(2.4, tokens=250, kernels="tiles") for _ in range(3)],
         STOCK: [result(16.16) for _ in range(3)],
         ONLINE: [result(20.16, backbone=15.0) for _ in range(3)],
     }
     measured = {
-        "layers": bench_layers(),
         "batch": 16,
         "device": torch.device("cpu"),
         "requests": requests,
         "results": results,
         "limits": [Limits(read=0.04, products=1e30)] * 3,
         "heads": {1: [1.6, 1.6, 1.6], 2: [2.88, 2.88, 2.88]},
+        "products": {
+            OURS: Products(tokens=2 * 10**9, projections=10**9),
+            KLT: Products(tokens=10**9, projections=10**9, carried=5 * 10**8, carried_each=3 * 10**9),
+        },
     }
     return StepMeasurements(**{**measured, **changes})
 
@@ -141,6 +146,10 @@ def test_goals_and_shares_are_worked_out_from_what_was_measured():
     table = step_table(findings(), BenchOptions(repeats=3))
     assert table.row("floor").value == pytest.approx(0.04 + 0.01)
     assert table.row(OURS).value == pytest.approx(0.11)
+    assert table.row("floor, klt1.5").value == pytest.approx(0.01 + 0.01)
+    assert table.row(KLT).value == pytest.approx(0.15)
+    assert table.row(KLT).note == "batch 16; tiles"
+    assert table.row("multiply-adds a clip: klt1.5, with codes").ratio == pytest.approx(0.5)
     # an update of 0.16 s is shared by 16 clips, whatever the batch that fits
     assert table.row(STOCK).value == pytest.approx(16 / 8 + 0.01)
     assert table.row(ONLINE).value == pytest.approx(20 + 0.01)
@@ -151,6 +160,7 @@ def test_goals_and_shares_are_worked_out_from_what_was_measured():
         "saved for backward, of the tokens' bytes": (0.01, True),
         f"{STOCK}, over ours": (round(2.01 / 0.11, 4), True),
         f"{ONLINE}, over ours": (round(20.01 / 0.11, 4), True),
+        f"{KLT}, over int8 (tiles)": (round(0.15 / 0.11, 4), False),
         "ours, over the floor": (2.2, True),
     }
 
