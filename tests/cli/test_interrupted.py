@@ -67,7 +67,7 @@ def test_kill_9_at_any_moment(process, data, whole, tmp_path, seed):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-def test_ctrl_c_is_130_and_says_how_to_resume(process, data, whole, tmp_path, mettle, number):
+def test_ctrl_c_is_130_and_says_how_to_resume(process, data, whole, tmp_path, number):
     out = tmp_path / "s.zarr"
     child = process(*command(data, out), "--json")
     wait_for_commits(child, out, 1)
@@ -78,7 +78,7 @@ def test_ctrl_c_is_130_and_says_how_to_resume(process, data, whole, tmp_path, me
     assert "stopping; the clips that are being written are finished" in err
     assert "run the same command again" in err
     assert 1 <= commits(out) < 12
-    assert mettle(*command(data, out))[0] == 0
+    assert finish(process(*command(data, out)))[0] == 0
     assert tree(out) == tree(whole)
 
 
@@ -96,7 +96,7 @@ def test_ctrl_c_on_a_terminal_reaches_the_workers_too(process, data, whole, tmp_
     assert tree(out) == tree(whole)
 
 
-def test_a_full_disk_is_a_message_and_resumable(process, data, whole, tmp_path, mettle):
+def test_a_full_disk_is_a_message_and_resumable(process, data, whole, tmp_path):
     """The file size limit stands in for the disk: writing beyond it fails as writing to a full disk does."""
     out = tmp_path / "s.zarr"
 
@@ -109,7 +109,7 @@ def test_a_full_disk_is_a_message_and_resumable(process, data, whole, tmp_path, 
     assert str(out) in err
     assert "next:" in err
     assert not list(out.rglob("*.partial"))
-    assert mettle(*command(data, out))[0] == 0
+    assert finish(process(*command(data, out)))[0] == 0
     assert tree(out) == tree(whole)
 
 
