@@ -157,7 +157,7 @@ class Task(Protocol):
     def changed_share(self, predictions: Predictions, others: Predictions) -> float:
         """The share, 0 to 1, in which two heads differ of what they predict for the same samples."""
         differing = [np.asarray(predictions[name]) != np.asarray(others[name]) for name in predictions]
-        return sum(int(array.sum()) for array in differing) / sum(array.size for array in differing)
+        return float(sum(array.sum() for array in differing) / sum(array.size for array in differing))
 
     def details(self, predictions: Predictions, rows: Sequence[int]) -> dict[str, object]:
         """What else a reader of a result wants to see, as JSON."""

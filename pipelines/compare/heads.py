@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -102,9 +103,11 @@ def _predict(
 
 
 def _write(path: Path, predictions: Predictions) -> None:
+    arrays: dict[str, Any] = dict(predictions)
+
     def save(partial: Path) -> None:
         with partial.open("wb") as file:
-            np.savez_compressed(file, **predictions)
+            np.savez_compressed(file, **arrays)
 
     write_atomically(path, save)
 

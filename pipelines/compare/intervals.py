@@ -102,7 +102,7 @@ def _group_sums(values: Floats, groups: Sequence[object]) -> tuple[Floats, Float
     places = {group: place for place, group in enumerate(dict.fromkeys(groups))}
     place_of = np.array([places[group] for group in groups], dtype=np.int64)
     sums = np.stack([np.bincount(place_of, weights=row, minlength=len(places)) for row in values])
-    return sums, np.bincount(place_of, minlength=len(places)).astype(np.float64)
+    return sums.astype(np.float64), np.bincount(place_of, minlength=len(places)).astype(np.float64)
 
 
 def _tail(sums: Floats, sizes: Floats, resampled: float) -> float:
