@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -28,6 +28,9 @@ mettle bench --report --from results
 RepeatsOption = Annotated[int, typer.Option(help="How often everything is measured; a report wants at least 5.")]
 Clips = Annotated[int | None, typer.Option(help="How many clips to work on.")]
 Tiny = Annotated[bool, typer.Option("--tiny", help="Toy shapes, in seconds: to try it out.")]
+Store = Annotated[
+    Path | None, path_option(text="A store in float16 to measure on, instead of tokens of a stated spectrum.")
+]
 Folder = Annotated[Path | None, path_option(text="Where temporary files go; by default the disk of cache/.")]
 
 
@@ -36,7 +39,8 @@ def register(app: typer.Typer) -> None:
     group.callback(invoke_without_command=True)(bench)
     for name, bench_info in BENCHES.items():
         examples = f"Examples:\n\n\b\nmettle bench {name}\nmettle bench {name} --tiny --repeats 5 --json\n"
-        group.command(name, help=bench_info.what, epilog=examples)(_command(name))
+        command = _command_with_store(name) if bench_info.takes_store else _command(name)
+        group.command(name, help=bench_info.what, epilog=examples)(command)
     app.add_typer(group, name="bench", epilog=EPILOG)
 
 
@@ -92,15 +96,34 @@ def _command(name: str) -> Callable[..., None]:
         json: Json = False,
         debug: Debug = False,
     ) -> None:
-        from mettle_cache.pipelines.benchmark.options import BenchOptions
-        from mettle_cache.pipelines.benchmark.registry import run_bench
-        from mettle_cache.pipelines.progress import terminal_progress
-
-        options = BenchOptions(repeats=repeats, clips=clips, tiny=tiny, folder=folder, device=device)
-        table = run_bench(name, options, terminal_progress())
-        emit(table.to_json(), table_report(table))
+        _run(name, repeats=repeats, clips=clips, tiny=tiny, folder=folder, device=device)
 
     return run
+
+
+def _command_with_store(name: str) -> Callable[..., None]:
+    def run(
+        repeats: RepeatsOption = 5,
+        clips: Clips = None,
+        tiny: Tiny = False,
+        store: Store = None,
+        folder: Folder = None,
+        device: Device = None,
+        json: Json = False,
+        debug: Debug = False,
+    ) -> None:
+        _run(name, repeats=repeats, clips=clips, tiny=tiny, store=store, folder=folder, device=device)
+
+    return run
+
+
+def _run(name: str, **options: Any) -> None:
+    from mettle_cache.pipelines.benchmark.options import BenchOptions
+    from mettle_cache.pipelines.benchmark.registry import run_bench
+    from mettle_cache.pipelines.progress import terminal_progress
+
+    table = run_bench(name, BenchOptions(**options), terminal_progress())
+    emit(table.to_json(), table_report(table))
 
 
 def table_report(table: BenchTable) -> list[str]:

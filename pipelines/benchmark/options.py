@@ -34,6 +34,8 @@ class BenchOptions:
         Where temporary files go; None: the disk that the stores are on by default.
     device
         None: a GPU where there is one.
+    store
+        The store to measure, for a bench that takes one; None: tokens of its own.
 
     Raises
     ------
@@ -46,9 +48,10 @@ class BenchOptions:
     tiny: bool = False
     folder: Path | None = None
     device: str | None = None
+    store: Path | None = None
 
     def __post_init__(self) -> None:
-        problems = [*self._problems(), *resolve_fields(self, "folder")]
+        problems = [*self._problems(), *resolve_fields(self, "folder", "store")]
         if problems:
             raise ConfigError(problems, where="these options cannot be used", hint="see: mettle bench --help")
 
@@ -63,7 +66,7 @@ class BenchOptions:
             yield f"--clips {self.clips}: must be from 1 to {MOST_CLIPS}"
 
     def command(self, bench: str) -> str:
-        """The command line with these options, without the folder, which belongs to this machine."""
+        """The command line with these options, without paths, which belong to this machine."""
         parts = [f"mettle bench {bench}", f"--repeats {self.repeats}"]
         if self.clips is not None:
             parts.append(f"--clips {self.clips}")
@@ -71,6 +74,8 @@ class BenchOptions:
             parts.append("--tiny")
         if self.device is not None:
             parts.append(f"--device {self.device}")
+        if self.store is not None:
+            parts.append("--store STORE")
         return " ".join(parts)
 
 

@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """A bench: what it measures, its module (imported when it is run), and how many clips it takes by default."""
+    """A bench: what it measures, its module (imported when it is run), how many clips it takes by default, and whether
+    it can measure a given store (:attr:`BenchOptions.store`)."""
 
     name: str
     what: str
     module: str
     clips: int
     tiny_clips: int
+    takes_store: bool = False
 
 
 _KNOWN = (
@@ -54,6 +56,14 @@ _KNOWN = (
         module="mettle_cache.pipelines.benchmark.memory",
         clips=33,
         tiny_clips=9,
+    ),
+    Bench(
+        name="codec",
+        what="Bytes, errors by layer and encoding time of the codecs, on stated or on your own tokens.",
+        module="mettle_cache.pipelines.benchmark.codec",
+        clips=4,
+        tiny_clips=2,
+        takes_store=True,
     ),
 )
 BENCHES: Mapping[str, Bench] = {bench.name: bench for bench in _KNOWN}
