@@ -100,12 +100,13 @@ class KltFormat:
     def pack(self, codes: Tensor) -> Tensor:
         """The inverse of :meth:`unpack`."""
         planes = []
-        for plane, bits in zip(codes.to(torch.uint8).split(self.planes, -1), BITS, strict=True):
+        for plane, bits in zip(codes.split(self.planes, -1), BITS, strict=True):
+            # whole numbers up to 255 are exact in any type of the codes
             packed = torch.zeros_like(plane[..., : plane.shape[-1] * bits // 8])
             for shift, members in zip(range(0, 8, bits), plane.chunk(8 // bits, -1), strict=False):
-                packed |= members << shift
+                packed.add_(members, alpha=1 << shift)
             planes.append(packed)
-        return torch.cat(planes, -1)
+        return torch.cat(planes, -1).to(torch.uint8)
 
     def to_cells(self, tokens: Tensor) -> Tensor:
         """Tokens ``[..., N, D]`` as rows ``[..., R, P, D]``."""
