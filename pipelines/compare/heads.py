@@ -60,14 +60,15 @@ def heads_of(subject: Subject, name: str, seeds: Sequence[int], progress: Progre
         A head's loss is not finite, or what lies in the folder is damaged.
     """
     missing = [seed for seed in seeds if not subject.predictions(name, seed).exists()]
+    work = subject.folder / f"{name}-work"
     if missing:
         progress.note(f"{name}: training {len(missing)} heads")
-        work = subject.folder / f"{name}-work"
         make_folder(work)
         with open_tokens(subject.store, name, work / "tokens.zarr", progress) as tokens:
             _train(subject, tokens, missing, work, progress)
             for seed, predicted in zip(missing, _predict(subject, tokens, missing, work, progress), strict=True):
                 _write(subject.predictions(name, seed), predicted)
+    if work.exists():  # a process that was killed may have left it behind
         shutil.rmtree(work)
     return [_read(subject.predictions(name, seed)) for seed in seeds]
 

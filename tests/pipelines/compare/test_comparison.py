@@ -86,7 +86,8 @@ def test_it_is_json(compared):
 
 
 def test_finished_heads_are_taken_and_new_ones_trained(store, compared, monkeypatch):
-    """A second run reads the files of the first; a further codec is trained on its own."""
+    """A second run reads the files of the first; a further codec is trained on its own. What a kill left is removed."""
+    (compared.out / "int8-work" / "seed-0").mkdir(parents=True)
     files = {path: path.stat().st_mtime_ns for path in compared.out.glob("*.npz")}
     again, asked = Listener(), []
     monkeypatch.setattr(heads_module, "_train", _noting(asked, heads_module._train))
