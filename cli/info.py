@@ -15,7 +15,7 @@ EPILOG = """Examples:
 mettle info cache/ave-swinv2_l-htsat.zarr
 mettle info cache/ave-swinv2_l-htsat.zarr --json
 """
-SHOWN = ("array", "layers", "tokens", "width")
+SHOWN = ("array", "layers", "tokens", "width", "cell")
 
 
 def register(app: typer.Typer) -> None:
@@ -36,11 +36,15 @@ def info(store: StoreArgument, json: Json = False, debug: Debug = False) -> None
     assert isinstance(facts["nbytes"], int)
     assert isinstance(facts["bytes_per_clip"], int)
     assert isinstance(facts["provenance"], dict)
+    static = facts["static_bytes"]
+    assert isinstance(static, int)
+    beside = f", and {format_bytes(static)} of static arrays" if static else ""
     lines = [
         f"store      {store}, format {facts['format']}, {'finished' if facts['finished'] else 'UNFINISHED'}",
         f"data set   {facts['dataset']}: {', '.join(f'{split} {count}' for split, count in rows.items())} rows",
         f"clips      {facts['committed']} of {facts['clips']} committed, {len(failed)} failed",
-        f"bytes      {format_bytes(facts['nbytes'])}, {format_bytes(facts['bytes_per_clip'])} a clip, {facts['codec']}",
+        f"bytes      {format_bytes(facts['nbytes'])}, {format_bytes(facts['bytes_per_clip'])} a clip, {facts['codec']}"
+        f"{beside}",
         f"key        {facts['key_digest']}",
         *(f"{name:<10} {value}" for name, value in facts["provenance"].items()),
         "",

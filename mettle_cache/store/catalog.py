@@ -52,8 +52,15 @@ def describe_store(path: Path | str) -> dict[str, object]:
         "rows": {split: splits.count(split) for split in dict.fromkeys(splits)},
         "nbytes": metadata.clip_bytes * committed,
         "bytes_per_clip": metadata.clip_bytes if committed else 0,
+        "static_bytes": sum(array.nbytes for array in metadata.static_layout),
         "stages": [
-            {"array": array, "layers": len(members), "tokens": members[0].tokens, "width": members[0].width}
+            {
+                "array": array,
+                "layers": len(members),
+                "tokens": members[0].tokens,
+                "width": members[0].width,
+                "cell": members[0].cell,
+            }
             for array, members in group_by_array(metadata.layers).items()
         ],
         "key_digest": metadata.record.key_digest,

@@ -31,11 +31,13 @@ from mettle_cache.paths import command_line, local_path
 from mettle_cache.pipelines.progress import Silent
 from mettle_cache.pipelines.timing import Repeats, TimedVariant, time_interleaved
 from mettle_cache.pipelines.train.checkpoint import load_checkpoint, load_model, write_tensors
+from mettle_cache.pipelines.train.kept_arrays import STATIC, static_of_tensors, static_tensors
 from mettle_cache.pipelines.train.recipe import Recipe, recipe_from_json
 from mettle_cache.pipelines.train.run_folder import RunFolder, hold_run
 from mettle_cache.pipelines.train.sample_loader import SampleBatch, SampleLoader, evaluation_inputs, read_split
 from mettle_cache.pipelines.train.task import bind_task, task_on_layers
 from mettle_cache.sealing import seal
+from mettle_cache.store.format.codecs import StaticArrays
 from mettle_cache.store.format.files import file_digest
 from mettle_cache.store.writing.durable import make_folder
 from mettle_cache.tasks.protocol import Task
@@ -195,7 +197,7 @@ def fold_model(model: nn.Module) -> dict[str, str]:
 
 def _check_place(out: Path, run: RunFolder) -> None:
     """Refuse the places of a run's own files, and to write over what no export wrote."""
-    own = (run.config, run.last, run.best, run.metrics, run.result)
+    own = (run.config, run.last, run.best, run.metrics, run.result, run.static)
     if out.absolute() in [path.absolute() for path in own]:
         raise UsageError(f"{out} is the place of a file of the run", hint="name another file with --out")
     if out.is_dir():
@@ -231,8 +233,24 @@ def load_exported(path: str | Path) -> nn.Module:
             model.set_submodule(name, module)
     except (KeyError, TypeError, ValueError, AttributeError, MettleError) as error:
         raise RunError(f"{path}: its description of the head is damaged ({error})") from error
-    load_model(model, tensors, where=path)
+    weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(f"{STATIC}/")}
+    load_model(model, weights, where=path)
     return model.requires_grad_(False).eval()
+
+
+def load_exported_codec(path: str | Path) -> tuple[str, StaticArrays] | None:
+    """The codec whose static arrays are in an exported head, and these by layer name and part; None if there are none.
+
+    With :func:`mettle_cache.store.format.codecs.encode_layers` they encode tokens as those of the training.
+
+    Raises
+    ------
+    RunError
+        As :func:`load_exported`.
+    """
+    tensors, table = read_folded(local_path(path))
+    static = static_of_tensors(tensors)
+    return (str(table.get("codec")), static) if static else None
 
 
 def folded_modules(model: nn.Module) -> dict[str, FoldedLCD]:
@@ -252,6 +270,9 @@ def _write(path: Path, model: nn.Module, task: Task, recipe: Recipe, store: Toke
         "store": store.key_digest,
     }
     tensors = model.state_dict()
+    if static := static_tensors(store.static, task.layers):
+        tensors |= static
+        description["codec"] = store.codec
     write_tensors(path, tensors, FOLDED_FORMAT, seal(tensors, description))
 
 

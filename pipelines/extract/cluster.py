@@ -103,8 +103,10 @@ def extract_task(config: ExtractConfig, indexes: Sequence[int]) -> list[Outcome]
     """
     assert config.out is not None, "cluster_clips names the store"
     with _ONE_AT_A_TIME:
-        # the coordinator has made the store, with its static arrays
-        extractor = replace(_worker_extractor(config), static=load_metadata(config.out).read_static())
+        extractor = _worker_extractor(config)
+        if extractor.codec.pilot(extractor.layers) is not None:
+            # the coordinator has made the store, with its static arrays
+            extractor = replace(extractor, static=load_metadata(config.out).read_static())
         # not a mere join: a worker with other weights or libraries would write other bytes, and is refused here
         spec = without_deleted(store_spec(extractor, config), config.out)
         with StoreWriter.create_or_resume(config.out, spec) as writer:

@@ -29,7 +29,6 @@ from mettle_cache.pipelines.static_arrays import ArraysWanted, static_arrays
 from mettle_cache.samples import training_clips
 from mettle_cache.store.format.codecs import Codec, Pilot, StaticArrays, encode_layers, get_codec
 from mettle_cache.store.format.layout import bytes_per_clip
-from mettle_cache.store.format.metadata import load_metadata
 from mettle_cache.store.format.spec import StoreSpec
 from mettle_cache.store.reading.token_store import TokenStore
 from mettle_cache.store.writing.locks import part_range
@@ -102,7 +101,7 @@ class _Recoding:
     def static_arrays(self, progress: Progress) -> Iterator[StaticArrays]:
         """Those of the new store; see :func:`mettle_cache.pipelines.static_arrays.static_arrays`."""
         if self.is_copy and self.config.choice.store is None:
-            yield load_metadata(self.store.path).read_static()
+            yield self.store.static
             return
         wanted = ArraysWanted(
             codec=self.codec,

@@ -1,7 +1,8 @@
 """A run's folder: its files, which change together with the record of their digests, and the lock of one writer.
 
 ``config.json`` (the record), ``last.safetensors`` (to resume), ``best.safetensors`` (to evaluate), ``metrics.csv``
-(one row an epoch), ``result.json``, ``predictions-SPLIT.parquet``, and what ``export`` writes here. A file is used only
+(one row an epoch), ``result.json``, ``predictions-SPLIT.parquet``, ``static.safetensors`` (static arrays of the
+store's codec, where it has any), and what ``export`` writes here. A file is used only
 if it has the digest that the record lists. Outside the record are what nothing reads back: ``events/`` (TensorBoard)
 and ``artefacts-SPLIT/``.
 
@@ -59,6 +60,10 @@ class RunFolder:
     @property
     def best(self) -> Path:
         return self.path / "best.safetensors"
+
+    @property
+    def static(self) -> Path:
+        return self.path / "static.safetensors"
 
     @property
     def events(self) -> Path:

@@ -15,6 +15,7 @@ from mettle_cache.pipelines.progress import Progress, Silent
 from mettle_cache.pipelines.report.run_reports import GroupReport, TrainReport
 from mettle_cache.pipelines.report.units import format_bytes
 from mettle_cache.pipelines.train.config import SelectOn
+from mettle_cache.pipelines.train.kept_arrays import keep_static
 from mettle_cache.pipelines.train.loop import SharedPass, Throughput, train_epochs
 from mettle_cache.pipelines.train.recipe import Recipe, default_recipe, load_recipe
 from mettle_cache.pipelines.train.run import Run
@@ -166,6 +167,7 @@ def _hold_folders(
     with ExitStack() as held:
         folders = held.enter_context(claim_runs(claims, resume=resume))
         for run, folder in zip(runs, folders, strict=True):
+            keep_static(folder, shared.loader.store, run.task.layers)
             held.enter_context(run.record(folder, store_digest=shared.loader.store.key_digest, steps=shared.steps))
         yield
 

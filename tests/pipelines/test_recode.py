@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import torch
 
@@ -29,7 +30,7 @@ from mettle_cache.pipelines.signals import InterruptedRunError
 from mettle_cache.store import StoreWriter, TokenStore, describe_store, verify_store
 from mettle_cache.store.format.codecs import CODECS, encode_layers, get_codec
 from tests.pipelines.listener import Listener
-from tests.store.tiny import LAYERS, clip_tokens, contents, make_spec, raw_tokens, source, write_store
+from tests.store.tiny import LAYERS, SEGMENTS, clip_tokens, contents, make_spec, raw_tokens, source, write_store
 from tests.store.toy_codecs import SIX, SixBitPilot
 
 ROOT = Path(__file__).parents[2]
@@ -110,6 +111,31 @@ def test_static_arrays_come_from_a_pilot_over_training_clips_of_the_store(floats
     for name, tokens in store[5].items():
         assert torch.equal(tokens.static["levels"], expected[name]["levels"])
         assert (tokens.floats() - raw_tokens(5)[name]).norm() < 0.1 * raw_tokens(5)[name].norm()
+
+
+def test_klt_of_float16_is_klt_of_the_tokens_where_float16_rounds_nothing(tmp_path):
+    """The oracle: the pilot and the codec by themselves, over training clips that have tokens."""
+    spec = make_spec("float16", CLIPS)
+    ids = [f"clip-{clip}" for clip in range(CLIPS)]
+    # the fifth clip is not one of training, the third has failed
+    samples = pa.table({"row": range(CLIPS), "clip": ids, "split": ["train"] * 5 + ["test"]})
+    write_store(tmp_path / "a.zarr", replace(spec, samples=samples), failed=[2])
+    assert into(tmp_path / "a.zarr", "klt1.5", tmp_path / "b.zarr").ok
+    codec, training = get_codec("klt1.5"), [0, 1, 3, 4]
+    pilot = codec.pilot(LAYERS)
+    for place, segments in pilot.choose([ids[clip] for clip in training], SEGMENTS):
+        tokens = raw_tokens(training[place])
+        for segment in segments:
+            pilot.add({name: x[segment : segment + 1].half().float() for name, x in tokens.items()})
+    static = pilot.finish()
+    store = TokenStore.open(tmp_path / "b.zarr")
+    for clip in (0, 1, 3, 4, 5):
+        tokens = {name: x.half().float() for name, x in raw_tokens(clip).items()}
+        for name, expected in encode_layers(tokens, codec, LAYERS, static).items():
+            stored = store[clip][name]
+            assert torch.equal(stored.codes, expected.codes)
+            assert all(torch.equal(stored.parts[part], expected.parts[part]) for part in expected.parts)
+            assert all(torch.equal(stored.static[part], static[name][part]) for part in static[name])
 
 
 def test_a_copy_and_other_stores_take_the_arrays_that_are_there(floats, six, tmp_path, monkeypatch):

@@ -29,9 +29,9 @@ def test_a_store_is_described_by_what_lies_in_it(tmp_path):
     assert facts["bytes_per_clip"] == sum(file.stat().st_size for file in path.rglob("c.0.*"))
     assert facts["nbytes"] == sum(file.stat().st_size for file in path.rglob("c.*"))
     assert facts["stages"] == [
-        {"array": "visual/s1", "layers": 2, "tokens": 9, "width": 4},
-        {"array": "visual/s2", "layers": 3, "tokens": 4, "width": 8},
-        {"array": "audio/s1", "layers": 1, "tokens": 4, "width": 6},
+        {"array": "visual/s1", "layers": 2, "tokens": 9, "width": 4, "cell": 1},
+        {"array": "visual/s2", "layers": 3, "tokens": 4, "width": 8, "cell": 1},
+        {"array": "audio/s1", "layers": 1, "tokens": 4, "width": 6, "cell": 1},
     ]
     assert facts["provenance"]["command"] == "mettle extract --dataset tiny"
 

@@ -278,6 +278,17 @@ class TokenStore:
             allocate=self._memory.take,
         )
 
+    @property
+    def static(self) -> StaticArrays:
+        """The codec's static arrays by layer name and part, on the CPU; none for most codecs.
+
+        Raises
+        ------
+        StoreCorruptError
+            They are damaged.
+        """
+        return self._static_arrays(torch.device("cpu"))
+
     def clip_files(self, clip: int) -> tuple[Path, ...]:
         """The shards of one clip; for backups and benchmarks, which want files.
 

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from mettle_cache.cli.export import EPILOG, report_lines
 from mettle_cache.errors import RunError, StoreMissingError, UsageError
 from mettle_cache.methods.folded import FOLDED_FORMAT, load_folded
-from mettle_cache.pipelines.evaluate.export import export_run, load_exported
+from mettle_cache.pipelines.evaluate.export import export_run, load_exported, load_exported_codec
 from mettle_cache.pipelines.train.checkpoint import load_checkpoint
 from mettle_cache.pipelines.train.recipe import load_recipe
 from mettle_cache.pipelines.train.task import bind_task
@@ -87,6 +87,7 @@ def test_the_report_counts_what_is_there(store, trained, exported):
 
 
 def test_the_file_says_what_it_came_from(store, trained, exported):
+    assert load_exported_codec(exported.out) is None
     with safe_open(exported.out, framework="pt") as opened:
         table = json.loads(opened.metadata()[FOLDED_FORMAT])
     assert table["store"] == store.key_digest
