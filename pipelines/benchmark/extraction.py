@@ -29,7 +29,7 @@ from mettle_cache.pipelines.extract.extractor import (
 )
 from mettle_cache.pipelines.extract.plan import run_passes
 from mettle_cache.pipelines.extract.stream import reproducible_passes, stream_clips
-from mettle_cache.store.format.codecs import encode_layers
+from mettle_cache.store.format.codecs import NO_STATIC, encode_layers, get_codec
 from mettle_cache.store.reading.token_store import TokenStore
 from mettle_cache.store.writing.shards import stored_arrays
 from mettle_cache.store.writing.writer import StoreWriter
@@ -51,6 +51,18 @@ class Extraction:
         folder.mkdir(exist_ok=True)
         extractor = build_extractor(config, open_config_dataset(config))
         return cls(config=config, extractor=extractor, clips=clips, folder=folder)
+
+    def in_codec(self, name: str) -> Extraction:
+        """The same in another codec; its pilot looks at the first clip alone, which is enough to be timed."""
+        codec = get_codec(name)
+        pilot, static = codec.pilot(self.extractor.layers), NO_STATIC
+        if pilot is not None:
+            pilot.add(self.tokens)
+            static = pilot.finish()
+        folder = self.folder / name
+        folder.mkdir(exist_ok=True)
+        extractor = replace(self.extractor, codec=codec, static=static)
+        return replace(self, config=replace(self.config, codec=name), extractor=extractor, folder=folder)
 
     @property
     def segments(self) -> int:
@@ -83,7 +95,7 @@ class Extraction:
     @cached_property
     def codes(self) -> dict[str, LayerTokens]:
         """The same, encoded, in host memory."""
-        return _to_host(encode_layers(self.tokens, self.extractor.codec))
+        return self._encoded()
 
     def decode(self) -> None:
         """Read and preprocess the media of one clip."""
@@ -98,7 +110,7 @@ class Extraction:
     def encode(self) -> None:
         """Encode one clip's tokens, and take the codes to the host."""
         with reproducible_passes(self.extractor.device):
-            _to_host(encode_layers(self.tokens, self.extractor.codec))
+            self._encoded()
 
     def write(self) -> None:
         """Write one clip's codes, durably."""
@@ -129,6 +141,10 @@ class Extraction:
             if not same_arrays(stored_arrays(read[name][0]), stored_arrays(codes)):
                 raise RunError(f"the stream stores other tokens than one forward pass gives, in layer {name}")
         shutil.rmtree(path)
+
+    def _encoded(self) -> dict[str, LayerTokens]:
+        extractor = self.extractor
+        return _to_host(encode_layers(self.tokens, extractor.codec, extractor.layers, extractor.static))
 
     def _extract(self, path: Path) -> None:
         with self._open_writer(path) as writer:

@@ -1,4 +1,4 @@
-"""``mettle bench memory``: the memory of training from an int8 store, in parts; it does not grow with the store.
+"""``mettle bench memory``: the memory of training from codes, in parts; it does not grow with the store.
 
 Every measurement is a process of its own that runs this module.
 """
@@ -26,9 +26,9 @@ from mettle_cache.pipelines.train.run import Run
 from mettle_cache.store.reading.token_store import TokenStore
 
 MODULE = "mettle_cache.pipelines.benchmark.memory"
-CODEC = "int8"
-# bytes on the device by clips a batch; the first is the recipe's
-GOALS = {16: 4.0, 1: 1.5}
+CODEC, KLT = "int8", "klt1.5"
+# gigabytes on the device by codec and clips a batch; the first is the recipe's
+GOALS = {(CODEC, 16): 4.0, (CODEC, 1): 1.5, (KLT, 16): 2.2}
 STEPS = 3
 # what the host may hold more for a store of twice the clips
 SAME = 1.1
@@ -39,29 +39,32 @@ def run(options: BenchOptions, progress: Progress) -> BenchTable:
     layers, clips = bench_layers(tiny=options.tiny), options.clips or 1
     device = choose_device(options.device)
     batch = bench_recipe(tiny=options.tiny).train.batch_size
-    sizes = (clips, 2 * clips)
-    with bench_folder(options, sum(store_bytes(layers, CODEC, count) for count in sizes)) as place:
-        for count in sizes:
-            write_bench_store(place / str(count), layers, codec=CODEC, clips=count, progress=progress)
+    sizes, trained = (clips, 2 * clips), ((CODEC, batch), (CODEC, 1), (KLT, batch))
+    stores = {f"{CODEC}-{count}": (CODEC, count) for count in sizes} | {f"{KLT}-{clips}": (KLT, clips)}
+    with bench_folder(options, sum(store_bytes(layers, *store) for store in stores.values())) as place:
+        for name, (codec, count) in stores.items():
+            write_bench_store(place / name, layers, codec=codec, clips=count, progress=progress)
         requests = {
-            **{_training(count): _request(place / str(clips), count, STEPS, device, options) for count in (batch, 1)},
-            **{_reading(count): _request(place / str(count), batch, 0, device, options) for count in sizes},
+            _training(codec, count): _request(place / f"{codec}-{clips}", count, STEPS, device, options)
+            for codec, count in trained
         }
+        for count in sizes:
+            requests[_reading(count)] = _request(place / f"{CODEC}-{count}", batch, 0, device, options)
         results = _take_turns(requests, options.repeats, progress)
-    rows = [row for count in (batch, 1) for row in _training_rows(_training(count), results[_training(count)])]
+    rows = [row for name in (_training(*pair) for pair in trained) for row in _training_rows(name, results[name])]
     rings = _ring_rows([_reading(count) for count in sizes], results)
     return BenchTable(
         bench="memory",
-        title=f"training AVEL from int8, batch {batch} and batch 1",
+        title=f"training AVEL from {CODEC}, batch {batch} and batch 1, and from {KLT}, batch {batch}",
         rows=(*rows, *rings),
-        goals=(*_ring_goals(rings), *([] if options.tiny else size_goals(results, (batch, 1)))),
+        goals=(*_ring_goals(rings), *([] if options.tiny else size_goals(results, trained))),
         notes=_notes(device, batch),
         repeats=options.repeats,
     )
 
 
-def _training(batch: int) -> str:
-    return f"batch {batch}"
+def _training(codec: str, batch: int) -> str:
+    return f"batch {batch}" if codec == CODEC else f"{codec}, batch {batch}"
 
 
 def _reading(clips: int) -> str:
@@ -115,12 +118,12 @@ def _ring_rows(names: Sequence[str], results: dict[str, list[Breakdown]]) -> lis
     return rows
 
 
-def size_goals(results: Mapping[str, Sequence[Breakdown]], batches: Sequence[int]) -> list[Goal]:
-    """What full shapes may hold."""
-    held = {count: _gigabytes(results[_training(count)], lambda result: result.peak).median for count in batches}
+def size_goals(results: Mapping[str, Sequence[Breakdown]], trained: Sequence[tuple[str, int]]) -> list[Goal]:
+    """What full shapes may hold, by codec and clips a batch."""
+    held = {pair: _gigabytes(results[_training(*pair)], lambda result: result.peak).median for pair in trained}
     return [
-        Goal(what=f"{_training(count)}: everything", wanted=GOALS[count], found=peak, unit="GB", least=False)
-        for count, peak in held.items()
+        Goal(what=f"{_training(*pair)}: everything", wanted=GOALS[pair], found=peak, unit="GB", least=False)
+        for pair, peak in held.items()
     ]
 
 

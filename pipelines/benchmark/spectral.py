@@ -159,18 +159,22 @@ def spectral_tokens(layer: LayerSpec, frames: int, generator: torch.Generator) -
 
     The basis, and the part of the mean that all frames share, belong to the stage and its width; everything else is
     drawn from ``generator``. Where a grid is too small for its tokens to be as alike as stated, they are as alike as it
-    allows.
+    allows. Class tokens are like no other token; stages beyond the fourth are like the fourth.
     """
-    spectrum = SPECTRA[layer.array]
-    basis, common = _stage(layer.array, layer.width)
+    stage = f"{layer.modality}/s{min(layer.stage, 4)}"
+    spectrum = SPECTRA[stage]
+    basis, common = _stage(stage, layer.width)
     components = torch.randn(frames, *layer.grid, layer.width - 1, generator=generator)
-    process, kept = _grid_process(layer.array, layer.grid, layer.width)
+    process, kept = _grid_process(stage, layer.grid, layer.width)
     _correlate(components, at_components(spectrum.next_frame, layer.width))
     _correlate(components.movedim(1, 0), process)
     _correlate(components.movedim(2, 0), process)
     components -= components.mean((1, 2), keepdim=True)
-    components *= (component_variances(spectrum, layer.width) / kept).sqrt()
-    x = components.flatten(1, 2) @ basis.T
+    components /= kept.sqrt()
+    alone = torch.randn(frames, layer.tokens - layer.grid[0] * layer.grid[1], layer.width - 1, generator=generator)
+    components = torch.cat((alone, components.flatten(1, 2)), 1) if alone.numel() else components.flatten(1, 2)
+    components *= component_variances(spectrum, layer.width).sqrt()
+    x = components @ basis.T
     x += _means(spectrum, basis, common, frames, generator).unsqueeze(1)
     return _raw(x, spectrum, generator)
 

@@ -192,8 +192,12 @@ class _OnlineSource:
 
 
 def token_tensors(batch: TokenBatch) -> list[torch.Tensor]:
-    """All tensors that a batch's tokens are made of."""
-    return [tensor for layer in batch.layers.values() for tensor in (layer.codes, *layer.parts.values())]
+    """All tensors that a batch's tokens are made of, and the store's static arrays that belong to them."""
+    return [
+        tensor
+        for layer in batch.layers.values()
+        for tensor in (layer.codes, *layer.parts.values(), *layer.static.values())
+    ]
 
 
 def time_update(run: Run) -> float:

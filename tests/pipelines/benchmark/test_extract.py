@@ -118,6 +118,20 @@ def test_ratios_are_to_what_they_say(table):
     assert set(extract.PARTS) <= {row.variant for row in table.rows}
 
 
+def test_klt_is_held_to_the_same_share_and_its_encoding_to_a_tenth(table):
+    goals = {goal.what: goal for goal in table.goals}
+    assert goals["whole extraction, klt1.5, of the bare backbones"].found == table.row(extract.WHOLE_KLT).ratio
+    encoding = goals["encoding, klt1.5, of the backbones"]
+    assert encoding.found == table.row(extract.ENCODING_KLT).ratio
+    assert (encoding.wanted, encoding.least) == (0.1, False)
+
+
+def test_another_codec_stores_what_one_forward_pass_gives(extraction):
+    klt = extraction.in_codec("klt1.5")
+    klt.check_store()
+    assert {tokens.format.name for tokens in klt.codes.values()} == {"klt"}
+
+
 def test_a_pass_takes_its_share_of_the_time(table):
     """A pass's seconds times the frames/s of that same repeat are the segments of all the passes at once."""
     at_once = int(table.title.split(", ")[-1].split()[0])

@@ -16,7 +16,7 @@ def table(tiny_bench):
     return tiny_bench("memory")
 
 
-@pytest.mark.parametrize("batch", ["batch 4", "batch 1"])
+@pytest.mark.parametrize("batch", ["batch 4", "batch 1", "klt1.5, batch 4"])
 def test_the_parts_make_the_whole(table, batch):
     whole = table.row(f"{batch}: everything")
     parts = [table.row(f"{batch}: {part}") for part in PARTS]
@@ -25,12 +25,23 @@ def test_the_parts_make_the_whole(table, batch):
     assert all(part.denominator == whole.variant for part in parts)
 
 
-@pytest.mark.parametrize(("batch", "peak", "met"), [(16, 3.9, True), (16, 4.1, False), (1, 1.4, True), (1, 1.6, False)])
-def test_full_shapes_are_held_to_their_gigabytes(batch, peak, met):
+@pytest.mark.parametrize(
+    ("codec", "batch", "peak", "met"),
+    [
+        ("int8", 16, 3.9, True),
+        ("int8", 16, 4.1, False),
+        ("int8", 1, 1.4, True),
+        ("int8", 1, 1.6, False),
+        ("klt1.5", 16, 2.1, True),
+        ("klt1.5", 16, 2.3, False),
+    ],
+)
+def test_full_shapes_are_held_to_their_gigabytes(codec, batch, peak, met):
     found = Breakdown(
         heads=1, gradients=1, moments=2, codes=1, saved=1, peak=int(peak * 1e9), libraries=1, memory_of="RSS"
     )
-    (goal,) = size_goals({f"batch {batch}": [found] * 3}, [batch])
+    name = f"batch {batch}" if codec == "int8" else f"{codec}, batch {batch}"
+    (goal,) = size_goals({name: [found] * 3}, [(codec, batch)])
     assert (goal.found, goal.met) == (pytest.approx(peak), met)
 
 
@@ -42,6 +53,11 @@ def test_adam_holds_two_numbers_a_weight_and_a_gradient_is_as_large_as_its_weigh
 
 def test_four_clips_have_four_times_the_codes_of_one(table):
     assert table.row("batch 4: codes").value == pytest.approx(4 * table.row("batch 1: codes").value)
+
+
+def test_klt_holds_fewer_codes_and_the_same_heads(table):
+    assert table.row("klt1.5, batch 4: codes").value < table.row("batch 4: codes").value
+    assert table.row("klt1.5, batch 4: heads").value == table.row("batch 4: heads").value
 
 
 def test_the_ring_is_measured_on_two_sizes_of_store(table):

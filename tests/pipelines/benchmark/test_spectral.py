@@ -93,3 +93,10 @@ def test_tokens_follow_from_the_seed():
     assert torch.equal(draw(layer, 1), draw(layer, 1))
     assert not torch.equal(draw(layer, 1), draw(layer, 2))
     assert draw(layer, 1, frames=3).shape == (3, 8, 16)
+
+
+def test_backbones_of_any_layers_have_tokens():
+    layer = LayerSpec(modality="audio", stage=5, block=1, grid=(2, 2), tokens=5, width=16)
+    tokens = draw(layer, 1, frames=3)
+    assert tokens.shape == (3, 5, 16)
+    assert tokens.isfinite().all()
