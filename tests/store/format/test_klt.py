@@ -1,6 +1,8 @@
 """The klt codecs as they declare themselves, and their codes against an encoder in float64 that loops."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -187,6 +189,39 @@ def test_a_row_takes_the_codecs_bits_a_value(name, rate, width, cell):
     ]
     assert all(array.static for array in static)
     assert not any(array.static for array in (codes, norm, rest))
+
+
+# Swin-V2-L at 192 pixels and HTS-AT: blocks, side of the grid, channels of each stage
+FULL = ((2, 48, 192), (2, 24, 384), (18, 12, 768), (2, 6, 1536), (2, 64, 96), (2, 32, 192), (6, 16, 384), (2, 8, 768))
+# bytes of a clip's codes; beside them norms of four bytes a token and rests of two a channel
+CODE_BYTES = {"klt2": 13_240_320, "klt1.5": 9_930_240, "klt1.32": 8_770_640, "klt1.25": 8_275_200, "klt0": 0}
+NORMS, RESTS = 813_120, 449_280
+
+
+def clip_bytes(codec, static=False):
+    total = 0
+    for blocks, side, width in FULL:
+        for array in codec.arrays([layer_of((side, side), width)], segments=10):
+            item = {"uint8": 1, "float16": 2, "float32": 4}[array.dtype]
+            total += blocks * item * int(np.prod(array.shape)) * (array.static == static)
+    return total
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_clip_takes_the_bytes_that_the_documentation_says(name):
+    codec = get_codec(name)
+    exact = CODE_BYTES[name] + NORMS + RESTS
+    assert clip_bytes(codec) == exact
+    assert clip_bytes(replace(codec, shifted=True)) == exact + RESTS
+    if name != "klt0":
+        assert clip_bytes(codec, static=True) == 35_833_536
+    text = (Path(__file__).parents[3] / "docs" / "codecs.md").read_text("utf-8")
+    (row,) = re.findall(rf"^\| `{re.escape(name)}` \| [\d.]+ \|(.*)\|", text, flags=re.MULTILINE)
+    bits, size, shifted, ave = (cell.split()[0] for cell in row.split("|")[:4])
+    values = sum(10 * blocks * side**2 * width for blocks, side, width in FULL)
+    assert bits == f"{exact * 8 / values:.2f}"
+    assert (size, shifted) == (f"{exact / 1e6:.1f}", f"{(exact + RESTS) / 1e6:.1f}")
+    assert ave == f"{exact * 4097 / 1e9:.0f}"
 
 
 @pytest.mark.parametrize("name", NAMES)
