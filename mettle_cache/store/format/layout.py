@@ -1,8 +1,12 @@
 """Where each byte of a store lies: arrays, shards and chunks as FORMAT.md section 3 fixes them.
 
-A shard is one file for a clip and an array; it holds one chunk a block, each followed by its crc32c, then the index.
-Nothing is compressed, so every offset follows from the layer table: no index has to be read to find a chunk. A static
-array, which some codecs have, is one file of one chunk for all clips.
+An array holds what is stored of a stage. A chunk is one block of one clip, followed by its crc32c; a shard is one file
+with the chunks of some clips, clip by clip, then the index. Nothing is compressed, so every offset follows from the
+layer table: no index has to be read to find a chunk. A static array, which some codecs have, is one file of one chunk
+for all clips.
+
+In format 2 a chunk is self-contained: everything that the codec stores of a block, one array a stage. In format 1 codes,
+scales and zeros are arrays of their own, with a shard a clip.
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,6 +23,8 @@ from mettle_cache.store.format.codecs import CODES, Codec, CodecArray
 from mettle_cache.store.format.digests import CRC_BYTES, crc32c, crc_bytes
 
 _INDEX_ENTRY_BYTES = 16
+# the offset and length of a chunk that is not there
+_EMPTY = (2**64 - 1, 2**64 - 1)
 _ITEM_BYTES = {
     "int8": 1,
     "uint8": 1,
@@ -38,95 +44,122 @@ _CRC32C: dict[str, object] = {"name": "crc32c"}
 
 @dataclass(frozen=True)
 class ArrayLayout:
-    """One zarr array with a shard a clip: the codes, the scales or the zeros of a stage.
+    """One zarr array with shards: what is stored of a stage.
 
     Attributes
     ----------
     name
-        ``visual/s3``, ``visual/s3_scale`` or ``visual/s3_zero``.
+        ``visual/s3``; in format 1 also ``visual/s3_scale`` and ``visual/s3_zero``.
     layers
         The layers in the order of the block axis.
-    codec
-        The codec's declaration of the array.
+    fields
+        The codec's declarations of what a chunk holds, in the order of their bytes; one in format 1.
+    clips
+        How many clips the store has.
+    clips_each
+        How many clips a shard holds, the last one maybe fewer; None in format 1, whose shards hold one.
     """
 
     name: str
     layers: tuple[LayerSpec, ...]
-    codec: CodecArray
-
-    @property
-    def part(self) -> str:
-        """The field of :class:`~mettle_cache.tokens.LayerTokens` that is stored: ``codes`` or the name of a part."""
-        return self.codec.part
-
-    @property
-    def dtype(self) -> str:
-        return self.codec.dtype
-
-    @property
-    def chunk_shape(self) -> tuple[int, ...]:
-        """``(T, N, C)`` for codes, with C stored values a row; ``(T, D)`` for scales and zeros."""
-        return self.codec.shape
+    fields: tuple[CodecArray, ...]
+    clips: int
+    clips_each: int | None = None
 
     @property
     def blocks(self) -> int:
         return len(self.layers)
 
     @cached_property
-    def chunk_bytes(self) -> int:
-        """Bytes of a chunk without its checksum."""
-        return math.prod(self.chunk_shape) * _ITEM_BYTES[self.dtype]
-
-    @property
-    def index_offset(self) -> int:
-        return self.blocks * (self.chunk_bytes + CRC_BYTES)
-
-    @property
-    def shard_bytes(self) -> int:
-        return self.index_offset + len(self.index)
-
-    def chunk_offset(self, block: int) -> int:
-        return block * (self.chunk_bytes + CRC_BYTES)
+    def field_bytes(self) -> tuple[int, ...]:
+        """Bytes of each field in a chunk."""
+        return tuple(math.prod(field.shape) * _ITEM_BYTES[field.dtype] for field in self.fields)
 
     @cached_property
-    def index(self) -> bytes:
-        """The shard index that every shard of this array ends with."""
-        stored = self.chunk_bytes + CRC_BYTES
-        entries = b"".join(struct.pack("<QQ", self.chunk_offset(block), stored) for block in range(self.blocks))
-        return entries + crc_bytes(crc32c(memoryview(entries)))
+    def chunk_bytes(self) -> int:
+        """Bytes of a chunk without its checksum."""
+        return sum(self.field_bytes)
 
-    def shard_name(self, clip: int) -> str:
-        """The file of one clip, in the array's folder; one flat folder an array."""
-        return f"c.{clip}{self._shard_suffix}"
+    @property
+    def contents(self) -> str:
+        """What a chunk holds, for messages."""
+        return self.fields[0].part if len(self.fields) == 1 else "tokens"
+
+    @cached_property
+    def clip_bytes(self) -> int:
+        """Bytes of a clip's chunks in a shard, with their checksums."""
+        return self.blocks * (self.chunk_bytes + CRC_BYTES)
+
+    def shard(self, clip: int) -> int:
+        """The number of the shard that holds a clip."""
+        return clip // (self.clips_each or 1)
+
+    def members(self, shard: int) -> range:
+        """The clips of a shard."""
+        each = self.clips_each or 1
+        return range(shard * each, min((shard + 1) * each, self.clips))
+
+    def chunk_offset(self, clip: int, block: int) -> int:
+        """Where a chunk begins in its shard."""
+        return clip % (self.clips_each or 1) * self.clip_bytes + block * (self.chunk_bytes + CRC_BYTES)
+
+    def index_offset(self, shard: int) -> int:
+        """Where the index of a shard begins: behind the place of its last clip."""
+        return len(self.members(shard)) * self.clip_bytes
+
+    def shard_bytes(self, shard: int) -> int:
+        return self.index_offset(shard) + self.index_bytes
+
+    @property
+    def index_bytes(self) -> int:
+        return (self.clips_each or 1) * self.blocks * _INDEX_ENTRY_BYTES + CRC_BYTES
+
+    def index(self, shard: int, stored: Container[int]) -> bytes:
+        """The index that a shard ends with; ``stored`` has the clips that are there, all others are empty entries."""
+        members, length = self.members(shard), self.chunk_bytes + CRC_BYTES
+        entries = bytearray()
+        for place in range(self.clips_each or 1):
+            clip = members.start + place
+            for block in range(self.blocks):
+                there = clip in members and clip in stored
+                entries += struct.pack("<QQ", *((self.chunk_offset(clip, block), length) if there else _EMPTY))
+        return bytes(entries) + crc_bytes(crc32c(memoryview(entries)))
+
+    def shard_name(self, shard: int) -> str:
+        """The file of a shard, in the array's folder; one flat folder an array."""
+        return f"c.{shard}{self._shard_suffix}"
 
     @cached_property
     def _shard_suffix(self) -> str:
-        return ".0" * (1 + len(self.chunk_shape))
+        return ".0" * (1 + (len(self.fields[0].shape) if self.clips_each is None else 1))
 
-    def shard_path(self, clip: int) -> str:
-        """The file of one clip, relative to the store."""
-        return f"{self.name}/{self.shard_name(clip)}"
+    def shard_path(self, shard: int) -> str:
+        """The file of a shard, relative to the store."""
+        return f"{self.name}/{self.shard_name(shard)}"
 
     def span(self, blocks: range) -> str:
         """The layers of some blocks, for messages: the first to the last."""
         first, last = self.layers[blocks[0]].name, self.layers[blocks[-1]].name
         return first if first == last else f"{first} to {last}"
 
-    def zarr_json(self, clips: int) -> bytes:
+    def zarr_json(self) -> bytes:
         """The array's metadata, byte for byte as zarr-python 3.1.6 writes it."""
+        whole = self.clips_each is not None
+        dtype = "uint8" if whole else self.fields[0].dtype
+        chunk = (self.chunk_bytes,) if whole else self.fields[0].shape
         sharding = {
-            "chunk_shape": [1, 1, *self.chunk_shape],
-            "codecs": _chunk_codecs(self.dtype),
+            "chunk_shape": [1, 1, *chunk],
+            "codecs": _chunk_codecs(dtype),
             "index_codecs": [_LITTLE, _CRC32C],
             "index_location": "end",
         }
-        shape = [self.blocks, *self.chunk_shape]
+        shape = [self.blocks, *chunk]
         return _array_json(
-            shape=[clips, *shape],
-            chunk=[1, *shape],
-            dtype=self.dtype,
+            shape=[self.clips, *shape],
+            chunk=[self.clips_each or 1, *shape],
+            dtype=dtype,
             codecs=[{"name": "sharding_indexed", "configuration": sharding}],
-            axes=["clip", "block", *self.codec.axes],
+            axes=["clip", "block", *(("byte",) if whole else self.fields[0].axes)],
         )
 
 
@@ -164,26 +197,35 @@ class StaticLayout:
         )
 
 
-def store_layout(layers: Iterable[LayerSpec], segments: int, codec: Codec) -> tuple[ArrayLayout, ...]:
-    """The arrays of a store with shards, each stage's codes before what goes with them.
+def store_layout(
+    layers: Iterable[LayerSpec], segments: int, codec: Codec, *, clips: int, clips_each: int | None
+) -> tuple[ArrayLayout, ...]:
+    """The arrays of a store with shards, in the order of the stages; in format 1 codes come before what goes with them.
 
     Raises
     ------
     StoreError
         The codec cannot store such layers.
     """
-    return tuple(
-        ArrayLayout(name if array.part == CODES else f"{name}_{array.part}", members, array)
-        for name, members, array in _declared(layers, segments, codec)
-        if not array.static
-    )
+    layout: list[ArrayLayout] = []
+    for name, members in group_by_array(layers).items():
+        fields = tuple(array for array in codec.arrays(members, segments) if not array.static)
+        if clips_each is not None:
+            layout.append(ArrayLayout(name, members, fields, clips, clips_each))
+            continue
+        layout += [
+            ArrayLayout(name if field.part == CODES else f"{name}_{field.part}", members, (field,), clips)
+            for field in fields
+        ]
+    return tuple(layout)
 
 
 def static_layout(layers: Iterable[LayerSpec], segments: int, codec: Codec) -> tuple[StaticLayout, ...]:
     """The static arrays of a store, stage by stage; none for most codecs."""
     return tuple(
         StaticLayout(f"{STATIC}/{name}_{array.part}", members, array)
-        for name, members, array in _declared(layers, segments, codec)
+        for name, members in group_by_array(layers).items()
+        for array in codec.arrays(members, segments)
         if array.static
     )
 
@@ -206,14 +248,6 @@ def bytes_per_clip(layers: Iterable[LayerSpec], segments: int, codec: Codec) -> 
 def files_per_clip(layers: Iterable[LayerSpec], segments: int, codec: Codec) -> int:
     """Files of one clip: a shard an array, and the commit record."""
     return len(store_layout(layers, segments, codec)) + 1
-
-
-def _declared(
-    layers: Iterable[LayerSpec], segments: int, codec: Codec
-) -> Iterator[tuple[str, tuple[LayerSpec, ...], CodecArray]]:
-    for name, members in group_by_array(layers).items():
-        for array in codec.arrays(members, segments):
-            yield name, members, array
 
 
 def _chunk_codecs(dtype: str) -> list[dict[str, object]]:
