@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 CLIPS_FILE = "clips.json"
 SAMPLES = "samples.parquet"
 MANIFEST = "manifest.parquet"
+# behind the name of a shard that is being filled, and of every file that is not whole yet
+PARTIAL = ".partial"
 LARGEST_RECORD = 2 << 20
 LARGEST_TABLE = 256 << 20
 _MOST_VECTORS = os.sysconf("SC_IOV_MAX")

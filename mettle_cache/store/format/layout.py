@@ -5,15 +5,14 @@ with the chunks of some clips, clip by clip, then the index. Nothing is compress
 layer table: no index has to be read to find a chunk. A static array, which some codecs have, is one file of one chunk
 for all clips.
 
-In format 2 a chunk is self-contained: everything that the codec stores of a block, one array a stage. In format 1 codes,
-scales and zeros are arrays of their own, with a shard a clip.
+In format 2 a chunk is self-contained: everything that the codec stores of a block, one array a stage. In format 1
+codes, scales and zeros are arrays of their own, with a shard a clip.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import struct
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,7 +23,14 @@ from mettle_cache.store.format.digests import CRC_BYTES, crc32c, crc_bytes
 
 _INDEX_ENTRY_BYTES = 16
 # the offset and length of a chunk that is not there
-_EMPTY = (2**64 - 1, 2**64 - 1)
+_EMPTY = 2**64 - 1
+# by default a shard number's files take no more than this, and there are at least so many shard numbers
+_SHARDS_BYTES = 1 << 30
+_LEAST_SHARDS = 16
+MOST_CLIPS_PER_SHARD = 4096
+# no shard of a real backbone comes near these; beyond them a declared shape is refused before anything is allocated
+_LARGEST_SHARD = 1 << 33
+_MOST_CHUNKS = 1 << 20
 _ITEM_BYTES = {
     "int8": 1,
     "uint8": 1,
@@ -69,6 +75,17 @@ class ArrayLayout:
     @property
     def blocks(self) -> int:
         return len(self.layers)
+
+    @property
+    def shards(self) -> int:
+        """How many shards it takes to hold all clips."""
+        return -(-self.clips // (self.clips_each or 1))
+
+    @property
+    def readable(self) -> bool:
+        """Whether a shard is of a size that is written and read."""
+        chunks = self.blocks * (self.clips_each or 1)
+        return chunks <= _MOST_CHUNKS and (self.clips_each or 1) * self.clip_bytes <= _LARGEST_SHARD
 
     @cached_property
     def field_bytes(self) -> tuple[int, ...]:
@@ -116,14 +133,16 @@ class ArrayLayout:
 
     def index(self, shard: int, stored: Container[int]) -> bytes:
         """The index that a shard ends with; ``stored`` has the clips that are there, all others are empty entries."""
+        import numpy as np
+
         members, length = self.members(shard), self.chunk_bytes + CRC_BYTES
-        entries = bytearray()
-        for place in range(self.clips_each or 1):
-            clip = members.start + place
-            for block in range(self.blocks):
-                there = clip in members and clip in stored
-                entries += struct.pack("<QQ", *((self.chunk_offset(clip, block), length) if there else _EMPTY))
-        return bytes(entries) + crc_bytes(crc32c(memoryview(entries)))
+        entries = np.full((self.clips_each or 1, self.blocks, 2), _EMPTY, "<u8")
+        for place, clip in enumerate(members):
+            if clip in stored:
+                entries[place, :, 0] = self.chunk_offset(clip, 0) + length * np.arange(self.blocks)
+                entries[place, :, 1] = length
+        content = entries.tobytes()
+        return content + crc_bytes(crc32c(memoryview(content)))
 
     def shard_name(self, shard: int) -> str:
         """The file of a shard, in the array's folder; one flat folder an array."""
@@ -230,24 +249,46 @@ def static_layout(layers: Iterable[LayerSpec], segments: int, codec: Codec) -> t
     )
 
 
+def clip_layout(layers: Iterable[LayerSpec], segments: int, codec: Codec) -> tuple[ArrayLayout, ...]:
+    """The arrays of a store of one clip, for what is said of a clip alone. Raises StoreError as above."""
+    return store_layout(layers, segments, codec, clips=1, clips_each=1)
+
+
 def bytes_per_clip(layers: Iterable[LayerSpec], segments: int, codec: Codec) -> dict[str, int]:
     """Bytes of one clip by array, and of its records.
 
-    The arrays' are exact: codes, scales and zeros with their checksums and shard indexes. ``records`` is an upper bound
-    of the commit record and the manifest row, for ids and digests of up to 64 characters.
+    The arrays' are exact: chunks with their checksums. ``records`` is an upper bound of the entries of shard indexes,
+    the commit record and the manifest row, for ids and digests of up to 64 characters.
     """
-    layout = store_layout(layers, segments, codec)
-    sizes = {array.name: array.shard_bytes for array in layout}
+    layout = clip_layout(layers, segments, codec)
+    sizes = {array.name: array.clip_bytes for array in layout}
     # a checksum in a record takes 8 digits and 3 signs, an array's or layer's name and its value at most 40
-    sizes[RECORDS] = 1024 + sum(
-        40 + 11 * array.blocks + 40 * (len(array.layers) if array.part == CODES else 0) for array in layout
-    )
+    sizes[RECORDS] = 1024 + sum(40 + (11 + 40) * array.blocks + array.index_bytes for array in layout)
     return sizes
 
 
-def files_per_clip(layers: Iterable[LayerSpec], segments: int, codec: Codec) -> int:
-    """Files of one clip: a shard an array, and the commit record."""
-    return len(store_layout(layers, segments, codec)) + 1
+def default_clips_per_shard(layers: Iterable[LayerSpec], segments: int, codec: Codec, clips: int) -> int:
+    """How many clips a shard holds unless somebody chooses otherwise.
+
+    The largest power of two with which a shard number's files, of all stages together, take at most 1 GiB, and with
+    which there are at least 16 shard numbers (or as many as clips, if there are fewer clips); at most 4,096.
+    """
+    layout = clip_layout(layers, segments, codec)
+    clip_bytes, blocks = sum(array.clip_bytes for array in layout), max(array.blocks for array in layout)
+    each = 1
+    while (
+        2 * each <= min(MOST_CLIPS_PER_SHARD, _MOST_CHUNKS // blocks)
+        and 2 * each * clip_bytes <= _SHARDS_BYTES
+        and -(-clips // (2 * each)) >= min(_LEAST_SHARDS, clips)
+    ):
+        each *= 2
+    return each
+
+
+def shard_files(layers: Iterable[LayerSpec], segments: int, codec: Codec, *, clips: int, clips_each: int) -> int:
+    """How many files hold the clips: of each shard number one an array, and the log."""
+    layout = store_layout(layers, segments, codec, clips=clips, clips_each=clips_each)
+    return layout[0].shards * (len(layout) + 1)
 
 
 def _chunk_codecs(dtype: str) -> list[dict[str, object]]:

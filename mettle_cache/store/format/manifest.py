@@ -1,4 +1,4 @@
-"""The outcome of each clip: its commit record, and the manifest, with one row a clip.
+"""The outcome of each clip: finding its commit record, and the manifest, with one row a clip.
 
 A finished store has its manifest on disk; that of an unfinished one is built from its commit records.
 """
@@ -7,21 +7,24 @@ from __future__ import annotations
 
 import os
 import stat
+from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from mettle_cache.errors import StoreCorruptError
 from mettle_cache.samples import clips_of_samples
+from mettle_cache.store.format.commit_log import check_belongs, log_lines, read_log
 from mettle_cache.store.format.digests import digest
-from mettle_cache.store.format.files import MANIFEST, read_small, read_table, repair_hint
+from mettle_cache.store.format.files import MANIFEST, open_regular, read_table, repair_hint
 from mettle_cache.store.format.metadata import StoreMetadata
 from mettle_cache.store.format.records import CommitRecord, ReadyRecord
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_LARGEST_COMMIT = 1 << 20
 _COLUMNS = {
     "index": "int64",
     "id": "string",
@@ -34,25 +37,6 @@ _COLUMNS = {
 }
 
 
-def read_commit(metadata: StoreMetadata, clip: int) -> tuple[CommitRecord, bytes]:
-    """A clip's commit record and its bytes.
-
-    Raises
-    ------
-    StoreCorruptError
-        It is missing, damaged, of another clip or of another store.
-    """
-    path = metadata.commit_path(clip)
-    data = read_small(path, limit=_LARGEST_COMMIT, store=metadata.path)
-    try:
-        record = CommitRecord.from_bytes(data)
-        _check_belongs(record, metadata, clip)
-    except ValueError as error:
-        reason = str(error).splitlines()[0]
-        raise StoreCorruptError(f"{path}: damaged commit record: {reason}", hint=repair_hint(metadata.path)) from error
-    return record, data
-
-
 @dataclass(frozen=True)
 class NamedCommits:
     """The commits that a manifest names: clip ids and digests of the records, by clip index."""
@@ -60,39 +44,75 @@ class NamedCommits:
     metadata: StoreMetadata
     clips: Sequence[str]
     digests: Sequence[str]
+    # where each line of a log begins, by shard number
+    _starts: dict[int, array[int]] = field(default_factory=dict, repr=False)
 
     def read(self, clip: int) -> CommitRecord:
         """A clip's record. Raises StoreCorruptError when it is not the one that the manifest names."""
-        record, data = read_commit(self.metadata, clip)
-        if record.clip != self.clips[clip] or digest(data) != self.digests[clip]:
-            raise StoreCorruptError(
-                f"clip {self.clips[clip]}: {self.metadata.commit_path(clip)}: not the record that the manifest names",
-                hint=repair_hint(self.metadata.path),
-            )
-        return record
+        shard, path = self.metadata.shard(clip), self.metadata.commit_path(clip)
+        try:
+            line = self._line_in_order(clip)
+            if digest(line) != self.digests[clip]:
+                # a log that is being filled has another order, and it changes
+                lines = log_lines(self.metadata, shard)
+                line = next((line for line in lines if digest(line) == self.digests[clip]), b"")
+            record = CommitRecord.from_bytes(line)
+            check_belongs(record, self.metadata, shard)
+            if record.clip == self.clips[clip] and record.index == clip:
+                return record
+        except StoreCorruptError as error:
+            raise StoreCorruptError(f"clip {self.clips[clip]}: {error.message}", hint=error.hint) from error
+        except ValueError:
+            pass
+        raise StoreCorruptError(
+            f"clip {self.clips[clip]}: {path}: not the record that the manifest names",
+            hint=repair_hint(self.metadata.path),
+        )
+
+    def _line_in_order(self, clip: int) -> bytes:
+        """The line at a clip's place, where a finished store has it."""
+        shard = self.metadata.shard(clip)
+        if shard not in self._starts:
+            self._starts[shard] = array("q", accumulate(map(len, log_lines(self.metadata, shard)), initial=0))
+        starts, place = self._starts[shard], clip - self.metadata.members(shard).start
+        if place + 1 >= len(starts):
+            return b""
+        try:
+            descriptor = open_regular(self.metadata.log_path(shard))
+        except OSError:
+            return b""
+        with os.fdopen(descriptor, "rb", buffering=0) as file:
+            return os.pread(file.fileno(), starts[place + 1] - starts[place], starts[place])
 
 
 def find_commit(metadata: StoreMetadata, clip: int) -> CommitRecord | None:
     """The clip's commit record, or None where the clip has to be written (again)."""
-    try:
-        return read_commit(metadata, clip)[0]
-    except StoreCorruptError:
-        return None
+    found = None
+    with suppress(StoreCorruptError):
+        for line in read_log(metadata, metadata.shard(clip)):
+            if line.record is not None and line.record.index == clip:
+                found = line.record
+    return found
 
 
-def misfit_shards(metadata: StoreMetadata, clip: int) -> list[tuple[int, str]]:
-    """Shards of a clip that are not regular files of the right size: the array's position in the layout, and why."""
+def misfit_shards(metadata: StoreMetadata, clip: int, *, finished: bool) -> list[tuple[int, str]]:
+    """Shards that cannot hold a clip, because they are no regular files or end before its place.
+
+    For each of them the position of its array in the layout, and why. A shard of format 1 has one size and no other.
+    """
     misfits: list[tuple[int, str]] = []
-    for position, array in enumerate(metadata.layout):
+    shard = metadata.shard(clip)
+    for position, layout in enumerate(metadata.layout):
+        end = layout.chunk_offset(clip, 0) + layout.clip_bytes
         try:
-            status = os.lstat(metadata.path / array.shard_path(clip))
+            status = os.lstat(metadata.shard_file(layout, shard, finished=finished))
         except OSError as error:
             misfits.append((position, error.strerror or str(error)))
             continue
         if not stat.S_ISREG(status.st_mode):
             misfits.append((position, "not a regular file"))
-        elif status.st_size != array.shard_bytes:
-            misfits.append((position, f"{status.st_size:,} bytes instead of {array.shard_bytes:,}"))
+        elif status.st_size < end or (metadata.format == 1 and status.st_size != layout.shard_bytes(shard)):
+            misfits.append((position, f"{status.st_size:,} bytes instead of {layout.shard_bytes(shard):,}"))
     return misfits
 
 
@@ -119,7 +139,7 @@ class Manifest:
         return {clip: source for clip, (status, source) in enumerate(rows) if status == "ok"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ManifestRow:
     """What the manifest and ``READY`` hold of a clip; a commit record takes a hundred times the memory."""
 
@@ -130,10 +150,9 @@ class ManifestRow:
     commit: str
 
     @classmethod
-    def of(cls, commit: CommitRecord) -> ManifestRow:
-        return cls(
-            commit.clip, commit.status, commit.error or "", commit.source or "", commit=digest(commit.to_bytes())
-        )
+    def of(cls, commit: CommitRecord, data: bytes) -> ManifestRow:
+        """The row of a commit, of which ``data`` are the bytes."""
+        return cls(commit.clip, commit.status, commit.error or "", commit.source or "", commit=digest(data))
 
 
 def manifest_table(metadata: StoreMetadata, rows: Sequence[ManifestRow], samples: pa.Table) -> pa.Table:
@@ -182,12 +201,23 @@ def manifest_so_far(metadata: StoreMetadata) -> Manifest:
     ids = metadata.read_clip_ids()
     none = [""] * len(ids)
     statuses, errors, sources, commits = ["pending"] * len(ids), none.copy(), none.copy(), none.copy()
-    for clip in metadata.committed_clips():
-        commit = find_commit(metadata, clip)
-        if commit is not None and commit.clip == ids[clip]:
-            row = ManifestRow.of(commit)
+    for shard in metadata.logged_shards():
+        for clip, row in log_rows(metadata, shard, ids).items():
             statuses[clip], errors[clip], sources[clip], commits[clip] = row.status, row.error, row.source, row.commit
     return Manifest(ids, *map(tuple, (statuses, errors, sources, commits)))
+
+
+def log_rows(metadata: StoreMetadata, shard: int, clips: Sequence[str]) -> dict[int, ManifestRow]:
+    """The rows of a shard number's clips, by clip index; of several intact lines of a clip the last one counts.
+
+    ``clips`` are the store's ids. A log that is not there or cannot be read has none.
+    """
+    rows: dict[int, ManifestRow] = {}
+    with suppress(StoreCorruptError):
+        for line in read_log(metadata, shard):
+            if line.record is not None and line.record.clip == clips[line.record.index]:
+                rows[line.record.index] = ManifestRow.of(line.record, line.data)
+    return rows
 
 
 def splits_of(clips: Sequence[str], samples: pa.Table) -> list[str]:
@@ -205,16 +235,3 @@ def _schema() -> pa.Schema:
     import pyarrow as pa
 
     return pa.schema([(name, pa.type_for_alias(kind)) for name, kind in _COLUMNS.items()])
-
-
-def _check_belongs(record: CommitRecord, metadata: StoreMetadata, clip: int) -> None:
-    if record.index != clip:
-        raise ValueError(f"it is that of clip {record.index}")
-    if record.key != metadata.record.key_digest:
-        raise ValueError("it is of another store")
-    done = record.status == "ok"
-    expected = {array.name: array.blocks for array in metadata.layout} if done else {}
-    if {name: len(checksums) for name, checksums in record.crc32c.items()} != expected:
-        raise ValueError("its arrays are not those of the store")
-    if record.nbytes != (metadata.clip_bytes if done else 0):
-        raise ValueError("it counts other bytes than a clip of the store has")

@@ -32,6 +32,7 @@ from mettle_cache.store.format.files import (
     LARGEST_RECORD,
     LARGEST_TABLE,
     MANIFEST,
+    PARTIAL,
     SAMPLES,
     read_expected,
     read_small,
@@ -53,15 +54,14 @@ READY = "READY"
 COMMITS = "commits"
 # what only a store holds beside its root metadata
 RECORDS = (READY, COMMITS, CLIPS_FILE, SAMPLES, MANIFEST)
-_COMMIT_NAME = re.compile(r"[0-9]{8}\.json")
+# a file a shard number; in format 1 a file a clip
+_RECORD_NAMES = {1: re.compile(r"([0-9]{8})\.json"), 2: re.compile(r"([0-9]{8})\.jsonl")}
 ATTRIBUTE = "mettle"
 RESUME_HINT = "run the same mettle extract command again; it goes on where the last run stopped"
 ROOT_HINT = (
     "run the same mettle extract command again: it writes the file anew where the clips' records show that they are "
     "that command's, and keeps the clips"
 )
-# no shard of a real backbone comes near this; a declared shape beyond it is refused before anything is allocated
-_LARGEST_SHARD = 1 << 33
 
 
 @dataclass(frozen=True)
@@ -99,9 +99,14 @@ class StoreMetadata:
     def layers(self) -> tuple[LayerSpec, ...]:
         return tuple(layer.to_layer() for layer in self.record.key.layers)
 
+    @property
+    def format(self) -> int:
+        return self.record.format
+
     @cached_property
     def layout(self) -> tuple[ArrayLayout, ...]:
-        return store_layout(self.layers, self.segments, self.codec)
+        each = self.record.key.clips_per_shard
+        return store_layout(self.layers, self.segments, self.codec, clips=self.clips, clips_each=each)
 
     @cached_property
     def static_layout(self) -> tuple[StaticLayout, ...]:
@@ -109,28 +114,62 @@ class StoreMetadata:
 
     @cached_property
     def clip_bytes(self) -> int:
-        """Bytes of one clip's shards."""
-        return sum(array.shard_bytes for array in self.layout)
+        """Bytes of one clip in its shards; in format 1, whose shards hold one, with their indexes."""
+        return sum(array.shard_bytes(0) if self.format == 1 else array.clip_bytes for array in self.layout)
+
+    @property
+    def clips_each(self) -> int:
+        """How many clips a shard holds, the last one maybe fewer; 1 in format 1."""
+        return self.record.key.clips_per_shard or 1
+
+    @property
+    def shards(self) -> range:
+        """The numbers of the shards: of each number one file an array, and one with the records of its clips."""
+        return range(self.layout[0].shards)
+
+    def shard(self, clip: int) -> int:
+        """The number of the shards that hold a clip."""
+        return clip // self.clips_each
+
+    def members(self, shard: int) -> range:
+        """The clips of a shard number."""
+        return self.layout[0].members(shard)
+
+    def log_path(self, shard: int) -> Path:
+        """The file with the records of a shard number's clips."""
+        return self.path / COMMITS / f"{shard:08d}.json{'l' if self.format > 1 else ''}"
 
     def commit_path(self, clip: int) -> Path:
-        return self.path / COMMITS / f"{clip:08d}.json"
+        """The file that holds a clip's record."""
+        return self.log_path(self.shard(clip))
 
-    def committed_clips(self) -> list[int]:
-        """Clips that have a commit record, intact or not, in order: what is there, whatever number is declared."""
+    def logged_shards(self) -> list[int]:
+        """Shard numbers that have a file of records, intact or not: what is there, whatever number is declared."""
         try:
             names = os.listdir(self.path / COMMITS)
         except OSError:
             return []
-        numbers = sorted(int(name.removesuffix(".json")) for name in names if _COMMIT_NAME.fullmatch(name))
-        return [number for number in numbers if number < self.clips]
+        matches = map(_RECORD_NAMES[self.format].fullmatch, names)
+        return [number for number in sorted(int(match[1]) for match in matches if match) if number in self.shards]
+
+    def shard_file(self, array: ArrayLayout, shard: int, *, finished: bool) -> Path:
+        """The file that counts for a shard of an array.
+
+        In a finished store it is the shard. In any other it is its ``.partial`` where there is one: that holds all that
+        the shard holds, but for clips that are being written again.
+        """
+        path = self.path / array.shard_path(shard)
+        partial = path.with_name(f"{path.name}{PARTIAL}")
+        return partial if not finished and os.path.lexists(partial) else path
 
     def shard_paths(self, clip: int) -> list[Path]:
-        return [self.path / array.shard_path(clip) for array in self.layout]
+        """The shards that hold a clip of a finished store."""
+        return [self.path / array.shard_path(array.shard(clip)) for array in self.layout]
 
     def metadata_files(self) -> dict[str, bytes]:
         """Every zarr.json of the store and its exact content; the root's comes first."""
         files = {ROOT: group_json({ATTRIBUTE: self.record.sealed()})}
-        arrays = {array.name: array.zarr_json(self.clips) for array in self.layout}
+        arrays = {array.name: array.zarr_json() for array in self.layout}
         arrays |= {array.name: array.zarr_json() for array in self.static_layout}
         for name, content in arrays.items():
             for group in reversed(PurePosixPath(name).parents[:-1]):
@@ -218,7 +257,7 @@ def load_metadata(path: Path) -> StoreMetadata:
     version = document.get("format")
     if isinstance(version, int) and FORMAT_VERSION < version < 1000:
         raise StoreError(
-            f"{path} has store format {version}; this version reads format {FORMAT_VERSION}",
+            f"{path} has store format {version}; this version reads formats 1 to {FORMAT_VERSION}",
             hint="install the version of mettle-cache that made it, or a newer one",
         )
     metadata = _parse(path, document, data)
@@ -279,7 +318,7 @@ def missing_so_far(metadata: StoreMetadata) -> list[str]:
 
     They are all written before the first commit, so a file that is missing beside commits was lost.
     """
-    if metadata.committed_clips():
+    if metadata.logged_shards():
         return []
     return [name for name in metadata.static_digests() if not os.path.lexists(metadata.path / name)]
 
@@ -307,6 +346,7 @@ def _parse(path: Path, document: dict[str, JsonValue], data: bytes) -> StoreMeta
         metadata = StoreMetadata(path, record)
         problems = list(layer_problems(metadata.layers))
         own_key = record.key_digest == digest_of(record.key.model_dump(mode="json"))
+        own_key = own_key and record.format == record.key.format
         intact = group_json({ATTRIBUTE: record.sealed()}) == data
     except (ValueError, MettleError) as error:
         raise damaged_root(path, f"is not valid: {str(error).splitlines()[0]}") from error
@@ -337,7 +377,7 @@ def _check_layout(metadata: StoreMetadata) -> None:
         )
     try:
         problems = _static_problems(metadata)
-        oversized = [array.name for array in metadata.layout if array.blocks * array.chunk_bytes > _LARGEST_SHARD]
+        oversized = [array.name for array in metadata.layout if not array.readable]
     except StoreError as error:
         raise damaged_root(path, f"is not valid: {error.message}") from error
     if oversized:

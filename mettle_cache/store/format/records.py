@@ -16,11 +16,13 @@ from pydantic import (
     SerializerFunctionWrapHandler,
     ValidationError,
     model_serializer,
+    model_validator,
 )
 
 from mettle_cache.layers import LayerSpec
 from mettle_cache.store.format.clip_ids import MOST_CLIPS
 from mettle_cache.store.format.digests import canonical_json, digest_of
+from mettle_cache.store.format.layout import MOST_CLIPS_PER_SHARD
 
 WholeNumber = Annotated[int, Field(ge=0, lt=1 << 31)]
 Positive = Annotated[int, Field(ge=1, lt=1 << 31)]
@@ -83,11 +85,12 @@ class SamplesModel(Strict):
 class KeyModel(Strict):
     """The key: everything that changes bytes (:meth:`mettle_cache.store.format.spec.StoreSpec.key_document`)."""
 
-    format: Literal[1]
+    format: Literal[1, 2]
     dataset: ShortText
     segments: Positive
     codec: ShortText
     codec_version: Annotated[int, Field(ge=2)] | None = None
+    clips_per_shard: Annotated[int, Field(ge=1, le=MOST_CLIPS_PER_SHARD)] | None = None
     layers: Annotated[list[LayerModel], Field(min_length=1, max_length=10_000)]
     clips: ClipsModel
     samples: SamplesModel
@@ -97,16 +100,22 @@ class KeyModel(Strict):
 
     @model_serializer(mode="wrap")
     def _without_absent(self, render: SerializerFunctionWrapHandler) -> dict[str, object]:
-        # only codecs with static arrays or later versions have the fields, so that other stores are what they were
+        # only codecs with static arrays or later versions have their fields, and only format 2 has shards of several clips
         fields: dict[str, object] = render(self)
-        absent = {"static", "codec_version"}
+        absent = {"static", "codec_version", "clips_per_shard"}
         return {name: value for name, value in fields.items() if name not in absent or value is not None}
+
+    @model_validator(mode="after")
+    def _clips_per_shard_are_of_format_2(self) -> Self:
+        if (self.format == 1) != (self.clips_per_shard is None):
+            raise ValueError("clips_per_shard belongs to format 2, and only there")
+        return self
 
 
 class Sealed(Strict):
     """A record with its own digest."""
 
-    format: Literal[1] = 1
+    format: Literal[1, 2] = 2
 
     def sealed(self) -> dict[str, object]:
         """The record's JSON with the digest of all the rest."""
@@ -163,6 +172,7 @@ class CommitRecord(Sealed):
     """What one clip has on disk: written after the data, so its presence says that the data is complete.
 
     ``crc32c`` holds the checksums of an array's chunks in block order, ``max_abs`` the largest decoded |x| of a layer.
+    A line of its shard's log; in format 1 a file of its own.
     """
 
     index: WholeNumber

@@ -14,12 +14,13 @@ from mettle_cache.samples import CLIP, clips_of_samples
 from mettle_cache.store.format.clip_ids import id_problems
 from mettle_cache.store.format.codecs import NO_STATIC, StaticArrays, codec_version, get_codec
 from mettle_cache.store.format.digests import canonical_json, digest, digest_of
+from mettle_cache.store.format.layout import MOST_CLIPS_PER_SHARD, default_clips_per_shard
 from mettle_cache.store.format.static import static_contents
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,8 @@ class StoreSpec:
         JSON that names everything outside this class that changes bytes: weights, preprocessing, decode policy.
     provenance
         JSON for people: not compared, but it must not change from run to run either (no times, no hosts).
+    clips_per_shard
+        How many clips a shard holds; None: :func:`~mettle_cache.store.format.layout.default_clips_per_shard`.
     static
         The codec's static arrays, where it has any (:meth:`mettle_cache.store.format.codecs.Codec.pilot`). The key
         holds their digests.
@@ -56,6 +59,7 @@ class StoreSpec:
     vocabulary: Mapping[str, Sequence[str]] = field(default_factory=dict)
     key: Mapping[str, object] = field(default_factory=dict)
     provenance: Mapping[str, object] = field(default_factory=dict)
+    clips_per_shard: int | None = None
     static: StaticArrays = field(default_factory=lambda: NO_STATIC, repr=False)
 
     def __post_init__(self) -> None:
@@ -67,6 +71,8 @@ class StoreSpec:
     def _shape_problems(self) -> Iterator[str]:
         if self.segments < 1:
             yield f"segments must be at least 1, not {self.segments}"
+        if self.clips_per_shard is not None and not 1 <= self.clips_per_shard <= MOST_CLIPS_PER_SHARD:
+            yield f"clips_per_shard must be from 1 to {MOST_CLIPS_PER_SHARD:,}, not {self.clips_per_shard}"
         yield from layer_problems(self.layers)
 
     def _sample_problems(self) -> Iterator[str]:
@@ -84,6 +90,7 @@ class StoreSpec:
             "dataset": self.dataset,
             "segments": self.segments,
             "codec": self.codec,
+            "clips_per_shard": self.clips_each,
             "layers": [layer.to_json() for layer in self.layers],
             "clips": {"count": len(self.clips), "digest": digest_of(list(self.clips))},
             "samples": {"rows": self.samples.num_rows, "digest": samples_digest(self.samples)},
@@ -95,6 +102,13 @@ class StoreSpec:
         if self.static_files:
             document["static"] = {name: digest(content) for name, content in self.static_files.items()}
         return document
+
+    @cached_property
+    def clips_each(self) -> int:
+        """How many clips a shard holds, chosen or by default."""
+        if self.clips_per_shard is not None:
+            return self.clips_per_shard
+        return default_clips_per_shard(self.layers, self.segments, get_codec(self.codec), len(self.clips))
 
     @cached_property
     def static_files(self) -> Mapping[str, bytes]:

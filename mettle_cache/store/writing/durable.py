@@ -14,9 +14,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mettle_cache.errors import NoRoomError, StoreError
+from mettle_cache.store.format.files import PARTIAL
 
 Buffer = bytes | memoryview
-PARTIAL = ".partial"
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
