@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 
 from mettle_cache.errors import StoreCorruptError
+from mettle_cache.store.files_of_store import unexpected_files
+from mettle_cache.store.format.commit_log import LogLine, read_log
 from mettle_cache.store.format.digests import digest
 from mettle_cache.store.format.files import MANIFEST
-from mettle_cache.store.format.manifest import read_commit, read_manifest
+from mettle_cache.store.format.manifest import read_manifest, shard_sizes
 from mettle_cache.store.format.metadata import (
-    COMMITS,
     READY,
     StoreMetadata,
     damaged_files,
@@ -25,17 +25,24 @@ from mettle_cache.store.format.metadata import (
     read_ready,
 )
 from mettle_cache.store.format.records import ReadyRecord
-from mettle_cache.store.reading.clip_check import Advance, Problem, byte_problems, check_in_threads, size_problems
-from mettle_cache.store.writing.lifecycle import commits_digest, forget_clips, keys_of_records
-from mettle_cache.store.writing.locks import FINISHING, LOCKS
-
-# a folder that was unpacked into a store by mistake need not be listed to the end
-_MOST_STRAYS = 1000
+from mettle_cache.store.reading.clip_check import (
+    Advance,
+    Problem,
+    byte_problems,
+    check_in_threads,
+    shard_problems,
+    size_problems,
+)
+from mettle_cache.store.writing.lifecycle import commits_digest, forget_clips, keys_of_records, refuse_old_format
 
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyReport:
-    """The outcome of a check. ``nbytes`` were read from shards; ``damaged`` are indexes of clips to extract again."""
+    """The outcome of a check.
+
+    ``nbytes`` were read from shards; ``damaged`` are indexes of clips to extract again, ``logs`` numbers of shards
+    whose log holds something else than records.
+    """
 
     path: Path
     deep: bool
@@ -46,6 +53,7 @@ class VerifyReport:
     nbytes: int
     problems: tuple[Problem, ...]
     damaged: tuple[int, ...]
+    logs: tuple[int, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -70,6 +78,32 @@ class _ClipState:
     nbytes: int = 0
 
 
+@dataclass
+class _Store:
+    """A store that is being checked, and what is expected of it.
+
+    ``ids`` are empty where they are not known, and ``expected``, the digests of the commits by clip index, too.
+    ``problems`` are of no clip.
+    """
+
+    metadata: StoreMetadata
+    ready: ReadyRecord | None
+    ids: Sequence[str]
+    expected: Sequence[str]
+    deep: bool
+    problems: list[Problem] = field(default_factory=list)
+    logs: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A clip to be checked: its line of the log, if there is one, and the sizes of its shards."""
+
+    clip: int
+    line: LogLine | None
+    sizes: Sequence[int | str]
+
+
 def verify_store(path: Path | str, *, deep: bool = False, advance: Advance | None = None) -> VerifyReport:
     """Check a store: metadata, commits and sizes; with ``deep`` every byte of every shard.
 
@@ -89,17 +123,15 @@ def verify_store(path: Path | str, *, deep: bool = False, advance: Advance | Non
     vouched = metadata.static_digests() if ready is None else ready.files
     awaited = () if finished else missing_so_far(metadata)
     problems += [Problem(what, name) for name, what in damaged_files(metadata, vouched) if name not in awaited]
-    ids, expected = _names(metadata, ready)
-    # of an unfinished store, or one whose ids are lost, only records that are there are believed
-    clips = range(metadata.clips) if ready is not None and ids else metadata.committed_clips()
-    check = partial(_check_clip, metadata, ids, expected, deep)
-    states = _check_clips(check, clips, metadata.clips, advance)
+    store = _Store(metadata, ready, *_names(metadata, ready), deep, problems)
+    states = _check_clips(store, advance)
     if not any(state.status for state in states.values()):
         _refuse_foreign_root(metadata)
     problems += [problem for state in states.values() for problem in state.problems]
+    stored = {clip for clip, state in states.items() if state.status != "failed"}
     if ready is not None:
         problems += _disagreements(metadata, ready, states)
-        stored = {clip for clip, state in states.items() if state.status != "failed"}
+        problems += _shard_problems(store, stored)
         problems += [Problem("not a file of the store; remove it", name) for name in unexpected_files(metadata, stored)]
     statuses = [state.status for state in states.values()]
     lost = sum(not state.status and bool(state.problems) for state in states.values())
@@ -113,54 +145,26 @@ def verify_store(path: Path | str, *, deep: bool = False, advance: Advance | Non
         nbytes=sum(state.nbytes for state in states.values()),
         problems=tuple(problems),
         damaged=tuple(clip for clip, state in states.items() if state.problems),
+        logs=tuple(store.logs),
     )
 
 
 def repair_store(report: VerifyReport) -> int:
     """Forget the clips that a report found damaged, and ``READY``: the next extraction makes them anew.
 
-    Nothing that is intact is touched. Returns the number of clips forgotten.
+    It also writes the indexes of shards anew where they are damaged. Nothing that is intact is touched. Returns the
+    number of clips forgotten.
+
+    Raises
+    ------
+    StoreError
+        The store is of an older format, which is not written any more.
     """
     if report.problems:
-        forget_clips(load_metadata(report.path), report.damaged)
+        metadata = load_metadata(report.path)
+        refuse_old_format(metadata)
+        forget_clips(metadata, report.damaged, logs=report.logs)
     return len(report.damaged)
-
-
-def unexpected_files(metadata: StoreMetadata, stored: Collection[int]) -> Iterator[str]:
-    """Paths, within the store, of files and folders that a finished store with shards of the clips ``stored`` does not
-    have; a thousand at most.
-
-    Locks are not reported: a run that looks at a finished store holds one, and when it is killed the next run takes it
-    away.
-    """
-    known = {READY, FINISHING, MANIFEST, *metadata.static_digests()}
-    own_folders = {COMMITS, *(str(parent) for name in known for parent in Path(name).parents)}
-    arrays = {array.name: array for array in metadata.layout}
-
-    def belongs(folder: str, name: str) -> bool:
-        number = _NUMBER.match(name)
-        if number is None or f"{folder}/{name}" in known:
-            return f"{folder}/{name}".removeprefix("/") in known
-        clip = int(number[1])
-        if folder in arrays:
-            return name == arrays[folder].shard_name(clip) and clip in stored
-        return folder == COMMITS and name == metadata.commit_path(clip).name and clip < metadata.clips
-
-    left = _MOST_STRAYS
-    for path, folders, files in os.walk(metadata.path):
-        folder = os.path.relpath(path, metadata.path).removeprefix(".")
-        here = {name: f"{folder}/{name}".removeprefix("/") for name in (*folders, *files)}
-        foreign = [name for name in folders if here[name] not in own_folders and here[name] != LOCKS]
-        folders[:] = sorted(name for name in folders if name not in foreign and here[name] != LOCKS)
-        for name in sorted([*foreign, *(name for name in files if not belongs(folder, name))]):
-            if left == 0:
-                return
-            left -= 1
-            yield here[name]
-
-
-# the clip's number in the name of a shard, c.7.0.0, or of a record, 00000007.json
-_NUMBER = re.compile(r"(?:c\.)?([0-9]{1,9})\.")
 
 
 def _ready(metadata: StoreMetadata, problems: list[Problem]) -> ReadyRecord | None:
@@ -189,42 +193,92 @@ def _names(metadata: StoreMetadata, ready: ReadyRecord | None) -> tuple[Sequence
     return (), ()
 
 
-def _check_clips(
-    check: Callable[[int], _ClipState], clips: Sequence[int], total: int, advance: Advance | None
-) -> dict[int, _ClipState]:
+def _check_clips(store: _Store, advance: Advance | None) -> dict[int, _ClipState]:
     states: dict[int, _ClipState] = {}
-    for clip, state in zip(clips, check_in_threads(check, clips), strict=True):
+    for clip, state in check_in_threads(partial(_check_clip, store), _find_clips(store)):
         states[clip] = state
         if advance is not None:
             advance(1, nbytes=state.nbytes)
-    if advance is not None and len(clips) < total:
-        advance(total - len(clips), nbytes=0)
+    if advance is not None and len(states) < store.metadata.clips:
+        advance(store.metadata.clips - len(states), nbytes=0)
     return states
 
 
-def _check_clip(
-    metadata: StoreMetadata, ids: Sequence[str], expected: Sequence[str], deep: bool, clip: int
-) -> _ClipState:
-    file = metadata.commit_path(clip)
-    relative = str(file.relative_to(metadata.path))
-    name = ids[clip] if ids else ""
-    if not os.path.lexists(file):
-        return _ClipState(problems=(Problem("the commit record is missing", relative, name),))
+def _find_clips(store: _Store) -> Iterator[_Found]:
+    """The clips to be checked, in order.
+
+    Of an unfinished store, or one whose ids are lost, only records that are there are believed.
+    """
+    metadata = store.metadata
+    believed = store.ready is not None and bool(store.ids)
+    for shard in metadata.shards if believed else metadata.logged_shards():
+        members = metadata.members(shard)
+        lines = _read_lines(store, shard)
+        sizes = shard_sizes(metadata, shard, finished=store.ready is not None)
+        if store.ready is None:
+            found = {line.record.index: line for line in lines if line.record is not None}
+            yield from (_Found(clip, found[clip], sizes) for clip in sorted(found))
+        else:
+            yield from (_Found(clip, line, sizes) for clip, line in zip_longest(members, lines[: len(members)]))
+
+
+def _read_lines(store: _Store, shard: int) -> list[LogLine]:
+    """The lines of a log; takes note of what does not belong into it, but as a killed writer leaves it."""
+    log = str(store.metadata.log_path(shard).relative_to(store.metadata.path))
     try:
-        commit, data = read_commit(metadata, clip)
+        lines = list(read_log(store.metadata, shard))
     except StoreCorruptError as error:
-        return _ClipState(problems=(Problem(error.message, relative, name),))
-    own = digest(data)
-    if ids and commit.clip != name:
-        return _ClipState(commit.status, own, (Problem("the record of another clip", relative, name),))
-    if expected and expected[clip] != own:
-        return _ClipState(commit.status, own, (Problem("not the record in the manifest", relative, name),))
+        # of a finished store each clip is told to lack its record
+        if store.ready is None:
+            store.problems.append(Problem(error.message, log))
+            store.logs.append(shard)
+        return []
+    before = len(store.problems)
+    if store.ready is None:
+        damaged = [(number, line) for number, line in enumerate(lines, 1) if line.record is None and not line.torn]
+        store.problems += [Problem(f"line {number} is no commit record: {line.what}", log) for number, line in damaged]
+    elif len(lines) > len(store.metadata.members(shard)):
+        store.problems.append(Problem("there is more in it than the records of its clips", log))
+    if len(store.problems) > before:
+        store.logs.append(shard)
+    return lines
+
+
+def _check_clip(store: _Store, found: _Found) -> tuple[int, _ClipState]:
+    metadata, clip, line = store.metadata, found.clip, found.line
+    log = str(metadata.commit_path(clip).relative_to(metadata.path))
+    name = store.ids[clip] if store.ids else ""
+
+    def lost(what: str, status: str = "", own: str = "") -> tuple[int, _ClipState]:
+        return clip, _ClipState(status, own, (Problem(what, log, name),))
+
+    if line is None:
+        return lost("the commit record is missing")
+    if line.record is None:
+        return lost(f"damaged commit record: {line.what}")
+    commit, own = line.record, digest(line.data)
+    if commit.index != clip or (store.ids and commit.clip != name):
+        return lost("the record of another clip")
+    if store.expected and store.expected[clip] != own:
+        return lost("not the record in the manifest", commit.status, own)
     if commit.status == "failed":
-        return _ClipState(commit.status, own)
-    misfits = size_problems(metadata, clip, commit)
-    if misfits or not deep:
-        return _ClipState(commit.status, own, tuple(misfits))
-    return _ClipState(commit.status, own, tuple(byte_problems(metadata, clip, commit)), metadata.clip_bytes)
+        return clip, _ClipState(commit.status, own)
+    problems = size_problems(metadata, clip, commit, found.sizes)
+    if problems or not store.deep:
+        return clip, _ClipState(commit.status, own, tuple(problems))
+    problems = byte_problems(metadata, clip, commit, finished=store.ready is not None)
+    return clip, _ClipState(commit.status, own, tuple(problems), metadata.clip_bytes)
+
+
+def _shard_problems(store: _Store, stored: Collection[int]) -> Iterator[Problem]:
+    """What is wrong with the shards of a finished store beside their clips."""
+    metadata = store.metadata
+    for shard in metadata.shards:
+        members = metadata.members(shard)
+        name = store.ids[members[0]] if len(members) == 1 and store.ids else ""
+        for array in metadata.layout:
+            for problem in shard_problems(metadata, array, shard, stored, deep=store.deep):
+                yield replace(problem, clip=name)
 
 
 def _disagreements(metadata: StoreMetadata, ready: ReadyRecord, states: dict[int, _ClipState]) -> Iterator[Problem]:

@@ -50,6 +50,7 @@ def make_spec(codec: str = "int8", clips: int = 4, *, layers: Iterable[LayerSpec
         "vocabulary": {"categories": ["Bark", "Meow"]},
         "key": {"visual": {"weights": "abc", "size": 192}, "decode": {"fps": 1}},
         "provenance": {"command": "mettle extract --dataset tiny"},
+        "clips_per_shard": 2,
     }
     return StoreSpec(**(facts | fields))
 

@@ -28,7 +28,7 @@ MANIFEST = "manifest.parquet"
 PARTIAL = ".partial"
 LARGEST_RECORD = 2 << 20
 LARGEST_TABLE = 256 << 20
-_MOST_VECTORS = os.sysconf("SC_IOV_MAX")
+MOST_VECTORS = os.sysconf("SC_IOV_MAX")
 _MOST_ROWS = 1 << 22
 _MOST_VALUES = 1 << 26
 # a length and a character of a clip's id
@@ -71,7 +71,7 @@ def read_fully(descriptor: int, targets: list[memoryview], offset: int, nbytes: 
     """
     total = 0
     while total < nbytes:
-        count = os.preadv(descriptor, targets[:_MOST_VECTORS], offset + total)
+        count = os.preadv(descriptor, targets[:MOST_VECTORS], offset + total)
         total += count
         if count == 0 or total == nbytes:
             break

@@ -95,24 +95,31 @@ def find_commit(metadata: StoreMetadata, clip: int) -> CommitRecord | None:
     return found
 
 
-def misfit_shards(metadata: StoreMetadata, clip: int, *, finished: bool) -> list[tuple[int, str]]:
-    """Shards that cannot hold a clip, because they are no regular files or end before its place.
-
-    For each of them the position of its array in the layout, and why. A shard of format 1 has one size and no other.
-    """
-    misfits: list[tuple[int, str]] = []
-    shard = metadata.shard(clip)
-    for position, layout in enumerate(metadata.layout):
-        end = layout.chunk_offset(clip, 0) + layout.clip_bytes
+def shard_sizes(metadata: StoreMetadata, shard: int, *, finished: bool) -> list[int | str]:
+    """The size of the file that counts for a shard number in each array, or what is wrong with it instead."""
+    sizes: list[int | str] = []
+    for layout in metadata.layout:
         try:
             status = os.lstat(metadata.shard_file(layout, shard, finished=finished))
         except OSError as error:
-            misfits.append((position, error.strerror or str(error)))
-            continue
-        if not stat.S_ISREG(status.st_mode):
-            misfits.append((position, "not a regular file"))
-        elif status.st_size < end or (metadata.format == 1 and status.st_size != layout.shard_bytes(shard)):
-            misfits.append((position, f"{status.st_size:,} bytes instead of {layout.shard_bytes(shard):,}"))
+            sizes.append(error.strerror or str(error))
+        else:
+            sizes.append(status.st_size if stat.S_ISREG(status.st_mode) else "not a regular file")
+    return sizes
+
+
+def misfit_shards(metadata: StoreMetadata, clip: int, sizes: Sequence[int | str]) -> list[tuple[int, str]]:
+    """Shards that do not hold a clip's place: the position of each one's array in the layout, and why.
+
+    ``sizes`` are those of :func:`shard_sizes`. A shard of format 1 has one size and no other.
+    """
+    misfits: list[tuple[int, str]] = []
+    for position, (layout, size) in enumerate(zip(metadata.layout, sizes, strict=True)):
+        whole = layout.shard_bytes(metadata.shard(clip))
+        if isinstance(size, str):
+            misfits.append((position, size))
+        elif size < layout.chunk_offset(clip, 0) + layout.clip_bytes or (metadata.format == 1 and size != whole):
+            misfits.append((position, f"{size:,} bytes instead of {whole:,}"))
     return misfits
 
 

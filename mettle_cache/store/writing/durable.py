@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mettle_cache.errors import NoRoomError, StoreError
-from mettle_cache.store.format.files import PARTIAL
+from mettle_cache.store.format.files import MOST_VECTORS, PARTIAL
 
 Buffer = bytes | memoryview
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -37,7 +37,7 @@ def write_files(files: Sequence[tuple[Path, Sequence[Buffer]]]) -> None:
     with disk_errors(files[0][0], needed):
         try:
             for path, buffers in files:
-                staged.append((_temporary(path), path))
+                staged.append((temporary_path(path), path))
                 _write_synced(staged[-1][0], buffers)
             for temporary, path in staged:
                 os.replace(temporary, path)
@@ -66,7 +66,7 @@ def write_atomically(path: Path, write: Callable[[Path], None], *, needed: int =
     StoreError
         The disk refuses for another reason.
     """
-    temporary = _temporary(path)
+    temporary = temporary_path(path)
     with disk_errors(path, needed):
         try:
             write(temporary)
@@ -95,6 +95,30 @@ def remove_files(paths: Iterable[Path]) -> None:
             path.unlink()
             touched[path.parent] = None
     for folder in touched:
+        with disk_errors(folder, needed=0):
+            sync_folder(folder)
+
+
+def write_at(descriptor: int, buffers: Sequence[Buffer], offset: int) -> None:
+    """Write buffers one after another into an open file, from ``offset`` on. Raises OSError."""
+    views = [view for view in map(memoryview, buffers) if view.nbytes]
+    while views:
+        count = os.pwritev(descriptor, views[:MOST_VECTORS], offset)
+        offset += count
+        # the kernel stops where it likes: a full disk, 2 GiB, the limit on vectors
+        while views and count >= views[0].nbytes:
+            count -= views[0].nbytes
+            views = views[1:]
+        if count:
+            views[0] = views[0].cast("B")[count:]
+
+
+def rename_files(renames: Sequence[tuple[Path, Path]]) -> None:
+    """Rename each file, whose content is on the disk already, over another one, durably. Raises as disk_errors."""
+    for source, target in renames:
+        with disk_errors(target, needed=0):
+            os.replace(source, target)
+    for folder in dict.fromkeys(target.parent for _, target in renames):
         with disk_errors(folder, needed=0):
             sync_folder(folder)
 
@@ -137,7 +161,8 @@ def disk_errors(path: Path, needed: int) -> Iterator[None]:
         ) from error
 
 
-def _temporary(path: Path) -> Path:
+def temporary_path(path: Path) -> Path:
+    """A name beside ``path`` for what is to replace it."""
     # the process and thread are in the name so that a stray twin (a task that a cluster started twice) cannot
     # write into this file; sweeping goes by the suffix alone
     return path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}{PARTIAL}")

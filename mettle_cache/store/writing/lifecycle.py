@@ -20,12 +20,15 @@ from mettle_cache.errors import (
     StoreMissingError,
     StoreUnfinishedError,
 )
+from mettle_cache.paths import command_line
 from mettle_cache.store.format.clip_ids import LARGEST_IDS, clip_ids_bytes
+from mettle_cache.store.format.commit_log import log_lines
 from mettle_cache.store.format.digests import digest, digest_of
 from mettle_cache.store.format.files import (
     CLIPS_FILE,
     LARGEST_RECORD,
     MANIFEST,
+    PARTIAL,
     SAMPLES,
     open_table,
     read_small,
@@ -37,14 +40,17 @@ from mettle_cache.store.format.metadata import (
     READY,
     ROOT,
     StoreMetadata,
+    check_files,
     damaged_files,
     load_metadata,
+    read_ready,
     refuse_links,
 )
 from mettle_cache.store.format.records import CommitRecord, ReadyRecord
-from mettle_cache.store.format.spec import StoreSpec, key_differences
-from mettle_cache.store.writing.durable import PARTIAL, make_folder, remove_files, write_file
-from mettle_cache.store.writing.locks import LOCKS, sweep_locks
+from mettle_cache.store.format.spec import FORMAT_VERSION, StoreSpec, key_differences
+from mettle_cache.store.writing.clip_log import withdraw
+from mettle_cache.store.writing.durable import make_folder, remove_files, write_file
+from mettle_cache.store.writing.locks import LOCKS, ShardLock, sweep_locks
 
 
 def create_store(path: Path, spec: StoreSpec) -> StoreMetadata:
@@ -57,8 +63,33 @@ def create_store(path: Path, spec: StoreSpec) -> StoreMetadata:
         _refuse_foreign(path)
         make_folder(path)
     refuse_links(metadata)
-    _restore(metadata, spec)
+    if metadata.format == new.format:
+        _restore(metadata, spec)
+    else:
+        _check_old(metadata)
     return metadata
+
+
+def refuse_old_format(metadata: StoreMetadata) -> None:
+    """Raise StoreError for a store of an older format, which is read, but not written any more."""
+    if metadata.format < FORMAT_VERSION:
+        raise StoreError(
+            f"{metadata.path} has store format {metadata.format}: it can be read, trained from and verified, but this "
+            f"version writes format {FORMAT_VERSION} only",
+            hint="make it anew with another --out; or turn what it has into the new format: "
+            f"{command_line('mettle recode', metadata.path)} --codec {metadata.record.key.codec} --out NEW",
+        )
+
+
+def _check_old(metadata: StoreMetadata) -> None:
+    """Refuse a store of an older format unless it is finished: then there may be nothing to do."""
+    if not os.path.lexists(metadata.path / READY):
+        raise StoreError(
+            f"{metadata.path} is an unfinished store of format {metadata.format}, and this version writes format "
+            f"{FORMAT_VERSION} only",
+            hint="begin anew: run the same command with another --out, or remove this store first",
+        )
+    check_files(metadata, read_ready(metadata))
 
 
 def finish_store(metadata: StoreMetadata, rows: Sequence[ManifestRow]) -> None:
@@ -88,10 +119,18 @@ def unready(metadata: StoreMetadata) -> None:
             remove_files([metadata.path / name])
 
 
-def forget_clips(metadata: StoreMetadata, clips: Iterable[int]) -> None:
-    """Remove ``READY`` and then the commits of some clips, which are to be written again; their shards stay."""
+def forget_clips(metadata: StoreMetadata, clips: Iterable[int], *, logs: Iterable[int] = ()) -> None:
+    """Remove ``READY`` and then the records of some clips, which are to be written again; their data stay.
+
+    Of these logs, named by their shards' numbers, what is no record goes too.
+    """
     unready(metadata)
-    remove_files([metadata.commit_path(clip) for clip in clips])
+    by_shard: dict[int, list[int]] = {shard: [] for shard in logs}
+    for clip in clips:
+        by_shard.setdefault(metadata.shard(clip), []).append(clip)
+    for shard, members in by_shard.items():
+        with ShardLock(metadata.path, shard):
+            withdraw(metadata, shard, members)
 
 
 def commits_digest(digests: Sequence[str]) -> str:
@@ -108,6 +147,11 @@ def _check_sizes(new: StoreMetadata, spec: StoreSpec) -> None:
     ):
         if len(content) > limit:
             problems.append(f"{name} would have {len(content):,} bytes, more than the {limit:,} that it may have")
+    problems += [
+        f"a shard of {array.name} would be beyond any size that is read; give fewer clips a shard"
+        for array in new.layout
+        if not array.readable
+    ]
     try:
         open_table(table_bytes(spec.samples))
     except ValueError as error:
@@ -132,9 +176,11 @@ def _existing_store(new: StoreMetadata) -> StoreMetadata | None:
         raise
     if metadata.record.key_digest == new.record.key_digest:
         return metadata
-    if _records_are_of(new):
+    if metadata.format == new.format and _records_are_of(new):
         return new
-    differences = key_differences(metadata.record.key.model_dump(mode="json"), new.record.key.model_dump(mode="json"))
+    differences = key_differences(*(_comparable(each, metadata.format) for each in (metadata, new)))
+    if not differences:
+        return metadata
     raise StoreKeyError(
         "\n".join(
             [
@@ -144,6 +190,13 @@ def _existing_store(new: StoreMetadata) -> StoreMetadata | None:
         ),
         hint="give the options that it was made with, or another --out",
     )
+
+
+def _comparable(metadata: StoreMetadata, version: int) -> dict[str, object]:
+    """The key, of which nothing counts that an older format ``version`` does not have."""
+    key: dict[str, object] = metadata.record.key.model_dump(mode="json")
+    ours = set() if version == FORMAT_VERSION else {"format", "clips_per_shard"}
+    return {name: value for name, value in key.items() if name not in ours}
 
 
 def _records_are_of(metadata: StoreMetadata) -> bool:
@@ -161,11 +214,14 @@ def _files_are_of(metadata: StoreMetadata) -> bool:
 
 def keys_of_records(metadata: StoreMetadata) -> Iterator[str]:
     """The key that each intact record names; a damaged one says nothing and is written anew."""
-    paths = [metadata.path / READY, *map(metadata.commit_path, metadata.committed_clips())]
-    for path in paths:
-        with suppress(StoreCorruptError, ValueError):
-            data = read_small(path, limit=LARGEST_RECORD, store=metadata.path)
-            yield (ReadyRecord if path.name == READY else CommitRecord).from_bytes(data).key
+    with suppress(StoreCorruptError, ValueError):
+        data = read_small(metadata.path / READY, limit=LARGEST_RECORD, store=metadata.path)
+        yield ReadyRecord.from_bytes(data).key
+    for shard in metadata.logged_shards():
+        with suppress(StoreCorruptError):
+            for line in log_lines(metadata, shard):
+                with suppress(ValueError):
+                    yield CommitRecord.from_bytes(line).key
 
 
 def _refuse_foreign(path: Path) -> None:

@@ -1,4 +1,6 @@
-"""One writer for each part: the clips of a part, and the lock that keeps other processes from writing them.
+"""One writer for each part: the shards of a part, and the lock that keeps other processes from writing them.
+
+Beside it one writer at a time for each shard, whoever that is: a cluster may start a task twice.
 
 Locks are the kernel's (flock), so a process that dies leaves nothing that has to be cleared by hand.
 """
@@ -12,6 +14,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Self
 
 from filelock import FileLock, Timeout
 
@@ -21,10 +24,11 @@ from mettle_cache.store.writing.durable import disk_errors
 LOCKS = ".locks"
 FINISHING = ".finish.lock"
 _NAME = re.compile(r"part-(\d{1,9})-of-(\d{1,9})\.lock")
+_SHARD_NAME = re.compile(r"shard-\d{1,9}\.lock")
 
 
-def part_range(part: tuple[int, int], clips: int) -> range:
-    """The clips of part ``(i, n)``: the i-th (from 0) of n consecutive, nearly equal runs.
+def part_range(part: tuple[int, int], shards: int) -> range:
+    """The shards of part ``(i, n)``: the i-th (from 0) of n consecutive, nearly equal runs.
 
     Raises
     ------
@@ -34,23 +38,26 @@ def part_range(part: tuple[int, int], clips: int) -> range:
     number, of = part
     if not 0 <= number < of:
         raise UsageError(f"part {number}/{of}: with {of} parts they are 0/{of} to {of - 1}/{of}")
-    return range(number * clips // of, (number + 1) * clips // of)
+    return range(number * shards // of, (number + 1) * shards // of)
+
+
+def part_clips(part: tuple[int, int], clips: int, clips_each: int) -> range:
+    """The clips of a part, of whole shards of ``clips_each`` clips. Raises as :func:`part_range`."""
+    shards = part_range(part, -(-clips // clips_each))
+    return range(min(shards.start * clips_each, clips), min(shards.stop * clips_each, clips))
 
 
 class PartLock:
-    """The claim of this process on the clips of one part, until :meth:`release` or the process ends.
+    """The claim of this process on the shards of one part, until :meth:`release` or the process ends.
 
     Raises
     ------
     StoreBusyError
-        Another process has claimed some of these clips, as this part or as one of another division.
+        Another process has claimed some of these shards, as this part or as one of another division.
     """
 
-    def __init__(self, store: Path, part: tuple[int, int], clips: int) -> None:
-        self._folder = store / LOCKS
-        if self._folder.is_symlink():
-            raise StoreCorruptError(f"{self._folder} is a link; a store holds its own files", hint="remove the link")
-        self._folder.mkdir(exist_ok=True)
+    def __init__(self, store: Path, part: tuple[int, int], shards: int) -> None:
+        self._folder = _lock_folder(store)
         number, of = part
         self._path = self._folder / f"part-{number}-of-{of}.lock"
         self._lock = self._acquire(self._path, store)
@@ -58,7 +65,7 @@ class PartLock:
         try:
             # claimed first, looked around second: of two processes that come at once at least one sees the other
             for path, other_part in _others(self._folder, self._path):
-                mine, taken = part_range(part, clips), part_range(other_part, clips)
+                mine, taken = part_range(part, shards), part_range(other_part, shards)
                 if max(mine.start, taken.start) < min(mine.stop, taken.stop):
                     _remove_unheld(self._acquire(path, store), path)
         except BaseException:
@@ -88,6 +95,33 @@ class PartLock:
             self._folder.rmdir()
 
 
+class ShardLock:
+    """Held while the files of a shard number are changed, for a clip's time; others wait for it."""
+
+    def __init__(self, store: Path, shard: int) -> None:
+        self._store = store
+        self._path = store / LOCKS / f"shard-{shard}.lock"
+        self._lock = FileLock(self._path, thread_local=False)
+
+    def acquire(self) -> None:
+        """Wait for it."""
+        with disk_errors(self._path, needed=0):
+            _lock_folder(self._store)
+            _remove_alias(self._path)
+            self._lock.acquire()
+
+    def release(self) -> None:
+        """Let others have it."""
+        _remove_unheld(self._lock, self._path)
+
+    def __enter__(self) -> Self:
+        self.acquire()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
 @contextmanager
 def finish_lock(store: Path) -> Iterator[None]:
     """Held while a store is finished, so that two parts that end together do it one after the other."""
@@ -104,7 +138,8 @@ def finish_lock(store: Path) -> Iterator[None]:
 
 def sweep_locks(store: Path) -> None:
     """Remove the lock files of processes that died."""
-    for path, _ in _others(store / LOCKS, None):
+    shards = [path for path in (store / LOCKS).glob("*.lock") if _SHARD_NAME.fullmatch(path.name)]
+    for path in (*(path for path, _ in _others(store / LOCKS, None)), *shards):
         _remove_alias(path)
         lock = FileLock(path, thread_local=False)
         with suppress(Timeout):
@@ -112,6 +147,15 @@ def sweep_locks(store: Path) -> None:
             _remove_unheld(lock, path)
     with suppress(OSError):
         (store / LOCKS).rmdir()
+
+
+def _lock_folder(store: Path) -> Path:
+    """The folder of locks, made where there is none. Raises StoreCorruptError for a link."""
+    folder = store / LOCKS
+    if folder.is_symlink():
+        raise StoreCorruptError(f"{folder} is a link; a store holds its own files", hint="remove the link")
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 def _others(folder: Path, except_path: Path | None) -> Iterator[tuple[Path, tuple[int, int]]]:

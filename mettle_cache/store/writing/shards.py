@@ -1,4 +1,4 @@
-"""One clip's tokens as the content of its shard files, with checksums and the largest value of each layer."""
+"""One clip's tokens as its part of the shard files, with checksums and the largest value of each layer."""
 
 from __future__ import annotations
 
@@ -18,24 +18,27 @@ from mettle_cache.tokens import LayerTokens
 
 
 @dataclass(frozen=True)
-class Shard:
-    """The content of one file, without a copy of the tokens: chunk, checksum, chunk, checksum, ..., index."""
+class ClipChunks:
+    """A clip's part of a shard, without a copy of the tokens: field, field, ..., checksum of these, next block."""
 
     array: ArrayLayout
     buffers: tuple[Buffer, ...]
     checksums: tuple[str, ...]
 
 
-def build_shard(array: ArrayLayout, tokens: Mapping[str, LayerTokens]) -> Shard:
-    """The shard of one array from a clip's tokens by layer name (checked by :func:`check_tokens`)."""
+def build_chunks(array: ArrayLayout, tokens: Mapping[str, LayerTokens]) -> ClipChunks:
+    """The chunks of one array from a clip's tokens by layer name (checked by :func:`check_tokens`)."""
     buffers: list[Buffer] = []
     checksums: list[str] = []
     for layer in array.layers:
-        chunk = tensor_bytes(stored_arrays(tokens[layer.name])[array.part])
-        checksum = crc32c(chunk)
-        buffers += [chunk, crc_bytes(checksum)]
+        tensors = stored_arrays(tokens[layer.name])
+        fields = [tensor_bytes(tensors[field.part]) for field in array.fields]
+        checksum = 0
+        for field in fields:
+            checksum = crc32c(field, checksum) if field.nbytes else checksum
+        buffers += [*fields, crc_bytes(checksum)]
         checksums.append(f"{checksum:08x}")
-    return Shard(array, (*buffers, array.index), tuple(checksums))
+    return ClipChunks(array, tuple(buffers), tuple(checksums))
 
 
 def stored_arrays(tokens: LayerTokens) -> dict[str, Tensor]:
@@ -65,27 +68,20 @@ def check_tokens(tokens: Mapping[str, LayerTokens], layout: Sequence[ArrayLayout
         )
     for array in layout:
         for layer in array.layers:
-            part = stored_arrays(tokens[layer.name]).get(array.part)
-            have = (None, None) if part is None else (str(part.dtype).removeprefix("torch."), tuple(part.shape))
-            if have != (array.dtype, array.chunk_shape):
+            stored = stored_arrays(tokens[layer.name])
+            for field in array.fields:
+                part = stored.pop(field.part, None)
+                have = (None, None) if part is None else (str(part.dtype).removeprefix("torch."), tuple(part.shape))
+                if have != (field.dtype, field.shape):
+                    raise TokensError(
+                        f"clip {clip}, layer {layer.name}: {field.part} are {have[0]} {have[1]}, "
+                        f"the store holds {field.dtype} {field.shape}"
+                    )
+            if stored:
                 raise TokensError(
-                    f"clip {clip}, layer {layer.name}: {array.part} are {have[0]} {have[1]}, "
-                    f"the store holds {array.dtype} {array.chunk_shape}"
+                    f"clip {clip}, layer {layer.name}: the store holds no {', '.join(sorted(stored))}, "
+                    "which the tokens have"
                 )
-    for name, parts in _parts_by_layer(layout).items():
-        surplus = sorted(stored_arrays(tokens[name]).keys() - parts)
-        if surplus:
-            raise TokensError(
-                f"clip {clip}, layer {name}: the store holds no {', '.join(surplus)}, which the tokens have"
-            )
-
-
-def _parts_by_layer(layout: Sequence[ArrayLayout]) -> dict[str, set[str]]:
-    parts: dict[str, set[str]] = {}
-    for array in layout:
-        for layer in array.layers:
-            parts.setdefault(layer.name, set()).add(array.part)
-    return parts
 
 
 def largest_values(tokens: Mapping[str, LayerTokens], layers: Sequence[LayerSpec], clip: str) -> dict[str, float]:

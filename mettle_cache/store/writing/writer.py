@@ -1,41 +1,46 @@
 """Writing a store: clip by clip, in any order, from many threads and processes, which may be killed at any time.
 
-A clip's shards are written whole and made durable, then its commit record; ``READY`` comes last. A clip whose writing
-was interrupted is written again from the start, so a finished store has the same bytes however often that happened.
+A clip's data are made durable, then its commit record; a shard is sealed when its clips are through, and ``READY``
+comes last. A clip whose writing was interrupted is written again from the start, so a finished store has the same bytes
+however often that happened.
 ``READY`` vouches for every byte: what this writer did not write itself it reads back and compares before.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from mettle_cache.errors import StoreCorruptError, UsageError
+from mettle_cache.store.format.digests import digest
+from mettle_cache.store.format.files import PARTIAL
 from mettle_cache.store.format.manifest import (
     ManifestRow,
-    find_commit,
+    NamedCommits,
     manifest_so_far,
     misfit_shards,
     open_manifest,
+    shard_sizes,
 )
 from mettle_cache.store.format.metadata import COMMITS, StoreMetadata, load_metadata, read_ready
 from mettle_cache.store.format.records import LONGEST_ERROR, CommitRecord
-from mettle_cache.store.format.spec import StoreSpec
+from mettle_cache.store.format.spec import FORMAT_VERSION, StoreSpec
 from mettle_cache.store.reading.clip_check import Advance, Problem, byte_problems, check_in_threads
-from mettle_cache.store.writing.durable import PARTIAL, disk_errors, remove_files, write_file, write_files
+from mettle_cache.store.writing.clip_log import KnownRows
+from mettle_cache.store.writing.durable import disk_errors
 from mettle_cache.store.writing.lifecycle import (
     commits_digest,
     create_store,
     finish_store,
-    forget_clips,
-    unready,
+    refuse_old_format,
 )
-from mettle_cache.store.writing.locks import PartLock, finish_lock, part_range
-from mettle_cache.store.writing.shards import build_shard, check_tokens, largest_values
+from mettle_cache.store.writing.locks import PartLock, finish_lock, part_clips
+from mettle_cache.store.writing.open_shards import OpenShards
+from mettle_cache.store.writing.shard_files import ShardFiles
+from mettle_cache.store.writing.shards import build_chunks, check_tokens, largest_values
 from mettle_cache.tokens import LayerTokens
 
 
@@ -66,6 +71,8 @@ class StoreWriter:
         self._lock: PartLock | None = None
         # clips whose bytes were written, or read and compared, since this writer was opened
         self._borne_out: set[int] = set()
+        self._known = KnownRows(metadata, clips)
+        self._shards = OpenShards(metadata, self._known)
 
     @classmethod
     def create_or_resume(cls, path: Path | str, spec: StoreSpec) -> Self:
@@ -76,7 +83,7 @@ class StoreWriter:
         StoreKeyError
             A store of another configuration lies there; names every field that differs.
         StoreError
-            Something else lies there.
+            Something else lies there, or an unfinished store of an older format.
         """
         return cls(create_store(Path(path), spec), spec.clips)
 
@@ -101,7 +108,7 @@ class StoreWriter:
     def pending(self, part: tuple[int, int] = (0, 1), *, retry_failed: bool = True, compare: bool = True) -> list[int]:
         """Claim a part until :meth:`close`, sweep what a killed writer left in it, and list the clips still to write.
 
-        A clip is done when its commit record is intact and its files have their sizes; ``retry_failed`` lists failed
+        A clip is done when its record is intact and its shards are long enough for it; ``retry_failed`` lists failed
         clips too. With ``compare``, clips of an unfinished store are read back as well (:meth:`read_back`), and those
         that are damaged are listed.
 
@@ -109,15 +116,26 @@ class StoreWriter:
         ------
         StoreBusyError
             Another process has claimed clips of this part.
+        StoreError
+            There are such clips in a store of an older format, which is not written any more.
         """
-        clips = part_range(part, len(self.clips))
+        clips = self.clips_of(part)
         self.close()
+        sealed = self.sealed
         with disk_errors(self.path, needed=0):
-            self._lock = PartLock(self.path, part, len(self.clips))
-            self._sweep(clips)
-        if compare and not self.sealed:
+            self._lock = PartLock(self.path, part, len(self.metadata.shards))
+            self._sweep(clips, sealed=sealed)
+        if compare and not sealed:
             self.read_back(self.unread(part))
-        return [clip for clip in clips if not self._is_done(clip, retry_failed)]
+        done = ("ok",) if retry_failed else ("ok", "failed")
+        lacking = [clip for clip, row in self._states(clips) if row is None or row.status not in done]
+        if lacking:
+            refuse_old_format(self.metadata)
+        return lacking
+
+    def clips_of(self, part: tuple[int, int]) -> range:
+        """The clips of a part: those of whole shards. Raises UsageError where there is no such part."""
+        return part_clips(part, len(self.clips), self.metadata.clips_each)
 
     def made_of(self) -> dict[int, str]:
         """The digest of the media that each committed clip was made of, by clip index."""
@@ -133,9 +151,13 @@ class StoreWriter:
         With each clip comes the digest of the media that it was made of: one that another process has written since,
         of other media, stays.
         """
-        commits = {clip: find_commit(self.metadata, clip) for clip in made_of}
-        stale = [clip for clip, commit in commits.items() if commit and commit.source == made_of[clip]]
-        forget_clips(self.metadata, stale)
+        refuse_old_format(self.metadata)
+        stale: dict[int, list[int]] = {}
+        for clip, source in made_of.items():
+            row = self._rows(self.metadata.shard(clip)).get(clip)
+            if row is not None and row.source == source:
+                stale.setdefault(self.metadata.shard(clip), []).append(clip)
+        self._withdraw(stale)
 
     def write_clip(self, index: int, tokens: Mapping[str, LayerTokens], *, source: str) -> int:
         """Write one clip, ``[T, N, *]`` codes by layer name; it is durable and committed on return.
@@ -150,47 +172,47 @@ class StoreWriter:
             The disk is full; the clip is not committed.
         """
         clip = self._clip_id(index)
+        refuse_old_format(self.metadata)
         check_tokens(tokens, self.metadata.layout, clip)
         largest = largest_values(tokens, self.metadata.layers, clip)
-        shards = [build_shard(array, tokens) for array in self.metadata.layout]
-        unready(self.metadata)
-        remove_files([self.metadata.commit_path(index)])
-        write_files([(self.path / shard.array.shard_path(index), shard.buffers) for shard in shards])
-        self._commit(
-            self._record(
-                index,
-                status="ok",
-                source=source,
-                nbytes=self.metadata.clip_bytes,
-                crc32c={shard.array.name: list(shard.checksums) for shard in shards},
-                max_abs=largest,
-            )
+        chunks = [build_chunks(array, tokens) for array in self.metadata.layout]
+        record = self._record(
+            index,
+            status="ok",
+            source=source,
+            nbytes=self.metadata.clip_bytes,
+            crc32c={part.array.name: list(part.checksums) for part in chunks},
+            max_abs=largest,
         )
+        with self._shards.use(self.metadata.shard(index)) as files:
+            files.prepare(index)
+            files.write(index, chunks)
+            files.commit(record)
         self._borne_out.add(index)
         return self.metadata.clip_bytes
 
     def fail_clip(self, index: int, error: str, source: str | None = None) -> None:
-        """Record that a clip cannot be extracted, and remove what an earlier attempt may have left of it.
+        """Record that a clip cannot be extracted; what an earlier attempt may have left of it goes.
 
         A clip that failed for the same reason before is left as it is, and so is a finished store.
         """
         record = self._record(index, status="failed", source=source, error=error[:LONGEST_ERROR])
-        shards = self.metadata.shard_paths(index)
-        if find_commit(self.metadata, index) == record and not any(os.path.lexists(shard) for shard in shards):
+        shard = self.metadata.shard(index)
+        row = self._rows(shard).get(index)
+        if row is not None and row.commit == digest(record.to_bytes()):
             return
-        unready(self.metadata)
-        remove_files([self.metadata.commit_path(index), *shards])
-        self._commit(record)
+        refuse_old_format(self.metadata)
+        with self._shards.use(shard) as files:
+            files.commit(record)
 
     def unread(self, part: tuple[int, int] = (0, 1)) -> list[int]:
         """Clips of a part with tokens that this writer neither wrote nor read: :meth:`finish` has to read them back."""
-        clips = [clip for clip in part_range(part, len(self.clips)) if clip not in self._borne_out]
-        commits = ((clip, self._state(clip)) for clip in clips)
-        return [clip for clip, commit in commits if commit is not None and commit.status == "ok"]
+        states = self._states(self.clips_of(part))
+        return [clip for clip, row in states if row and row.status == "ok" and clip not in self._borne_out]
 
     def unread_before_sealing(self) -> list[int]:
         """What :meth:`finish` would read back: nothing while clips are pending, or where ``READY`` vouches for all."""
-        rows = self._rows()
+        rows = self._all_rows()
         return self.unread() if len(rows) == len(self.clips) and not self._vouched_for(rows) else []
 
     def read_back(self, clips: Iterable[int], advance: Advance | None = None) -> dict[int, Sequence[Problem]]:
@@ -200,10 +222,20 @@ class StoreWriter:
         """
         damaged: dict[int, Sequence[Problem]] = {}
         clips = list(clips)
-        for clip, problems in zip(clips, check_in_threads(self._compare, clips), strict=True):
+        rows = (self._rows(self.metadata.shard(clip)).get(clip) for clip in range(len(self.clips)))
+        commits = NamedCommits(self.metadata, self.clips, [row.commit if row else "" for row in rows])
+
+        def compare(clip: int) -> list[Problem]:
+            try:
+                commit = commits.read(clip)
+            except StoreCorruptError as error:
+                return [Problem(error.message, str(self.metadata.commit_path(clip)), self.clips[clip])]
+            return byte_problems(self.metadata, clip, commit, finished=False)
+
+        for clip, problems in zip(clips, check_in_threads(compare, clips), strict=True):
             if problems:
                 damaged[clip] = problems
-                forget_clips(self.metadata, [clip])
+                self._withdraw({self.metadata.shard(clip): [clip]})
             else:
                 self._borne_out.add(clip)
             if advance is not None:
@@ -222,30 +254,39 @@ class StoreWriter:
         same bytes. A store with failed clips can be finished; the next run tries them again.
         """
         self.read_back(self.unread_before_sealing())
-        rows = self._rows()
-        done = sum(row.status == "ok" for row in rows)
-        report = StoreReport(
-            clips=done,
-            failed=len(rows) - done,
-            bytes=done * self.metadata.clip_bytes,
-            pending=len(self.clips) - len(rows),
-        )
+        self._shards.close()
+        report = self._report(self._all_rows())
         self.close()
-        if report.finished:
-            with finish_lock(self.path):
+        if not report.finished:
+            return report
+        with finish_lock(self.path):
+            if self.metadata.format == FORMAT_VERSION and not self._seal_the_rest():
+                return self._report(self._all_rows())
+            rows = self._all_rows()
+            report = self._report(rows)
+            if self.metadata.format == FORMAT_VERSION and report.finished:
                 finish_store(self.metadata, rows)
         return report
 
     def status(self, index: int) -> str | None:
         """``ok`` or ``failed`` for a clip that is committed with its files in place, None for one still to write."""
-        commit = self._state(index)
-        return commit.status if commit is not None else None
+        return next(row.status if row else None for _, row in self._states([index]))
+
+    def statuses(self) -> list[str | None]:
+        """:meth:`status` of every clip."""
+        return [row.status if row else None for _, row in self._states(range(len(self.clips)))]
 
     def close(self) -> None:
-        """Give up the claim of :meth:`pending`, if there is one."""
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
+        """Give up the claim of :meth:`pending`, if there is one; shards that are complete are sealed."""
+        self._give_up(seal=True)
+
+    def _give_up(self, *, seal: bool) -> None:
+        try:
+            self._shards.close(seal=seal)
+        finally:
+            if self._lock is not None:
+                self._lock.release()
+                self._lock = None
 
     def __enter__(self) -> Self:
         return self
@@ -253,7 +294,8 @@ class StoreWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        # after an error the disk may be full; the run that goes on seals what is complete
+        self._give_up(seal=kind is None)
 
     def _clip_id(self, index: int) -> str:
         if not 0 <= index < len(self.clips):
@@ -265,39 +307,66 @@ class StoreWriter:
         known = {"index": index, "clip": self._clip_id(index), "key": self.metadata.record.key_digest}
         return CommitRecord.model_validate({**empty, **known, **facts})
 
-    def _commit(self, record: CommitRecord) -> None:
-        write_file(self.metadata.commit_path(record.index), record.to_bytes())
+    def _report(self, rows: Sequence[ManifestRow]) -> StoreReport:
+        done = sum(row.status == "ok" for row in rows)
+        return StoreReport(
+            clips=done,
+            failed=len(rows) - done,
+            bytes=done * self.metadata.clip_bytes,
+            pending=len(self.clips) - len(rows),
+        )
 
-    def _rows(self) -> list[ManifestRow]:
+    def _seal_the_rest(self) -> bool:
+        """Seal every shard that is not; False where that showed damage, so that clips are pending."""
+        vouched = self._vouched_for(self._all_rows())
+        whole = True
+        for shard in self.metadata.shards:
+            if not ShardFiles(self.metadata, self._known, shard).is_sealed(deep=not vouched):
+                with self._shards.use(shard) as files:
+                    whole = files.seal() and whole
+        self._shards.close()
+        return whole
+
+    def _withdraw(self, clips: Mapping[int, Sequence[int]]) -> None:
+        """Take back the records of clips, given by shard number."""
+        for shard, members in clips.items():
+            with self._shards.use(shard) as files:
+                files.withdraw(members)
+
+    def _rows(self, shard: int) -> dict[int, ManifestRow]:
+        return self._known.rows(shard)
+
+    def _all_rows(self) -> list[ManifestRow]:
         """The manifest's rows of the clips that are committed or failed, in order."""
-        commits = map(self._state, range(len(self.clips)))
-        return [ManifestRow.of(commit) for commit in commits if commit is not None]
+        return [row for _, row in self._states(range(len(self.clips))) if row is not None]
 
     def _vouched_for(self, rows: Sequence[ManifestRow]) -> bool:
         """Whether the store is finished, and of these very commits."""
         ready = read_ready(self.metadata) if self.sealed else None
         return ready is not None and ready.commits == commits_digest([row.commit for row in rows])
 
-    def _compare(self, clip: int) -> list[Problem]:
-        commit = self._state(clip)
-        return [] if commit is None else byte_problems(self.metadata, clip, commit)
+    def _states(self, clips: Sequence[int]) -> Iterator[tuple[int, ManifestRow | None]]:
+        """The row of each of these clips, in order; None without one, or where its shards do not hold its place."""
+        shard, rows, sizes = -1, dict[int, ManifestRow](), list[int | str]()
+        for clip in clips:
+            if self.metadata.shard(clip) != shard:
+                shard = self.metadata.shard(clip)
+                rows, sizes = self._rows(shard), shard_sizes(self.metadata, shard, finished=False)
+            row = rows.get(clip)
+            misfits = row is not None and row.status == "ok" and misfit_shards(self.metadata, clip, sizes)
+            yield clip, None if misfits else row
 
-    def _state(self, clip: int) -> CommitRecord | None:
-        """The commit of a clip; None without one, or where its shards are missing or have other sizes."""
-        commit = find_commit(self.metadata, clip)
-        if commit is None or commit.clip != self.clips[clip]:
-            return None
-        return None if commit.status == "ok" and misfit_shards(self.metadata, clip) else commit
+    def _sweep(self, clips: range, *, sealed: bool) -> None:
+        """Remove temporary files of a part that was just claimed: no other process can be writing them.
 
-    def _is_done(self, clip: int, retry_failed: bool) -> bool:
-        commit = self._state(clip)
-        return commit is not None and (commit.status == "ok" or not retry_failed)
-
-    def _sweep(self, clips: range) -> None:
-        """Remove temporary files of a part that was just claimed: no other process can be writing them."""
-        folders = [self.path / COMMITS, *(self.path / array.name for array in self.metadata.layout)]
-        for folder in folders:
+        Those of shards that are being filled stay, but for a finished store, where they are nobody's.
+        """
+        shards = {self.metadata.shard(clip) for clip in clips}
+        layout = self.metadata.layout
+        filling = set() if sealed else {f"{array.shard_name(shard)}{PARTIAL}" for array in layout for shard in shards}
+        for folder in (self.path / COMMITS, *(self.path / array.name for array in layout)):
             for leftover in folder.glob(f"*{PARTIAL}"):
                 number = leftover.name.removeprefix("c.").split(".")[0]
-                if number.isascii() and number.isdigit() and int(number) in clips:
+                is_ours = number.isascii() and number.isdigit() and int(number) in shards
+                if is_ours and leftover.name not in filling:
                     leftover.unlink(missing_ok=True)
