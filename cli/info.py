@@ -45,6 +45,7 @@ def info(store: StoreArgument, json: Json = False, debug: Debug = False) -> None
         f"clips      {facts['committed']} of {facts['clips']} committed, {len(failed)} failed",
         f"bytes      {format_bytes(facts['nbytes'])}, {format_bytes(facts['bytes_per_clip'])} a clip, {facts['codec']}"
         f"{beside}",
+        f"files      {facts['files']:,}, {facts['clips_per_shard']} clips a shard",
         f"key        {facts['key_digest']}",
         *(f"{name:<10} {value}" for name, value in facts["provenance"].items()),
         "",

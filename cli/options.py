@@ -115,6 +115,11 @@ EXTRACTION: Mapping[str, Setting] = {
         ),
         None,
     ),
+    "clips_per_shard": Setting(
+        int | None,
+        typer.Option(metavar="N", help="Clips that share a file of each stage; by default as many as make 1 GiB."),
+        None,
+    ),
     "options": Setting(
         list[str] | None,
         typer.Option("--option", metavar="NAME=VALUE", help="A choice that the data set offers; see mettle datasets."),

@@ -21,7 +21,7 @@ EPILOG = """Examples:
 mettle plan --dataset ave --root data/AVE
 mettle plan --dataset ave --codec int4 --layers stages --no-measure --json
 """
-PLANNED = ("dataset", "root", "visual", "audio", "codec", "layers", "options", "out", "device")
+PLANNED = ("dataset", "root", "visual", "audio", "codec", "layers", "clips_per_shard", "options", "out", "device")
 
 
 def register(app: typer.Typer) -> None:

@@ -9,7 +9,6 @@ from mettle_cache.errors import MettleError
 from mettle_cache.layers import group_by_array
 from mettle_cache.store.format.manifest import open_manifest
 from mettle_cache.store.format.metadata import READY, check_files, load_metadata, read_ready
-from mettle_cache.store.format.spec import FORMAT_VERSION
 
 
 def find_stores(folder: Path | str) -> list[Path]:
@@ -41,7 +40,7 @@ def describe_store(path: Path | str) -> dict[str, object]:
     key = metadata.record.key
     return {
         "path": str(path),
-        "format": FORMAT_VERSION,
+        "format": metadata.format,
         "finished": ready is not None,
         "dataset": key.dataset,
         "codec": key.codec,
@@ -53,6 +52,8 @@ def describe_store(path: Path | str) -> dict[str, object]:
         "nbytes": metadata.clip_bytes * committed,
         "bytes_per_clip": metadata.clip_bytes if committed else 0,
         "static_bytes": sum(array.nbytes for array in metadata.static_layout),
+        "clips_per_shard": metadata.clips_each,
+        "files": _count_files(metadata.path),
         "stages": [
             {
                 "array": array,
@@ -67,6 +68,11 @@ def describe_store(path: Path | str) -> dict[str, object]:
         "key": key.model_dump(mode="json"),
         "provenance": dict(metadata.record.provenance),
     }
+
+
+def _count_files(path: Path) -> int:
+    """Files of a store, whatever they are: what a quota counts."""
+    return sum(len(files) for _, _, files in os.walk(path))
 
 
 def _is_finished(path: Path) -> bool:

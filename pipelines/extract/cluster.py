@@ -1,12 +1,14 @@
 """Extraction on a dask.distributed cluster: local processes, or the user's own cluster.
 
-Each task is a run of clips that goes through the same stream as on one machine, in a worker that builds its backbones
-once and writes its own clips. What a dead worker had committed is kept; what it had not is tried again elsewhere.
+Each task is the clips of whole shards, which go through the same stream as on one machine, in a worker that builds its
+backbones once and writes its own clips. What a dead worker had committed is kept; what it had not is tried again
+elsewhere.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import threading
 import time
@@ -72,7 +74,9 @@ def cluster_clips(
     under_way: dict[Future, list[int]] = {}
     with connect(config) as client:
         workers = WorkerCount(client)
-        waiting = divide_into_tasks(extractor.groups(indexes), workers.now())
+        unit = math.lcm(extractor.clips_a_batch, writer.metadata.clips_each)
+        most = max(1, GROUPS_A_TASK * extractor.clips_a_batch // unit)
+        waiting = divide_into_tasks(whole_units(indexes, unit), workers.now(), most)
         try:
             while (waiting or under_way) and not stop.is_set():
                 # one task a worker: whatever a dead worker had queued would count as suspicious too
@@ -134,14 +138,22 @@ def _located(backbone: str) -> str:
     return f"{choice.name}={path.resolve()}" if path.is_file() else backbone
 
 
-def divide_into_tasks(groups: Sequence[Sequence[int]], workers: int) -> deque[list[int]]:
-    """Clips by task: whole groups, at most ``GROUPS_A_TASK``, and some tasks for every worker where there are enough.
+def whole_units(indexes: Sequence[int], unit: int) -> list[list[int]]:
+    """The indexes by the run of ``unit`` clips that they belong to: whole shards, and whole groups of a pass."""
+    units: dict[int, list[int]] = {}
+    for index in indexes:
+        units.setdefault(index // unit, []).append(index)
+    return list(units.values())
 
-    With few groups a task the workers end at about the same time; with many, starting the streams costs less.
+
+def divide_into_tasks(units: Sequence[Sequence[int]], workers: int, most: int = GROUPS_A_TASK) -> deque[list[int]]:
+    """Clips by task: whole units, at most ``most``, and some tasks for every worker where there are enough.
+
+    With few units a task the workers end at about the same time; with many, starting the streams costs less.
     """
-    size = max(1, min(GROUPS_A_TASK, len(groups) // (4 * workers)))
-    tasks = (groups[start : start + size] for start in range(0, len(groups), size))
-    return deque([index for group in task for index in group] for task in tasks)
+    size = max(1, min(most, len(units) // (4 * workers)))
+    tasks = (units[start : start + size] for start in range(0, len(units), size))
+    return deque([index for unit in task for index in unit] for task in tasks)
 
 
 class WorkerCount:

@@ -19,6 +19,7 @@ from mettle_cache.pipelines.codec_choice import CodecChoice, parse_codec
 from mettle_cache.pipelines.report.units import format_bytes
 from mettle_cache.preprocessing import SHARED, SHARED_MEAN, Preprocessing
 from mettle_cache.store.format.codecs import DEFAULT_CODEC, get_codec
+from mettle_cache.store.format.layout import MOST_CLIPS_PER_SHARD
 
 STORES = Path("cache")
 LEAST_MEMORY, MOST_MEMORY = 64 * 10**6, 10**15
@@ -39,6 +40,9 @@ class ExtractConfig:
         ``NAME``, or ``NAME=STORE``: with the static arrays of a store that is there instead of those of a pilot.
     layers
         None: what the data set's task reads.
+    clips_per_shard
+        How many clips share a file of each stage; None: by their size
+        (:func:`~mettle_cache.store.format.layout.default_clips_per_shard`).
     options
         Choices that the data set offers, each ``NAME=VALUE``; the others stay at their defaults.
     out
@@ -71,6 +75,7 @@ class ExtractConfig:
     audio: str = "htsat"
     codec: str = DEFAULT_CODEC
     layers: str | None = None
+    clips_per_shard: int | None = None
     options: tuple[str, ...] = ()
     out: Path | None = None
     seed: int = 0
@@ -171,6 +176,8 @@ class ExtractConfig:
                 yield f"--option {option}: {name} is given more than once"
         if not 0 <= self.part[0] < self.part[1]:
             yield f"--part {self.part[0] + 1}/{self.part[1]}: the first number must be from 1 to the second"
+        if self.clips_per_shard is not None and not 1 <= self.clips_per_shard <= MOST_CLIPS_PER_SHARD:
+            yield f"--clips-per-shard {self.clips_per_shard}: must be from 1 to {MOST_CLIPS_PER_SHARD:,}"
         if not 0 <= self.workers <= 1024:
             yield f"--workers {self.workers}: must be from 0 (this process alone) to 1024"
         if self.workers and self.scheduler:

@@ -33,6 +33,7 @@ from mettle_cache.pipelines.cells import cells_for
 from mettle_cache.pipelines.extract.config import ExtractConfig
 from mettle_cache.pipelines.extract.sources import Look, watch
 from mettle_cache.store.format.codecs import DEFAULT_CODEC, NO_STATIC, Codec, StaticArrays, encode_layers, get_codec
+from mettle_cache.store.format.layout import default_clips_per_shard
 from mettle_cache.store.format.spec import StoreSpec
 from mettle_cache.tokens import LayerTokens
 
@@ -255,7 +256,16 @@ def store_spec(extractor: Extractor, config: ExtractConfig) -> StoreSpec:
         vocabulary=extractor.dataset.vocabulary,
         key=extraction_key(extractor, config),
         provenance=provenance(config),
+        clips_per_shard=clips_in_a_shard(extractor, config),
         static=extractor.static,
+    )
+
+
+def clips_in_a_shard(extractor: Extractor, config: ExtractConfig) -> int:
+    """How many clips a shard of the store holds that an extractor fills."""
+    dataset = extractor.dataset
+    return config.clips_per_shard or default_clips_per_shard(
+        extractor.layers, dataset.segments, extractor.codec, len(dataset.clips)
     )
 
 
@@ -282,6 +292,8 @@ def provenance(config: ExtractConfig) -> dict[str, object]:
         words += ["--codec", config.codec_choice.portable]
     if config.layers:
         words += ["--layers", config.layers]
+    if config.clips_per_shard:
+        words += ["--clips-per-shard", str(config.clips_per_shard)]
     for option in config.chosen_options:
         words += ["--option", option]
     if config.seed:

@@ -45,7 +45,7 @@ class Failures:
 
         Then clips that are stored already are enough to trust the others: the last ones to come may all be broken.
         """
-        statuses = [writer.status(index) for index in range(len(writer.clips))]
+        statuses = writer.statuses()
         failed = {index for index, status in enumerate(statuses) if status == "failed"}
         return cls(writer, failed, "ok" in statuses, trusted=skip and "ok" in statuses)
 
@@ -86,7 +86,7 @@ class Failures:
             self._record()
         elif self._held:
             raise self._every_clip(f"none of the {len(self._held)} clips could be extracted", self._held)
-        elif all(self.writer.status(index) is not None for index in range(len(self.writer.clips))):
+        elif None not in self.writer.statuses():
             raise self._every_clip(f"none of {len(self.writer.clips)} clips has tokens", self._left_out)
 
     def _record(self) -> None:

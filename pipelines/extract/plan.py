@@ -23,7 +23,13 @@ from mettle_cache.pipelines.progress import Progress, Silent
 from mettle_cache.pipelines.room import ROOM_MARGIN
 from mettle_cache.store.format.codecs import CODECS, get_codec
 from mettle_cache.store.format.digests import CRC_BYTES
-from mettle_cache.store.format.layout import RECORDS, bytes_per_clip, files_per_clip, static_layout
+from mettle_cache.store.format.layout import (
+    RECORDS,
+    bytes_per_clip,
+    default_clips_per_shard,
+    shard_files,
+    static_layout,
+)
 from mettle_cache.store.reading.disk_speed import measure_read_speed
 from mettle_cache.store.writing.durable import disk_folder, free_bytes
 
@@ -136,7 +142,7 @@ def _report(
 ) -> PlanReport:
     sets = dict.fromkeys((*LAYER_SETS, config.layer_selection))
     bills = tuple(
-        _bill(select_layers(layers, chosen), chosen, codec, dataset, free=free, speed=speed)
+        _bill(select_layers(layers, chosen), chosen, codec, dataset, config, free=free, speed=speed)
         for chosen in sets
         for codec in CODECS.names()
     )
@@ -178,20 +184,29 @@ def verdict(reads: float | None, recomputes: float | None) -> str:
 
 
 def _bill(
-    layers: Sequence[LayerSpec], chosen: str, codec: str, dataset: Dataset, *, free: int, speed: float | None
+    layers: Sequence[LayerSpec],
+    chosen: str,
+    codec: str,
+    dataset: Dataset,
+    config: ExtractConfig,
+    *,
+    free: int,
+    speed: float | None,
 ) -> Bill:
     layers = cells_for(get_codec(codec), dataset.name, layers)
-    sizes = bytes_per_clip(layers, dataset.segments, get_codec(codec))
+    stored = (layers, dataset.segments, get_codec(codec))
+    sizes = bytes_per_clip(*stored)
     clips, records = len(dataset.clips), sizes.pop(RECORDS)
+    each = config.clips_per_shard or default_clips_per_shard(*stored, clips)
     clip_bytes = sum(sizes.values())
-    static = [array.nbytes + CRC_BYTES for array in static_layout(layers, dataset.segments, get_codec(codec))]
+    static = [array.nbytes + CRC_BYTES for array in static_layout(*stored)]
     return Bill(
         layers=chosen,
         codec=codec,
         clip_bytes=clip_bytes,
         static_bytes=sum(static),
         nbytes=clips * clip_bytes + sum(static),
-        files=clips * files_per_clip(layers, dataset.segments, get_codec(codec)) + len(static),
+        files=shard_files(*stored, clips=clips, clips_each=each) + len(static),
         fits=(clips * (clip_bytes + records) + sum(static)) * ROOM_MARGIN <= free,
         reads_per_second=speed / clip_bytes if speed else None,
     )

@@ -17,7 +17,13 @@ from mettle_cache.devices import peak_resident
 from mettle_cache.errors import DatasetError, StoreCorruptError, StoreMissingError
 from mettle_cache.pipelines.extract.cluster import check_scheduler, cluster_clips
 from mettle_cache.pipelines.extract.config import ExtractConfig, ExtractReport, default_store_path
-from mettle_cache.pipelines.extract.extractor import Extractor, build_extractor, open_config_dataset, store_spec
+from mettle_cache.pipelines.extract.extractor import (
+    Extractor,
+    build_extractor,
+    clips_in_a_shard,
+    open_config_dataset,
+    store_spec,
+)
 from mettle_cache.pipelines.extract.failures import Failures
 from mettle_cache.pipelines.extract.memory import SourceMemory
 from mettle_cache.pipelines.extract.other_key import other_key_explained
@@ -30,7 +36,7 @@ from mettle_cache.pipelines.room import check_room
 from mettle_cache.pipelines.signals import InterruptedRunError, stop_on_signals
 from mettle_cache.samples import clips_of_samples
 from mettle_cache.store.format.layout import bytes_per_clip
-from mettle_cache.store.writing.locks import part_range
+from mettle_cache.store.writing.locks import part_clips
 from mettle_cache.store.writing.writer import StoreReport, StoreWriter
 
 if TYPE_CHECKING:
@@ -87,7 +93,7 @@ def extract(config: ExtractConfig, progress: Progress | None = None) -> ExtractR
     extractor = build_extractor(config, dataset)
     if config.scheduler is not None:
         check_scheduler(config.scheduler)
-    missing = _look_at_media(dataset, config, out, progress)
+    missing = _look_at_media(extractor, config, out, progress)
     return _write_store(config, extractor, out, missing, notes, progress)
 
 
@@ -117,12 +123,13 @@ def _write_store(
             raise InterruptedRunError(f"stopped before {out} was finished", hint=RESUME) from None
 
 
-def _look_at_media(dataset: Dataset, config: ExtractConfig, out: Path, progress: Progress) -> dict[str, str]:
+def _look_at_media(extractor: Extractor, config: ExtractConfig, out: Path, progress: Progress) -> dict[str, str]:
     """What :func:`find_missing` finds; tells the notes before it, and after it what looking at each file adds."""
+    dataset = extractor.dataset
     told = dataset.notes
     for note in (*told, f"looking at the media of {len(dataset.clips)} clips in {dataset.root}"):
         progress.note(note)
-    missing = find_missing(dataset, config, out)
+    missing = find_missing(dataset, config, out, clips_in_a_shard(extractor, config))
     for note in dataset.notes:
         if note not in told:
             progress.note(note)
@@ -139,7 +146,7 @@ def _fill_store(
     changed, notes = find_changed(writer, dataset, memory, progress, refresh=config.refresh)
     for note in notes:
         progress.note(note)
-    mine = part_range(config.part, len(writer.clips))
+    mine = writer.clips_of(config.part)
     stale = [index for index in changed if index in mine]
     missing = {**missing, **_unreadable(dataset, config, [writer.clips[index] for index in stale])}
     if changed:
@@ -150,9 +157,8 @@ def _fill_store(
         missing = {**missing, **_unreadable(dataset, config, [writer.clips[index] for index in damaged])}
         pending = sorted({*pending, *damaged})
     work = [index for index in pending if dataset.clips[index].id not in missing]
-    check_room(
-        writer.path, len(work) * sum(bytes_per_clip(extractor.layers, dataset.segments, extractor.codec).values())
-    )
+    clip_bytes = sum(bytes_per_clip(extractor.layers, dataset.segments, extractor.codec).values())
+    check_room(writer.path, len(work) * clip_bytes + writer.bytes_of_copies(work))
     counts = _Counts(dataset, skipped=len(mine) - len(pending), notes=notes)
     failures = Failures.of_run(writer, skip=config.skip_missing)
     for index in pending:
@@ -317,17 +323,18 @@ def _remaining(samples: pa.Table, missing: Collection[str]) -> str:
     return ", ".join(f"{split} {usable} of {total}" for split, (usable, total) in counts.items())
 
 
-def find_missing(dataset: Dataset, config: ExtractConfig, out: Path) -> dict[str, str]:
+def find_missing(dataset: Dataset, config: ExtractConfig, out: Path, clips_each: int) -> dict[str, str]:
     """Clip id to reason, of the clips that this run should extract and that cannot be read; see ``--skip-missing``.
 
-    Media may be deleted once their clips are in the store, so only what is still to be extracted counts.
+    Media may be deleted once their clips are in the store, so only what is still to be extracted counts. Its shards
+    hold ``clips_each`` clips.
 
     Raises
     ------
     DatasetError
         There are such clips, and ``skip_missing`` is not set; lists them all up to a screenful.
     """
-    mine = [dataset.clips[index].id for index in part_range(config.part, len(dataset.clips))]
+    mine = [dataset.clips[index].id for index in part_clips(config.part, len(dataset.clips), clips_each)]
     try:
         with StoreWriter.join(out) as writer:
             mine = [writer.clips[index] for index in writer.pending(config.part, compare=False)]

@@ -178,9 +178,10 @@ def _existing_store(new: StoreMetadata) -> StoreMetadata | None:
         return metadata
     if metadata.format == new.format and _records_are_of(new):
         return new
-    differences = key_differences(*(_comparable(each, metadata.format) for each in (metadata, new)))
-    if not differences:
+    theirs, ours = (_comparable(each, metadata.format) for each in (metadata, new))
+    if theirs == ours:
         return metadata
+    differences = key_differences(theirs, ours)
     raise StoreKeyError(
         "\n".join(
             [

@@ -15,6 +15,8 @@ from mettle_cache.store.writing.shard_files import ShardFiles
 
 # clips come nearly in order; a clip more or less behind finds its shard still open
 _MOST_IDLE = 2
+# these and what is being written, for estimates
+MOST_OPEN = _MOST_IDLE + 2
 
 
 class _Open:

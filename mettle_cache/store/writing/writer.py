@@ -38,7 +38,7 @@ from mettle_cache.store.writing.lifecycle import (
     refuse_old_format,
 )
 from mettle_cache.store.writing.locks import PartLock, finish_lock, part_clips
-from mettle_cache.store.writing.open_shards import OpenShards
+from mettle_cache.store.writing.open_shards import MOST_OPEN, OpenShards
 from mettle_cache.store.writing.shard_files import ShardFiles
 from mettle_cache.store.writing.shards import build_chunks, check_tokens, largest_values
 from mettle_cache.tokens import LayerTokens
@@ -158,6 +158,12 @@ class StoreWriter:
             if row is not None and row.source == source:
                 stale.setdefault(self.metadata.shard(clip), []).append(clip)
         self._withdraw(stale)
+
+    def bytes_of_copies(self, clips: Iterable[int]) -> int:
+        """The most bytes that copies of sealed shards take at a time while these clips are written into them."""
+        shards = {self.metadata.shard(clip) for clip in clips}
+        copied = [shard for shard in shards if any(row.status == "ok" for row in self._rows(shard).values())]
+        return min(len(copied), MOST_OPEN) * self.metadata.clips_each * self.metadata.clip_bytes
 
     def write_clip(self, index: int, tokens: Mapping[str, LayerTokens], *, source: str) -> int:
         """Write one clip, ``[T, N, *]`` codes by layer name; it is durable and committed on return.

@@ -27,9 +27,9 @@ def path(intact, tmp_path):
 
 def test_a_newer_format_is_refused_with_advice(path):
     head = json.loads((path / "zarr.json").read_bytes())
-    head["attributes"]["mettle"]["format"] = 2
+    head["attributes"]["mettle"]["format"] = 3
     (path / "zarr.json").write_text(json.dumps(head))
-    with pytest.raises(StoreError, match="has store format 2; this version reads format 1") as caught:
+    with pytest.raises(StoreError, match="has store format 3; this version reads formats 1 to 2") as caught:
         TokenStore.open(path)
     assert "newer" in caught.value.hint
 

@@ -30,8 +30,16 @@ GOLDEN = (
 )
 
 
-def golden_record():
+SECOND = (
+    b'{"clip":"a","crc32c":{"visual/s1":["0badcafe"]},"digest":"8fcd7a8f92e803aea95912a96f94bf41","error":null,'
+    b'"format":2,"index":7,"key":"00000000000000000000000000000000","max_abs":{"visual/s1b01":1.5},"nbytes":12,'
+    b'"source":"s","status":"ok"}\n'
+)
+
+
+def golden_record(version):
     return CommitRecord(
+        format=version,
         index=7,
         clip="a",
         key="0" * 32,
@@ -45,7 +53,8 @@ def golden_record():
 
 
 def test_the_rendering_of_a_commit_never_changes():
-    assert golden_record().to_bytes() == GOLDEN
+    assert golden_record(1).to_bytes() == GOLDEN
+    assert golden_record(2).to_bytes() == SECOND
 
 
 @given(commits)

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from contextlib import contextmanager
 
 import pytest
@@ -11,7 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mettle_cache.errors import StoreBusyError, UsageError
-from mettle_cache.store.writing.locks import LOCKS, PartLock, finish_lock, part_range, sweep_locks
+from mettle_cache.store.writing.locks import (
+    LOCKS,
+    PartLock,
+    ShardLock,
+    finish_lock,
+    part_clips,
+    part_range,
+    sweep_locks,
+)
 
 HOLD = (
     "import sys, pathlib; from mettle_cache.store.writing.locks import PartLock\n"
@@ -45,6 +54,14 @@ def test_parts_cover_every_clip_once_and_evenly(clips, of):
     parts = [part_range((number, of), clips) for number in range(of)]
     assert [clip for part in parts for clip in part] == list(range(clips))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@given(clips=st.integers(1, 10_000), each=st.integers(1, 300), of=st.integers(1, 40))
+def test_parts_are_of_whole_shards(clips, each, of):
+    parts = [part_clips((number, of), clips, each) for number in range(of)]
+    assert [clip for part in parts for clip in part] == list(range(clips))
+    shards = [{clip // each for clip in part} for part in parts]
+    assert sum(map(len, shards)) == len(set().union(*shards))
 
 
 @pytest.mark.parametrize("part", [(1, 1), (-1, 2), (3, 2), (0, 0)])
@@ -86,8 +103,29 @@ def test_a_released_claim_can_be_claimed_again(tmp_path):
 def test_sweeping_spares_the_living(first_half):
     store, _ = first_half
     (store / LOCKS / "part-1-of-2.lock").touch()
+    (store / LOCKS / "shard-7.lock").touch()
     sweep_locks(store)
     assert os.listdir(store / LOCKS) == ["part-0-of-2.lock"]
+
+
+def test_a_shard_is_changed_by_one_at_a_time(tmp_path):
+    order = []
+    first, second = ShardLock(tmp_path, 3), ShardLock(tmp_path, 3)
+
+    def wait_for_it():
+        with second:
+            order.append("second")
+
+    with first:
+        thread = threading.Thread(target=wait_for_it)
+        thread.start()
+        with ShardLock(tmp_path, 4):
+            order.append("another shard")
+        thread.join(0.2)
+        order.append("first")
+    thread.join()
+    assert order == ["another shard", "first", "second"]
+    assert os.listdir(tmp_path / LOCKS) == []
 
 
 def test_finishing_leaves_no_lock(tmp_path):

@@ -1,30 +1,44 @@
 """A clip's tokens on their way into shards: what is refused, and what is said of them."""
 
+from types import SimpleNamespace
+
 import google_crc32c
 import pytest
 import torch
 
 from mettle_cache.errors import StoreError
-from mettle_cache.store.format.codecs import get_codec
-from mettle_cache.store.format.layout import store_layout
-from mettle_cache.store.writing.shards import build_shard, largest_values
+from mettle_cache.store.format.codecs import CodecArray, get_codec
+from mettle_cache.store.format.layout import ArrayLayout, clip_layout
+from mettle_cache.store.writing.shards import build_chunks, largest_values
 from mettle_cache.store.writing.writer import StoreWriter
 from mettle_cache.tokens import FLOATS, INT8, LayerTokens
 from tests.store.tiny import CODECS, LAYERS, SEGMENTS, clip_tokens, make_spec
 
 
 @pytest.mark.parametrize("codec", CODECS)
-def test_a_shard_is_the_layers_chunks_each_with_its_checksum(codec):
+def test_a_clip_is_the_layers_chunks_each_with_its_checksum(codec):
     tokens = clip_tokens(1, codec)
-    for array in store_layout(LAYERS, SEGMENTS, get_codec(codec)):
+    for array in clip_layout(LAYERS, SEGMENTS, get_codec(codec)):
         members = [tokens[layer.name] for layer in array.layers]
-        chunks = [(t.codes if array.part == "codes" else t.parts[array.part]).numpy().tobytes() for t in members]
-        shard = build_shard(array, tokens)
-        content = b"".join(bytes(piece) for piece in shard.buffers)
+        parts = ("scale", "zero") if codec != "float16" else ()
+        chunks = [b"".join(x.numpy().tobytes() for x in (t.codes, *(t.parts[name] for name in parts))) for t in members]
+        clip = build_chunks(array, tokens)
+        content = b"".join(bytes(piece) for piece in clip.buffers)
         sums = [google_crc32c.value(chunk) for chunk in chunks]
-        stored = [chunk + crc.to_bytes(4, "little") for chunk, crc in zip(chunks, sums, strict=True)]
-        assert content == b"".join(stored) + array.index
-        assert shard.checksums == tuple(f"{crc:08x}" for crc in sums)
+        assert content == b"".join(chunk + crc.to_bytes(4, "little") for chunk, crc in zip(chunks, sums, strict=True))
+        assert len(content) == array.clip_bytes
+        assert clip.checksums == tuple(f"{crc:08x}" for crc in sums)
+
+
+def test_a_codec_may_store_no_codes_at_all():
+    empty = CodecArray(part="codes", dtype="uint8", axes=("segment", "token", "channel"), shape=(2, 0, 4))
+    rest = CodecArray(part="rest", dtype="float16", axes=("segment", "channel"), shape=(2, 4))
+    array = ArrayLayout("visual/s1", LAYERS[:1], (empty, rest), 1, 1)
+    values = torch.arange(8).half().view(2, 4)
+    tokens = SimpleNamespace(codes=torch.empty(2, 0, 4, dtype=torch.uint8), parts={"rest": values})
+    clip = build_chunks(array, {LAYERS[0].name: tokens})
+    chunk = values.numpy().tobytes()
+    assert b"".join(bytes(piece) for piece in clip.buffers) == chunk + google_crc32c.value(chunk).to_bytes(4, "little")
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -65,4 +79,4 @@ def test_tokens_that_are_not_the_store_s_are_refused(path, tokens, message):
     with StoreWriter.create_or_resume(path, make_spec()) as writer:
         with pytest.raises(StoreError, match=f"clip clip-0.*{message}"):
             writer.write_clip(0, tokens, source="")
-        assert not (path / "commits" / "00000000.json").exists()
+        assert not (path / "commits" / "00000000.jsonl").exists()

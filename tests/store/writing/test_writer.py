@@ -1,5 +1,6 @@
 """The writer: what it refuses, what it records, and that a store ends the same however it came about."""
 
+import json
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +27,8 @@ def write(writer, clip):
 def test_a_finished_store_holds_nothing_but_itself(path, uninterrupted):
     report = write_store(path)
     assert (report.clips, report.failed, report.pending, report.finished) == (4, 0, 0, True)
-    assert report.bytes == sum(len(data) for name, data in uninterrupted.items() if "/c." in name)
+    entries = 2 * 2 * 6 * 16 + 2 * 3 * 4  # of the indexes: shards, clips, blocks; a checksum a shard
+    assert report.bytes == sum(len(data) for name, data in uninterrupted.items() if "/c." in name) - entries
     assert not [name for name in os.listdir(path) if name.startswith(".") or name.endswith(PARTIAL)]
 
 
@@ -43,7 +45,7 @@ def test_neither_order_nor_threads_nor_processes_change_the_bytes(path, uninterr
 def test_parts_make_the_same_store_and_the_last_one_finishes_it(path, uninterrupted):
     writers = [StoreWriter.create_or_resume(path, make_spec()) for _ in range(3)]
     shares = [writer.pending((number, 3)) for number, writer in enumerate(writers)]
-    assert [clip for share in shares for clip in share] == [0, 1, 2, 3]
+    assert shares == [[], [0, 1], [2, 3]]
     for number in (2, 0, 1):
         for clip in shares[number]:
             write(writers[number], clip)
@@ -69,32 +71,36 @@ def test_what_a_killed_writer_left_is_swept_and_written_again(path, uninterrupte
     with StoreWriter.create_or_resume(path, make_spec()) as writer:
         writer.pending()
         write(writer, 0)
-        write(writer, 1)
-    (path / "commits" / "00000001.json").unlink()  # killed between the shards and the commit
-    (path / "visual/s1" / f"c.2.0.0.0.0.77-1{PARTIAL}").write_bytes(b"half")
-    (path / "commits" / f"00000003.json.77-1{PARTIAL}").write_bytes(b"half")
+    with (path / "commits" / "00000000.jsonl").open("ab") as log:
+        log.write(b'{"clip":"clip-1","crc')  # killed while it committed
+    (path / "visual/s1" / f"c.1.0.0.77-1{PARTIAL}").write_bytes(b"half a copy")
+    (path / "commits" / f"00000001.jsonl.77-1{PARTIAL}").write_bytes(b"half")
     with StoreWriter.create_or_resume(path, make_spec()) as writer:
         assert writer.pending() == [1, 2, 3]
-        assert not list(path.rglob(f"*{PARTIAL}"))
+        partials = {str(file.relative_to(path)) for file in path.rglob(f"*{PARTIAL}")}
+        assert partials == {f"{stage}/c.0.0.0{PARTIAL}" for stage in ("visual/s1", "visual/s2", "audio/s1")}
     write_store(path)
     assert contents(path) == uninterrupted
 
 
 def test_sweeping_a_part_leaves_other_parts_alone(path):
     with StoreWriter.create_or_resume(path, make_spec()) as writer:
-        theirs = path / "visual/s1" / f"c.3.0.0.0.0.77-1{PARTIAL}"
+        theirs = path / "visual/s1" / f"c.1.0.0.77-1{PARTIAL}"
         theirs.write_bytes(b"being written")
         assert writer.pending((0, 2)) == [0, 1]
         assert theirs.exists()
 
 
-@pytest.mark.parametrize("name", ["visual/s2/c.1.0.0.0.0", "visual/s1_zero/c.1.0.0.0", "commits/00000001.json"])
-@pytest.mark.parametrize("damage", ["missing", "short"])
+@pytest.mark.parametrize("name", ["visual/s2/c.0.0.0", "commits/00000000.jsonl"])
+@pytest.mark.parametrize("damage", ["missing", "short", "of one"])
 def test_a_clip_that_is_not_whole_is_pending_again(path, uninterrupted, name, damage):
     write_store(path)
-    (path / name).unlink() if damage == "missing" else os.truncate(path / name, 7)
+    (path / name).unlink() if damage == "missing" else os.truncate(path / name, 700 if damage == "of one" else 7)
     with StoreWriter.create_or_resume(path, make_spec()) as writer:
-        assert writer.pending() == [1]
+        assert writer.pending() == ([1] if damage == "of one" else [0, 1])
+    write_store(path)
+    if (path / "READY").exists() and contents(path) != uninterrupted:
+        pytest.fail("READY vouches for what is not there")
     write_store(path)
     assert contents(path) == uninterrupted
 
@@ -102,7 +108,7 @@ def test_a_clip_that_is_not_whole_is_pending_again(path, uninterrupted, name, da
 def test_failed_clips_are_recorded_counted_and_tried_again(path, uninterrupted):
     report = write_store(path, failed=[1, 3])
     assert (report.clips, report.failed, report.finished) == (2, 2, True)
-    assert not (path / "visual/s1/c.1.0.0.0.0").exists()
+    assert not any((path / "visual/s1/c.1.0.0").read_bytes()[232 * 1 : 232 * 2])
     with StoreWriter.create_or_resume(path, make_spec()) as writer:
         assert writer.pending(retry_failed=False) == []
         assert writer.pending() == [1, 3]
@@ -112,10 +118,11 @@ def test_failed_clips_are_recorded_counted_and_tried_again(path, uninterrupted):
 
 
 def test_failing_a_clip_removes_what_an_earlier_attempt_left(path, tmp_path):
+    write_store(path)
     with StoreWriter.create_or_resume(path, make_spec()) as writer:
-        write(writer, 1)
-        (path / "commits" / "00000001.json").unlink()
-    write_store(path, failed=[1])
+        writer.forget({1: source(1)})
+        writer.fail_clip(1, "no such video", source(1))
+        assert writer.finish().finished
     write_store(tmp_path / "other.zarr", failed=[1])
     assert contents(path) == contents(tmp_path / "other.zarr")
 
@@ -123,11 +130,12 @@ def test_failing_a_clip_removes_what_an_earlier_attempt_left(path, tmp_path):
 def test_ready_goes_before_anything_changes(path, monkeypatch):
     write_store(path)
     with StoreWriter.create_or_resume(path, make_spec()) as writer:
-        monkeypatch.setattr("mettle_cache.store.writing.writer.write_files", lambda _: pytest.fail("stop here"))
+        stop = "mettle_cache.store.writing.shard_files.ShardFiles._open_partials"
+        monkeypatch.setattr(stop, lambda *_: pytest.fail("stop here"))
         with pytest.raises(pytest.fail.Exception):
             write(writer, 0)
     assert not (path / "READY").exists()
-    assert not (path / "commits" / "00000000.json").exists()
+    assert [json.loads(line)["clip"] for line in (path / "commits" / "00000000.jsonl").open()] == ["clip-1"]
 
 
 def test_joining_needs_a_store(path):
@@ -144,16 +152,24 @@ def test_a_clip_that_the_store_does_not_have_is_refused(path, index):
             writer.fail_clip(index, "no")
 
 
+def shards(path):
+    """Those of the second number, and how many blocks they have."""
+    return [
+        (path / stage / "c.1.0.0", blocks) for stage, blocks in (("visual/s1", 2), ("visual/s2", 3), ("audio/s1", 1))
+    ]
+
+
 @pytest.mark.parametrize("codec", CODECS)
 def test_a_commit_says_what_is_on_disk(path, codec):
     write_store(path, make_spec(codec))
-    commit = CommitRecord.from_bytes((path / "commits" / "00000002.json").read_bytes())
+    with (path / "commits" / "00000001.jsonl").open("rb") as log:
+        commit = CommitRecord.from_bytes(log.readline())
     decoded = {name: tokens.floats(torch.float64) for name, tokens in clip_tokens(2, codec).items()}
     assert (commit.clip, commit.index, commit.status, commit.format) == ("clip-2", 2, "ok", FORMAT_VERSION)
     assert commit.source == source(2)
     for name, values in decoded.items():
         assert commit.max_abs[name] == pytest.approx(values.abs().max().item(), rel=1e-5)
-    assert commit.nbytes == sum(file.stat().st_size for file in path.rglob("c.2.*"))
+    assert commit.nbytes == sum(file.stat().st_size - (2 * 16 * blocks + 4) for file, blocks in shards(path)) // 2
 
 
 def test_a_clip_of_zeros_is_stored_and_not_left_out(path):
@@ -174,18 +190,18 @@ def test_a_full_disk_leaves_a_store_that_resumes(path, uninterrupted, monkeypatc
         writer.pending()
         write(writer, 0)
         calls = iter(range(100))
-        real = os.fsync
+        real = os.pwritev
 
-        def fill_up(descriptor):
-            if next(calls) == 5:
+        def fill_up(descriptor, buffers, offset):
+            if next(calls) == 2:
                 raise OSError(28, "No space left on device")
-            real(descriptor)
+            return real(descriptor, buffers, offset)
 
-        monkeypatch.setattr(os, "fsync", fill_up)
+        monkeypatch.setattr(os, "pwritev", fill_up)
         with pytest.raises(NoRoomError, match="bytes were needed"):
             write(writer, 1)
         monkeypatch.undo()
-        assert not list(path.rglob(f"*{PARTIAL}"))
+    assert TokenStore.open(path, allow_unfinished=True).statuses == ("ok", "pending", "pending", "pending")
     write_store(path)
     assert contents(path) == uninterrupted
 
