@@ -5,6 +5,7 @@ A finished store has its manifest on disk; that of an unfinished one is built fr
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from array import array
@@ -23,7 +24,9 @@ from mettle_cache.store.format.metadata import StoreMetadata
 from mettle_cache.store.format.records import CommitRecord, ReadyRecord
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
+    from numpy.typing import NDArray
 
 _COLUMNS = {
     "index": "int64",
@@ -49,23 +52,50 @@ class NamedCommits:
 
     def read(self, clip: int) -> CommitRecord:
         """A clip's record. Raises StoreCorruptError when it is not the one that the manifest names."""
-        shard, path = self.metadata.shard(clip), self.metadata.commit_path(clip)
-        try:
-            line = self._line_in_order(clip)
-            if digest(line) != self.digests[clip]:
-                # a log that is being filled has another order, and it changes
-                lines = log_lines(self.metadata, shard)
-                line = next((line for line in lines if digest(line) == self.digests[clip]), b"")
+        shard = self.metadata.shard(clip)
+        line = self._line(clip)
+        with suppress(ValueError):
             record = CommitRecord.from_bytes(line)
             check_belongs(record, self.metadata, shard)
             if record.clip == self.clips[clip] and record.index == clip:
                 return record
+        raise self._not_named(clip)
+
+    def checksums(self, clip: int) -> NDArray[np.uint32]:
+        """The checksums of a clip's chunks, array after array in the order of the layout, block after block.
+
+        It takes a tenth of the time of :meth:`read`, which compares the record with the whole model: the manifest's
+        digest of the record says already that it is what was written. Raises as that.
+        """
+        import numpy as np
+
+        line = self._line(clip)
+        with suppress(ValueError, TypeError, LookupError, RecursionError):
+            record = json.loads(line)
+            arrays = [(array, record["crc32c"][array.name]) for array in self.metadata.layout]
+            rows = [np.frombuffer(bytes.fromhex("".join(sums)), ">u4") for _, sums in arrays]
+            same = record["index"] == clip and record["key"] == self.metadata.record.key_digest
+            if same and [len(row) for row in rows] == [array.blocks for array, _ in arrays]:
+                return np.concatenate(rows).astype(np.uint32)
+        raise self._not_named(clip)
+
+    def _line(self, clip: int) -> bytes:
+        """The bytes of a clip's record; raises StoreCorruptError where there are none of the digest that is named."""
+        try:
+            line = self._line_in_order(clip)
+            if digest(line) != self.digests[clip]:
+                # a log that is being filled has another order, and it changes
+                lines = log_lines(self.metadata, self.metadata.shard(clip))
+                line = next((line for line in lines if digest(line) == self.digests[clip]), b"")
         except StoreCorruptError as error:
             raise StoreCorruptError(f"clip {self.clips[clip]}: {error.message}", hint=error.hint) from error
-        except ValueError:
-            pass
-        raise StoreCorruptError(
-            f"clip {self.clips[clip]}: {path}: not the record that the manifest names",
+        if not line:
+            raise self._not_named(clip)
+        return line
+
+    def _not_named(self, clip: int) -> StoreCorruptError:
+        return StoreCorruptError(
+            f"clip {self.clips[clip]}: {self.metadata.commit_path(clip)}: not the record that the manifest names",
             hint=repair_hint(self.metadata.path),
         )
 

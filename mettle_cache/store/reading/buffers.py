@@ -9,12 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
+from itertools import accumulate, groupby
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from mettle_cache.store.format.codecs import CodecArray
 from mettle_cache.store.format.digests import CRC_BYTES
 from mettle_cache.store.format.layout import ArrayLayout
 from mettle_cache.tokens import LayerTokens, TokenBatch
@@ -45,14 +48,9 @@ class BlockRun:
     array: ArrayLayout
     blocks: range
 
-    @cached_property
-    def offset(self) -> int:
-        return self.array.chunk_offset(self.blocks.start)
-
-    @cached_property
-    def single_blocks(self) -> tuple[BlockRun, ...]:
-        """The same blocks as runs of one."""
-        return tuple(BlockRun(self.array, range(block, block + 1)) for block in self.blocks)
+    def offset(self, clip: int) -> int:
+        """Where the run of a clip begins in its shard."""
+        return self.array.chunk_offset(clip, self.blocks.start)
 
     @cached_property
     def nbytes(self) -> int:
@@ -74,17 +72,26 @@ def block_runs(layout: Sequence[ArrayLayout], names: Sequence[str]) -> list[Bloc
 
 @dataclass(frozen=True)
 class _Place:
-    """Where one chunk of every clip of the batch lies in the buffer's memory."""
+    """Where a field of a block lies in the buffer's memory: that of every clip of the batch, one after the other."""
 
-    array: ArrayLayout
-    block: int
+    layer: str
+    field: CodecArray
     offset: int
+    nbytes: int
+
+
+class Target(NamedTuple):
+    """Where some bytes of a run go; ``is_checksum`` for those that end a chunk."""
+
+    memory: memoryview
+    is_checksum: bool
 
 
 class BatchBuffer:
     """One piece of memory for up to ``size`` clips, cut into tensors ``[size, T, N, *]``.
 
-    ``assemble`` makes tokens of a layer's tensors; ``allocate`` gives that many bytes, by default new ones.
+    The fields of a chunk go to tensors of their own. ``assemble`` makes tokens of a layer's tensors; ``allocate`` gives
+    that many bytes, by default new ones. Runs are named by their position among ``runs``.
     """
 
     def __init__(
@@ -93,43 +100,48 @@ class BatchBuffer:
         self._assemble = assemble
         self.runs = tuple(runs)
         self.size = size
-        self._places: dict[tuple[str, int], _Place] = {}
+        self._places: list[list[list[_Place]]] = []
         end = 0
         for run in self.runs:
+            self._places.append([])
             for block in run.blocks:
-                self._places[run.array.name, block] = _Place(run.array, block, end)
-                end += -(-size * run.array.chunk_bytes // _ALIGNMENT) * _ALIGNMENT
+                places = []
+                for field, nbytes in zip(run.array.fields, run.array.field_bytes, strict=True):
+                    places.append(_Place(run.array.layers[block].name, field, end, nbytes))
+                    end += -(-size * nbytes // _ALIGNMENT) * _ALIGNMENT
+                self._places[-1].append(places)
         self.memory = allocate(end)
         self._bytes: memoryview = self.memory.numpy().data
+        chunks = [len(run.blocks) for run in self.runs]
+        self._first_chunk = list(accumulate(chunks, initial=0))
         # the checksums between the chunks on disk
-        self._checksums = memoryview(bytearray(CRC_BYTES * size * len(self._places)))
-        self._order = {place: number for number, place in enumerate(self._places)}
-        self._targets: dict[tuple[str, range, int], list[memoryview]] = {}
+        self._checksums = np.zeros((size, sum(chunks)), "<u4")
+        self._targets: dict[tuple[int, int], list[Target]] = {}
         self._tensors = self._cut(self.memory)
 
     @property
     def nbytes(self) -> int:
         return self.memory.nbytes
 
-    def chunk(self, array: ArrayLayout, block: int, slot: int) -> memoryview:
-        """The memory of one chunk of the clip in ``slot``."""
-        start = self._places[array.name, block].offset + slot * array.chunk_bytes
-        return self._bytes[start : start + array.chunk_bytes]
+    def checksums(self, run: int, slot: int) -> NDArray[np.uint32]:
+        """The checksums that were read behind the chunks of a run, a view ``[blocks]``."""
+        stored: NDArray[np.uint32] = self._checksums[slot, self._first_chunk[run] : self._first_chunk[run + 1]]
+        return stored
 
-    def checksum(self, array: ArrayLayout, block: int, slot: int) -> memoryview:
-        """The 4 bytes that were read behind that chunk."""
-        start = (self._order[array.name, block] * self.size + slot) * CRC_BYTES
-        return self._checksums[start : start + CRC_BYTES]
-
-    def targets(self, run: BlockRun, slot: int) -> list[memoryview]:
-        """Where the bytes of a run go: chunk, checksum, chunk, checksum, ..."""
-        key = (run.array.name, run.blocks, slot)
-        views = self._targets.get(key)
-        if views is None:
-            views = self._targets[key] = []
-            for block in run.blocks:
-                views += [self.chunk(run.array, block, slot), self.checksum(run.array, block, slot)]
-        return views
+    def targets(self, run: int, slot: int) -> list[Target]:
+        """Where the bytes of a run go, in the order of the disk: field, field, ..., checksum, next block."""
+        targets = self._targets.get((run, slot))
+        if targets is None:
+            checksums = memoryview(self.checksums(run, slot)).cast("B")
+            targets = []
+            for block, places in enumerate(self._places[run]):
+                for place in places:
+                    start = place.offset + slot * place.nbytes
+                    if place.nbytes:
+                        targets.append(Target(self._bytes[start : start + place.nbytes], False))
+                targets.append(Target(checksums[CRC_BYTES * block : CRC_BYTES * (block + 1)], True))
+            self._targets[run, slot] = targets
+        return targets
 
     def batch(self, clips: Sequence[int], names: Sequence[str]) -> TokenBatch:
         """The first ``len(clips)`` slots as a batch; views, no copies."""
@@ -141,12 +153,10 @@ class BatchBuffer:
 
     def _cut(self, memory: Tensor) -> dict[str, dict[str, Tensor]]:
         tensors: dict[str, dict[str, Tensor]] = {}
-        for place in self._places.values():
-            array = place.array
-            dtype = getattr(torch, array.dtype)
-            flat = memory[place.offset : place.offset + self.size * array.chunk_bytes].view(dtype)
-            layer = array.layers[place.block]
-            tensors.setdefault(layer.name, {})[array.part] = flat.view(self.size, *array.chunk_shape)
+        for place in (place for run in self._places for block in run for place in block):
+            flat = memory[place.offset : place.offset + self.size * place.nbytes]
+            typed = flat.view(getattr(torch, place.field.dtype)).view(self.size, *place.field.shape)
+            tensors.setdefault(place.layer, {})[place.field.part] = typed
         return tensors
 
     def _as_batch(

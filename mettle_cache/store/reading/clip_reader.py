@@ -11,22 +11,23 @@ import resource
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mettle_cache.errors import StoreCorruptError
-from mettle_cache.store.format.digests import crc32c, crc_bytes
+from mettle_cache.store.format.digests import crc32c
 from mettle_cache.store.format.files import open_regular, read_fully, repair_hint
+from mettle_cache.store.format.layout import ArrayLayout
 from mettle_cache.store.format.manifest import NamedCommits
-from mettle_cache.store.format.records import CommitRecord
-from mettle_cache.store.reading.buffers import BatchBuffer, BlockRun
+from mettle_cache.store.reading.buffers import BatchBuffer, BlockRun, Target
 
 CHECKS = ("first", "always", "never")
 _MOST_OPEN = 512
 # what stays in the processor's cache between the read and the checksum
-_PIECE_BYTES = 256 << 10
+_PIECE_BYTES = 512 << 10
 
 
 class ClipReader:
@@ -36,14 +37,21 @@ class ClipReader:
     ----------
     commits
         The commits that the manifest names; read when a clip's chunks are checked.
+    stored
+        The clips that have tokens.
     check
         When a chunk's checksum is compared: the ``first`` time that this reader reads it, ``always`` or ``never``.
+        Once for each shard its size and index are looked at too, unless it is ``never``.
+    finished
+        Whether the store was finished when it was opened; in any other, shards may still be partial.
     """
 
-    def __init__(self, commits: NamedCommits, *, check: str) -> None:
+    def __init__(self, commits: NamedCommits, stored: Iterable[int], *, check: str, finished: bool) -> None:
         metadata = commits.metadata
         self.commits = commits
         self.check = check
+        self._stored = frozenset(stored)
+        self._finished = finished
         self._folder = str(metadata.path)
         self._files = DescriptorCache(open_regular)
         starts = np.cumsum([0, *(array.blocks for array in metadata.layout)])
@@ -52,6 +60,8 @@ class ClipReader:
         self._checked = np.zeros((len(commits.clips), int(starts[-1])), bool)
         # clips that need no look at their chunks any more
         self._clean: set[int] = set()
+        # shards, by array name and number, that are as long as they should be and have their index
+        self._whole: set[tuple[str, int]] = set()
 
     def read_clip(self, clip: int, buffer: BatchBuffer, slot: int) -> None:
         """Read one clip into a slot.
@@ -61,83 +71,138 @@ class ClipReader:
         StoreCorruptError
             A shard is missing, has another size, or holds other bytes than were committed; names clip, layer and file.
         """
-        commit: CommitRecord | None = None
         trusted = self.check == "never" or clip in self._clean
-        for run in buffer.runs:
+        committed: NDArray[np.uint32] | None = None
+        for position, run in enumerate(buffer.runs):
             unchecked = not trusted and self._unchecked(clip, run)
-            if unchecked:
-                commit = commit or self.commits.read(clip)
+            if unchecked and committed is None:
+                committed = self.commits.checksums(clip)
             try:
-                with self._files.lease(f"{self._folder}/{run.array.shard_path(clip)}") as descriptor:
-                    if commit is None or not unchecked:
-                        self._fill(descriptor, clip, run, buffer, slot)
+                with self._lease(run.array, clip) as descriptor:
+                    targets = buffer.targets(position, slot)
+                    if committed is None or not unchecked:
+                        self._fill(descriptor, clip, run, targets)
                         continue
-                    self._check_index(descriptor, clip, run)
-                    for part in run.single_blocks:
-                        self._fill_checked(descriptor, clip, part, buffer, slot, commit)
+                    self._check_shard(descriptor, clip, run)
+                    found = self._fill_and_sum(descriptor, clip, run, targets)
+                    self._compare(clip, run, found, buffer.checksums(position, slot), committed)
             except OSError as error:
                 raise self._damaged(clip, run, error.strerror or str(error)) from error
-        if commit is not None and self.check == "first" and self._checked[clip].all():
+        if committed is not None and self.check == "first" and self._checked[clip].all():
             self._clean.add(clip)
 
     def close(self) -> None:
         """Close the files that are kept open for the next read."""
         self._files.close()
 
-    def _fill(self, descriptor: int, clip: int, run: BlockRun, buffer: BatchBuffer, slot: int) -> None:
-        if read_fully(descriptor, buffer.targets(run, slot), run.offset, run.nbytes) != run.nbytes:
+    def _lease(self, array: ArrayLayout, clip: int) -> _Lease:
+        try:
+            return self._files.lease(self._path(array, clip))
+        except FileNotFoundError:
+            if self._finished:
+                raise
+            # a writer may have sealed the shard since its name was looked up
+            return self._files.lease(self._path(array, clip))
+
+    def _path(self, array: ArrayLayout, clip: int) -> str:
+        shard = array.shard(clip)
+        if self._finished:
+            return f"{self._folder}/{array.shard_path(shard)}"
+        return str(self.commits.metadata.shard_file(array, shard, finished=False))
+
+    def _fill(self, descriptor: int, clip: int, run: BlockRun, targets: list[Target]) -> None:
+        memory = [target.memory for target in targets]
+        if read_fully(descriptor, memory, run.offset(clip), run.nbytes) != run.nbytes:
             raise self._cut_short(descriptor, clip, run)
 
-    def _fill_checked(
-        self, descriptor: int, clip: int, run: BlockRun, buffer: BatchBuffer, slot: int, commit: CommitRecord
-    ) -> None:
-        """Fill a run of one block, and compare its checksum."""
-        chunk, checksum = buffer.targets(run, slot)
-        value = 0
-        for start in range(0, chunk.nbytes, _PIECE_BYTES):
-            piece = chunk[start : start + _PIECE_BYTES]
-            targets = [piece, checksum] if start + piece.nbytes == chunk.nbytes else [piece]
-            nbytes = sum(target.nbytes for target in targets)
-            if read_fully(descriptor, targets, run.offset + start, nbytes) != nbytes:
+    def _fill_and_sum(self, descriptor: int, clip: int, run: BlockRun, targets: list[Target]) -> list[int]:
+        """Fill a run, and compute the checksums of its chunks from what is still in the processor's cache."""
+        sums, value, offset = [], 0, run.offset(clip)
+        for piece in _cut(targets, _PIECE_BYTES):
+            memory = [target.memory for target in piece]
+            nbytes = sum(map(len, memory))
+            if read_fully(descriptor, memory, offset, nbytes) != nbytes:
                 raise self._cut_short(descriptor, clip, run)
-            value = crc32c(piece, value)
-        self._compare(clip, run, value, checksum, commit)
+            offset += nbytes
+            for target in piece:
+                if target.is_checksum:
+                    sums.append(value)
+                    value = 0
+                else:
+                    value = crc32c(target.memory, value)
+        return sums
 
     def _unchecked(self, clip: int, run: BlockRun) -> bool:
         """Whether a chunk of the run is still to be compared."""
-        if self.check == "always":
-            return True
+        return self.check == "always" or not self._checked[clip, self._chunks(run)].all()
+
+    def _chunks(self, run: BlockRun) -> slice:
+        """The chunks of a run among all those of a clip."""
         first = self._first_block[run.array.name]
-        return not self._checked[clip, first + run.blocks.start : first + run.blocks.stop].all()
+        return slice(first + run.blocks.start, first + run.blocks.stop)
 
-    def _check_index(self, descriptor: int, clip: int, run: BlockRun) -> None:
-        array = run.array
+    def _check_shard(self, descriptor: int, clip: int, run: BlockRun) -> None:
+        """Compare the size and the index of the shard; one that is being filled has neither yet."""
+        array, shard = run.array, run.array.shard(clip)
+        if not self._finished or (array.name, shard) in self._whole:
+            return
         # one byte more than there is, so that a file that has grown shows it
-        index = os.pread(descriptor, len(array.index) + 1, array.index_offset)
-        if len(index) != len(array.index):
+        index = os.pread(descriptor, array.index_bytes + 1, array.index_offset(shard))
+        if len(index) != array.index_bytes:
             raise self._cut_short(descriptor, clip, run)
-        if index != array.index:
+        if index != array.index(shard, self._stored):
             raise self._damaged(clip, run, "the shard index is damaged")
+        self._whole.add((array.name, shard))
 
-    def _compare(self, clip: int, run: BlockRun, value: int, checksum: memoryview, commit: CommitRecord) -> None:
-        array, block = run.array, run.blocks.start
-        if f"{value:08x}" != commit.crc32c[array.name][block]:
-            raise self._damaged(clip, run, f"the {array.part} are not those that were committed")
-        if checksum != crc_bytes(value):
-            raise self._damaged(clip, run, "the stored checksum is damaged")
-        self._checked[clip, self._first_block[array.name] + block] = True
+    def _compare(
+        self,
+        clip: int,
+        run: BlockRun,
+        found: list[int],
+        stored: NDArray[np.uint32],
+        committed: NDArray[np.uint32],
+    ) -> None:
+        """Compare the checksums of a run's chunks with the commit record's, and with those that are stored."""
+        chunks = self._chunks(run)
+        for expected, what in (
+            (committed[chunks], f"the {run.array.contents} are not those that were committed"),
+            (stored, "the stored checksum is damaged"),
+        ):
+            differs = np.flatnonzero(expected != np.array(found, np.uint32))
+            if differs.size:
+                block = run.blocks[int(differs[0])]
+                raise self._damaged(clip, BlockRun(run.array, range(block, block + 1)), what)
+        self._checked[clip, chunks] = True
 
     def _cut_short(self, descriptor: int, clip: int, run: BlockRun) -> StoreCorruptError:
-        size = os.fstat(descriptor).st_size
-        return self._damaged(clip, run, f"{size:,} bytes instead of {run.array.shard_bytes:,}")
+        size, whole = os.fstat(descriptor).st_size, run.array.shard_bytes(run.array.shard(clip))
+        what = f"{size:,} bytes instead of {whole:,}" if self._finished else f"it ends after {size:,} bytes"
+        return self._damaged(clip, run, what)
 
     def _damaged(self, clip: int, run: BlockRun, what: str) -> StoreCorruptError:
-        where = run.array.span(run.blocks)
-        path = f"{self._folder}/{run.array.shard_path(clip)}"
         return StoreCorruptError(
-            f"clip {self.commits.clips[clip]}, layer {where}: {path}: {what}",
+            f"clip {self.commits.clips[clip]}, layer {run.array.span(run.blocks)}: {self._path(run.array, clip)}: "
+            f"{what}",
             hint=repair_hint(self.commits.metadata.path),
         )
+
+
+def _cut(targets: Iterable[Target], size: int) -> Iterator[list[Target]]:
+    """Groups of targets that follow one another, of at most ``size`` bytes (a checksum more); large ones are cut."""
+    group: list[Target] = []
+    room = size
+    for target in targets:
+        start = 0
+        while start < len(target.memory):
+            part = target.memory[start : start + (len(target.memory) if target.is_checksum else room)]
+            group.append(Target(part, target.is_checksum))
+            start += len(part)
+            room -= len(part)
+            if room <= 0:
+                yield group
+                group, room = [], size
+    if group:
+        yield group
 
 
 @dataclass

@@ -89,7 +89,9 @@ class TokenStore:
         self._formats: dict[str, TokenFormat] = {}
         self._static: dict[torch.device, StaticArrays] = {}
         self._memory = SpareMemory()
-        self._reader = ClipReader(NamedCommits(metadata, manifest.ids, manifest.commits), check=check)
+        stored = (clip for clip, status in enumerate(manifest.statuses) if status == "ok")
+        commits = NamedCommits(metadata, manifest.ids, manifest.commits)
+        self._reader = ClipReader(commits, stored, check=check, finished=finished)
 
     @classmethod
     def open(cls, path: Path | str, *, check: str = "first", allow_unfinished: bool = False) -> TokenStore:

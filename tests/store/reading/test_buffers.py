@@ -152,7 +152,7 @@ def assemble(_, arrays):
 
 
 def test_layers_do_not_share_memory_and_lie_on_boundaries():
-    runs = block_runs(store_layout(LAYERS, SEGMENTS, get_codec("int8")), NAMES)
+    runs = block_runs(store_layout(LAYERS, SEGMENTS, get_codec("int8"), clips=6, clips_each=2), NAMES)
     batch = BatchBuffer(runs, 3, assemble).batch(range(3), NAMES)
     spans = sorted(
         (part.data_ptr(), part.data_ptr() + part.nbytes)
@@ -164,7 +164,7 @@ def test_layers_do_not_share_memory_and_lie_on_boundaries():
 
 
 def test_neighbouring_blocks_are_one_read():
-    layout = store_layout(LAYERS, SEGMENTS, get_codec("float16"))
+    layout = store_layout(LAYERS, SEGMENTS, get_codec("float16"), clips=6, clips_each=2)
     runs = block_runs(layout, ["visual/s2b03", "visual/s2b02", "visual/s1b01", "audio/s1b01"])
     assert [(run.array.name, run.blocks) for run in runs] == [
         ("visual/s1", range(1)),

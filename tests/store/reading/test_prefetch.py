@@ -32,7 +32,7 @@ def path(tmp_path_factory):
 
 @pytest.fixture
 def runs():
-    return block_runs(store_layout(LAYERS, SEGMENTS, get_codec("int8")), NAMES)
+    return block_runs(store_layout(LAYERS, SEGMENTS, get_codec("int8"), clips=6, clips_each=2), NAMES)
 
 
 def assemble(_, arrays):

@@ -3,6 +3,7 @@
 import pickle
 import shutil
 import threading
+from itertools import accumulate
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from mettle_cache.errors import (
     UsageError,
 )
 from mettle_cache.store import StoreWriter, TokenStore
+from mettle_cache.store.format.digests import CRC_BYTES, crc32c
 from mettle_cache.store.format.metadata import load_metadata
 from mettle_cache.store.reading import clip_reader
 from tests.store.tiny import CODECS, LAYERS, clip_tokens, make_spec, source, write_store
@@ -87,27 +89,43 @@ def test_leaving_early_stops_the_threads(stored):
     assert set(threading.enumerate()) == before
 
 
-def test_damage_reaches_the_consumer_in_place_of_the_batch(stored):
-    damage(stored / "visual/s2" / "c.2.0.0.0.0")
-    batches = TokenStore.open(stored).batches([[0], [1], [2], [4]], depth=3)
-    assert next(batches).clips == (0,)
-    assert next(batches).clips == (1,)
-    with pytest.raises(StoreCorruptError, match=r"clip clip-2, layer visual/s2b01: .*c\.2\.0\.0\.0\.0"):
-        next(batches)
+def place(path, name, clip, block=0):
+    """The shard that holds a chunk, and where in it the chunk begins; and the array."""
+    array = next(array for array in load_metadata(path).layout if array.name == name)
+    return path / array.shard_path(array.shard(clip)), array.chunk_offset(clip, block), array
 
 
-def damage(file):
+def flip(file, offset):
     data = bytearray(file.read_bytes())
-    data[3] ^= 0x10
+    data[offset] ^= 0x10
     file.write_bytes(data)
 
 
+def test_damage_reaches_the_consumer_in_place_of_the_batch(stored):
+    file, offset, _ = place(stored, "visual/s2", 2)
+    flip(file, offset + 3)
+    batches = TokenStore.open(stored).batches([[0], [1], [2], [4]], depth=3)
+    assert next(batches).clips == (0,)
+    assert next(batches).clips == (1,)
+    with pytest.raises(StoreCorruptError, match=r"clip clip-2, layer visual/s2b01: .*visual/s2/c\.1\.0\.0: "):
+        next(batches)
+
+
+def test_damage_to_one_clip_of_a_shard_leaves_the_others(stored, codec):
+    file, offset, _ = place(stored, "visual/s2", 1, block=2)
+    flip(file, offset)
+    store = TokenStore.open(stored)
+    assert_equal(store.read([0]), codec)
+    with pytest.raises(StoreCorruptError, match="clip clip-1, layer visual/s2b03: "):
+        store.read([1])
+
+
 def test_checks_first_always_never(stored):
-    shard = stored / "audio/s1" / "c.1.0.0.0.0"
+    shard, offset, _ = place(stored, "audio/s1", 1)
     first, always, never = (TokenStore.open(stored, check=check) for check in ("first", "always", "never"))
     for store in (first, always, never):
         store.read([1])
-    damage(shard)
+    flip(shard, offset)
     first.read([1])
     never.read([1])
     with pytest.raises(StoreCorruptError, match="not those that were committed"):
@@ -116,33 +134,67 @@ def test_checks_first_always_never(stored):
         TokenStore.open(stored).read([1])
 
 
+def test_only_the_first_read_of_a_chunk_is_checked_whatever_layers_it_is_read_with(stored, monkeypatch):
+    summed = []
+    monkeypatch.setattr(clip_reader, "crc32c", lambda data, before=0: summed.append(len(data)) or crc32c(data, before))
+    store = TokenStore.open(stored)
+    store.read([1], ["visual/s2b02"])
+    store.read([1], ["visual/s2b02"])
+    one = sum(summed)
+    assert one == place(stored, "visual/s2", 1)[2].chunk_bytes
+    store.read([1])
+    everything = sum(array.blocks * array.chunk_bytes for array in load_metadata(stored).layout)
+    # a run that has a chunk to be checked is checked whole
+    assert sum(summed) == one + everything
+    store.read([1])
+    assert sum(summed) == one + everything
+
+
 @pytest.mark.parametrize("piece", [1, 5, 64, 1 << 20])
 def test_checking_in_pieces_of_any_size_reads_the_same_and_finds_every_flip(stored, codec, piece, monkeypatch):
     monkeypatch.setattr(clip_reader, "_PIECE_BYTES", piece)
     assert_equal(TokenStore.open(stored, check="always").read([2, 0]), codec)
-    array = load_metadata(stored).layout[0]
-    file = stored / array.shard_path(1)
+    file, start, array = place(stored, "visual/s1", 1)
     good = file.read_bytes()
-    for place in (0, array.chunk_bytes - 1, array.chunk_bytes, array.chunk_offset(1), array.index_offset - 1):
-        file.write_bytes(good[:place] + bytes([good[place] ^ 4]) + good[place + 1 :])
+    ends = accumulate(array.field_bytes, initial=0)
+    for offset in {*ends, array.chunk_bytes - 1, array.chunk_bytes + CRC_BYTES, array.clip_bytes - 1}:
+        flip(file, start + offset)
         with pytest.raises(StoreCorruptError, match=r"not those that were committed|stored checksum is damaged"):
             TokenStore.open(stored).read([1])
-    file.write_bytes(good)
+        file.write_bytes(good)
     assert_equal(TokenStore.open(stored).read([1]), codec)
 
 
-def test_a_swapped_neighbour_is_no_substitute(stored):
-    one, two = (stored / "visual/s1" / f"c.{clip}.0.0.0.0" for clip in (0, 1))
-    data = one.read_bytes(), two.read_bytes()
-    one.write_bytes(data[1])
-    two.write_bytes(data[0])
-    for clip in (0, 1):
-        with pytest.raises(StoreCorruptError, match=f"clip clip-{clip}, layer visual/s1b01"):
-            TokenStore.open(stored).read([clip])
+@pytest.mark.parametrize("change", ["shortened", "lengthened", "index"])
+def test_a_shard_that_ends_otherwise_is_damaged_unless_nothing_is_checked(stored, codec, change):
+    file, _, array = place(stored, "visual/s1", 2)
+    good = file.read_bytes()
+    if change == "index":
+        flip(file, array.index_offset(1) + 5)
+    else:
+        file.write_bytes(good[:-1] if change == "shortened" else good + b"0")
+    said = "index is damaged" if change == "index" else f"bytes instead of {len(good):,}"
+    with pytest.raises(StoreCorruptError, match=f"clip clip-2, layer visual/s1b01 to visual/s1b02: .*{said}"):
+        TokenStore.open(stored).read([2])
+    assert_equal(TokenStore.open(stored, check="never").read([2]), codec)
+
+
+def test_swapped_clips_of_a_shard_and_swapped_shards_are_no_substitute(stored):
+    for clips in ((0, 1), (1, 2)):
+        path = shutil.copytree(stored, stored.with_name(f"swapped-{clips}"))
+        (one, start, array), (two, other, _) = (place(path, "visual/s1", clip) for clip in clips)
+        data, size = {file: bytearray(file.read_bytes()) for file in (one, two)}, array.clip_bytes
+        here, there = bytes(data[one][start : start + size]), bytes(data[two][other : other + size])
+        data[one][start : start + size], data[two][other : other + size] = there, here
+        for file, content in data.items():
+            file.write_bytes(content)
+        for clip in clips:
+            with pytest.raises(StoreCorruptError, match=f"clip clip-{clip}, layer visual/s1b01"):
+                TokenStore.open(path).read([clip])
 
 
 def test_a_link_in_place_of_a_shard_is_refused(stored, tmp_path):
-    shard = stored / "visual/s1" / "c.0.0.0.0.0"
+    shard, _, _ = place(stored, "visual/s1", 0)
     moved = shutil.move(shard, tmp_path / "elsewhere")
     shard.symlink_to(moved)
     with pytest.raises(StoreCorruptError, match="clip clip-0"):
