@@ -1,6 +1,8 @@
 """Codecs of other packages from writing to reading: static arrays, numbers a token, packed codes."""
 
+import pickle
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -76,6 +78,30 @@ def test_the_pilots_arrays_are_in_the_store_and_in_its_key(six):
     assert levels.metadata.dimension_names == ("block", "code")
     expected = torch.stack([static[layer.name]["levels"] for layer in LAYERS if layer.array == "visual/s2"])
     assert torch.equal(torch.from_numpy(levels[:]), expected)
+
+
+def test_both_views_of_zarr_have_them(six):
+    store = TokenStore.open(six)
+    stored, decoded = store.to_zarr(), store.to_zarr(decoded=True)
+    plain = zarr.open_group(six, mode="r")["static/visual/s2_levels"]
+    assert torch.equal(torch.from_numpy(stored["static/visual/s2_levels"][:]), torch.from_numpy(plain[:]))
+    assert set(decoded) == {"audio", "visual"}
+    floats = store.read([2], ["visual/s2b03"]).layers["visual/s2b03"].floats()
+    assert torch.equal(torch.from_numpy(decoded["visual/s2"][2, 2]), floats[0])
+
+
+def test_all_batches_and_reads_share_one_copy_of_them(six):
+    with TokenStore.open(six) as store:
+        with ThreadPoolExecutor(4) as threads:
+            read = list(threads.map(lambda clip: store.read([clip]), [0, 1, 2, 0]))
+        batches = [*read, *store.batches([[0, 1], [2]])]
+    for name in (LAYERS[0].name, LAYERS[-1].name):
+        assert all(batch.layers[name].static["levels"] is batches[0].layers[name].static["levels"] for batch in batches)
+    there = pickle.loads(pickle.dumps(store))  # noqa: S301 - our own bytes
+    name = LAYERS[0].name
+    again = there.read([1]).layers[name]
+    assert torch.equal(again.static["levels"], batches[0].layers[name].static["levels"])
+    assert len(pickle.dumps(store)) < 2000, "a store is sent as its path"
 
 
 def test_another_set_of_static_arrays_is_refused(six):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import operator
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -88,6 +89,7 @@ class TokenStore:
         self._index = {clip: number for number, clip in enumerate(manifest.ids)}
         self._formats: dict[str, TokenFormat] = {}
         self._static: dict[torch.device, StaticArrays] = {}
+        self._static_lock = threading.Lock()
         self._memory = SpareMemory()
         stored = (clip for clip, status in enumerate(manifest.statuses) if status == "ok")
         commits = NamedCommits(metadata, manifest.ids, manifest.commits)
@@ -220,11 +222,22 @@ class TokenStore:
         them: its own shape behind the leading axis."""
         return task.targets(range(self.samples.num_rows))
 
-    def to_zarr(self) -> zarr.Group:
-        """The store as a group of zarr-python, read-only, for tools that know nothing of it.
+    def to_zarr(self, *, decoded: bool = False) -> zarr.Group:
+        """The store as a read-only group of zarr-python, for tools that know nothing of it.
 
-        Chunks of clips that have no tokens raise StoreError instead of being read as zeros. What zarr reads it checks
-        against the checksums in the shards, not against the commit records.
+        Its arrays hold what is stored, uint8 ``[clip, block, byte]`` (in format 1 codes, scales and zeros of their own
+        types), or with ``decoded`` float32 tokens ``[clip, block, T, N, D]``, one array a stage: those of
+        :meth:`LayerTokens.floats() <mettle_cache.tokens.LayerTokens.floats>`. A chunk is a block of a clip; it is read
+        and decoded when it is asked for, and its checksum compared with the commit record as in :meth:`read`. Clips lie
+        in the order of :attr:`clips`. xarray and dask take the group's store::
+
+            tokens = store.to_zarr(decoded=True)
+            tokens["visual/s3"][0, 4]  # [T, N, D] of the fifth stored block
+            dask.array.from_zarr(tokens["visual/s3"])
+            xarray.open_zarr(tokens.store, group="visual", consolidated=False)
+
+        Chunks of clips that have no tokens raise StoreError instead of being read as fill values, and damaged ones
+        StoreCorruptError.
 
         Raises
         ------
@@ -238,7 +251,7 @@ class TokenStore:
             )
         from mettle_cache.store.reading.zarr_view import open_zarr
 
-        return open_zarr(self.path, self.failed, self.clips)
+        return open_zarr(self, self._metadata, decoded=decoded)
 
     def batches(
         self,
@@ -330,12 +343,17 @@ class TokenStore:
 
     def _static_arrays(self, device: torch.device) -> StaticArrays:
         """The codec's static arrays, read once and copied to each device once."""
-        if device not in self._static:
-            self._static[device] = {
-                layer: {part: array.to(device) for part, array in arrays.items()}
-                for layer, arrays in self._metadata.read_static().items()
-            }
-        return self._static[device]
+        static = self._static.get(device)
+        if static is None:
+            # all batches have the same tensors, whichever thread is the first to ask
+            with self._static_lock:
+                static = self._static.get(device)
+                if static is None:
+                    static = self._static[device] = {
+                        layer: {part: array.to(device) for part, array in arrays.items()}
+                        for layer, arrays in self._metadata.read_static().items()
+                    }
+        return static
 
     def _identity(self) -> str:
         """The digests of the key and of the commits, which tell this store from another one at the same path."""
