@@ -6,13 +6,16 @@ Also the page cache, which must be empty or full while reading is timed.
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,41 +24,52 @@ import torch
 MATMUL_SECONDS = 0.3
 
 
-class RawReader:
-    """Reads whole files by ``preadv`` into memory that is used again and again: the limit of any reader.
+class FileRange(NamedTuple):
+    """Some bytes of a file."""
 
-    ``threads`` is the number of reads in flight. ``memory`` is the number of bytes that they fill in turn, in equal
-    parts: that of a batch, because delivered tokens need as much. It is touched once here, so that no page is new while
-    reading is timed.
+    path: Path
+    offset: int
+    nbytes: int
+
+
+class RawReader:
+    """Reads parts of files by ``preadv`` into memory that is used again and again: the limit of any reader.
+
+    ``threads`` is the number of reads in flight; each thread takes the next part that nobody has taken. ``memory`` is
+    the number of bytes that they fill in turn, in equal parts: that of a batch, because delivered tokens need as much.
+    It is touched once here, so that no page is new while reading is timed.
     """
 
-    def __init__(self, files: Sequence[Path], *, threads: int, memory: int) -> None:
-        self.files = tuple(files)
+    def __init__(self, ranges: Sequence[FileRange], *, threads: int, memory: int) -> None:
+        self.ranges = tuple(ranges)
         self.threads = threads
-        largest = max(path.stat().st_size for path in files)
+        largest = max(part.nbytes for part in ranges)
         self._buffers = [np.ones(max(largest, memory // threads), np.uint8).data for _ in range(threads)]
 
     def read(self) -> int:
-        """Read every file once; returns the bytes."""
-        count, threads = len(self.files), self.threads
-        shares = [self.files[count * n // threads : count * (n + 1) // threads] for n in range(threads)]
-        with ThreadPoolExecutor(threads) as executor:
-            return sum(executor.map(_read_files, shares, self._buffers))
+        """Read every part once; returns the bytes."""
+        with ExitStack() as stack:
+            opened: dict[Path, int] = {}
+            for path in dict.fromkeys(part.path for part in self.ranges):
+                opened[path] = os.open(path, os.O_RDONLY)
+                stack.callback(os.close, opened[path])
+            waiting = iter([(opened[path], offset, nbytes) for path, offset, nbytes in self.ranges])
+            with ThreadPoolExecutor(self.threads) as executor:
+                return sum(executor.map(lambda memory: _read_parts(waiting, memory), self._buffers))
 
 
-def _read_files(files: Sequence[Path], memory: memoryview) -> int:
+def _read_parts(waiting: Iterator[tuple[int, int, int]], memory: memoryview) -> int:
     total = place = 0
-    for path in files:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            size = os.fstat(descriptor).st_size
-            if place + size > len(memory):
-                place = 0
-            done = 0
-            while done < size:
-                done += os.preadv(descriptor, [memory[place + done : place + size]], done)
-        finally:
-            os.close(descriptor)
+    # what list iterators give is each given to one thread
+    for descriptor, offset, size in waiting:
+        if place + size > len(memory):
+            place = 0
+        done = 0
+        while done < size:
+            count = os.preadv(descriptor, [memory[place + done : place + size]], offset + done)
+            if count == 0:
+                raise OSError(errno.EIO, "a file ends before what is to be read of it")
+            done += count
         place += size
         total += size
     return total

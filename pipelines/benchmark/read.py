@@ -12,7 +12,7 @@ from mettle_cache.devices import choose_device
 from mettle_cache.pipelines.benchmark.baselines.protocol import Baseline, ClipArrays, Source
 from mettle_cache.pipelines.benchmark.baselines.registry import BASELINES, is_installed
 from mettle_cache.pipelines.benchmark.fullsize import bench_layers, store_bytes, write_bench_store
-from mettle_cache.pipelines.benchmark.limits import RawReader, cached_fraction, evict
+from mettle_cache.pipelines.benchmark.limits import FileRange, RawReader, cached_fraction, evict
 from mettle_cache.pipelines.benchmark.options import BenchOptions, bench_folder
 from mettle_cache.pipelines.benchmark.readers import (
     BATCH,
@@ -26,7 +26,7 @@ from mettle_cache.pipelines.benchmark.readers import (
     consume,
     our_reader,
     random_order,
-    token_files,
+    token_ranges,
 )
 from mettle_cache.pipelines.benchmark.table import BenchRow, BenchTable, Goal, measured, unmeasured
 from mettle_cache.pipelines.progress import Progress
@@ -93,12 +93,12 @@ def _ours(path: Path, codec: str, clips: int, device: str, batch: int) -> list[R
     Each has delivered the right tokens before it is timed.
     """
     order = random_order(clips)
-    files = token_files(path, order)
+    ranges = token_ranges(path, order)
     readers = [our_reader(our_name(codec, check), path, check=check, batch=batch) for check in CHECKS]
     if device != "cpu":
         readers.append(our_reader(f"{our_name(codec)}, onto {device}", path, check="never", batch=batch, device=device))
     delivered = [check_delivery(reader, order) for reader in readers]
-    store = StoreToRead(codec=codec, order=order, files=files, nbytes=delivered[0], batch=batch)
+    store = StoreToRead(codec=codec, order=order, ranges=ranges, nbytes=delivered[0], batch=batch)
     variants = [
         ReadVariant(name=reader.name, store=store, reader=reader, passes=PASSES, note=reader.note) for reader in readers
     ]
@@ -121,7 +121,7 @@ def _baselines(place: Path, clips: int) -> tuple[list[ReadVariant], list[BenchRo
             # it is there, but something that it needs is not
             absent.append(unmeasured(baseline.name, "GB/s", f"cannot be imported: {error}"))
             continue
-        store = StoreToRead(codec=BASELINES_CODEC, order=order, files=(), nbytes=nbytes)
+        store = StoreToRead(codec=BASELINES_CODEC, order=order, ranges=(), nbytes=nbytes)
         installed.append(ReadVariant(name=reader.name, store=store, reader=reader, note=reader.note))
     return installed, absent
 
@@ -144,14 +144,14 @@ def _goals(rows: Sequence[BenchRow]) -> tuple[Goal, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class StoreToRead:
-    """A store to be read: the clips in random order, its files in that order, and the bytes of its tokens.
+    """A store to be read: the clips in random order, where they lie, in that order, and the bytes of the tokens.
 
     ``batch`` clips are delivered at once.
     """
 
     codec: str
     order: Sequence[int]
-    files: Sequence[Path]
+    ranges: Sequence[FileRange]
     nbytes: int
     batch: int = BATCH
 
@@ -176,7 +176,9 @@ class ReadVariant:
     note: str = ""
 
     def files(self) -> Sequence[Path]:
-        return self.store.files if self.reader is None else self.reader.files()
+        if self.reader is not None:
+            return self.reader.files()
+        return list(dict.fromkeys(part.path for part in self.store.ranges))
 
 
 @dataclass(frozen=True)
@@ -207,7 +209,7 @@ def raw_reads(store: StoreToRead) -> list[ReadVariant]:
             name=f"raw reads into a small buffer, {codec}",
             store=store,
             passes=PASSES,
-            note="as large as the largest file: stays in the processor's cache, holds no batch",
+            note="as large as a clip's largest stage: stays in the processor's cache, holds no batch",
         ),
     ]
 
@@ -287,6 +289,6 @@ class ReadTimer:
     def _open(self) -> Callable[[], object]:
         variant = self.variant
         if variant.reader is None:
-            return RawReader(list(variant.store.files) * self.passes, threads=THREADS, memory=variant.memory).read
+            return RawReader(list(variant.store.ranges) * self.passes, threads=THREADS, memory=variant.memory).read
         deliver: Deliver = self._stack.enter_context(variant.reader.open())
         return partial(consume, deliver, self._order)

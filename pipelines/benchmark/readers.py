@@ -16,7 +16,9 @@ from torch import Tensor
 
 from mettle_cache.errors import RunError
 from mettle_cache.pipelines.benchmark.baselines.protocol import Baseline, ClipArrays, Session, Source
+from mettle_cache.pipelines.benchmark.limits import FileRange
 from mettle_cache.store.format.layout import ArrayLayout
+from mettle_cache.store.format.metadata import load_metadata
 from mettle_cache.store.reading.disk_speed import READS_AHEAD
 from mettle_cache.store.reading.token_store import TokenStore
 from mettle_cache.store.writing.shards import stored_arrays
@@ -71,7 +73,7 @@ def our_reader(name: str, path: Path, *, check: str, batch: int = BATCH, device:
     def files() -> Sequence[Path]:
         with TokenStore.open(path) as store:
             stored = [clip for clip, status in enumerate(store.statuses) if status == "ok"]
-        return token_files(path, stored)
+        return list(dict.fromkeys(part.path for part in token_ranges(path, stored)))
 
     note = f"TokenStore.batches, {THREADS} threads"
     return Reader(name=name, note=note, store=path, files=files, open=open_reader)
@@ -80,8 +82,7 @@ def our_reader(name: str, path: Path, *, check: str, batch: int = BATCH, device:
 def clip_slots(arrays: Sequence[ArrayLayout]) -> list[ClipArrays]:
     """Memory for as many clips as our ring holds, touched once, so that no page of it is new while reading is timed."""
     return [
-        {array.name: np.ones((array.blocks, *array.chunk_shape), array.dtype) for array in arrays}
-        for _ in range(2 * BATCH)
+        {array.name: np.ones((array.blocks, array.chunk_bytes), np.uint8) for array in arrays} for _ in range(2 * BATCH)
     ]
 
 
@@ -106,10 +107,14 @@ def random_order(clips: int, *, seed: int = 0) -> list[int]:
     return order
 
 
-def token_files(path: Path, order: Sequence[int]) -> list[Path]:
-    """The shards of these clips of a store, clip after clip."""
-    with TokenStore.open(path) as store:
-        return [file for clip in order for file in store.clip_files(clip)]
+def token_ranges(path: Path, order: Sequence[int]) -> list[FileRange]:
+    """Where the tokens of these clips of a store lie, clip after clip: a piece of a shard for each stage."""
+    metadata = load_metadata(path)
+    return [
+        FileRange(path / array.shard_path(array.shard(clip)), array.chunk_offset(clip, 0), array.clip_bytes)
+        for clip in order
+        for array in metadata.layout
+    ]
 
 
 def consume(deliver: Deliver, order: Sequence[int]) -> None:
@@ -159,10 +164,14 @@ class _Clip:
     def clips(self) -> Iterator[tuple[int, Mapping[str, StoredArrays]]]:
         parts: dict[str, dict[str, Tensor]] = {}
         for array in self.arrays:
+            ends = np.cumsum(array.field_bytes)
             for block, layer in enumerate(array.layers):
-                # some libraries give read-only memory, which a tensor may not share
-                values = np.require(self.values[array.name][block], requirements="W")
-                parts.setdefault(layer.name, {})[array.part] = torch.from_numpy(values)
+                # a copy, because some libraries give read-only memory, which a tensor may not share
+                fields = np.split(np.array(self.values[array.name][block]), ends[:-1])
+                parts[layer.name] = {
+                    field.part: torch.from_numpy(values.view(field.dtype).reshape(field.shape))
+                    for field, values in zip(array.fields, fields, strict=True)
+                }
         yield self.clip, parts
 
 

@@ -29,7 +29,7 @@ from mettle_cache.pipelines.benchmark.heads import bench_recipe
 from mettle_cache.pipelines.benchmark.limits import RawReader, matmul_rate
 from mettle_cache.pipelines.benchmark.options import BenchOptions, bench_folder
 from mettle_cache.pipelines.benchmark.products import Products, affine_products, klt_products
-from mettle_cache.pipelines.benchmark.readers import THREADS, token_files
+from mettle_cache.pipelines.benchmark.readers import THREADS, token_ranges
 from mettle_cache.pipelines.benchmark.step_child import (
     HeadsRequest,
     StepRequest,
@@ -150,9 +150,9 @@ def fitting_batch(one: int, two: int, *, most: int, room: int) -> int:
 
 
 def _limit_probe(store: Path, clips: int, batch: int, device: torch.device, tiny: bool) -> Callable[[], Limits]:
-    files = token_files(store, range(clips))
-    nbytes = sum(file.stat().st_size for file in files)
-    reader = RawReader(files, threads=THREADS, memory=batch * nbytes // clips)
+    ranges = token_ranges(store, range(clips))
+    nbytes = sum(part.nbytes for part in ranges)
+    reader = RawReader(ranges, threads=THREADS, memory=batch * nbytes // clips)
     reader.read()
     side = TINY_MATRIX if tiny else MATRIX
 

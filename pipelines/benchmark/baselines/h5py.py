@@ -37,7 +37,7 @@ class H5py:
 
         with h5py.File(_path(source), "w") as file:
             for array in source.arrays:
-                file.create_dataset(array.name, (source.clips, array.blocks, *array.chunk_shape), array.dtype)
+                file.create_dataset(array.name, (source.clips, array.blocks, array.chunk_bytes), "uint8")
             for clip in range(source.clips):
                 for name, values in source.stored_clip(clip).items():
                     file[name][clip] = values

@@ -31,10 +31,7 @@ class Mosaicml:
     def write(self, source: Source) -> None:
         from streaming import MDSWriter
 
-        columns = {
-            array.name: f"ndarray:{array.dtype}:{','.join(map(str, (array.blocks, *array.chunk_shape)))}"
-            for array in source.arrays
-        }
+        columns = {array.name: f"ndarray:uint8:{array.blocks},{array.chunk_bytes}" for array in source.arrays}
         with MDSWriter(out=str(source.folder), columns=columns) as writer:
             for clip in range(source.clips):
                 writer.write(source.stored_clip(clip))

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mettle_cache.pipelines.benchmark.baselines.protocol import ClipArrays, Source
+from mettle_cache.store.format.layout import ArrayLayout
 
 
 @dataclass(frozen=True)
@@ -37,15 +38,15 @@ class NumpyMemmap:
 
     @contextmanager
     def open(self, source: Source) -> Iterator[MemmapSession]:
+        maps = {path: np.memmap(path, np.uint8, mode="r") for path in source.shards()}
         chunks = [
-            {array.name: _map(source, array.name, clip) for array in source.arrays} for clip in range(source.clips)
+            {array.name: _chunks(array, clip, maps[source.shard(array, clip)]) for array in source.arrays}
+            for clip in range(source.clips)
         ]
         yield MemmapSession(chunks, source.shards())
 
 
-def _map(source: Source, name: str, clip: int) -> NDArray[np.generic]:
-    """The chunks of one shard as ``[blocks, *chunk_shape]``, stepping over the checksums."""
-    array = next(array for array in source.arrays if array.name == name)
-    whole = np.memmap(source.shard(array, clip), np.uint8, mode="r")
-    rows = np.ndarray((array.blocks, array.chunk_bytes), np.uint8, whole, strides=(array.chunk_offset(1), 1))
-    return rows.view(array.dtype).reshape(array.blocks, *array.chunk_shape)
+def _chunks(array: ArrayLayout, clip: int, shard: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A clip's chunks in a mapped shard, ``[blocks, chunk_bytes]``, stepping over the checksums."""
+    start = array.chunk_offset(clip, 0)
+    return shard[start : start + array.clip_bytes].reshape(array.blocks, -1)[:, : array.chunk_bytes]

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from mettle_cache.store.format.layout import ArrayLayout
 
-# a clip: array name (`visual/s3_scale`) to `[blocks, *chunk_shape]`
-ClipArrays = Mapping[str, NDArray[np.generic]]
+# a clip: array name (`visual/s3`) to its chunks, uint8 `[blocks, chunk_bytes]`
+ClipArrays = Mapping[str, NDArray[np.uint8]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,19 +38,20 @@ class Source:
     threads: int
 
     def shard(self, array: ArrayLayout, clip: int) -> Path:
-        return self.store / array.shard_path(clip)
+        """The file that holds a clip's chunks of an array."""
+        return self.store / array.shard_path(array.shard(clip))
 
     def shards(self) -> list[Path]:
         """Every file of the store that holds tokens."""
-        return [self.shard(array, clip) for clip in range(self.clips) for array in self.arrays]
+        return [self.store / array.shard_path(shard) for array in self.arrays for shard in range(array.shards)]
 
-    def stored_clip(self, clip: int) -> dict[str, NDArray[np.generic]]:
+    def stored_clip(self, clip: int) -> dict[str, NDArray[np.uint8]]:
         """One clip as it is stored, without the checksums, to make a library's own files of."""
-        arrays: dict[str, NDArray[np.generic]] = {}
+        arrays: dict[str, NDArray[np.uint8]] = {}
         for array in self.arrays:
-            raw = np.fromfile(self.shard(array, clip), np.uint8, count=array.index_offset)
-            codes = np.ascontiguousarray(raw.reshape(array.blocks, -1)[:, : array.chunk_bytes])
-            arrays[array.name] = codes.view(array.dtype).reshape(array.blocks, *array.chunk_shape)
+            start = array.chunk_offset(clip, 0)
+            raw = np.fromfile(self.shard(array, clip), np.uint8, count=array.clip_bytes, offset=start)
+            arrays[array.name] = np.ascontiguousarray(raw.reshape(array.blocks, -1)[:, : array.chunk_bytes])
         return arrays
 
 

@@ -38,8 +38,8 @@ class Tensordict:
 
         whole = {
             _key(array.name): MemoryMappedTensor.empty(
-                (source.clips, array.blocks, *array.chunk_shape),
-                dtype=getattr(torch, array.dtype),
+                (source.clips, array.blocks, array.chunk_bytes),
+                dtype=torch.uint8,
                 filename=source.folder / f"{_key(array.name)}.memmap",
             )
             for array in source.arrays

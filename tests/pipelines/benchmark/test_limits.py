@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mettle_cache.pipelines.benchmark.limits import (
+    FileRange,
     Floor,
     RawReader,
     cached_fraction,
@@ -25,12 +26,22 @@ def files(tmp_path):
 @pytest.mark.parametrize("threads", [1, 3, 9])
 @pytest.mark.parametrize("memory", [0, 3000, 10**6])
 def test_raw_reads_read_every_byte_of_every_file(files, threads, memory):
-    reader = RawReader(files, threads=threads, memory=memory)
-    assert reader.read() == sum(path.stat().st_size for path in files)
+    ranges = [FileRange(path, 0, path.stat().st_size) for path in files]
+    assert RawReader(ranges, threads=threads, memory=memory).read() == sum(part.nbytes for part in ranges)
 
 
-def test_raw_reads_fill_the_memory_in_turn_and_begin_again_where_a_file_no_longer_fits(files):
-    reader = RawReader(files[:3], threads=1, memory=2500)
+def test_raw_reads_read_the_parts_that_they_are_told(files):
+    (path := files[0]).write_bytes(bytes(range(100)))
+    reader = RawReader([FileRange(path, 10, 3), FileRange(path, 90, 10)], threads=1, memory=20)
+    assert reader.read() == 13
+    assert list(reader._buffers[0][:13]) == [10, 11, 12, *range(90, 100)]
+    with pytest.raises(OSError, match="ends before"):
+        RawReader([FileRange(path, 95, 10)], threads=1, memory=20).read()
+
+
+def test_raw_reads_fill_the_memory_in_turn_and_begin_again_where_a_part_no_longer_fits(files):
+    ranges = [FileRange(path, 0, path.stat().st_size) for path in files[:3]]
+    reader = RawReader(ranges, threads=1, memory=2500)
     reader.read()
     (memory,) = reader._buffers
     # 1 byte, 1,001 bytes, and 2,001 that only fit at the start again

@@ -31,7 +31,7 @@ from mettle_cache.pipelines.benchmark.readers import (
     clip_slots,
     our_reader,
     random_order,
-    token_files,
+    token_ranges,
 )
 from mettle_cache.pipelines.benchmark.registry import run_bench
 from mettle_cache.pipelines.progress import Silent
@@ -131,9 +131,9 @@ def test_clips_are_read_ahead_in_order_into_memory_that_is_used_again():
 @pytest.mark.parametrize("cold", [False, True])
 def test_ratios_are_to_the_limit_of_the_same_bytes_in_the_same_state(store, cold):
     order = random_order(CLIPS)
-    files = token_files(store, order)
+    ranges = token_ranges(store, order)
     reader = our_reader("ours", store, check="never")
-    to_read = StoreToRead(codec="int8", order=order, files=files, nbytes=check_delivery(reader, order))
+    to_read = StoreToRead(codec="int8", order=order, ranges=ranges, nbytes=check_delivery(reader, order))
     variants = [*raw_reads(to_read), ReadVariant(name="ours", store=to_read, reader=reader, passes=2)]
     found = time_readers(variants, cold=cold, repeats=2, progress=Silent())
     state = "cold" if cold else "warm"
@@ -149,7 +149,7 @@ def test_ratios_are_to_the_limit_of_the_same_bytes_in_the_same_state(store, cold
 def test_a_rate_is_all_the_bytes_of_all_the_passes_over_the_time(store, monkeypatch):
     now = [0.0]
     reader = our_reader("ours", store, check="never")
-    to_read = StoreToRead(codec="int8", order=[0, 1], files=(), nbytes=3 * 10**9)
+    to_read = StoreToRead(codec="int8", order=[0, 1], ranges=(), nbytes=3 * 10**9)
     monkeypatch.setattr(
         "mettle_cache.pipelines.timing.time.perf_counter", lambda: now.__setitem__(0, now[0] + 1) or now[0]
     )
@@ -163,7 +163,7 @@ def test_a_rate_is_all_the_bytes_of_all_the_passes_over_the_time(store, monkeypa
 @pytest.mark.parametrize(("cold", "cached", "said"), [(True, 0.3, "30%"), (False, 0.6, "60%"), (True, 0.01, None)])
 def test_a_page_cache_that_is_not_as_it_should_be_is_said(store, monkeypatch, cold, cached, said):
     monkeypatch.setattr("mettle_cache.pipelines.benchmark.read.cached_fraction", lambda files: cached)
-    to_read = StoreToRead(codec="int8", order=[0], files=(), nbytes=1)
+    to_read = StoreToRead(codec="int8", order=[0], ranges=(), nbytes=1)
     variant = ReadVariant(name="ours", store=to_read, reader=our_reader("ours", store, check="never"))
     notes = time_readers([variant], cold=cold, repeats=1, progress=Silent()).notes
     state = "cold" if cold else "warm"
@@ -174,7 +174,7 @@ def test_a_cold_turn_opens_its_files_anew_and_closes_them(store):
     reader = our_reader("ours", store, check="never")
     opened = []
     counted = replace(reader, open=lambda: opened.append(1) or reader.open())
-    to_read = StoreToRead(codec="int8", order=[0], files=(), nbytes=1)
+    to_read = StoreToRead(codec="int8", order=[0], ranges=(), nbytes=1)
     for cold, expected in ((True, 2), (False, 1)):
         opened.clear()
         timer = ReadTimer(ReadVariant(name="ours", store=to_read, reader=counted), cold)
