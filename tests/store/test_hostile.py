@@ -39,6 +39,11 @@ def set_layer(field, value):
         (set_layer("block", 2), "is called"),
         (set_layer("width", -4), r"zarr\.json is not valid: 1 validation error"),
         (lambda root: root["key"].update(segments=2**30), "beyond any size that is read"),
+        (lambda root: root["key"].update(clips_per_shard=4097), r"zarr\.json is not valid: 1 validation error"),
+        (lambda root: root["key"].update(clips_per_shard=0), r"zarr\.json is not valid: 1 validation error"),
+        (lambda root: root["key"].pop("clips_per_shard"), r"zarr\.json is not valid: 1 validation error"),
+        (lambda root: root["key"].update(format=1), r"zarr\.json is not valid: 1 validation error"),
+        (lambda root: root.update(format=1), "does not fit its own key digest"),
         (
             lambda root: root["key"].update(codec="pickle"),
             "is written in the codec 'pickle', which is not installed here",
@@ -69,7 +74,7 @@ def test_a_store_of_many_clips_that_are_not_there_is_refused(path):
         TokenStore.open(path)
 
 
-@pytest.mark.parametrize("name", ["visual", "visual/s1", "commits", "audio/s1_scale"])
+@pytest.mark.parametrize("name", ["visual", "visual/s1", "commits", "audio/s1"])
 def test_folders_that_lead_elsewhere_are_refused(path, tmp_path, name):
     shutil.move(path / name, tmp_path / "elsewhere")
     (path / name).symlink_to(tmp_path / "elsewhere")
@@ -87,10 +92,10 @@ def test_files_that_lead_elsewhere_are_refused(path, tmp_path, name):
 
 
 def test_a_commit_that_leads_elsewhere_is_refused(path, tmp_path):
-    commit = path / "commits" / "00000001.json"
+    commit = path / "commits" / "00000000.jsonl"
     shutil.move(commit, tmp_path / "elsewhere")
     commit.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(StoreCorruptError, match=r"00000001\.json: Too many levels"):
+    with pytest.raises(StoreCorruptError, match=r"00000000\.jsonl: Too many levels"):
         TokenStore.open(path).read([1])
 
 
@@ -101,6 +106,6 @@ def test_a_store_may_itself_be_reached_through_a_link(path, tmp_path):
 
 def test_an_unfinished_store_of_another_layout_is_not_trusted_either(path):
     (path / "READY").unlink()
-    (path / "visual/s1/c.0.0.0.0.0").write_bytes(bytes(2**20))
+    (path / "visual/s1/c.0.0.0").write_bytes(bytes(2**20))
     with pytest.raises(MettleError, match="instead of"):
         TokenStore.open(path, allow_unfinished=True).read([0])

@@ -107,7 +107,7 @@ def test_what_is_no_file_is_named_and_written_anew(whole, tmp_path, monkeypatch,
         shutil.rmtree(path)
 
 
-@pytest.mark.parametrize("file", ["READY", "commits/00000001.json", "audio/s1/c.1.0.0.0.0", "samples.parquet"])
+@pytest.mark.parametrize("file", ["READY", "commits/00000000.jsonl", "audio/s1/c.0.0.0", "samples.parquet"])
 def test_a_folder_in_a_files_place_is_named(whole, tmp_path, file):
     path = shutil.copytree(whole, tmp_path / "s.zarr")
     (path / file).unlink()

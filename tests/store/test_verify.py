@@ -7,9 +7,10 @@ import torch
 
 from mettle_cache.errors import MettleError, StoreCorruptError
 from mettle_cache.store import StoreWriter, TokenStore, repair_store, verify_store
+from mettle_cache.store.format.metadata import load_metadata
 from tests.store.tiny import clip_tokens, contents, make_spec, source, write_store
 
-CLIPS = 2
+CLIPS = 3
 
 
 @pytest.fixture(scope="module")
@@ -41,12 +42,11 @@ DAMAGES = {
 }
 FILES = sorted(
     ["zarr.json", "visual/zarr.json", "audio/zarr.json", "READY", "manifest.parquet", "samples.parquet", "clips.json"]
-    + [f"commits/{clip:08d}.json" for clip in range(CLIPS)]
+    + [f"commits/{shard:08d}.jsonl" for shard in range(2)]
     + [
-        f"{array}{part}/{name}"
+        f"{array}/{name}"
         for array in ("visual/s1", "visual/s2", "audio/s1")
-        for part, zeros in (("", ".0.0.0.0"), ("_scale", ".0.0.0"), ("_zero", ".0.0.0"))
-        for name in ("zarr.json", *(f"c.{clip}{zeros}" for clip in range(CLIPS)))
+        for name in ("zarr.json", "c.0.0.0", "c.1.0.0")
     ]
 )
 
@@ -90,9 +90,9 @@ def test_every_damage_to_every_file_is_found(intact, tmp_path, file, kind):
 @pytest.mark.parametrize("file", [file for file in FILES if "/c." in file or "commits/" in file])
 def test_files_of_neighbours_and_of_other_stores_are_found(intact, other, tmp_path, file):
     path = shutil.copytree(intact, tmp_path / "s.zarr")
-    clip = "c.0" in file or file.endswith("0.json")
+    first = "c.0" in file or file.endswith("0.jsonl")
     neighbour = file.replace("c.0", "c.1") if "c.0" in file else file.replace("c.1", "c.0")
-    neighbour = f"commits/{int(clip):08d}.json" if "commits/" in file else neighbour
+    neighbour = f"commits/{int(first):08d}.jsonl" if "commits/" in file else neighbour
     (path / file).write_bytes((intact / neighbour).read_bytes())
     assert_damage_is_loud(path, file)
     if "commits/" in file:
@@ -105,8 +105,9 @@ def test_an_intact_store_is_ok_and_every_byte_was_read(intact):
     report = verify_store(intact, deep=True, advance=lambda n, nbytes: calls.append(nbytes))
     assert report.ok
     assert report.clips == CLIPS
+    index_entries = sum(array.index_bytes * array.shards for array in load_metadata(intact).layout)
     shards = sum(len(data) for name, data in contents(intact).items() if "/c." in name)
-    assert report.nbytes == sum(calls) == shards
+    assert report.nbytes == sum(calls) == shards - index_entries
     assert verify_store(intact).ok
 
 
@@ -140,7 +141,7 @@ def test_repair_leaves_an_intact_store_alone(intact):
 
 @pytest.fixture
 def with_failed(tmp_path):
-    write_store(tmp_path / "s.zarr", failed=[3])
+    write_store(tmp_path / "s.zarr", failed=[2, 3])
     return tmp_path / "s.zarr"
 
 
@@ -149,9 +150,11 @@ def with_failed(tmp_path):
     [
         "notes.txt",
         "READY.12-1.partial",
-        "visual/s1/c.4.0.0.0.0",
-        "visual/s1/c.3.0.0.0.0",  # of a clip that failed
-        "commits/00000004.json",
+        "visual/s1/c.4.0.0",
+        "visual/s1/c.1.0.0",  # every clip of it has failed
+        "visual/s1/c.0.0.0.partial",
+        "commits/00000004.jsonl",
+        "commits/00000000.json",
         "visual/s3",
         "elsewhere",
     ],
@@ -164,7 +167,7 @@ def test_a_file_that_does_not_belong_is_named(with_failed, name):
         (with_failed / name).symlink_to("/")
     else:
         (with_failed / name).write_bytes(b"x")
-    report = verify_store(with_failed)
+    report = verify_store(with_failed, deep=True)
     assert [str(problem) for problem in report.problems] == [f"{name}: not a file of the store; remove it"]
     assert not report.ok
 
@@ -174,7 +177,7 @@ def test_a_lock_that_a_killed_run_left_is_no_stray_and_goes_with_the_next_run(wi
     (with_failed / name).parent.mkdir(exist_ok=True)
     (with_failed / name).write_bytes(b"x")
     assert verify_store(with_failed).ok
-    write_store(with_failed, failed=[3])
+    write_store(with_failed, failed=[2, 3])
     assert not (with_failed / name).exists()
 
 
@@ -183,3 +186,83 @@ def test_a_store_that_is_being_written_may_hold_more(tmp_path):
         writer.pending()
         assert (tmp_path / "s.zarr" / ".locks").exists()
         assert verify_store(tmp_path / "s.zarr").problems == ()
+
+
+def test_companions_are_left_alone(with_failed):
+    (with_failed / "companions" / "bundles").mkdir(parents=True)
+    (with_failed / "companions" / "bundles" / "late.npy").write_bytes(b"x")
+    assert verify_store(with_failed, deep=True).ok
+
+
+def test_an_index_that_is_damaged_costs_no_clip(intact, tmp_path):
+    path = shutil.copytree(intact, tmp_path / "s.zarr")
+    shard = path / "visual/s2/c.0.0.0"
+    shard.write_bytes(shard.read_bytes()[:-9] + b"\0" * 9)
+    report = verify_store(path, deep=True)
+    assert [str(problem) for problem in report.problems] == [
+        "visual/s2b01 to visual/s2b03: visual/s2/c.0.0.0: the shard index is damaged"
+    ]
+    assert repair_store(report) == 0
+    with StoreWriter.create_or_resume(path, make_spec(clips=CLIPS)) as writer:
+        assert writer.pending() == []
+        assert writer.finish().finished
+    assert contents(path) == contents(intact)
+
+
+def test_bytes_in_the_place_of_a_failed_clip_are_named_and_go(tmp_path):
+    path = tmp_path / "s.zarr"
+    write_store(path, failed=[1])
+    before = contents(path)
+    with (path / "visual/s1/c.0.0.0").open("r+b") as shard:
+        shard.seek(300)
+        shard.write(b"x")
+    assert verify_store(path).ok
+    report = verify_store(path, deep=True)
+    assert [str(problem) for problem in report.problems] == [
+        "visual/s1b01 to visual/s1b02: visual/s1/c.0.0.0: there are bytes where a clip has failed"
+    ]
+    repair_store(report)
+    write_store(path, failed=[1])
+    assert contents(path) == before
+
+
+def test_damage_to_one_line_of_a_log_is_that_of_one_clip(intact, tmp_path):
+    path = shutil.copytree(intact, tmp_path / "s.zarr")
+    log = path / "commits/00000000.jsonl"
+    first, second = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(first + second.replace(b'"status":"ok"', b'"status":"OK"'))
+    report = verify_store(path)
+    assert [str(problem).split(": damaged")[0] for problem in report.problems] == [
+        "clip clip-1: commits/00000000.jsonl"
+    ]
+    assert report.damaged == (1,)
+    assert repair_store(report) == 1
+    assert log.read_bytes() == first
+
+
+def test_an_unfinished_store_names_what_is_damaged_but_not_what_a_kill_left(tmp_path):
+    path = tmp_path / "s.zarr"
+    with StoreWriter.create_or_resume(path, make_spec(clips=3)) as writer:
+        for clip in (0, 2):
+            writer.write_clip(clip, clip_tokens(clip), source=source(clip))
+    log, partial = path / "commits/00000000.jsonl", path / "visual/s1/c.0.0.0.partial"
+    whole = log.read_bytes()
+    log.write_bytes(whole + b'{"clip":')
+    assert verify_store(path, deep=True).problems == ()
+    log.write_bytes(b"nonsense\n" + whole)
+    assert [str(problem).split(": Inv")[0] for problem in verify_store(path, deep=True).problems] == [
+        "commits/00000000.jsonl: line 1 is no commit record: 1 validation error for _SealedDocument"
+    ]
+    data = bytearray(partial.read_bytes())
+    data[5] ^= 1
+    partial.write_bytes(data)
+    report = verify_store(path, deep=True)
+    assert str(report.problems[-1]) == (
+        "clip clip-0, visual/s1b01: visual/s1/c.0.0.0.partial: the tokens are not those that were committed"
+    )
+    repair_store(report)
+    assert not log.exists()
+    assert verify_store(path, deep=True).state == "unfinished"
+    write_store(path, make_spec(clips=3))
+    write_store(tmp_path / "whole.zarr", make_spec(clips=3))
+    assert contents(path) == contents(tmp_path / "whole.zarr")

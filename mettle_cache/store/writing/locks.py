@@ -91,8 +91,7 @@ class PartLock:
     def release(self) -> None:
         """Give up the claim and remove its file."""
         _remove_unheld(self._lock, self._path)
-        with suppress(OSError):
-            self._folder.rmdir()
+        remove_lock_folder(self._folder.parent)
 
 
 class ShardLock:
@@ -145,6 +144,11 @@ def sweep_locks(store: Path) -> None:
         with suppress(Timeout):
             lock.acquire(timeout=0)
             _remove_unheld(lock, path)
+    remove_lock_folder(store)
+
+
+def remove_lock_folder(store: Path) -> None:
+    """Remove the folder of locks where nobody holds one."""
     with suppress(OSError):
         (store / LOCKS).rmdir()
 

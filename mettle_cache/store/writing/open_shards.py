@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from mettle_cache.store.format.metadata import StoreMetadata
 from mettle_cache.store.writing.clip_log import KnownRows
-from mettle_cache.store.writing.locks import ShardLock
+from mettle_cache.store.writing.locks import ShardLock, remove_lock_folder
 from mettle_cache.store.writing.shard_files import ShardFiles
 
 # clips come nearly in order; a clip more or less behind finds its shard still open
@@ -81,6 +81,7 @@ class OpenShards:
     def close(self, *, seal: bool = True) -> None:
         """Close all that are idle; those that are complete are sealed unless ``seal`` is off."""
         self._close_idle(0, seal=seal)
+        remove_lock_folder(self._metadata.path)
 
     def _close_idle(self, most: int, *, seal: bool = True) -> None:
         while True:

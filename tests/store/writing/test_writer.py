@@ -108,7 +108,7 @@ def test_a_clip_that_is_not_whole_is_pending_again(path, uninterrupted, name, da
 def test_failed_clips_are_recorded_counted_and_tried_again(path, uninterrupted):
     report = write_store(path, failed=[1, 3])
     assert (report.clips, report.failed, report.finished) == (2, 2, True)
-    assert not any((path / "visual/s1/c.1.0.0").read_bytes()[232 * 1 : 232 * 2])
+    assert not any((path / "visual/s1/c.1.0.0").read_bytes()[216 : 2 * 216])
     with StoreWriter.create_or_resume(path, make_spec()) as writer:
         assert writer.pending(retry_failed=False) == []
         assert writer.pending() == [1, 3]
@@ -135,7 +135,8 @@ def test_ready_goes_before_anything_changes(path, monkeypatch):
         with pytest.raises(pytest.fail.Exception):
             write(writer, 0)
     assert not (path / "READY").exists()
-    assert [json.loads(line)["clip"] for line in (path / "commits" / "00000000.jsonl").open()] == ["clip-1"]
+    lines = (path / "commits" / "00000000.jsonl").read_text().splitlines()
+    assert [json.loads(line)["clip"] for line in lines] == ["clip-1"]
 
 
 def test_joining_needs_a_store(path):
@@ -154,9 +155,8 @@ def test_a_clip_that_the_store_does_not_have_is_refused(path, index):
 
 def shards(path):
     """Those of the second number, and how many blocks they have."""
-    return [
-        (path / stage / "c.1.0.0", blocks) for stage, blocks in (("visual/s1", 2), ("visual/s2", 3), ("audio/s1", 1))
-    ]
+    blocks = {"visual/s1": 2, "visual/s2": 3, "audio/s1": 1}
+    return [(path / stage / "c.1.0.0", count) for stage, count in blocks.items()]
 
 
 @pytest.mark.parametrize("codec", CODECS)
