@@ -100,7 +100,7 @@ class KeyModel(Strict):
 
     @model_serializer(mode="wrap")
     def _without_absent(self, render: SerializerFunctionWrapHandler) -> dict[str, object]:
-        # only codecs with static arrays or later versions have their fields, and only format 2 has shards of several clips
+        # codecs without static arrays or later versions, and format 1, do not have these fields
         fields: dict[str, object] = render(self)
         absent = {"static", "codec_version", "clips_per_shard"}
         return {name: value for name, value in fields.items() if name not in absent or value is not None}
