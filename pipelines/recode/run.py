@@ -31,7 +31,6 @@ from mettle_cache.store.format.codecs import Codec, Pilot, StaticArrays, encode_
 from mettle_cache.store.format.layout import bytes_per_clip
 from mettle_cache.store.format.spec import StoreSpec
 from mettle_cache.store.reading.token_store import TokenStore
-from mettle_cache.store.writing.locks import part_range
 from mettle_cache.store.writing.writer import StoreReport, StoreWriter
 
 if TYPE_CHECKING:
@@ -131,6 +130,8 @@ class _Recoding:
             vocabulary=store.vocabulary,
             key=key,
             provenance=provenance,
+            # a copy is the store that an extraction goes on with
+            clips_per_shard=store.key.get("clips_per_shard") if self.is_copy else None,
             static=static,
         )
 
@@ -185,7 +186,7 @@ def _recode(recoding: _Recoding, progress: Progress) -> RecodeReport:
             writer.fail_clip(index, store.failed[store.clips[index]])
         if work:
             _recode_clips(recoding, writer, work, static, outcome, progress)
-        skipped = len(part_range(config.part, len(store))) - len(pending)
+        skipped = len(writer.clips_of(config.part)) - len(pending)
         return outcome.report(recoding, writer.finish(), skipped, time.perf_counter() - started)
 
 
@@ -204,7 +205,7 @@ def _pending(recoding: _Recoding, writer: StoreWriter, progress: Progress) -> li
             damaged = list(writer.read_back(unread, progress.advance))
         finally:
             progress.finish()
-    mine = part_range(part, len(writer.clips))
+    mine = writer.clips_of(part)
     return sorted({*lacking, *damaged, *(index for index in stale if index in mine)})
 
 

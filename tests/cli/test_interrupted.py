@@ -21,7 +21,7 @@ def command(data, out):
 
 
 def commits(out):
-    return len(list((out / "commits").glob("*.json"))) if (out / "commits").is_dir() else 0
+    return sum(log.read_bytes().count(b"\n") for log in (out / "commits").glob("*.jsonl"))
 
 
 def wait_for_commits(child, out, count):

@@ -1,5 +1,6 @@
 """Extraction over dask.distributed: the same bytes, through dying workers and absent schedulers."""
 
+import math
 import os
 import signal
 import socket
@@ -20,7 +21,13 @@ from hypothesis import strategies as st
 
 from mettle_cache.errors import MachineError, NoRoomError, StoreKeyError, UsageError
 from mettle_cache.pipelines.extract import cluster
-from mettle_cache.pipelines.extract.cluster import GROUPS_A_TASK, connect, divide_into_tasks, signals_kept_from_children
+from mettle_cache.pipelines.extract.cluster import (
+    GROUPS_A_TASK,
+    connect,
+    divide_into_tasks,
+    signals_kept_from_children,
+    whole_units,
+)
 from mettle_cache.pipelines.extract.config import ExtractConfig
 from mettle_cache.pipelines.extract.run import InterruptedRunError, extract
 from mettle_cache.pipelines.extract.stream import Outcome
@@ -35,6 +42,15 @@ def test_tasks_hold_whole_groups_in_order(groups, workers):
     assert [index for task in tasks for index in task] == [index for group in groups for index in group]
     assert all(0 < len(task) <= 4 * GROUPS_A_TASK for task in tasks)
     assert len(tasks) >= min(len(groups), 4 * workers) or len(groups) < 8 * workers
+
+
+@given(st.sets(st.integers(0, 200)), st.integers(1, 8), st.integers(1, 20))
+def test_a_task_holds_whole_shards_and_whole_groups(indexes, clips_a_batch, clips_each):
+    units = whole_units(sorted(indexes), math.lcm(clips_a_batch, clips_each))
+    assert [index for unit in units for index in unit] == sorted(indexes)
+    for size in (clips_a_batch, clips_each):
+        together = [{index // size for index in unit} for unit in units]
+        assert sum(map(len, together)) == len(set().union(*together))
 
 
 def ended(result=None, error=None):
@@ -195,7 +211,7 @@ def test_a_users_cluster_writes_the_same_bytes(root, whole, tmp_path):
 def kill_one_worker(out):
     """Wait for the first commit, then kill -9 a process that writes."""
     deadline = time.monotonic() + 120
-    while not list((out / "commits").glob("*.json")) and time.monotonic() < deadline:
+    while not list((out / "commits").glob("*.jsonl")) and time.monotonic() < deadline:
         time.sleep(0.05)
     workers = [child for child in psutil.Process().children() if child.num_threads() > 5]
     os.kill(workers[0].pid, signal.SIGKILL)

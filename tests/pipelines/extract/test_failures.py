@@ -15,15 +15,15 @@ class Book:
 
     def __init__(self, *before, clips=100):
         self.clips = [f"clip{index}" for index in range(clips)]
-        self.statuses = dict(enumerate(before))
+        self.known = dict(enumerate(before))
         self.failed = {}
 
-    def status(self, index):
-        return self.statuses.get(index)
+    def statuses(self):
+        return [self.known.get(index) for index in range(len(self.clips))]
 
     def fail_clip(self, index, error):
         self.failed[index] = error
-        self.statuses[index] = "failed"
+        self.known[index] = "failed"
 
 
 def failing(failures, indexes, reason="broken"):

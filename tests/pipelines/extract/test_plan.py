@@ -64,7 +64,7 @@ def test_the_static_arrays_of_a_codec_are_counted(root):
     layers = sum(stage.layers for stage in report.stages)
     assert report.chosen.static_bytes == layers * 64 * 4 + len(report.stages) * 4
     assert report.chosen.nbytes == 4 * report.chosen.clip_bytes + report.chosen.static_bytes
-    assert report.chosen.files == 4 * (2 * len(report.stages) + 1) + len(report.stages)
+    assert report.chosen.files == 4 * (len(report.stages) + 1) + len(report.stages)
 
 
 def test_klt_is_priced_by_its_bits_and_what_goes_with_them(root):

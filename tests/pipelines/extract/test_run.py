@@ -33,6 +33,7 @@ from mettle_cache.pipelines.extract.run import (
     find_missing,
 )
 from mettle_cache.registry import DatasetRow
+from mettle_cache.store.format.metadata import load_metadata
 from mettle_cache.store.reading.token_store import TokenStore
 from mettle_cache.store.writing.writer import StoreWriter
 from tests.pipelines.extraction import tiny, tree, write_clips
@@ -71,18 +72,22 @@ def direct_tokens(root, clip, seed=0):
     return {**visual.forward_tokens(frames), **audio.forward_tokens(sound)}
 
 
-def stored(store, array, block, clip):
-    """What zarr-python reads of one block of a stage array: codes, and scale and zero where there are some."""
-    group = zarr.open_group(store, mode="r")
-    parts = [array] + [f"{array}_{part}" for part in ("scale", "zero") if f"{array}_{part}" in group]
-    return [np.asarray(group[name][clip, block]).astype(np.float64) for name in parts]
+def stored(store, array, block, clip, shape):
+    """What zarr-python reads of one block of a stage, tokens of that shape: codes, and scale and zero of int8."""
+    chunk = np.asarray(zarr.open_group(store, mode="r")[array][clip, block])
+    segments, tokens, width = shape
+    values = segments * tokens * width
+    if chunk.nbytes == 2 * values:
+        return [chunk.view(np.float16).reshape(shape).astype(np.float64)]
+    affine = chunk[values:].view(np.float16).reshape(2, segments, width)
+    return [array.astype(np.float64) for array in (chunk[:values].view(np.int8).reshape(shape), *affine)]
 
 
 @pytest.mark.parametrize("clip", [0, 3, 5])
 def test_int8_tokens_are_the_direct_forward_pass_within_half_a_step(root, whole, clip):
     for layer, expected in direct_tokens(root, clip).items():
         array, block = layer.split("b")
-        codes, scale, zero = stored(whole, array, int(block) - 1, clip)
+        codes, scale, zero = stored(whole, array, int(block) - 1, clip, expected.shape)
         decoded = scale[:, None] * (codes + zero[:, None])
         # half a step of the code, and what float16 scales and zeros round at 255 codes
         bound = scale[:, None] * (0.5 + 256 * 2**-11) + 1e-6
@@ -93,7 +98,7 @@ def test_float16_tokens_are_the_direct_forward_pass(root, tmp_path):
     extract(tiny(root, tmp_path / "s.zarr", codec="float16", layers="stages"))
     tokens = direct_tokens(root, 2)
     for layer in ("visual/s1b06", "audio/s4b01"):
-        (codes,) = stored(tmp_path / "s.zarr", layer.split("b")[0], 0, 2)
+        (codes,) = stored(tmp_path / "s.zarr", layer.split("b")[0], 0, 2, tokens[layer].shape)
         np.testing.assert_allclose(codes, tokens[layer].numpy(), rtol=2**-10, atol=1e-4)
 
 
@@ -102,8 +107,9 @@ def test_shared_mode_stores_the_visual_backbones_view_of_the_log_mel(root, tmp_p
     dataset = open_dataset("ave", root)
     audio = shared_audio(create_backbone("test_vit@64", weights="random", seed=0))
     sound = audio.preprocess(dataset.load_waveform(dataset.clips[1], audio.sample_rate), 10)
-    (codes,) = stored(tmp_path / "s.zarr", "audio/s1", 0, 1)
-    np.testing.assert_allclose(codes, audio.forward_tokens(sound)["audio/s1b06"].numpy(), rtol=2**-10, atol=1e-4)
+    expected = audio.forward_tokens(sound)["audio/s1b06"]
+    (codes,) = stored(tmp_path / "s.zarr", "audio/s1", 0, 1, expected.shape)
+    np.testing.assert_allclose(codes, expected.numpy(), rtol=2**-10, atol=1e-4)
 
 
 def test_twice_gives_the_same_bytes_wherever_the_data_lies(own_root, whole, tmp_path):
@@ -384,8 +390,10 @@ def test_a_report_is_json_and_measures_itself(root, tmp_path):
     assert 0 < report.seconds < time.perf_counter() - started
     assert report.frames_per_second == pytest.approx(60 / report.seconds)
     assert report.peak_memory > 10_000_000
+    metadata = load_metadata(tmp_path / "s.zarr")
+    indexes = sum(array.shards * array.index_bytes for array in metadata.layout)
     data = sum(len(data) for name, data in tree(tmp_path / "s.zarr").items() if "/c." in name)
-    assert report.nbytes == data
+    assert report.nbytes == data - indexes
     assert torch.get_num_threads() >= 1
 
 
@@ -400,13 +408,13 @@ def test_a_long_list_ends_with_a_count(many_clips, tmp_path):
         shutil.rmtree(root / folder)
     dataset, config = open_dataset("ave", root), tiny(root, tmp_path / "s.zarr")
     with pytest.raises(DatasetError) as caught:
-        find_missing(dataset, config, config.out)
+        find_missing(dataset, config, config.out, 1)
     lines = caught.value.message.splitlines()
     assert lines[0].startswith(f"{LISTED + 6} of {LISTED + 6} clips")
     assert lines[-1].endswith("more")
     assert len(lines) == LISTED + 2
     skipping = tiny(root, tmp_path / "s.zarr", skip_missing=True)
-    reasons = find_missing(dataset, skipping, skipping.out)
+    reasons = find_missing(dataset, skipping, skipping.out, 1)
     assert list(reasons) == [clip.id for clip in dataset.clips]
     assert not any(str(tmp_path) in reason for reason in reasons.values())
 
@@ -419,9 +427,12 @@ def test_only_the_parts_own_clips_matter(many_clips, tmp_path):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     dataset, mine = open_dataset("ave", root), tiny(root, tmp_path / "s.zarr", part=(0, 2))
     with pytest.raises(DatasetError, match="1 of 13 clips"):
-        find_missing(dataset, mine, mine.out)
+        find_missing(dataset, mine, mine.out, 1)
     other = tiny(root, tmp_path / "s.zarr", part=(1, 2))
-    assert find_missing(dataset, other, other.out) == {}
+    assert find_missing(dataset, other, other.out, 1) == {}
+    # a part is of whole shards
+    with pytest.raises(DatasetError, match="1 of 16 clips"):
+        find_missing(dataset, mine, mine.out, 16)
 
 
 def test_a_data_set_without_a_task_is_said_before_anything_is_looked_at(tmp_path):
