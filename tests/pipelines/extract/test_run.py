@@ -74,10 +74,11 @@ def direct_tokens(root, clip, seed=0):
 
 def stored(store, array, block, clip, shape):
     """What zarr-python reads of one block of a stage, tokens of that shape: codes, and scale and zero of int8."""
-    chunk = np.asarray(zarr.open_group(store, mode="r")[array][clip, block])
+    group = zarr.open_group(store, mode="r")
+    chunk = np.asarray(group[array][clip, block])
     segments, tokens, width = shape
     values = segments * tokens * width
-    if chunk.nbytes == 2 * values:
+    if group.attrs["mettle"]["key"]["codec"] == "float16":
         return [chunk.view(np.float16).reshape(shape).astype(np.float64)]
     affine = chunk[values:].view(np.float16).reshape(2, segments, width)
     return [array.astype(np.float64) for array in (chunk[:values].view(np.int8).reshape(shape), *affine)]
