@@ -7,8 +7,13 @@ from pathlib import Path
 
 from mettle_cache.errors import MettleError
 from mettle_cache.layers import group_by_array
+from mettle_cache.store.format.intact import check_files
 from mettle_cache.store.format.manifest import open_manifest
-from mettle_cache.store.format.metadata import READY, check_files, load_metadata, read_ready
+from mettle_cache.store.format.metadata import (
+    READY,
+    load_metadata,
+    read_ready,
+)
 
 
 def find_stores(folder: Path | str) -> list[Path]:

@@ -14,14 +14,13 @@ from mettle_cache.store.files_of_store import unexpected_files
 from mettle_cache.store.format.commit_log import LogLine, read_log
 from mettle_cache.store.format.digests import digest
 from mettle_cache.store.format.files import MANIFEST
+from mettle_cache.store.format.intact import damaged_files, missing_so_far
 from mettle_cache.store.format.manifest import read_manifest, shard_sizes
 from mettle_cache.store.format.metadata import (
     READY,
     StoreMetadata,
-    damaged_files,
     damaged_root,
     load_metadata,
-    missing_so_far,
     read_ready,
 )
 from mettle_cache.store.format.records import ReadyRecord

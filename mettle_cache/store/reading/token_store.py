@@ -18,8 +18,13 @@ from mettle_cache.layers import LayerSpec
 from mettle_cache.paths import command_line
 from mettle_cache.store.format.codecs import CODES, StaticArrays
 from mettle_cache.store.format.digests import digest_of
+from mettle_cache.store.format.intact import check_files
 from mettle_cache.store.format.manifest import Manifest, NamedCommits, open_manifest
-from mettle_cache.store.format.metadata import StoreMetadata, check_files, load_metadata, read_ready
+from mettle_cache.store.format.metadata import (
+    StoreMetadata,
+    load_metadata,
+    read_ready,
+)
 from mettle_cache.store.reading.buffers import BatchBuffer, SpareMemory, block_runs
 from mettle_cache.store.reading.clip_reader import CHECKS, ClipReader
 from mettle_cache.store.reading.disk_speed import READS_AHEAD

@@ -34,14 +34,13 @@ from mettle_cache.store.format.files import (
     read_small,
     table_bytes,
 )
+from mettle_cache.store.format.intact import check_files, damaged_files
 from mettle_cache.store.format.manifest import ManifestRow, manifest_table
 from mettle_cache.store.format.metadata import (
     COMMITS,
     READY,
     ROOT,
     StoreMetadata,
-    check_files,
-    damaged_files,
     load_metadata,
     read_ready,
     refuse_links,
