@@ -107,7 +107,14 @@ EXTRACTION: Mapping[str, Setting] = {
         ),
         "htsat",
     ),
-    "codec": Setting(str, typer.Option(help="float16, int8 or int4."), "int8"),
+    "codec": Setting(
+        str,
+        typer.Option(
+            metavar="NAME[=STORE]",
+            help="float16, int8, int4 or klt2, klt1.5, klt1.32, klt1.25; STORE: one whose static arrays are taken.",
+        ),
+        "int8",
+    ),
     "layers": Setting(
         str | None,
         typer.Option(
