@@ -95,3 +95,19 @@ def test_random_numbers_follow_from_the_seed_and_leave_no_trace():
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(11)
     assert torch.equal(torch.rand(3), first)
+
+
+def test_products_use_one_thread_inside_and_as_many_as_before_outside():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        with devices.one_thread(torch.device("cpu")):
+            assert torch.get_num_threads() == 1
+            with devices.one_thread(torch.device("cpu")):
+                assert torch.get_num_threads() == 1
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 3
+        with devices.one_thread(torch.device("meta")):
+            assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
