@@ -27,8 +27,8 @@ from mettle_cache.store.writing.writer import StoreWriter
 from mettle_cache.tokens import LayerTokens
 
 SEGMENTS = 10
-# frames that a pilot looks at: so many tokens for each of a stage's components
-_TOKENS_A_COMPONENT, _LEAST_FRAMES, _MOST_FRAMES = 6, 8, 200
+# frames that a pilot looks at: so many rows, tokens or cells of them, for each of a stage's components
+_ROWS_A_COMPONENT, _LEAST_FRAMES, _MOST_FRAMES = 6, 8, 200
 _PILOT_SEED = 1
 CATEGORIES = tuple(f"category {number:02d}" for number in range(28))
 _TINY_STAGES = (
@@ -94,7 +94,7 @@ def bench_static(layers: tuple[LayerSpec, ...], codec: str) -> StaticArrays:
         return NO_STATIC
     generator = torch.Generator().manual_seed(_PILOT_SEED)
     for first, *_ in stages.values():
-        wanted = math.ceil(_TOKENS_A_COMPONENT * first.width * first.cell**2 / first.tokens)
+        wanted = math.ceil(_ROWS_A_COMPONENT * first.width * first.cell**4 / first.tokens)
         for _ in range(max(_LEAST_FRAMES, min(wanted, _MOST_FRAMES))):
             pilot.add({first.name: spectral_tokens(first, 1, generator)})
     arrays = pilot.finish()
