@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +24,8 @@ from mettle_cache.tokens import LayerTokens, TokenBatch
 
 # every tensor starts on a boundary that vector loads, DMA and GPU kernels like
 _ALIGNMENT = 512
+# what stays in the processor's cache between the read and the checksum; smaller pieces take more calls
+_PIECE_BYTES = 512 << 10
 
 
 Allocate = Callable[[int], Tensor]
@@ -87,6 +89,17 @@ class Target(NamedTuple):
     is_checksum: bool
 
 
+class Piece:
+    """Bytes of a run that are read in one go, and where they go: field, field, ..., checksum, next block."""
+
+    __slots__ = ("memory", "nbytes", "targets")
+
+    def __init__(self, targets: Sequence[Target]) -> None:
+        self.targets = tuple(targets)
+        self.memory = [target.memory for target in targets]
+        self.nbytes = sum(map(len, self.memory))
+
+
 class BatchBuffer:
     """One piece of memory for up to ``size`` clips, cut into tensors ``[size, T, N, *]``.
 
@@ -116,7 +129,7 @@ class BatchBuffer:
         self._first_chunk = list(accumulate(chunks, initial=0))
         # the checksums between the chunks on disk
         self._checksums = np.zeros((size, sum(chunks)), "<u4")
-        self._targets: dict[tuple[int, int], list[Target]] = {}
+        self._pieces: dict[tuple[int, int, bool], tuple[Piece, ...]] = {}
         self._tensors = self._cut(self.memory)
 
     @property
@@ -128,20 +141,23 @@ class BatchBuffer:
         stored: NDArray[np.uint32] = self._checksums[slot, self._first_chunk[run] : self._first_chunk[run + 1]]
         return stored
 
-    def targets(self, run: int, slot: int) -> list[Target]:
-        """Where the bytes of a run go, in the order of the disk: field, field, ..., checksum, next block."""
-        targets = self._targets.get((run, slot))
-        if targets is None:
-            checksums = memoryview(self.checksums(run, slot)).cast("B")
-            targets = []
-            for block, places in enumerate(self._places[run]):
-                for place in places:
-                    start = place.offset + slot * place.nbytes
-                    if place.nbytes:
-                        targets.append(Target(self._bytes[start : start + place.nbytes], False))
-                targets.append(Target(checksums[CRC_BYTES * block : CRC_BYTES * (block + 1)], True))
-            self._targets[run, slot] = targets
-        return targets
+    def pieces(self, run: int, slot: int, *, whole: bool) -> tuple[Piece, ...]:
+        """What to read of a run: the ``whole`` of it, or pieces that stay in the processor's cache for a while."""
+        pieces = self._pieces.get((run, slot, whole))
+        if pieces is None:
+            targets = list(self._targets(run, slot))
+            groups = [targets] if whole else _cut(targets, _PIECE_BYTES)
+            pieces = self._pieces[run, slot, whole] = tuple(map(Piece, groups))
+        return pieces
+
+    def _targets(self, run: int, slot: int) -> Iterator[Target]:
+        checksums = memoryview(self.checksums(run, slot)).cast("B")
+        for block, places in enumerate(self._places[run]):
+            for place in places:
+                start = place.offset + slot * place.nbytes
+                if place.nbytes:
+                    yield Target(self._bytes[start : start + place.nbytes], False)
+            yield Target(checksums[CRC_BYTES * block : CRC_BYTES * (block + 1)], True)
 
     def batch(self, clips: Sequence[int], names: Sequence[str]) -> TokenBatch:
         """The first ``len(clips)`` slots as a batch; views, no copies."""
@@ -170,6 +186,24 @@ class BatchBuffer:
             },
             tuple(clips),
         )
+
+
+def _cut(targets: Iterable[Target], size: int) -> Iterator[list[Target]]:
+    """Groups of targets that follow one another, of at most ``size`` bytes (a checksum more); large ones are cut."""
+    group: list[Target] = []
+    room = size
+    for target in targets:
+        start = 0
+        while start < len(target.memory):
+            part = target.memory[start : start + (len(target.memory) if target.is_checksum else room)]
+            group.append(Target(part, target.is_checksum))
+            start += len(part)
+            room -= len(part)
+            if room <= 0:
+                yield group
+                group, room = [], size
+    if group:
+        yield group
 
 
 class SpareMemory:

@@ -11,23 +11,20 @@ import resource
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mettle_cache.errors import StoreCorruptError
 from mettle_cache.store.format.digests import crc32c
 from mettle_cache.store.format.files import open_regular, read_fully, repair_hint
 from mettle_cache.store.format.layout import ArrayLayout
 from mettle_cache.store.format.manifest import NamedCommits
-from mettle_cache.store.reading.buffers import BatchBuffer, BlockRun, Target
+from mettle_cache.store.reading.buffers import BatchBuffer, BlockRun, Piece
 
 CHECKS = ("first", "always", "never")
 _MOST_OPEN = 512
-# what stays in the processor's cache between the read and the checksum
-_PIECE_BYTES = 512 << 10
 
 
 class ClipReader:
@@ -72,20 +69,19 @@ class ClipReader:
             A shard is missing, has another size, or holds other bytes than were committed; names clip, layer and file.
         """
         trusted = self.check == "never" or clip in self._clean
-        committed: NDArray[np.uint32] | None = None
+        committed: list[int] | None = None
         for position, run in enumerate(buffer.runs):
             unchecked = not trusted and self._unchecked(clip, run)
             if unchecked and committed is None:
                 committed = self.commits.checksums(clip)
             try:
                 with self._lease(run.array, clip) as descriptor:
-                    targets = buffer.targets(position, slot)
                     if committed is None or not unchecked:
-                        self._fill(descriptor, clip, run, targets)
+                        self._fill(descriptor, clip, run, buffer.pieces(position, slot, whole=True))
                         continue
                     self._check_shard(descriptor, clip, run)
-                    found = self._fill_and_sum(descriptor, clip, run, targets)
-                    self._compare(clip, run, found, buffer.checksums(position, slot), committed)
+                    found = self._fill(descriptor, clip, run, buffer.pieces(position, slot, whole=False), sums=True)
+                    self._compare(clip, run, found, buffer.checksums(position, slot).tolist(), committed)
             except OSError as error:
                 raise self._damaged(clip, run, error.strerror or str(error)) from error
         if committed is not None and self.check == "first" and self._checked[clip].all():
@@ -110,27 +106,22 @@ class ClipReader:
             return f"{self._folder}/{array.shard_path(shard)}"
         return str(self.commits.metadata.shard_file(array, shard, finished=False))
 
-    def _fill(self, descriptor: int, clip: int, run: BlockRun, targets: list[Target]) -> None:
-        memory = [target.memory for target in targets]
-        if read_fully(descriptor, memory, run.offset(clip), run.nbytes) != run.nbytes:
-            raise self._cut_short(descriptor, clip, run)
-
-    def _fill_and_sum(self, descriptor: int, clip: int, run: BlockRun, targets: list[Target]) -> list[int]:
-        """Fill a run, and compute the checksums of its chunks from what is still in the processor's cache."""
-        sums, value, offset = [], 0, run.offset(clip)
-        for piece in _cut(targets, _PIECE_BYTES):
-            memory = [target.memory for target in piece]
-            nbytes = sum(map(len, memory))
-            if read_fully(descriptor, memory, offset, nbytes) != nbytes:
+    def _fill(
+        self, descriptor: int, clip: int, run: BlockRun, pieces: Sequence[Piece], *, sums: bool = False
+    ) -> list[int]:
+        """Fill a run; with ``sums``, the checksums of its chunks, computed while they are in the processor's cache."""
+        found, value, offset = list[int](), 0, run.offset(clip)
+        for piece in pieces:
+            if read_fully(descriptor, piece.memory, offset, piece.nbytes) != piece.nbytes:
                 raise self._cut_short(descriptor, clip, run)
-            offset += nbytes
-            for target in piece:
-                if target.is_checksum:
-                    sums.append(value)
+            offset += piece.nbytes
+            for memory, is_checksum in piece.targets if sums else ():
+                if is_checksum:
+                    found.append(value)
                     value = 0
                 else:
-                    value = crc32c(target.memory, value)
-        return sums
+                    value = crc32c(memory, value)
+        return found
 
     def _unchecked(self, clip: int, run: BlockRun) -> bool:
         """Whether a chunk of the run is still to be compared."""
@@ -154,23 +145,16 @@ class ClipReader:
             raise self._damaged(clip, run, "the shard index is damaged")
         self._whole.add((array.name, shard))
 
-    def _compare(
-        self,
-        clip: int,
-        run: BlockRun,
-        found: list[int],
-        stored: NDArray[np.uint32],
-        committed: NDArray[np.uint32],
-    ) -> None:
+    def _compare(self, clip: int, run: BlockRun, found: list[int], stored: list[int], committed: list[int]) -> None:
         """Compare the checksums of a run's chunks with the commit record's, and with those that are stored."""
         chunks = self._chunks(run)
         for expected, what in (
             (committed[chunks], f"the {run.array.contents} are not those that were committed"),
             (stored, "the stored checksum is damaged"),
         ):
-            differs = np.flatnonzero(expected != np.array(found, np.uint32))
-            if differs.size:
-                block = run.blocks[int(differs[0])]
+            if expected != found:
+                pairs = zip(run.blocks, expected, found, strict=True)
+                block = next(block for block, wanted, value in pairs if wanted != value)
                 raise self._damaged(clip, BlockRun(run.array, range(block, block + 1)), what)
         self._checked[clip, chunks] = True
 
@@ -185,24 +169,6 @@ class ClipReader:
             f"{what}",
             hint=repair_hint(self.commits.metadata.path),
         )
-
-
-def _cut(targets: Iterable[Target], size: int) -> Iterator[list[Target]]:
-    """Groups of targets that follow one another, of at most ``size`` bytes (a checksum more); large ones are cut."""
-    group: list[Target] = []
-    room = size
-    for target in targets:
-        start = 0
-        while start < len(target.memory):
-            part = target.memory[start : start + (len(target.memory) if target.is_checksum else room)]
-            group.append(Target(part, target.is_checksum))
-            start += len(part)
-            room -= len(part)
-            if room <= 0:
-                yield group
-                group, room = [], size
-    if group:
-        yield group
 
 
 @dataclass

@@ -19,7 +19,7 @@ from mettle_cache.errors import (
 from mettle_cache.store import StoreWriter, TokenStore
 from mettle_cache.store.format.digests import CRC_BYTES, crc32c
 from mettle_cache.store.format.metadata import load_metadata
-from mettle_cache.store.reading import clip_reader
+from mettle_cache.store.reading import buffers, clip_reader
 from tests.store.tiny import CODECS, LAYERS, clip_tokens, make_spec, source, write_store
 
 NAMES = [layer.name for layer in LAYERS]
@@ -152,7 +152,7 @@ def test_only_the_first_read_of_a_chunk_is_checked_whatever_layers_it_is_read_wi
 
 @pytest.mark.parametrize("piece", [1, 5, 64, 1 << 20])
 def test_checking_in_pieces_of_any_size_reads_the_same_and_finds_every_flip(stored, codec, piece, monkeypatch):
-    monkeypatch.setattr(clip_reader, "_PIECE_BYTES", piece)
+    monkeypatch.setattr(buffers, "_PIECE_BYTES", piece)
     assert_equal(TokenStore.open(stored, check="always").read([2, 0]), codec)
     file, start, array = place(stored, "visual/s1", 1)
     good = file.read_bytes()
