@@ -239,6 +239,25 @@ def test_an_unfinished_store_is_refused_and_then_read_where_it_is_committed(tmp_
         partial.read([0])
 
 
+@pytest.mark.parametrize("codec", ["int8"])
+def test_an_unfinished_store_can_be_read_while_its_shards_are_sealed(tmp_path, codec):
+    path = tmp_path / "s.zarr"
+    spec = make_spec(codec, clips=4)
+    with StoreWriter.create_or_resume(path, spec) as writer:
+        writer.pending()
+        for clip in (0, 2):
+            writer.write_clip(clip, clip_tokens(clip, codec), source=source(clip))
+    partial = TokenStore.open(path, allow_unfinished=True)
+    assert list((path / "visual/s1").glob("*.partial"))
+    assert_equal(partial.read([0]), codec)
+    write_store(path, spec)
+    assert not list((path / "visual/s1").glob("*.partial"))
+    # one file is still open under its former name, the other one is found under its new one
+    assert_equal(partial.read([0, 2]), codec)
+    with pytest.raises(StoreUnfinishedError, match="clip-1 is not committed"):
+        partial.read([1])
+
+
 def test_a_store_is_a_collection_of_clips(stored, codec):
     with TokenStore.open(stored) as store:
         assert len(store) == len(store.clips)
