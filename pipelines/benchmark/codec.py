@@ -24,15 +24,24 @@ from mettle_cache.pipelines.benchmark.table import BenchRow, BenchTable, Goal, m
 from mettle_cache.pipelines.progress import Progress
 from mettle_cache.pipelines.timing import Repeats, TimedVariant, time_interleaved
 from mettle_cache.store.format.codecs import StaticArrays, encode_layers, get_codec
-from mettle_cache.store.format.layout import RECORDS, bytes_per_clip
+from mettle_cache.store.format.layout import (
+    RECORDS,
+    bytes_per_clip,
+    default_clips_per_shard,
+    shard_files,
+    static_layout,
+)
 
 CODEC_NAMES = ("float16", "int8", "int4", "klt2", "klt1.5", "klt1.32", "klt1.25", "klt0")
 CELLS = "klt1.5 in cells"
 # what is timed: name, codec, whether fine stages take cells
 TIMED = (("int8", "int8", False), ("klt1.5", "klt1.5", False), (CELLS, "klt1.5", True))
 BACKBONES = "backbones"
+# videos of the published data set
+AVE_CLIPS = 4097
 # at klt1.5, of all layers at full size
 GOAL_BYTES, GOAL_ENCODING = 11.5, 0.10
+GOAL_FILES = {"klt1.5": 2000, "int8": 3000}
 
 Tokens = SpectralTokens | StoreTokens
 
@@ -63,6 +72,8 @@ def run(options: BenchOptions, progress: Progress) -> BenchTable:
     seconds = time_interleaved(timed, repeats=options.repeats, progress=progress, warm_up=options.tiny)
     denominators = _denominators(tokens, seconds)
     rows = [*_byte_rows(variants, tokens, denominators), *_time_rows(seconds, denominators)]
+    if options.store is None:
+        rows += _set_rows(variants, tokens)
     rows += [row for name, of_layers in errors.items() for row in _error_rows(name, of_layers)]
     full = options.store is None and not options.tiny
     return BenchTable(
@@ -164,6 +175,21 @@ def _byte_rows(variants: Sequence[Variant], tokens: Tokens, of: Mapping[str, Ben
             yield measured(f"{variant.name}: bytes", Repeats((size,)), "MB a clip", of=of["float16: bytes"])
 
 
+def _set_rows(variants: Sequence[Variant], tokens: Tokens) -> Iterator[BenchRow]:
+    """Bytes and files of a store of AVE with these layers; static arrays are counted once."""
+    layers, segments, whole = tokens.all_layers, tokens.segments, None
+    for name in (variant.name for variant in variants if variant.name in CODEC_NAMES):
+        codec = get_codec(name)
+        each = default_clips_per_shard(layers, segments, codec, AVE_CLIPS)
+        files = shard_files(layers, segments, codec, clips=AVE_CLIPS, clips_each=each)
+        static = sum(array.nbytes for array in static_layout(layers, segments, codec))
+        size = Repeats((AVE_CLIPS * _megabytes(name, layers, tokens) / 1e3 + static / 1e9,))
+        row = measured(f"{name}: AVE", size, "GB", of=whole, note=f"{AVE_CLIPS:,} clips")
+        whole = whole or row
+        yield row
+        yield measured(f"{name}: AVE's files", Repeats((files,)), "files", note=f"{each} clips a shard")
+
+
 def _megabytes(codec: str, layers: Sequence[LayerSpec], tokens: Tokens) -> float:
     """Of a clip's arrays, with their checksums."""
     sizes = bytes_per_clip(layers, tokens.segments, get_codec(codec))
@@ -186,3 +212,6 @@ def _goals(rows: Mapping[str, BenchRow]) -> Iterator[Goal]:
     size, ratio = rows["klt1.5: bytes"].value or 0.0, rows["klt1.5: encoding"].ratio or 0.0
     yield Goal(what="klt1.5: bytes of a clip of all layers", wanted=GOAL_BYTES, found=size, unit="MB", least=False)
     yield Goal(what="klt1.5: encoding, of the backbones", wanted=GOAL_ENCODING, found=ratio, least=False)
+    for name, most in GOAL_FILES.items():
+        found = rows[f"{name}: AVE's files"].value or 0.0
+        yield Goal(what=f"{name}: files of AVE", wanted=most, found=found, least=False)

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from mettle_cache.devices import check_device_name
-from mettle_cache.errors import ConfigError, UsageError
+from mettle_cache.errors import ConfigError, NoRoomError, UsageError
 from mettle_cache.paths import resolve_fields
 from mettle_cache.pipelines.timing import LEAST_REPEATS
 
@@ -99,7 +99,10 @@ def bench_folder(options: BenchOptions, needed: int) -> Iterator[Path]:
     from mettle_cache.pipelines.room import check_room
 
     folder = bench_disk(options)
-    check_room(folder, needed)
+    try:
+        check_room(folder, needed)
+    except NoRoomError as error:
+        raise NoRoomError(error.message, hint="give another disk with --folder, or fewer --clips") from None
     with _sigterm_as_interrupt(), tempfile.TemporaryDirectory(prefix=PREFIX, dir=folder) as folder_name:
         yield Path(folder_name)
 

@@ -49,6 +49,13 @@ def test_bytes_are_those_of_all_layers_beside_float16(table):
     assert all(size.ratio == pytest.approx(size.value / whole) for size in sizes)
 
 
+def test_a_store_of_ave_is_counted_for_every_codec(table):
+    for name in CODEC_NAMES:
+        assert table.row(f"{name}: AVE").value > 4097 * table.row(f"{name}: bytes").value / 1e3 * 0.999
+        assert table.row(f"{name}: AVE's files").value > 0
+    assert table.row("klt1.5: AVE").denominator == "float16: AVE"
+
+
 def test_encoding_is_timed_beside_the_backbones(table):
     assert table.row("klt1.5: encoding").value > 0
     assert table.row("klt1.5: encoding").denominator == "backbones"

@@ -52,10 +52,11 @@ def test_a_disk_without_room_is_refused(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr("mettle_cache.store.writing.durable.shutil.disk_usage", lambda _: usage(10**9, 10**9, 1000))
     with (
-        pytest.raises(NoRoomError, match="still needs"),
+        pytest.raises(NoRoomError, match="still needs") as refused,
         bench_folder(BenchOptions(folder=tmp_path), 10**6),
     ):
         raise AssertionError("it must not begin")
+    assert refused.value.hint == "give another disk with --folder, or fewer --clips"
     assert list(tmp_path.iterdir()) == []
 
 
