@@ -35,6 +35,10 @@ def recode(
     ],
     out: Annotated[Path, path_option(text="The new store.", metavar="NEW")],
     part: Annotated[str, typer.Option(metavar="I/N", help="Only the I-th of N parts, for batch systems.")] = "1/1",
+    clips_per_shard: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Clips that share a file of each stage; by default for files of 1 GiB."),
+    ] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -43,7 +47,7 @@ def recode(
     from mettle_cache.pipelines.progress import terminal_progress
     from mettle_cache.pipelines.recode.config import RecodeConfig
 
-    config = RecodeConfig(store=store, codec=codec, out=out, part=parse_part(part))
+    config = RecodeConfig(store=store, codec=codec, out=out, part=parse_part(part), clips_per_shard=clips_per_shard)
     config.check()  # before PyTorch loads, which takes seconds
 
     from mettle_cache.pipelines.recode import run

@@ -10,6 +10,7 @@ from mettle_cache.paths import resolve_fields
 from mettle_cache.pipelines.codec_choice import CodecChoice, parse_codec
 from mettle_cache.pipelines.places import require_store
 from mettle_cache.store.format.codecs import get_codec
+from mettle_cache.store.format.layout import MOST_CLIPS_PER_SHARD
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,8 @@ class RecodeConfig:
         ``NAME``, or ``NAME=STORE`` with the static arrays of a store that is there.
     part
         (i, n), i from 0: only the clips of the i-th of n runs. The part that comes last finishes the new store.
+    clips_per_shard
+        None: a copy has those of the store, another one what is best for its size.
 
     Raises
     ------
@@ -35,6 +38,7 @@ class RecodeConfig:
     codec: str
     out: Path
     part: tuple[int, int] = (0, 1)
+    clips_per_shard: int | None = None
 
     @property
     def choice(self) -> CodecChoice:
@@ -56,6 +60,8 @@ class RecodeConfig:
         problems = resolve_fields(self, "store", "out")
         if not 0 <= self.part[0] < self.part[1]:
             problems.append(f"--part {self.part[0] + 1}/{self.part[1]}: the first number must be from 1 to the second")
+        if self.clips_per_shard is not None and not 1 <= self.clips_per_shard <= MOST_CLIPS_PER_SHARD:
+            problems.append(f"--clips-per-shard {self.clips_per_shard}: must be from 1 to {MOST_CLIPS_PER_SHARD:,}")
         try:
             parse_codec(self.codec)
         except UsageError as error:

@@ -131,7 +131,7 @@ class _Recoding:
             key=key,
             provenance=provenance,
             # a copy is the store that an extraction goes on with
-            clips_per_shard=store.key.get("clips_per_shard") if self.is_copy else None,
+            clips_per_shard=self.config.clips_per_shard or (store.key.get("clips_per_shard") if self.is_copy else None),
             static=static,
         )
 

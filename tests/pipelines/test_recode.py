@@ -100,6 +100,34 @@ def test_with_the_codec_that_it_has_it_is_a_copy_that_an_extraction_can_go_on_wi
     assert contents(tmp_path / "b.zarr") == contents(tmp_path / "a.zarr")
 
 
+@pytest.mark.parametrize("codec", ["float16", "int8", "int4"])
+def test_a_copy_of_an_old_store_has_todays_format_and_the_same_bytes_of_tokens(tmp_path, codec):
+    old, new = ROOT / "tests/store/golden/v1" / f"{codec}.zarr", tmp_path / "s.zarr"
+    assert into(old, codec, new).ok
+    assert (describe_store(old)["format"], describe_store(new)["format"]) == (1, 2)
+    assert describe_store(new)["key"]["extraction"] == describe_store(old)["key"]["extraction"]
+    first, second = TokenStore.open(old), TokenStore.open(new, check="always")
+    assert (first.clips, first.failed, first.made_of) == (second.clips, second.failed, second.made_of)
+    assert first.samples.equals(second.samples)
+    for clip in first.made_of:
+        for name, tokens in first[clip].items():
+            assert torch.equal(tokens.codes, second[clip][name].codes)
+            assert all(torch.equal(part, second[clip][name].parts[key]) for key, part in tokens.parts.items())
+
+
+def test_a_copy_may_have_other_shards(tmp_path):
+    write_store(tmp_path / "a.zarr", make_spec("int8", CLIPS, clips_per_shard=2))
+    into(tmp_path / "a.zarr", "int8", tmp_path / "b.zarr")
+    into(tmp_path / "a.zarr", "int8", tmp_path / "c.zarr", clips_per_shard=3)
+    keys = [describe_store(tmp_path / f"{name}.zarr")["key"]["clips_per_shard"] for name in "abc"]
+    assert keys == [2, 2, 3]
+    for clip in range(CLIPS):
+        one, other = (TokenStore.open(tmp_path / f"{name}.zarr")[clip] for name in "ac")
+        assert all(torch.equal(tokens.codes, other[name].codes) for name, tokens in one.items())
+    with pytest.raises(ConfigError, match="--clips-per-shard 0: must be from 1"):
+        into(tmp_path / "a.zarr", "int8", tmp_path / "d.zarr", clips_per_shard=0)
+
+
 def test_static_arrays_come_from_a_pilot_over_training_clips_of_the_store(floats, six):
     assert verify_store(six, deep=True).ok
     pilot = get_codec("six").pilot(LAYERS)
