@@ -13,7 +13,7 @@ from mettle_cache.errors import StoreCorruptError
 from mettle_cache.store.files_of_store import unexpected_files
 from mettle_cache.store.format.commit_log import LogLine, read_log
 from mettle_cache.store.format.digests import digest
-from mettle_cache.store.format.files import MANIFEST
+from mettle_cache.store.format.files import MANIFEST, PARTIAL
 from mettle_cache.store.format.intact import damaged_files, missing_so_far
 from mettle_cache.store.format.manifest import read_manifest, shard_sizes
 from mettle_cache.store.format.metadata import (
@@ -128,9 +128,9 @@ def verify_store(path: Path | str, *, deep: bool = False, advance: Advance | Non
         _refuse_foreign_root(metadata)
     problems += [problem for state in states.values() for problem in state.problems]
     stored = {clip for clip, state in states.items() if state.status != "failed"}
+    problems += _shard_problems(store, stored)
     if ready is not None:
         problems += _disagreements(metadata, ready, states)
-        problems += _shard_problems(store, stored)
         problems += [Problem("not a file of the store; remove it", name) for name in unexpected_files(metadata, stored)]
     statuses = [state.status for state in states.values()]
     lost = sum(not state.status and bool(state.problems) for state in states.values())
@@ -262,7 +262,7 @@ def _check_clip(store: _Store, found: _Found) -> tuple[int, _ClipState]:
         return lost("not the record in the manifest", commit.status, own)
     if commit.status == "failed":
         return clip, _ClipState(commit.status, own)
-    problems = size_problems(metadata, clip, commit, found.sizes)
+    problems = size_problems(metadata, clip, commit, found.sizes, finished=store.ready is not None)
     if problems or not store.deep:
         return clip, _ClipState(commit.status, own, tuple(problems))
     problems = byte_problems(metadata, clip, commit, finished=store.ready is not None)
@@ -270,13 +270,16 @@ def _check_clip(store: _Store, found: _Found) -> tuple[int, _ClipState]:
 
 
 def _shard_problems(store: _Store, stored: Collection[int]) -> Iterator[Problem]:
-    """What is wrong with the shards of a finished store beside their clips."""
+    """What is wrong with the shards beside their clips; of an unfinished store only with those that are sealed."""
     metadata = store.metadata
-    for shard in metadata.shards:
+    for shard in metadata.shards if store.ready is not None else metadata.logged_shards():
         members = metadata.members(shard)
         name = store.ids[members[0]] if len(members) == 1 and store.ids else ""
         for array in metadata.layout:
-            for problem in shard_problems(metadata, array, shard, stored, deep=store.deep):
+            if store.ready is None and metadata.shard_file(array, shard, finished=False).name.endswith(PARTIAL):
+                continue
+            expected = stored if store.ready is not None else None
+            for problem in shard_problems(metadata, array, shard, expected, deep=store.deep):
                 yield replace(problem, clip=name)
 
 

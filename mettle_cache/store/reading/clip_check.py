@@ -65,14 +65,15 @@ def check_in_threads(check: Callable[[Item], Result], clips: Iterable[Item]) -> 
 
 
 def size_problems(
-    metadata: StoreMetadata, clip: int, commit: CommitRecord, sizes: Sequence[int | str]
+    metadata: StoreMetadata, clip: int, commit: CommitRecord, sizes: Sequence[int | str], *, finished: bool
 ) -> list[Problem]:
     """Shards that do not hold the place of a committed clip; ``sizes`` are those of its shard number."""
-    return [
-        Problem(what, metadata.layout[position].shard_path(metadata.shard(clip)), commit.clip, whole_stage(array))
-        for position, what in misfit_shards(metadata, clip, sizes)
-        for array in [metadata.layout[position]]
-    ]
+    problems = []
+    for position, what in misfit_shards(metadata, clip, sizes):
+        array = metadata.layout[position]
+        name = metadata.shard_file(array, metadata.shard(clip), finished=finished).name
+        problems.append(Problem(what, f"{array.name}/{name}", commit.clip, whole_stage(array)))
+    return problems
 
 
 def byte_problems(metadata: StoreMetadata, clip: int, commit: CommitRecord, *, finished: bool) -> list[Problem]:
@@ -85,35 +86,44 @@ def byte_problems(metadata: StoreMetadata, clip: int, commit: CommitRecord, *, f
 
 
 def shard_problems(
-    metadata: StoreMetadata, array: ArrayLayout, shard: int, stored: Container[int], *, deep: bool
+    metadata: StoreMetadata, array: ArrayLayout, shard: int, stored: Container[int] | None, *, deep: bool
 ) -> list[Problem]:
     """What is wrong with a whole shard beside its clips: its size, and with ``deep`` its index and its empty places.
 
-    ``stored`` has the clips that are in it; without any there is no shard. One that is missing is a problem of its
-    clips.
+    ``stored`` has the clips that are in it; without any there is no shard. It is None where that may have changed since
+    the shard was sealed. A shard that is missing is a problem of its clips.
     """
     relative = array.shard_path(shard)
     members = metadata.members(shard)
-    if not any(clip in stored for clip in members):
+    if stored is not None and not any(clip in stored for clip in members):
         return []
     try:
         descriptor = open_regular(metadata.path / relative)
     except OSError:
         return []
-    with open(descriptor, "rb", buffering=0) as file:
+    with open(descriptor, "rb", buffering=0):
         size, whole = os.fstat(descriptor).st_size, array.shard_bytes(shard)
         if size != whole:
             what = f"{size:,} bytes instead of {whole:,}"
         elif not deep:
             return []
-        elif _read(file.fileno(), array.index_offset(shard), array.index_bytes) != array.index(shard, stored):
+        elif not _has_index(descriptor, array, shard, stored):
             what = "the shard index is damaged"
+        elif stored is None:
+            return []
         else:
             empty = (clip for clip in members if clip not in stored)
             if all(not any(data_in(descriptor, array, clip)) for clip in empty):
                 return []
             what = "there are bytes where a clip has failed"
     return [Problem(what, relative, layer=whole_stage(array))]
+
+
+def _has_index(descriptor: int, array: ArrayLayout, shard: int, stored: Container[int] | None) -> bool:
+    index = _read(descriptor, array.index_offset(shard), array.index_bytes)
+    if stored is None:
+        return index[-CRC_BYTES:] == crc_bytes(crc32c(memoryview(index)[:-CRC_BYTES]))
+    return index == array.index(shard, stored)
 
 
 def data_in(descriptor: int, array: ArrayLayout, clip: int) -> Iterator[tuple[int, int]]:

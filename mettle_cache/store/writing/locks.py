@@ -7,6 +7,7 @@ Locks are the kernel's (flock), so a process that dies leaves nothing that has t
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import socket
@@ -24,6 +25,7 @@ from mettle_cache.store.writing.durable import disk_errors
 LOCKS = ".locks"
 FINISHING = ".finish.lock"
 _NAME = re.compile(r"part-(\d{1,9})-of-(\d{1,9})\.lock")
+_ATTEMPTS = 100
 _SHARD_NAME = re.compile(r"shard-\d{1,9}\.lock")
 
 
@@ -74,10 +76,9 @@ class PartLock:
 
     @staticmethod
     def _acquire(path: Path, store: Path) -> FileLock:
-        _remove_alias(path)
         lock = FileLock(path, thread_local=False)
         try:
-            lock.acquire(timeout=0)
+            _acquire_in_folder(lock, store, path, timeout=0)
         except Timeout as error:
             owner = ""
             with suppress(OSError):
@@ -105,9 +106,7 @@ class ShardLock:
     def acquire(self) -> None:
         """Wait for it."""
         with disk_errors(self._path, needed=0):
-            _lock_folder(self._store)
-            _remove_alias(self._path)
-            self._lock.acquire()
+            _acquire_in_folder(self._lock, self._store, self._path)
 
     def release(self) -> None:
         """Let others have it."""
@@ -151,6 +150,17 @@ def remove_lock_folder(store: Path) -> None:
     """Remove the folder of locks where nobody holds one."""
     with suppress(OSError):
         (store / LOCKS).rmdir()
+
+
+def _acquire_in_folder(lock: FileLock, store: Path, path: Path, *, timeout: float = -1) -> None:
+    """Acquire a lock in the folder of locks, which others remove whenever they find it empty."""
+    for _ in range(_ATTEMPTS):
+        with suppress(FileNotFoundError):
+            _lock_folder(store)
+            _remove_alias(path)
+            lock.acquire(timeout=timeout)
+            return
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
 
 
 def _lock_folder(store: Path) -> Path:
