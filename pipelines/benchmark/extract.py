@@ -104,7 +104,7 @@ def _variants(extraction: Extraction, store: Path, probe: int) -> Iterator[Timed
         own_clock=True,
     )
     reader = our_reader(READ, store, check="first", batch=COLD_BATCH)
-    read = StoreToRead(codec=CODEC, order=random_order(READ_CLIPS), files=reader.files(), nbytes=0)
+    read = StoreToRead(codec=CODEC, order=random_order(READ_CLIPS), ranges=(), nbytes=0)
     timer = ReadTimer(ReadVariant(name=READ, store=read, reader=reader), cold=True)
     yield TimedVariant(READ, timer.read, before=timer.prepare, after=timer.rest)
     sizes = bytes_per_clip(extractor.layers, extractor.dataset.segments, get_codec(CODEC))
