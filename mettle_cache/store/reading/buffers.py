@@ -151,7 +151,7 @@ class BatchBuffer:
         return pieces
 
     def _targets(self, run: int, slot: int) -> Iterator[Target]:
-        checksums = memoryview(self.checksums(run, slot)).cast("B")
+        checksums = self.checksums(run, slot).data.cast("B")
         for block, places in enumerate(self._places[run]):
             for place in places:
                 start = place.offset + slot * place.nbytes
