@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from mettle_cache.layers import LayerSpec
-from mettle_cache.pipelines.benchmark.fullsize import bench_layers
+from mettle_cache.pipelines.benchmark.fullsize import bench_layers, bench_static
 from mettle_cache.pipelines.benchmark.spectral import KNOTS, SPECTRA, spectral_tokens
+from mettle_cache.store.format.codecs import encode_layers, get_codec
 
 WIDTH, GRID, CLIPS = 256, (12, 12), 16
 
@@ -86,6 +87,17 @@ def test_channels_spread_as_stated_at_full_width(array):
     x = torch.nn.functional.layer_norm(x, x.shape[-1:])
     spread = (x - x.mean(1, keepdim=True)).square().mean((0, 1)).sqrt()
     assert float(spread.max() / spread.median()) == pytest.approx(SPECTRA[array].channels, rel=0.25)
+
+
+@pytest.mark.parametrize(("array", "of_pretrained"), [("audio/s1", 0.301), ("audio/s2", 0.306), ("audio/s3", 0.157)])
+def test_klt_leaves_the_error_that_it_leaves_on_pretrained_features(array, of_pretrained):
+    """Those figures are of held-out clips of the tokens that the stage's numbers come from."""
+    layer = next(layer for layer in bench_layers() if layer.array == array)
+    codec, static = get_codec("klt1.5"), bench_static((layer,), "klt1.5")
+    x = draw(layer, 7, 1)
+    decoded = encode_layers({layer.name: x}, codec, [layer], static)[layer.name].normalised()
+    exact = torch.nn.functional.layer_norm(x, x.shape[-1:])
+    assert float((decoded - exact).norm() / exact.norm()) == pytest.approx(of_pretrained, rel=0.1)
 
 
 def test_tokens_follow_from_the_seed():
