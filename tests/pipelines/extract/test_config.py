@@ -55,6 +55,12 @@ def test_an_impossible_number_of_workers(workers):
         ExtractConfig(dataset="ave", workers=workers)
 
 
+@pytest.mark.parametrize("clips", [0, -1, 4097])
+def test_an_impossible_number_of_clips_in_a_shard(clips):
+    with pytest.raises(ConfigError, match=f"--clips-per-shard {clips}: must be from 1 to 4,096"):
+        ExtractConfig(dataset="ave", clips_per_shard=clips)
+
+
 @given(clips=st.integers(1, 200), parts=st.integers(1, 12))
 def test_parts_are_disjoint_and_cover_everything(clips, parts):
     ranges = [part_range(parse_part(f"{number}/{parts}"), clips) for number in range(1, parts + 1)]

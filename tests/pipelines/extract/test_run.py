@@ -127,6 +127,18 @@ def test_two_parts_in_any_order_make_the_whole(root, whole, tmp_path):
     assert tree(out) == tree(whole)
 
 
+def test_parts_of_shards_of_several_clips_make_the_same_store(root, tmp_path):
+    extract(tiny(root, tmp_path / "whole.zarr", clips_per_shard=4))
+    out = tmp_path / "parts.zarr"
+    first = extract(tiny(root, out, part=(1, 2), clips_per_shard=4))
+    assert (first.written, first.pending) == (2, 4)
+    assert extract(tiny(root, out, part=(0, 2), clips_per_shard=4)).finished
+    assert tree(out) == tree(tmp_path / "whole.zarr")
+    assert len(list(out.glob("visual/s1/c.*"))) == 2
+    with pytest.raises(StoreKeyError, match="clips_per_shard: 4 -> 1"):
+        extract(tiny(root, out))
+
+
 def test_a_second_run_finds_nothing_to_do(root, whole):
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
     report = extract(tiny(root, whole))

@@ -15,6 +15,7 @@ from mettle_cache.store.format.spec import FORMAT_VERSION
 from mettle_cache.store.reading.token_store import TokenStore
 from mettle_cache.store.verify import verify_store
 from mettle_cache.store.writing.durable import PARTIAL
+from mettle_cache.store.writing.shard_files import ShardFiles
 from mettle_cache.store.writing.writer import StoreWriter
 from mettle_cache.tokens import FLOATS, LayerTokens
 from tests.store.tiny import CODECS, LAYERS, clip_tokens, contents, make_spec, raw_tokens, source, write_store
@@ -204,6 +205,53 @@ def test_a_full_disk_leaves_a_store_that_resumes(path, uninterrupted, monkeypatc
     assert TokenStore.open(path, allow_unfinished=True).statuses == ("ok", "pending", "pending", "pending")
     write_store(path)
     assert contents(path) == uninterrupted
+
+
+def test_a_clip_costs_one_sync_a_stage_and_one_of_the_log(path, monkeypatch):
+    with StoreWriter.create_or_resume(path, make_spec(clips_per_shard=4)) as writer:
+        write(writer, 0)
+        synced = []
+        for name in ("fsync", "fdatasync"):
+            monkeypatch.setattr(os, name, lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}")))
+        write(writer, 1)
+        stages = [f"{stage}/c.0.0.0{PARTIAL}" for stage in ("visual/s1", "visual/s2", "audio/s1")]
+        assert [os.path.relpath(name, path) for name in synced] == [*stages, "commits/00000000.jsonl"]
+
+
+def test_clips_that_are_tried_again_in_one_run_take_one_copy_of_their_shard(path, monkeypatch):
+    spec = make_spec(clips_per_shard=4)
+    write_store(path, spec, failed=[1, 2])
+    copies = []
+    real = ShardFiles._copy
+    monkeypatch.setattr(ShardFiles, "_copy", lambda files, arrays: (copies.append(files.shard), real(files, arrays)))
+    write_store(path, spec)
+    assert copies == [0]
+    assert verify_store(path, deep=True).ok
+
+
+def test_a_copy_takes_no_damage_along(path, uninterrupted):
+    write_store(path, failed=[1])
+    shard = path / "visual/s2/c.0.0.0"
+    data = bytearray(shard.read_bytes())
+    data[7] ^= 1
+    shard.write_bytes(data)
+    with StoreWriter.create_or_resume(path, make_spec()) as writer:
+        assert writer.pending() == [1]
+        write(writer, 1)
+        assert writer.finish().pending == 1
+    write_store(path)
+    assert contents(path) == uninterrupted
+
+
+def test_a_hard_link_of_a_shard_that_is_being_filled_is_not_written_through(path, tmp_path, uninterrupted):
+    """As ``cp -al`` makes them for a backup."""
+    with StoreWriter.create_or_resume(path, make_spec()) as writer:
+        write(writer, 0)
+    shutil.copytree(path, tmp_path / "backup", copy_function=os.link)
+    before = contents(tmp_path / "backup")
+    write_store(path)
+    assert contents(path) == uninterrupted
+    assert contents(tmp_path / "backup") == before
 
 
 def test_stored_tokens_are_the_encoded_floats(path):
