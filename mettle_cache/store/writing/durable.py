@@ -101,7 +101,7 @@ def remove_files(paths: Iterable[Path]) -> None:
 
 def write_at(descriptor: int, buffers: Sequence[Buffer], offset: int) -> None:
     """Write buffers one after another into an open file, from ``offset`` on. Raises OSError."""
-    views = [view for view in map(memoryview, buffers) if view.nbytes]
+    views = [memoryview(buffer) for buffer in buffers if len(buffer)]
     while views:
         count = os.pwritev(descriptor, views[:MOST_VECTORS], offset)
         offset += count
