@@ -28,9 +28,8 @@ from mettle_cache.errors import RunError, UsageError
 from mettle_cache.paths import command_line
 from mettle_cache.pipelines.places import require_one_run, require_run
 from mettle_cache.pipelines.train.run_config import RunConfig
-from mettle_cache.store.format.files import file_digest, open_regular
+from mettle_cache.store.format.files import PARTIAL, file_digest, open_regular
 from mettle_cache.store.writing.durable import (
-    PARTIAL,
     disk_errors,
     make_folder,
     remove_files,
