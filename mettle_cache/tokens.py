@@ -221,8 +221,8 @@ class LayerTokens:
 
     def pin_memory(self) -> LayerTokens:
         """The same in page-locked memory, from which a GPU can fetch it asynchronously."""
-        pinned = self.map(Tensor.pin_memory)
-        return replace(pinned, static={name: array.pin_memory() for name, array in self.static.items()})
+        # static arrays belong to all batches: locking a copy for each would cost more than their one transfer
+        return self.map(Tensor.pin_memory)
 
     def flatten_frames(self) -> LayerTokens:
         """``[B, T, *]`` as ``[B T, *]``, or however many leading axes there are, without a copy."""

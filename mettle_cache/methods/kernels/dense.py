@@ -32,7 +32,8 @@ def token_products(tokens: LayerTokens, vectors: Tensor) -> Tensor:
     """
     by_frame = vectors if vectors.ndim == 2 else vectors.flatten(0, -3)
     products: Tensor = _Products.apply(tokens.flatten_frames(), by_frame)
-    return products.unflatten(0, tokens.codes.shape[:-2])
+    by_token: Tensor = products.unflatten(0, tokens.codes.shape[:-2])
+    return by_token
 
 
 class _Products(torch.autograd.Function):

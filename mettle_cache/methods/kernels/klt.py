@@ -46,7 +46,8 @@ def norm_gradients(
 ) -> tuple[Tensor, Tensor]:
     """As :func:`mettle_cache.methods.kernels.reference.norm_gradients`."""
     compiled = norm.device.type == "cpu" and norm.dtype == torch.float32
-    return (pooling if compiled else reference).norm_gradients(d_normed, d_shift, values, norm, norm_bias)
+    gradients = pooling.norm_gradients if compiled else reference.norm_gradients
+    return gradients(d_normed, d_shift, values, norm, norm_bias)
 
 
 class RowPooling(Protocol):

@@ -73,7 +73,8 @@ class RowPiece:
     def raw(self, products: Tensor, sides: Tensor) -> Tensor:
         """Inner products with raw tokens ``[f, V, N]``, from those of :meth:`inner` and ``sides [f, V, 3]``."""
         rest, ones, shift = sides.split(1, -1)
-        return (products + rest) * self.sigma + self.mu * ones + shift
+        raw: Tensor = (products + rest) * self.sigma + self.mu * ones + shift
+        return raw
 
     def pool(self, weights: Tensor, *, normed: bool) -> Coordinates:
         """Sums of tokens under ``weights [f, V, N]``."""

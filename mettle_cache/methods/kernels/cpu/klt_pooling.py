@@ -122,7 +122,8 @@ class _Layer:
 
     def without_gaps(self, rows: Tensor) -> Tensor:
         """``[K, N]`` of rows with room behind every place."""
-        return rows.unflatten(-1, (self.places, self.room))[..., : self.count].flatten(1)
+        without: Tensor = rows.unflatten(-1, (self.places, self.room))[..., : self.count].flatten(1)
+        return without
 
     def run(self, work: Callable[[_Part], None], vectors: int, rows: int) -> None:
         """Do ``work`` on every part; there are so many vectors, and so many rows of weights."""
