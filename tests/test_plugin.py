@@ -163,4 +163,7 @@ def test_the_documentation_shows_the_package_as_it_is():
     blocks = re.findall(r"```(?:python|toml)\n# (\S+)\n(.*?)\n```", text, flags=re.DOTALL)
     assert len(blocks) > 8
     for name, block in blocks:
-        assert block in (PLUGIN / name).read_text("utf-8"), name
+        source = (PLUGIN / name).read_text("utf-8")
+        # a method stands in the guide without the indentation of its class
+        method = re.sub(r"^ {4}", "", source, flags=re.MULTILINE)
+        assert block in source or re.sub(r"\n{3,}", "\n\n", block) in method, name
