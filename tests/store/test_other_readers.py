@@ -63,7 +63,7 @@ def test_tensorstore(stored):
 
 @pytest.mark.parametrize("codec", CODECS)
 def test_a_store_of_format_1_has_arrays_of_the_codec_s_own_types(codec):
-    path = GOLDEN / f"{codec}.zarr"
+    path = GOLDEN / "v1" / f"{codec}.zarr"
     group = zarr.open_group(path, mode="r")
     tokens = golden_tokens(codec, 1)["visual/s1b02"]
     for suffix, values in {"": tokens.codes, **{f"_{part}": array for part, array in tokens.parts.items()}}.items():

@@ -272,7 +272,8 @@ def test_a_long_recording_is_resampled_in_pieces(rate: int, wanted: int, monkeyp
     monkeypatch.setattr(waveform, "_RESAMPLED_AT_ONCE", 10_000)
     pieces = waveform.resample(Path("a.wav"), noise, rate, wanted)
     assert pieces.shape == whole.shape
-    np.testing.assert_allclose(pieces, whole, atol=1e-6)
+    # sums of some 70 products, in another order
+    np.testing.assert_allclose(pieces, whole, atol=4e-6)
 
 
 @pytest.mark.parametrize("rate", [31_999, 44_101, 2**31 - 1])

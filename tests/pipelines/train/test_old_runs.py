@@ -1,11 +1,13 @@
 """Runs that an earlier version wrote are resumed and scored for ever.
 
 ``golden/run-1`` was written by the first version: a linear head with seed 3, stopped after two of three epochs, and
-scored. What the third epoch and its test score were is from that version's run that was not stopped.
+scored. What the third epoch and its test score were is from that version's run that was not stopped. ``store-1.tar.gz``
+is the store that it learnt from, of format 1.
 """
 
 import json
 import shutil
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,6 @@ from mettle_cache.pipelines.evaluate import evaluate
 from mettle_cache.pipelines.train import train
 from mettle_cache.pipelines.train.checkpoint import load_checkpoint
 from mettle_cache.pipelines.train.run_folder import RunFolder
-from tests.pipelines.tiny_store import LAYERS
 
 GOLDEN = Path(__file__).parent / "golden" / "run-1"
 LOSSES = [3.165560930967331, 2.553058534860611, 2.1734472811222076]
@@ -27,8 +28,11 @@ def run(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def store(tiny_store):
-    return tiny_store(8, 4, 4, layers=(LAYERS[0], LAYERS[4]))
+def store(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("old")
+    with tarfile.open(GOLDEN.parent / "store-1.tar.gz") as archive:
+        archive.extractall(folder, filter="data")
+    return folder / "store-1.zarr"
 
 
 def test_an_old_run_still_scores_what_it_scored(run, store):

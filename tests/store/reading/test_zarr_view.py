@@ -148,7 +148,7 @@ def test_the_keys_are_those_that_have_values(stored, decoded):
 
 @pytest.mark.parametrize("decoded", [False, True])
 def test_a_store_of_format_1_has_both_views(codec, decoded):
-    store = TokenStore.open(GOLDEN / f"{codec}.zarr")
+    store = TokenStore.open(GOLDEN / "v1" / f"{codec}.zarr")
     group = store.to_zarr(decoded=decoded)
     expected = golden_tokens(codec, 1)["visual/s1b02"]
     values = expected.floats() if decoded else expected.codes
