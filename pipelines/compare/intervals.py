@@ -9,7 +9,9 @@ Quantiles of the draws alone do not cover what they should: the resampled varian
 error is ignored, and what is of one seed with one group alone counts three times. So the quantiles are taken where
 Student's t has them for the variance of two-way clustering (Cameron, Gelbach and Miller, Journal of Business & Economic
 Statistics 29, 2011), as Hesterberg does for one sample (What Teachers Should Know About the Bootstrap, The American
-Statistician 69, 2015, section 5.3); the degrees of freedom are those of Welch and Satterthwaite.
+Statistician 69, 2015, section 5.3); the degrees of freedom are those of Welch and Satterthwaite. Draws never leave the
+range of what was measured, which of two or three seeds is too narrow: where too few draws lie beyond such a quantile,
+the interval reaches at least as far as that of t about the mean.
 
 Shapes: S seeds, R samples, G groups, B draws.
 """
@@ -33,6 +35,8 @@ _SEED = 0
 # bounds the memory of one piece: its counts are [draws, groups]
 _PIECE = 500
 _GRID = 20_001
+# fewer draws than that beyond a quantile do not say where it is
+_FEWEST_BEYOND = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,9 +83,12 @@ def paired_interval(
     if len(values) < 2 or len(sizes) < 2:
         raise UsageError(f"an interval needs at least two seeds and two groups, not {len(values)} and {len(sizes)}")
     mean, means = float(values.mean()), resampled_means(sums, sizes, draws=draws)
-    tail = _tail(sums, sizes, float(means.var()))
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return Interval(mean=mean, low=float(low), high=float(high), groups=len(sizes), grouped_by=grouped_by)
+    reach, spread = _reach(sums, sizes), float(means.std())
+    tail = NormalDist().cdf(-reach / spread) if reach and spread else (1 - CONFIDENCE) / 2
+    low, high = (float(quantile) for quantile in np.quantile(means, [tail, 1 - tail]))
+    if tail * draws < _FEWEST_BEYOND:
+        low, high = min(low, mean - reach), max(high, mean + reach)
+    return Interval(mean=mean, low=low, high=high, groups=len(sizes), grouped_by=grouped_by)
 
 
 def resampled_means(sums: Floats, sizes: Floats, *, draws: int = DRAWS) -> Floats:
@@ -105,20 +112,19 @@ def _group_sums(values: Floats, groups: Sequence[object]) -> tuple[Floats, Float
     return sums.astype(np.float64), np.bincount(place_of, minlength=len(places)).astype(np.float64)
 
 
-def _tail(sums: Floats, sizes: Floats, resampled: float) -> float:
-    """Which share of the draws, whose variance is ``resampled``, to leave out at each end."""
+def _reach(sums: Floats, sizes: Floats) -> float:
+    """How far Student's t with the variance of two-way clustering reaches to each side of the mean."""
     seeds, groups = sums.shape
-    usual = (1 - CONFIDENCE) / 2
     total = seeds * sizes.sum()
     # the groups' sums around what their sizes would give, as shares of the mean
     off = (sums - sums.sum() / total * sizes) / total
     by_seed = float((off.sum(1) ** 2).sum()) * seeds / (seeds - 1)
     by_group = float((off.sum(0) ** 2).sum()) * groups / (groups - 1)
-    if by_seed + by_group == 0 or resampled == 0:
-        return usual
+    if by_seed + by_group == 0:
+        return 0.0
     variance = max(by_seed, by_group, by_seed + by_group - float((off**2).sum()))
     freedom = (by_seed + by_group) ** 2 / (by_seed**2 / (seeds - 1) + by_group**2 / (groups - 1))
-    return NormalDist().cdf(-student_quantile(1 - usual, freedom) * (variance / resampled) ** 0.5)
+    return student_quantile((1 + CONFIDENCE) / 2, freedom) * variance**0.5
 
 
 def student_quantile(probability: float, freedom: float) -> float:

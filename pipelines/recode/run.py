@@ -27,7 +27,7 @@ from mettle_cache.pipelines.room import check_room
 from mettle_cache.pipelines.signals import InterruptedRunError, stop_on_signals
 from mettle_cache.pipelines.static_arrays import ArraysWanted, static_arrays
 from mettle_cache.samples import training_clips
-from mettle_cache.store.format.codecs import Codec, Pilot, StaticArrays, encode_layers, get_codec
+from mettle_cache.store.format.codecs import Codec, Pilot, StaticArrays, codec_version, encode_layers, get_codec
 from mettle_cache.store.format.layout import bytes_per_clip
 from mettle_cache.store.format.spec import StoreSpec
 from mettle_cache.store.reading.token_store import TokenStore
@@ -110,11 +110,20 @@ class _Recoding:
             source=self.config.choice.store,
         )
         with static_arrays(wanted, partial(self._run_pilot, progress), progress) as static:
+            if self.is_copy and not _equal_arrays(static, self.store.static):
+                raise UsageError(
+                    f"the codes of {self.store.path} mean nothing with the static arrays of {self.config.choice.store}",
+                    hint=f"write --codec {self.codec.name} for a copy, or recode the store that it was made from",
+                )
             yield static
 
     def spec(self, static: StaticArrays) -> StoreSpec:
         """The specification of the new store."""
         store, key, provenance = self.store, dict(self.store.key["extraction"]), dict(self.store.provenance)
+        encoder = store.key.get("codec_version", 1)
+        if self.is_copy and encoder != codec_version(self.codec):
+            # codes of an earlier encoder: an extraction must not put those of today's beside them
+            key[RECODED] = [*key.get(RECODED, []), f"{store.codec}, version {encoder}"]
         if not self.is_copy:
             key[RECODED] = [*key.get(RECODED, []), store.codec]
             steps = [provenance[RECODED]] if RECODED in provenance else []
@@ -167,6 +176,13 @@ class _Recoding:
         finally:
             progress.finish()
         return pilot.finish()
+
+
+def _equal_arrays(ours: StaticArrays, theirs: StaticArrays) -> bool:
+    shapes = [{name: [*arrays] for name, arrays in static.items()} for static in (ours, theirs)]
+    return shapes[0] == shapes[1] and all(
+        array.equal(theirs[name][part]) for name, arrays in ours.items() for part, array in arrays.items()
+    )
 
 
 def _recode(recoding: _Recoding, progress: Progress) -> RecodeReport:

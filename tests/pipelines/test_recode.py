@@ -105,7 +105,10 @@ def test_a_copy_of_an_old_store_has_todays_format_and_the_same_bytes_of_tokens(t
     old, new = ROOT / "tests/store/golden/v1" / f"{codec}.zarr", tmp_path / "s.zarr"
     assert into(old, codec, new).ok
     assert (describe_store(old)["format"], describe_store(new)["format"]) == (1, 2)
-    assert describe_store(new)["key"]["extraction"] == describe_store(old)["key"]["extraction"]
+    extraction = describe_store(new)["key"]["extraction"]
+    # int4 was encoded otherwise then: no extraction goes on with codes of two encoders in one store
+    assert extraction.pop("recoded", []) == (["int4, version 1"] if codec == "int4" else [])
+    assert extraction == describe_store(old)["key"]["extraction"]
     first, second = TokenStore.open(old), TokenStore.open(new, check="always")
     assert (first.clips, first.failed, first.made_of) == (second.clips, second.failed, second.made_of)
     assert first.samples.equals(second.samples)
@@ -277,6 +280,15 @@ def test_arrays_of_other_layers_are_refused(floats, six, tmp_path):
     write_store(tmp_path / "c.zarr", make_spec("float16", 2, layers=wider))
     with pytest.raises(UsageError, match="of other layers: visual/s1b01 has other sizes or cells there"):
         into(tmp_path / "c.zarr", f"six={six}", tmp_path / "d.zarr")
+
+
+def test_a_copy_takes_no_other_arrays_than_its_own(six, tmp_path):
+    write_store(tmp_path / "a.zarr", make_spec("float16", 2))
+    into(tmp_path / "a.zarr", "six", tmp_path / "b.zarr")
+    with pytest.raises(UsageError, match="s.zarr mean nothing with the static arrays of .*b.zarr"):
+        into(six, f"six={tmp_path / 'b.zarr'}", tmp_path / "c.zarr")
+    assert not (tmp_path / "c.zarr").exists()
+    assert into(six, f"six={six}", tmp_path / "d.zarr").ok
 
 
 @pytest.mark.parametrize("codec", ["int4", "six"])

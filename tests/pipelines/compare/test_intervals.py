@@ -40,6 +40,15 @@ def test_samples_that_agree_give_the_t_interval_of_the_seeds():
     assert (found.low, found.high) == pytest.approx((gains.mean() - reach, gains.mean() + reach), abs=0.08 * reach)
 
 
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_few_seeds_reach_beyond_what_was_measured(seeds):
+    """All draws lie between the worst and the best seed, and so does the truth in a half of all worlds with two."""
+    gains = np.linspace(-1, 2, seeds)
+    found = paired_interval(np.tile(gains[:, None], (1, 300)), range(300))
+    reach = scipy.stats.t.ppf(0.975, seeds - 1) * gains.std(ddof=1) / math.sqrt(seeds)
+    assert (found.low, found.high) == pytest.approx((0.5 - reach, 0.5 + reach), rel=1e-3)
+
+
 def test_the_draws_are_those_of_all_resamples():
     """Two seeds and three groups of unequal size have 4 times 27 resamples, all as likely."""
     sums, sizes = np.array([[3.0, -1.0, 4.0], [1.0, 0.0, 2.0]]), np.array([2.0, 1.0, 5.0])
@@ -123,6 +132,7 @@ def test_what_has_no_interval_is_refused(values, groups, words):
 
 # seeds, groups, and the deviations of a seed's effect, of a group's, and of both together
 WORLDS = [(5, 60, 1, 0, 0.5), (5, 60, 0, 1, 0.5), (5, 60, 0.1, 1, 1), (5, 60, 0, 0, 1), (5, 12, 0.1, 1, 1)]
+WORLDS += [(2, 60, 1, 0, 0.5)]
 
 
 @pytest.mark.slow
