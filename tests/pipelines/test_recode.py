@@ -285,7 +285,7 @@ def test_arrays_of_other_layers_are_refused(floats, six, tmp_path):
 def test_a_copy_takes_no_other_arrays_than_its_own(six, tmp_path):
     write_store(tmp_path / "a.zarr", make_spec("float16", 2))
     into(tmp_path / "a.zarr", "six", tmp_path / "b.zarr")
-    with pytest.raises(UsageError, match="s.zarr mean nothing with the static arrays of .*b.zarr"):
+    with pytest.raises(UsageError, match="mean nothing with the static arrays of"):
         into(six, f"six={tmp_path / 'b.zarr'}", tmp_path / "c.zarr")
     assert not (tmp_path / "c.zarr").exists()
     assert into(six, f"six={six}", tmp_path / "d.zarr").ok
