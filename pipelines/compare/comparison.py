@@ -100,6 +100,8 @@ def _claim(subject: Subject) -> None:
         "store": subject.store.key_digest,
         "content": subject.store.content_digest,
         "split": subject.split.name,
+        # a GPU rounds and draws dropout otherwise: its heads are no pair of those of a CPU
+        **({} if subject.device.type == "cpu" else {"device": subject.device.type}),
         **flatten_recipe(subject.recipe.to_json()),
     }
     file = subject.folder / SUBJECT_FILE

@@ -5,8 +5,10 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from mettle_cache.errors import ConfigError, DatasetError, RunError, UsageError
+from mettle_cache.pipelines.compare import comparison
 from mettle_cache.pipelines.compare import heads as heads_module
 from mettle_cache.pipelines.compare.comparison import SUBJECT_FILE, compare_codecs
 from mettle_cache.pipelines.compare.config import CompareJob
@@ -138,6 +140,12 @@ def test_a_folder_holds_one_comparison(store, compared, tmp_path):
     (tmp_path / "mine" / SUBJECT_FILE).write_text("{")
     with pytest.raises(RunError, match="cannot be read"):
         compare_codecs(job_on(store, tmp_path / "mine"))
+
+
+def test_heads_of_another_kind_of_device_are_no_pairs(store, compared, monkeypatch):
+    monkeypatch.setattr(comparison, "choose_device", lambda _: torch.device("cuda"))
+    with pytest.raises(RunError, match=r"another comparison \(device = None there, cuda here\)"):
+        compare_codecs(job_on(store, compared.out))
 
 
 def test_a_damaged_file_of_predictions_is_named(store, compared):
