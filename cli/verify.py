@@ -96,7 +96,7 @@ def report_lines(report: VerifyReport, *, repaired: bool) -> list[str]:
         repair = command_line("mettle verify --deep --repair", report.path)
         lines.append(f"next       {repair}, then the same mettle extract command")
     elif not report.ok:
-        lines.append("next       run the same mettle extract command again; it goes on where the last run stopped")
+        lines.append("next       run the same mettle extract or recode command again; it goes on from there")
     return lines
 
 

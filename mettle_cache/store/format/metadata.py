@@ -58,7 +58,7 @@ RECORDS = (READY, COMMITS, CLIPS_FILE, SAMPLES, MANIFEST)
 # a file a shard number; in format 1 a file a clip
 _RECORD_NAMES = {1: re.compile(r"([0-9]{8})\.json"), 2: re.compile(r"([0-9]{8})\.jsonl")}
 ATTRIBUTE = "mettle"
-RESUME_HINT = "run the same mettle extract command again; it goes on where the last run stopped"
+RESUME_HINT = "run the same mettle extract or recode command again; it goes on where the last run stopped"
 ROOT_HINT = (
     "run the same mettle extract command again: it writes the file anew where the clips' records show that they are "
     "that command's, and keeps the clips"

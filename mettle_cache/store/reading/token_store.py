@@ -128,7 +128,7 @@ class TokenStore:
         if ready is None and not allow_unfinished:
             raise StoreUnfinishedError(
                 f"{path} is unfinished: it has no READY record",
-                hint="run the same mettle extract command again; it goes on where the last run stopped",
+                hint="run the same mettle extract or recode command again; it goes on where the last run stopped",
             )
         check_files(metadata, ready)
         manifest = open_manifest(metadata, ready)
@@ -252,7 +252,7 @@ class TokenStore:
         if not self.finished:
             raise StoreUnfinishedError(
                 f"{self.path} is unfinished, and zarr would read what is missing as zeros",
-                hint="run the same mettle extract command again; it goes on where the last run stopped",
+                hint="run the same mettle extract or recode command again; it goes on where the last run stopped",
             )
         from mettle_cache.store.reading.zarr_view import open_zarr
 
