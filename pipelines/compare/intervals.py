@@ -18,6 +18,7 @@ Shapes: S seeds, R samples, G groups, B draws.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -124,7 +125,7 @@ def _reach(sums: Floats, sizes: Floats) -> float:
         return 0.0
     variance = max(by_seed, by_group, by_seed + by_group - float((off**2).sum()))
     freedom = (by_seed + by_group) ** 2 / (by_seed**2 / (seeds - 1) + by_group**2 / (groups - 1))
-    return student_quantile((1 + CONFIDENCE) / 2, freedom) * variance**0.5
+    return student_quantile((1 + CONFIDENCE) / 2, freedom) * math.sqrt(variance)
 
 
 def student_quantile(probability: float, freedom: float) -> float:
