@@ -45,13 +45,14 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(clip=clips, files=st.integers(0, 9), left=st.integers(0, 40))
     def killed_while_writing(self, clip, files, left):
-        """The commit is gone; some shards are new, one is half of a temporary file."""
+        """The commit is gone; some shards are being filled anew, one is half of a temporary file."""
         with StoreWriter.create_or_resume(self.path, SPEC) as writer:
             writer.pending()
             (self.path / "READY").unlink(missing_ok=True)
             writer.metadata.commit_path(clip).unlink(missing_ok=True)
             for shard in writer.metadata.shard_paths(clip)[:files]:
-                shard.write_bytes(b"\0" * left)
+                shard.parent.mkdir(parents=True, exist_ok=True)
+                shard.with_name(f"{shard.name.removesuffix('.partial')}.partial").write_bytes(b"\0" * left)
                 shard.with_name(f"{shard.name}.1-1.partial").write_bytes(b"\1" * left)
 
     @rule(clip=clips)

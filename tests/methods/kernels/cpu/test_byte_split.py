@@ -22,8 +22,9 @@ def split(row):
 def test_three_bytes_are_a_row_to_a_unit(row):
     unit, (high, middle, low) = split(row)
     whole = high * 65536 + middle * 256 + low
-    # half a unit, and what float32 rounds of the largest: half a unit by the inverse, a quarter by the product
-    assert np.abs(whole * float(unit) - row.astype(np.float64)).max() <= max(1.25 * float(unit), 1e-31)
+    # half a unit, and what float32 rounds of the largest: half a unit twice by the inverse (a compiler may take it as a
+    # product with that of the largest), and a quarter by the product
+    assert np.abs(whole * float(unit) - row.astype(np.float64)).max() <= max(1.75 * float(unit), 1e-31)
     assert float(unit) == pytest.approx(np.abs(row).max() / 0x7F7F00, rel=1e-6, abs=1e-44)
 
 
