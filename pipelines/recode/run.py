@@ -17,7 +17,9 @@ from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from mettle_cache.devices import available_cores
+import torch
+
+from mettle_cache.devices import available_cores, one_thread
 from mettle_cache.errors import TokensError, UsageError
 from mettle_cache.pipelines.cells import cells_for
 from mettle_cache.pipelines.in_order import in_order
@@ -73,7 +75,8 @@ def recode(config: RecodeConfig, progress: Progress | None = None) -> RecodeRepo
     progress = progress or Silent()
     config.check()
     try:
-        with TokenStore.open(config.store, check="always") as store, one_thread_an_operation():
+        with TokenStore.open(config.store, check="always") as store, one_thread(torch.device("cpu")):
+            # several clips at once, each on one thread
             return _recode(_Recoding(config, store), progress)
     except KeyboardInterrupt:
         raise InterruptedRunError(f"stopped before {config.out} was finished", hint=RESUME) from None
@@ -303,16 +306,3 @@ def _recode_clips(
             f"{writer.path}",
             hint=RESUME,
         )
-
-
-@contextmanager
-def one_thread_an_operation() -> Iterator[None]:
-    """Several clips at once, each on one thread: a product of matrices rounds differently with the number of them."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

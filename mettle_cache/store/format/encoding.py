@@ -31,6 +31,7 @@ from mettle_cache.errors import TokensError
 from mettle_cache.tokens import FLOATS, INT4, INT8, LayerTokens, pack_int4
 
 if TYPE_CHECKING:
+    from mettle_cache.store.format.klt import KltCodec
     from mettle_cache.store.format.quantisers import AffineCodec, FloatCodec
 
 _FLOAT16_TINY = 2.0**-24
@@ -48,7 +49,7 @@ def encode_floats(x: Tensor, codec: FloatCodec, layer: str) -> LayerTokens:
     """
     codes = torch.empty(x.shape, dtype=getattr(torch, codec.dtype), device=x.device)
     for frames, out in _in_cache(x, codes):
-        _check_range(frames.amin(), frames.amax(), codec, layer)
+        check_range(frames.amin(), frames.amax(), codec, layer)
         out.copy_(frames)
     return LayerTokens(codes, FLOATS)
 
@@ -64,7 +65,7 @@ def encode_affine(x: Tensor, codec: AffineCodec, layer: str) -> LayerTokens:
     done = 0
     for frames, out in _in_cache(x, codes, one_by_one=codec.keeps_mean):
         low, high = frames.amin(-2), frames.amax(-2)
-        _check_range(low.amin(), high.amax(), codec, layer)
+        check_range(low.amin(), high.amax(), codec, layer)
         rows = slice(done, done + len(frames))
         flat_scale[rows], flat_zero[rows] = choose_scale_and_zero(low, high, codec)
         scratch = torch.empty_like(frames) if scratch is None else scratch
@@ -119,7 +120,8 @@ def _in_cache(x: Tensor, codes: Tensor, *, one_by_one: bool = False) -> Iterator
         yield piece.contiguous() if one_by_one else piece, out[start : start + step]
 
 
-def _check_range(low: Tensor, high: Tensor, codec: AffineCodec | FloatCodec, layer: str) -> None:
+def check_range(low: Tensor, high: Tensor, codec: AffineCodec | FloatCodec | KltCodec, layer: str) -> None:
+    """Refuse tokens of ``layer`` whose extremes are not finite or beyond the codec's limit. Raises TokensError."""
     # NaN fails both comparisons, so this refuses it too
     lowest, highest = torch.stack((low, high)).tolist()
     if lowest >= -codec.limit and highest <= codec.limit:

@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 
 from mettle_cache.devices import one_thread
-from mettle_cache.errors import TokensError
 from mettle_cache.klt_tokens import BITS, KltFormat
 from mettle_cache.layers import LayerSpec
+from mettle_cache.store.format.encoding import check_range
 from mettle_cache.tokens import LayerTokens
 
 if TYPE_CHECKING:
@@ -61,15 +61,7 @@ def encode_klt(x: Tensor, codec: KltCodec, layer: LayerSpec, static: Mapping[str
 def token_norms(frame: Tensor, layer: LayerSpec, codec: KltCodec) -> Tensor:
     """Mean and standard deviation over the channels of tokens ``[N, D]`` float32, as they are stored: float16
     ``[N, 2]``. Raises TokensError as :func:`encode_klt`."""
-    lowest, highest = torch.stack(frame.aminmax()).tolist()
-    # NaN fails both comparisons, so this refuses it too
-    if not (lowest >= -codec.limit and highest <= codec.limit):
-        raise TokensError(
-            f"layer {layer.name}: values from {lowest:g} to {highest:g}; "
-            f"codec {codec.name} takes finite values up to {codec.limit:g}",
-            hint="a backbone that overflows wants float32 instead of half precision; "
-            "large activations want --codec int8",
-        )
+    check_range(*frame.aminmax(), codec, layer.name)
     mean = frame.mean(-1)
     # eight times faster than var_mean
     variance = (frame - mean.unsqueeze(-1)).square_().mean(-1)

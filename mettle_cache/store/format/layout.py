@@ -73,19 +73,23 @@ class ArrayLayout:
     clips_each: int | None = None
 
     @property
+    def _each(self) -> int:
+        return self.clips_each or 1
+
+    @property
     def blocks(self) -> int:
         return len(self.layers)
 
     @property
     def shards(self) -> int:
         """How many shards it takes to hold all clips."""
-        return -(-self.clips // (self.clips_each or 1))
+        return -(-self.clips // self._each)
 
     @property
     def readable(self) -> bool:
         """Whether a shard is of a size that is written and read."""
-        chunks = self.blocks * (self.clips_each or 1)
-        return chunks <= _MOST_CHUNKS and (self.clips_each or 1) * self.clip_bytes <= _LARGEST_SHARD
+        chunks = self.blocks * self._each
+        return chunks <= _MOST_CHUNKS and self._each * self.clip_bytes <= _LARGEST_SHARD
 
     @cached_property
     def field_bytes(self) -> tuple[int, ...]:
@@ -109,16 +113,16 @@ class ArrayLayout:
 
     def shard(self, clip: int) -> int:
         """The number of the shard that holds a clip."""
-        return clip // (self.clips_each or 1)
+        return clip // self._each
 
     def members(self, shard: int) -> range:
         """The clips of a shard."""
-        each = self.clips_each or 1
+        each = self._each
         return range(shard * each, min((shard + 1) * each, self.clips))
 
     def chunk_offset(self, clip: int, block: int) -> int:
         """Where a chunk begins in its shard."""
-        return clip % (self.clips_each or 1) * self.clip_bytes + block * (self.chunk_bytes + CRC_BYTES)
+        return clip % self._each * self.clip_bytes + block * (self.chunk_bytes + CRC_BYTES)
 
     def index_offset(self, shard: int) -> int:
         """Where the index of a shard begins: behind the place of its last clip."""
@@ -129,14 +133,14 @@ class ArrayLayout:
 
     @property
     def index_bytes(self) -> int:
-        return (self.clips_each or 1) * self.blocks * _INDEX_ENTRY_BYTES + CRC_BYTES
+        return self._each * self.blocks * _INDEX_ENTRY_BYTES + CRC_BYTES
 
     def index(self, shard: int, stored: Container[int]) -> bytes:
         """The index that a shard ends with; ``stored`` has the clips that are there, all others are empty entries."""
         import numpy as np
 
         members, length = self.members(shard), self.chunk_bytes + CRC_BYTES
-        entries = np.full((self.clips_each or 1, self.blocks, 2), _EMPTY, "<u8")
+        entries = np.full((self._each, self.blocks, 2), _EMPTY, "<u8")
         for place, clip in enumerate(members):
             if clip in stored:
                 entries[place, :, 0] = self.chunk_offset(clip, 0) + length * np.arange(self.blocks)
@@ -175,7 +179,7 @@ class ArrayLayout:
         shape = [self.blocks, *chunk]
         return _array_json(
             shape=[self.clips, *shape],
-            chunk=[self.clips_each or 1, *shape],
+            chunk=[self._each, *shape],
             dtype=dtype,
             codecs=[{"name": "sharding_indexed", "configuration": sharding}],
             axes=["clip", "block", *(("byte",) if whole else self.fields[0].axes)],

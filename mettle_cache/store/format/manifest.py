@@ -111,16 +111,6 @@ class NamedCommits:
             return os.pread(file.fileno(), starts[place + 1] - starts[place], starts[place])
 
 
-def find_commit(metadata: StoreMetadata, clip: int) -> CommitRecord | None:
-    """The clip's commit record, or None where the clip has to be written (again)."""
-    found = None
-    with suppress(StoreCorruptError):
-        for line in read_log(metadata, metadata.shard(clip)):
-            if line.record is not None and line.record.index == clip:
-                found = line.record
-    return found
-
-
 def shard_sizes(metadata: StoreMetadata, shard: int, *, finished: bool) -> list[int | str]:
     """The size of the file that counts for a shard number in each array, or what is wrong with it instead."""
     sizes: list[int | str] = []

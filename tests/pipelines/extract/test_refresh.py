@@ -15,7 +15,7 @@ from mettle_cache.errors import DatasetError, StoreSourcesError, StoreUnfinished
 from mettle_cache.pipelines.extract import sources
 from mettle_cache.pipelines.extract.memory import FOLDER_VARIABLE
 from mettle_cache.pipelines.extract.run import extract
-from mettle_cache.store.format.manifest import find_commit
+from mettle_cache.store.format.commit_log import read_log
 from mettle_cache.store.format.metadata import load_metadata
 from mettle_cache.store.reading.token_store import TokenStore
 from mettle_cache.store.verify import verify_store
@@ -120,8 +120,8 @@ def test_refresh_extracts_just_those_and_gives_the_bytes_of_a_new_extraction(cha
     assert len(kept) == 2 * (1 + 2)
     assert {path: times(out)[path] for path in kept} == {path: before[path] for path in kept}
     metadata = load_metadata(out)
-    for number, clip in enumerate(open_dataset("ave", root).clips):
-        assert find_commit(metadata, number).source == digest_by_hand(clip)
+    records = [line.record for shard in metadata.shards for line in read_log(metadata, shard)]
+    assert [record.source for record in records] == [digest_by_hand(clip) for clip in open_dataset("ave", root).clips]
     # and now they are those of the store
     assert extract(last(root, out)).written == 0
 
