@@ -14,13 +14,17 @@ from torch import Tensor, nn
 
 from mettle_cache.errors import UsageError
 from mettle_cache.layers import MODALITIES, LayerSpec
+from mettle_cache.methods.pooled import PooledLayer
 from mettle_cache.options import Options
 from mettle_cache.tokens import LayerTokens
 
 
 @dataclass(frozen=True)
 class MetaTokens:
-    """``visual`` and ``audio``, ``[B, T, d]`` each; ``losses`` are scalars by name, which training adds to its loss."""
+    """``visual`` and ``audio``, ``[B, T, d]`` each, or ``[B, T, K, d]`` one by one.
+
+    ``losses`` are scalars by name, which training adds to its loss.
+    """
 
     visual: Tensor
     audio: Tensor
@@ -34,6 +38,9 @@ class Method(nn.Module):
     ----------
     layers
         The layers that are read, of those offered: the others need not leave the disk.
+    pooled
+        Those of them that are read on a coarser grid alone: a loader may bring that instead of the layer
+        (:func:`mettle_cache.methods.pooled.pooled_tokens` takes what there is).
     visual_dim, audio_dim
         d of each modality.
     companions
@@ -41,6 +48,7 @@ class Method(nn.Module):
     """
 
     layers: tuple[LayerSpec, ...]
+    pooled: tuple[PooledLayer, ...] = ()
     visual_dim: int
     audio_dim: int
     companions: tuple[str, ...] = ()
@@ -48,6 +56,14 @@ class Method(nn.Module):
     def forward(self, tokens: Mapping[str, LayerTokens]) -> MetaTokens:
         """From tokens ``[B, T, N, D]`` by layer name; layers that are not read are ignored."""
         raise NotImplementedError
+
+    def separate(self, tokens: Mapping[str, LayerTokens]) -> MetaTokens:
+        """The meta-tokens one by one, ``[B, T, K, d]``, for heads that inject each by itself.
+
+        A method that has but one vector a segment gives that: K = 1.
+        """
+        meta_tokens: MetaTokens = self(tokens)
+        return MetaTokens(meta_tokens.visual.unsqueeze(-2), meta_tokens.audio.unsqueeze(-2), meta_tokens.losses)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from mettle_cache.options import Options
 from mettle_cache.registry import MethodRow, Registry
 
 if TYPE_CHECKING:
+    from mettle_cache.methods.pooled import PooledLayer
     from mettle_cache.methods.protocol import Method, MethodKind
 
 METHODS = Registry(
@@ -52,11 +53,19 @@ class MethodChoice:
 
     def layers(self, offered: Sequence[LayerSpec]) -> tuple[LayerSpec, ...]:
         """The layers that it reads, of those offered. Raises as :meth:`build` does."""
+        read = {layer.name for layer in self._sketch(offered).layers}
+        return tuple(layer for layer in offered if layer.name in read)
+
+    def pooled(self, offered: Sequence[LayerSpec]) -> tuple[PooledLayer, ...]:
+        """Those of them that it reads on a coarser grid alone. Raises as :meth:`build` does."""
+        return self._sketch(offered).pooled
+
+    def _sketch(self, offered: Sequence[LayerSpec]) -> Method:
+        """The method without memory for its parameters."""
         from mettle_cache.meta_device import on_meta
 
         with on_meta():
-            read = {layer.name for layer in self.build(offered).layers}
-        return tuple(layer for layer in offered if layer.name in read)
+            return self.build(offered)
 
     def build(self, layers: Sequence[LayerSpec]) -> Method:
         """The method on ``layers``, with new parameters.

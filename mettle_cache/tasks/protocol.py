@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mettle_cache.layers import LayerSpec
+from mettle_cache.methods.pooled import PooledLayer
 from mettle_cache.methods.registry import MethodChoice
 
 Predictions = Mapping[str, np.ndarray]
@@ -99,6 +100,8 @@ class Task(Protocol):
 
     layers: tuple[LayerSpec, ...]
     """The layers that the model reads, of those it was offered."""
+    pooled: tuple[PooledLayer, ...] = ()
+    """Those of them that it reads on a coarser grid alone."""
 
     def __init__(
         self,

@@ -109,7 +109,7 @@ class AvelTask(Task):
         self.categories = category_names(vocabulary)
         if "background" in self.categories:
             raise DatasetError("the vocabulary lists 'background', which is implicit: every second outside an event")
-        self.layers = method.layers(layers)
+        self.layers, self.pooled = method.layers(layers), method.pooled(layers)
         self.samples = samples
         self.method = method
         self.options = options

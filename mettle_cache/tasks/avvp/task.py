@@ -91,7 +91,7 @@ class AvvpTask(Task):
         options: ParsingHeadOptions,
     ) -> None:
         self.categories = category_names(vocabulary)
-        self.layers = method.layers(layers)
+        self.layers, self.pooled = method.layers(layers), method.pooled(layers)
         self.sources = tuple(vocabulary.get("dense_annotations", ()))
         self.samples = samples
         self.segments = segments

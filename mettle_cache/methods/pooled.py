@@ -1,0 +1,71 @@
+"""Tokens on a coarser grid, which some methods read in the place of a layer's own.
+
+A store's companion may hold them (:attr:`PooledLayer.name` is what a loader calls them then); where it does not, they
+are pooled here, a few frames at a time. Class tokens are left out.
+
+Shapes: N tokens of a layer's grid, n those of the coarser one, D channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mettle_cache.layers import LayerSpec
+from mettle_cache.tokens import LayerTokens
+
+Pooling = Literal["mean", "max"]
+
+# bounds what pooling holds as floats: a frame of the widest layers is 2 MB
+_FRAMES = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class PooledLayer:
+    """The mean or the maximum of the tokens that meet in each cell of a coarser ``grid`` (rows, columns)."""
+
+    layer: LayerSpec
+    grid: tuple[int, int]
+    how: Pooling
+
+    @property
+    def name(self) -> str:
+        """For example ``mean/visual/s1b01``."""
+        return f"{self.how}/{self.layer.name}"
+
+    @property
+    def count(self) -> int:
+        """n."""
+        return self.grid[0] * self.grid[1]
+
+
+def pooled_tokens(tokens: Mapping[str, LayerTokens], pooled: PooledLayer, dtype: torch.dtype = torch.float32) -> Tensor:
+    """``[..., T, n, D]``, from the companion's tokens where ``tokens`` has them, else from the layer's own."""
+    if pooled.name in tokens:
+        return tokens[pooled.name].floats(dtype)
+    return pool_tokens(tokens[pooled.layer.name], pooled, dtype)
+
+
+def pool_tokens(tokens: LayerTokens, pooled: PooledLayer, dtype: torch.dtype = torch.float32) -> Tensor:
+    """``[..., T, n, D]`` from the layer's own tokens ``[..., T, N, D]``.
+
+    Cells overlap where the coarser grid does not divide the layer's.
+    """
+    frames = tokens.flatten_frames()
+    pieces = [
+        _pool(frames[start : start + _FRAMES].floats(dtype), pooled) for start in range(0, len(frames.codes), _FRAMES)
+    ]
+    return torch.cat(pieces).unflatten(0, tokens.codes.shape[:-2])
+
+
+def _pool(floats: Tensor, pooled: PooledLayer) -> Tensor:
+    """``[F, N, D]`` to ``[F, n, D]``."""
+    rows, columns = pooled.layer.grid
+    maps = floats[:, -rows * columns :].mT.unflatten(-1, (rows, columns))
+    pool = nn.functional.adaptive_avg_pool2d if pooled.how == "mean" else nn.functional.adaptive_max_pool2d
+    cells: Tensor = pool(maps, pooled.grid)
+    return cells.flatten(-2).mT
