@@ -59,7 +59,8 @@ def pool_tokens(tokens: LayerTokens, pooled: PooledLayer, dtype: torch.dtype = t
     pieces = [
         _pool(frames[start : start + _FRAMES].floats(dtype), pooled) for start in range(0, len(frames.codes), _FRAMES)
     ]
-    return torch.cat(pieces).unflatten(0, tokens.codes.shape[:-2])
+    grids: Tensor = torch.cat(pieces).unflatten(0, tokens.codes.shape[:-2])
+    return grids
 
 
 def _pool(floats: Tensor, pooled: PooledLayer) -> Tensor:
