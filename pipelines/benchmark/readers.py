@@ -60,6 +60,7 @@ def our_reader(name: str, path: Path, *, check: str, batch: int = BATCH, device:
     @contextmanager
     def open_reader() -> Iterator[Deliver]:
         with TokenStore.open(path, check=check) as store:
+            _ = store.static  # once a run, not once a clip: a few clips must not pay for it
 
             def deliver(order: Sequence[int]) -> Iterator[Delivery]:
                 batches = [list(order[start : start + batch]) for start in range(0, len(order), batch)]
