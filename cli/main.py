@@ -33,6 +33,7 @@ COMMANDS = (
     "train",
     "sweep",
     "evaluate",
+    "report",
     "compare-codecs",
     "export",
     "params",
