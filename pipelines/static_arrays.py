@@ -69,7 +69,7 @@ def static_arrays(
         with pilot_lock(wanted.out, lambda: progress.note(note)):
             # the process that held the lock before has made the store
             found = _found(wanted)
-            yield run_pilot(pilot) if found is None else found
+            yield found if found is not None else run_pilot(pilot) if pilot.wanted else pilot.finish()
 
 
 def borrow(wanted: ArraysWanted, source: Path) -> StaticArrays:

@@ -22,6 +22,7 @@ from mettle_cache.pipelines.compare.intervals import Interval, widest_interval
 from mettle_cache.pipelines.compare.report import CodecRow, CompareReport
 from mettle_cache.pipelines.evaluate.evaluation import no_samples
 from mettle_cache.pipelines.progress import Progress, Silent
+from mettle_cache.pipelines.signals import InterruptedRunError
 from mettle_cache.pipelines.train.recipe import default_recipe, flatten_recipe, load_recipe
 from mettle_cache.pipelines.train.sample_loader import read_split
 from mettle_cache.pipelines.train.task import bind_task
@@ -51,26 +52,39 @@ def compare_codecs(job: CompareJob, progress: Progress | None = None) -> Compare
         The groups cannot be read, or lack a clip.
     RunError
         ``out`` holds another comparison; a head failed.
+    InterruptedRunError
+        SIGINT; finished heads stay.
     """
     progress = progress or Silent()
     job.check()
     prepare_process()
     with TokenStore.open(job.store) as store:
         subject = _subject(job, store)
-        columns = _columns(job, subject)
-        sizes = {name: _clip_bytes(store, name) for name in job.compared}
-        _claim(subject)
-        task, seeds = bind_task(subject.recipe, store), range(job.seeds)
-        reference = heads_of(subject, REFERENCE, seeds, progress)
-        terms = _terms(task, reference, subject)
-        rows = []
-        for name in job.compared:
-            heads = heads_of(subject, name, seeds, progress)
-            own = _terms(task, heads, subject)
-            difference = None if name == REFERENCE else widest_interval(own - terms, columns)
-            changed = [task.changed_share(head, other) for head, other in zip(heads, reference, strict=True)]
-            rows.append(_row(name, sizes[name], own.mean(1).tolist(), difference, changed))
-        return _report(job, subject, task, columns, reference, rows)
+        try:
+            return _compare(job, subject, progress)
+        except KeyboardInterrupt:
+            raise InterruptedRunError(
+                f"stopped; the heads that are trained stay in {subject.folder}",
+                hint="run the same command again: it goes on where this one stopped",
+            ) from None
+
+
+def _compare(job: CompareJob, subject: Subject, progress: Progress) -> CompareReport:
+    store = subject.store
+    columns = _columns(job, subject)
+    sizes = {name: _clip_bytes(store, name) for name in job.compared}
+    _claim(subject)
+    task, seeds = bind_task(subject.recipe, store), range(job.seeds)
+    reference = heads_of(subject, REFERENCE, seeds, progress)
+    terms = _terms(task, reference, subject)
+    rows = []
+    for name in job.compared:
+        heads = heads_of(subject, name, seeds, progress)
+        own = _terms(task, heads, subject)
+        difference = None if name == REFERENCE else widest_interval(own - terms, columns)
+        changed = [task.changed_share(head, other) for head, other in zip(heads, reference, strict=True)]
+        rows.append(_row(name, sizes[name], own.mean(1).tolist(), difference, changed))
+    return _report(job, subject, task, columns, reference, rows)
 
 
 def _subject(job: CompareJob, store: TokenStore) -> Subject:

@@ -50,6 +50,8 @@ class CompareJob:
 
     def __post_init__(self) -> None:
         problems = [*resolve_fields(self, "store", "groups", "out"), *filter(None, map(_codec_problem, self.codecs))]
+        if not self.codecs:
+            problems.append("--codecs: there is none to compare with float16")
         if len(set(self.codecs)) < len(self.codecs):
             problems.append("--codecs: a codec is there twice")
         if not 2 <= self.seeds <= MOST_SEEDS:

@@ -22,7 +22,8 @@ def read_groups(path: Path) -> Groups:
     Raises
     ------
     DatasetError
-        The file cannot be read, has no column ``clip`` or no other one, a line of another length, or a clip twice.
+        The file cannot be read, has no column ``clip`` or no other one, a line of another length or with
+        an empty cell, or a clip twice.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -42,6 +43,11 @@ def read_groups(path: Path) -> Groups:
     for number, row in enumerate(rows, start=2):
         if len(row) != len(header):
             raise DatasetError(f"{path}, line {number}: {len(row)} values for {len(header)} columns")
+        if not all(row):
+            raise DatasetError(
+                f"{path}, line {number}: an empty cell",
+                hint="a clip that shares nothing with others gets a word of its own, such as its id",
+            )
         if row[place] in groups[shared[0]]:
             raise DatasetError(f"{path}, line {number}: the clip {row[place]} is there already")
         for name, word in zip(header, row, strict=True):

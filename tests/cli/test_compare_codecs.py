@@ -34,6 +34,7 @@ def test_a_table_and_a_document_of_the_same_numbers(store, tmp_path, mettle, cap
     ("options", "words"),
     [
         (("--codecs", "klt3"), "did you mean klt2?"),
+        (("--codecs", ""), "there is none to compare with float16"),
         (("--seeds", "1"), "needs 2 to 100"),
         (("--groups", "nosuch.csv"), "cannot be read"),
         (("--recipe", "ave-smal"), "did you mean ave-small?"),

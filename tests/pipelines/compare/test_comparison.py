@@ -15,6 +15,7 @@ from mettle_cache.pipelines.compare.config import CompareJob
 from mettle_cache.pipelines.compare.intervals import paired_interval
 from mettle_cache.pipelines.evaluate.evaluation import evaluate
 from mettle_cache.pipelines.recode import RecodeConfig, recode
+from mettle_cache.pipelines.signals import InterruptedRunError
 from mettle_cache.pipelines.train.recipe import load_recipe
 from mettle_cache.pipelines.train.training import train
 from tests.pipelines.listener import Listener
@@ -123,7 +124,7 @@ def test_an_interrupted_comparison_goes_on_to_the_same_numbers(store, compared, 
             if self.training and self.codecs == 2:
                 raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(InterruptedRunError, match="the heads that are trained stay in"):
         compare_codecs(job_on(store, tmp_path / "out"), Impatient())
     assert (tmp_path / "out" / "float16-seed-1.npz").exists()
     report = compare_codecs(job_on(store, tmp_path / "out"))

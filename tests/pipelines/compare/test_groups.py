@@ -33,6 +33,7 @@ def test_without_a_file_each_clip_is_its_own_group():
         ("clip,picture,picture\na,b,c\n", "the columns are clip, picture, picture"),
         ("clip,picture\na,b\nc\n", "line 3: 1 values for 2 columns"),
         ("clip,picture\na,b\na,c\n", "line 3: the clip a is there already"),
+        ("clip,picture\na,b\nc,\n", "line 3: an empty cell"),
         ('clip,picture\n"a,b\n', "cannot be read"),
     ],
 )
