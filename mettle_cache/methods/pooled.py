@@ -8,13 +8,14 @@ Shapes: N tokens of a layer's grid, n those of the coarser one, D channels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec
 from mettle_cache.tokens import LayerTokens
 
@@ -41,6 +42,32 @@ class PooledLayer:
     def count(self) -> int:
         """n."""
         return self.grid[0] * self.grid[1]
+
+
+def common_grid(layers: Sequence[LayerSpec]) -> tuple[int, int]:
+    """The grid of the last of ``layers``, on which methods that mix layers token by token bring all of them.
+
+    Raises
+    ------
+    UsageError
+        A layer is coarser, or only the layers of one grid have class tokens, which pooling leaves out.
+    """
+    last = layers[-1]
+    strangers = [layer.name for layer in layers if not _meets(layer, last)]
+    if strangers:
+        raise UsageError(
+            f"the tokens of {', '.join(strangers)} cannot meet those of {last.name}, {last.tokens} on a grid of "
+            f"{last.grid[0]} x {last.grid[1]}",
+            hint="select layers of that grid, or finer ones where there are no class tokens",
+        )
+    return last.grid
+
+
+def _meets(layer: LayerSpec, last: LayerSpec) -> bool:
+    if layer.grid == last.grid:
+        return layer.tokens == last.tokens
+    finer = all(fine >= coarse for fine, coarse in zip(layer.grid, last.grid, strict=True))
+    return finer and last.tokens == last.grid[0] * last.grid[1]
 
 
 def pooled_tokens(tokens: Mapping[str, LayerTokens], pooled: PooledLayer, dtype: torch.dtype = torch.float32) -> Tensor:

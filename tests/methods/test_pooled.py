@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec
-from mettle_cache.methods.pooled import PooledLayer, pool_tokens, pooled_tokens
+from mettle_cache.methods.pooled import PooledLayer, common_grid, pool_tokens, pooled_tokens
 from mettle_cache.tokens import FLOATS, LayerTokens
 
 LAYER = LayerSpec(modality="visual", stage=1, block=2, grid=(4, 6), tokens=25, width=3)
@@ -30,3 +31,28 @@ def test_what_a_loader_brought_is_taken():
     tokens = {"visual/s1b02": tokens_of(LAYER), "mean/visual/s1b02": brought}
     assert pooled.name == "mean/visual/s1b02"
     assert torch.equal(pooled_tokens(tokens, pooled), brought.codes)
+
+
+def layer(stage, grid, *, class_tokens=0):
+    tokens = grid[0] * grid[1] + class_tokens
+    return LayerSpec(modality="visual", stage=stage, block=1, grid=grid, tokens=tokens, width=4)
+
+
+def test_layers_meet_on_the_last_one_s_grid():
+    assert common_grid([layer(1, (4, 6)), layer(2, (3, 3)), layer(3, (2, 3))]) == (2, 3)
+    assert common_grid([layer(1, (2, 3), class_tokens=1), layer(2, (2, 3), class_tokens=1)]) == (2, 3)
+    assert common_grid([layer(1, (4, 6), class_tokens=1), layer(2, (2, 3))]) == (2, 3)
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [layer(1, (1, 3)), layer(2, (2, 3))],
+        [layer(1, (4, 6), class_tokens=1), layer(2, (2, 3), class_tokens=1)],
+        [layer(1, (2, 3), class_tokens=1), layer(2, (2, 3))],
+    ],
+    ids=["coarser", "class tokens on the last grid", "class tokens on one of two alike"],
+)
+def test_layers_that_cannot_meet(layers):
+    with pytest.raises(UsageError, match=r"the tokens of visual/s1b01 cannot meet those of visual/s2b01, \d on a grid"):
+        common_grid(layers)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from mettle_cache.klt_tokens import KltFormat
@@ -34,6 +34,13 @@ def token_products(tokens: LayerTokens, vectors: Tensor) -> Tensor:
     products: Tensor = _Products.apply(tokens.flatten_frames(), by_frame)
     by_token: Tensor = products.unflatten(0, tokens.codes.shape[:-2])
     return by_token
+
+
+def project_tokens(tokens: LayerTokens, linear: nn.Linear) -> Tensor:
+    """``linear`` of every token: ``[..., N, C]`` of ``tokens [..., N, D]``, in the precision of its weights."""
+    with torch.autocast(tokens.codes.device.type, enabled=False):
+        products = token_products(tokens, linear.weight)
+        return products if linear.bias is None else products + linear.bias
 
 
 class _Products(torch.autograd.Function):
