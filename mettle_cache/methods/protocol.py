@@ -86,7 +86,7 @@ class PerModality(Method):
     layers
         Those offered, of both modalities.
     build
-        Makes one modality's module of its layers; it has ``layers`` and ``output_dim``.
+        Makes one modality's module of its layers; it has ``layers`` and ``output_dim``, and may have ``pooled``.
 
     Raises
     ------
@@ -99,6 +99,7 @@ class PerModality(Method):
         visual, audio = (build(layers_of(layers, modality)) for modality in MODALITIES)
         self.visual, self.audio = visual, audio
         self.layers = (*visual.layers, *audio.layers)
+        self.pooled = (*getattr(visual, "pooled", ()), *getattr(audio, "pooled", ()))
         self.visual_dim, self.audio_dim = visual.output_dim, audio.output_dim
 
     def forward(self, tokens: Mapping[str, LayerTokens]) -> MetaTokens:

@@ -22,6 +22,8 @@ METHODS = Registry(
     (
         MethodRow("lcd", "mettle_cache.methods.lcd:KIND"),
         MethodRow("linear", "mettle_cache.methods.linear:KIND"),
+        MethodRow("lst", "mettle_cache.methods.lst:KIND"),
+        MethodRow("unipt", "mettle_cache.methods.unipt:KIND"),
     ),
 )
 

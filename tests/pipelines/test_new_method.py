@@ -52,12 +52,13 @@ def test_only_the_layers_that_it_names_are_read(store):
 
 
 def test_what_a_choice_refuses():
+    listed = ", ".join(METHODS.names())
     with pytest.raises(
-        UsageError, match=r"no method is called 'maen'\n  next: did you mean mean\? use one of lcd, linear, mean"
+        UsageError, match=rf"no method is called 'maen'\n  next: did you mean mean\? use one of {listed}$"
     ):
         MethodChoice("maen", MeanOptions()).build(LAYERS)
     with pytest.raises(UsageError, match="the method lcd takes LCDOptions, not MeanOptions"):
         MethodChoice("lcd", MeanOptions()).build(LAYERS)
     with pytest.raises(UsageError, match="the method mean needs stats beside the store, which no store has yet"):
         MethodChoice("mean", MeanOptions(companion="stats")).build(LAYERS)
-    assert METHODS.names() == ["lcd", "linear", "mean"]
+    assert {"lcd", "linear", "mean"} <= set(METHODS.names())
