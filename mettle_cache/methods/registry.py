@@ -24,6 +24,7 @@ METHODS = Registry(
         MethodRow("linear", "mettle_cache.methods.linear:KIND"),
         MethodRow("lst", "mettle_cache.methods.lst:KIND"),
         MethodRow("unipt", "mettle_cache.methods.unipt:KIND"),
+        MethodRow("molt", "mettle_cache.methods.molt:KIND"),
     ),
 )
 

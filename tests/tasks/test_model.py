@@ -11,7 +11,7 @@ from mettle_cache.layers import LayerSpec
 from mettle_cache.methods.lcd import LCDOptions
 from mettle_cache.methods.linear import LinearOptions
 from mettle_cache.methods.protocol import MetaTokens, Method
-from mettle_cache.methods.registry import MethodChoice
+from mettle_cache.methods.registry import METHODS, MethodChoice
 from mettle_cache.tasks.model import AudioVisualModel, common_width, require_method
 from mettle_cache.tasks.protocol import auxiliary_terms
 from mettle_cache.tokens import FLOATS, LayerTokens
@@ -94,4 +94,4 @@ def test_a_method_that_a_task_cannot_use_is_refused_with_the_reason():
     require_method(MethodChoice("lcd", LCDOptions()), ("linear", "lcd"), reason="it reads maps")
     with pytest.raises(UsageError, match="it reads maps, so it takes linear, not 'lcd'") as caught:
         require_method(MethodChoice("lcd", LCDOptions()), ("linear",), reason="it reads maps")
-    assert "installed: lcd, linear" in caught.value.hint
+    assert f"installed: {', '.join(METHODS.names())}" in caught.value.hint
