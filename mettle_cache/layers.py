@@ -120,7 +120,12 @@ def _pyramid(layers: list[LayerSpec]) -> list[LayerSpec]:
     stages = [members[-1] for members in group_by_array(layers).values()]
     if len(stages) > 1:
         return stages[-PYRAMID_LEVELS:]
-    ends = [len(layers) * quarter // PYRAMID_LEVELS for quarter in range(1, PYRAMID_LEVELS + 1)]
+    quarters = range(1, PYRAMID_LEVELS + 1)
+    # a selection that holds the four beside other layers, such as visual/pyramid,visual/last:6, keeps its four
+    whole = {layers[-1].block * quarter // PYRAMID_LEVELS for quarter in quarters} if layers else set()
+    if len(whole) == PYRAMID_LEVELS and whole <= {layer.block for layer in layers}:
+        return [layer for layer in layers if layer.block in whole]
+    ends = [len(layers) * quarter // PYRAMID_LEVELS for quarter in quarters]
     return [layers[end - 1] for end in ends if end]
 
 

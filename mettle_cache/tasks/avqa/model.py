@@ -3,11 +3,15 @@
 Shapes: B samples, T seconds, N positions, K meta-tokens, d_a and d_v their widths, D of the pictures. The paper has no
 such model; this is the reading that docs/protocols/avqa.md, "Where meta-tokens enter", gives reasons for: the sound's
 meta-tokens, on average, are what is heard, and the pictures are the last layer's tokens after equation 3.4.
+
+A method of both modalities gives its meta-tokens together: those of other videos' pictures are made with the sound that
+these do not belong to.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +22,8 @@ from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec
 from mettle_cache.methods.lcd import LCD
 from mettle_cache.methods.mti import SoftmaxOver
-from mettle_cache.methods.protocol import PerModality
+from mettle_cache.methods.protocol import MetaTokens, Method, PerModality
+from mettle_cache.tasks.protocol import auxiliary_outputs
 from mettle_cache.tokens import LayerTokens
 
 
@@ -27,27 +32,40 @@ class AvqaModel(nn.Module):
 
     ``raw_negatives`` leaves the pictures of other videos as the backbone gives them, as the published heads do: then
     the match can be told from the injection alone. Otherwise they take the same injection, from the sound that they do
-    not belong to and from their own pictures.
+    not belong to and from their own pictures. Without ``injects`` all pictures are as the backbone gives them, and the
+    method is only heard.
     """
 
     def __init__(
         self,
-        method: PerModality,
+        method: Method,
         decoder: AVQADecoder,
         layer: LayerSpec,
         *,
         softmax_over: SoftmaxOver,
         raw_negatives: bool,
+        injects: bool = True,
     ) -> None:
         super().__init__()
-        self.visual, self.audio, self.decoder = method.visual, method.audio, decoder
-        self.counts = {"visual": count_meta_tokens(method.visual), "audio": count_meta_tokens(method.audio)}
+        self.method: Method | None = None
+        self.counts: dict[str, int] = {}
+        if isinstance(method, PerModality):
+            # under the names that checkpoints had before there were methods of both modalities
+            self.visual, self.audio = method.visual, method.audio
+            self.counts = {"visual": count_meta_tokens(method.visual), "audio": count_meta_tokens(method.audio)}
+        else:
+            self.method = method
+        self.decoder = decoder
         self.layer = layer
+        # of other videos' tokens only these are read
+        self.seen = {layer.name, *(read.name for read in method.layers if read.modality == "visual")}
         self.softmax_over = softmax_over
         self.raw_negatives = raw_negatives
-        same = method.visual_dim == layer.width
-        self.cross = nn.Linear(method.audio_dim, layer.width)
-        self.intra = nn.Identity() if same else nn.Linear(method.visual_dim, layer.width)
+        self.injects = injects
+        if injects:
+            same = method.visual_dim == layer.width
+            self.cross = nn.Linear(method.audio_dim, layer.width)
+            self.intra = nn.Identity() if same else nn.Linear(method.visual_dim, layer.width)
 
     @property
     def kept_whole(self) -> dict[str, str]:
@@ -71,23 +89,40 @@ class AvqaModel(nn.Module):
         pictures of other videos are among the tokens.
         """
         positive = {name: layer[: len(question)] for name, layer in tokens.items()}
-        audio = self._distil("audio", positive)
-        pictures = [self._pictures(positive, audio)]
+        given = self._meta_tokens(positive)
+        pictures = [self._pictures(positive, given.visual, given.audio)]
         if negative_clip is not None and negative_second is not None:
-            negative = {name: take_seconds(layer, negative_clip, negative_second) for name, layer in tokens.items()}
-            raw = self.raw_negatives
-            pictures.append(self._raw_pictures(negative) if raw else self._pictures(negative, audio))
+            negative = {name: take_seconds(tokens[name], negative_clip, negative_second) for name in self.seen}
+            own = None if self.raw_negatives else self._visual_meta_tokens(negative, positive)
+            pictures.append(self._pictures(negative, own, given.audio))
         with torch.autocast(question.device.type, enabled=False):
-            heard = audio.to(self._precision).mean(dim=-2)
+            heard = given.audio.to(self._precision).mean(dim=-2)
             outputs: dict[str, Tensor] = self.decoder(heard, pictures[0], question, *pictures[1:])
-        return outputs
+        return {**outputs, **auxiliary_outputs(given.losses)}
 
     @property
     def _precision(self) -> torch.dtype:
-        return self.cross.weight.dtype
+        return next(self.decoder.parameters()).dtype
+
+    def _meta_tokens(self, tokens: Mapping[str, LayerTokens]) -> _Given:
+        """Of pictures with their own sound."""
+        if self.method is not None:
+            found: MetaTokens = self.method.separate(tokens)
+            return _Given(found.visual if self.injects else None, found.audio, found.losses)
+        return _Given(self._visual_meta_tokens(tokens, tokens), self._distil("audio", tokens))
+
+    def _visual_meta_tokens(
+        self, pictures: Mapping[str, LayerTokens], sound: Mapping[str, LayerTokens]
+    ) -> Tensor | None:
+        """``[B, T, K, d]`` of pictures with any sound; None where nothing is injected into pictures."""
+        if not self.injects:
+            return None
+        if self.method is not None:
+            return self.method.separate({**sound, **pictures}).visual
+        return self._distil("visual", pictures)
 
     def _distil(self, modality: str, tokens: Mapping[str, LayerTokens]) -> Tensor:
-        """Meta-tokens ``[B, T, K, d]``."""
+        """Meta-tokens ``[B, T, K, d]`` of a method that treats the modalities apart."""
         method = self.visual if modality == "visual" else self.audio
         if self.counts[modality] == 1:
             meta_token: Tensor = method(tokens).unsqueeze(-2)
@@ -99,18 +134,28 @@ class AvqaModel(nn.Module):
             )
         return method.separate(tokens)
 
-    def _raw_pictures(self, tokens: Mapping[str, LayerTokens]) -> Pictures:
-        return Pictures.of(tokens[self.layer.name].floats(self._precision))
+    def _pictures(self, tokens: Mapping[str, LayerTokens], visual: Tensor | None, audio: Tensor) -> Pictures:
+        """Equation 3.4 at the last layer, first with the sound's meta-tokens, then with the picture's own.
 
-    def _pictures(self, tokens: Mapping[str, LayerTokens], audio: Tensor) -> Pictures:
-        """Equation 3.4 at the last layer, first with the sound's meta-tokens, then with the picture's own."""
-        visual = self._distil("visual", tokens)
-        pictures = self._raw_pictures(tokens)
+        The layer as it is, where there are none of the picture's own.
+        """
+        pictures = Pictures.of(tokens[self.layer.name].floats(self._precision))
+        if visual is None:
+            return pictures
         with torch.autocast(visual.device.type, enabled=False):
             for linear, meta_tokens in ((self.cross, audio), (self.intra, visual)):
                 vectors = linear(meta_tokens.to(self._precision))
                 pictures = inject_vectors(pictures, vectors, softmax_over=self.softmax_over)
         return pictures
+
+
+@dataclass(frozen=True)
+class _Given:
+    """Meta-tokens ``[B, T, K, d]``, none of the pictures where nothing is injected, and the method's own losses."""
+
+    visual: Tensor | None
+    audio: Tensor
+    losses: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def count_meta_tokens(method: nn.Module) -> int:

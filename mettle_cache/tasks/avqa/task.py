@@ -23,7 +23,7 @@ from mettle_cache.layers import LayerSpec
 from mettle_cache.methods.lcd import LCD, LCDOptions
 from mettle_cache.methods.linear import LinearOptions, LinearProbe
 from mettle_cache.methods.mti import SoftmaxOver
-from mettle_cache.methods.protocol import PerModality
+from mettle_cache.methods.protocol import Method, PerModality
 from mettle_cache.methods.registry import MethodChoice
 from mettle_cache.metrics.avqa import (
     TYPES,
@@ -38,6 +38,8 @@ from mettle_cache.tasks.avqa.model import AvqaModel, last_layers
 from mettle_cache.tasks.model import require_method
 from mettle_cache.tasks.protocol import Predictions, PublishedRow, StepInputs, Task
 
+# direct alone injects nothing into the pictures
+AVQA_METHODS = ("lcd", "linear", "molt", "direct", "layermean")
 LENGTH = 14
 """Words of the longest published question; shorter ones are padded to it, and the LSTM runs through the padding."""
 
@@ -47,7 +49,8 @@ class AvqaHeadOptions(Options):
     """The head, and what docs/protocols/avqa.md, "Open choices", leaves open.
 
     ``dim`` is the head's width, ``none`` for that of the pictures, which grounding files want. ``init_grounding`` is
-    such a file, or ``none``. ``aggregate`` takes meta-tokens from the last layers, or their mean over all layers.
+    such a file, or ``none``. ``aggregate`` takes LCD's meta-tokens from the last layers, or their mean over all layers;
+    methods that are neither LCD nor linear probing choose their layers themselves.
     ``softmax_over`` is MTI's. ``negatives`` get the same injection or stay as the backbone gives them;
     ``negative_videos`` is how many other videos a step draws them from, ``all`` for no bound.
     """
@@ -108,7 +111,7 @@ class AvqaTask(Task):
         "answers": tuple(str(answer) for answer in range(42)),
     }
     published_segments: ClassVar[int] = 10
-    methods: ClassVar[tuple[str, ...] | None] = ("lcd", "linear")
+    methods: ClassVar[tuple[str, ...] | None] = AVQA_METHODS
 
     def __init__(
         self,
@@ -120,11 +123,11 @@ class AvqaTask(Task):
         method: MethodChoice,
         options: AvqaHeadOptions,
     ) -> None:
-        require_method(method, self.methods or (), reason="question answering injects each meta-token by itself")
+        require_method(method, AVQA_METHODS, reason="question answering injects each meta-token by itself")
         for name in ("words", "answers"):
             if not vocabulary.get(name):
                 raise DatasetError(f"the store's vocabulary has no {name}, so no question can be asked or answered")
-        self.layers = tuple(layers) if options.aggregate == "all_layers" else last_layers(layers)
+        self.layers = _chosen(layers, method, options)
         self.answers = tuple(vocabulary["answers"])
         self.words = tuple(vocabulary["words"])
         self.release = next(iter(vocabulary.get("release", ())), "unknown")
@@ -140,7 +143,10 @@ class AvqaTask(Task):
         _, self.video_of = np.unique(np.array(samples["clip"].to_pylist(), dtype=str), return_inverse=True)
 
     def build_model(self) -> nn.Module:
-        method = PerModality(self.layers, self._build_module)
+        if isinstance(self.method.options, LCDOptions | LinearOptions):
+            method: Method = PerModality(self.layers, self._build_module)
+        else:
+            method = self.method.build(self.layers)
         layer = last_layers(self.layers)[0]
         decoder = AVQADecoder(
             method.audio_dim,
@@ -157,6 +163,7 @@ class AvqaTask(Task):
             layer,
             softmax_over=self.options.softmax_over,
             raw_negatives=self.options.negatives == "raw",
+            injects=self.method.name != "direct",
         )
 
     def initialise(self, model: nn.Module) -> None:
@@ -238,6 +245,14 @@ class AvqaTask(Task):
 
     def _accuracies(self, answers: np.ndarray, rows: Sequence[int]) -> dict[str, float]:
         return answer_accuracies(answers, self.answer_of[_indexes(rows)], [self.types[row] for row in rows])
+
+
+def _chosen(layers: Sequence[LayerSpec], method: MethodChoice, options: AvqaHeadOptions) -> tuple[LayerSpec, ...]:
+    """The layers that are read: the method's, and the last visual one, which the head sees."""
+    if method.name not in ("lcd", "linear"):
+        read = {*method.layers(layers), *last_layers(layers)[:1]}
+        return tuple(layer for layer in layers if layer in read)
+    return tuple(layers) if options.aggregate == "all_layers" else last_layers(layers)
 
 
 def word_indexes(questions: Sequence[str], words: Sequence[str]) -> np.ndarray:

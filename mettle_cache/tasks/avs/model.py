@@ -1,6 +1,6 @@
-"""The segmentation model: LCD on the last layers, MTI into the four stages, the pyramid decoder.
+"""The segmentation model: meta-tokens, MTI of them into the four stages, the pyramid decoder.
 
-Source: docs/protocols/avs.md.
+How a method gives its meta-tokens, if it gives any, says :data:`FEEDS`. Source: docs/protocols/avs.md.
 
 Shapes: B videos, T frames (seconds), N tokens, K meta-tokens of d channels, C channels of the pyramid.
 """
@@ -8,7 +8,7 @@ Shapes: B videos, T frames (seconds), N tokens, K meta-tokens of d channels, C c
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal, cast
 
 import torch
@@ -23,12 +23,30 @@ from mettle_cache.methods.distiller import LayerDistiller, MatrixOptions
 from mettle_cache.methods.lcd import LCDOptions
 from mettle_cache.methods.linear import LinearOptions, LinearProbe, mean_token
 from mettle_cache.methods.mti import MTI, InjectedTokens, MTIOptions, StageNumber, levels_problem
+from mettle_cache.methods.protocol import MetaTokens, Method
 from mettle_cache.methods.registry import MethodChoice
 from mettle_cache.options import Count, Weight
-from mettle_cache.tasks.model import require_method
+from mettle_cache.tasks.avs.stage_mix import MixedTokens, StageMix, stage_layers
+from mettle_cache.tasks.model import common_width, require_method
+from mettle_cache.tasks.protocol import auxiliary_outputs
 from mettle_cache.tokens import LayerTokens
 
-AVS_METHODS = ("lcd", "linear")
+Feed = Literal["levels", "tokens", "stages", "mixed"]
+
+FEEDS: Mapping[str, Feed] = {
+    "lcd": "levels",
+    "linear": "levels",
+    "molt": "tokens",
+    "direct": "stages",
+    "layermean": "mixed",
+}
+"""How each method feeds the masks.
+
+``levels``: LCD or a probe of its own on each of ``lcd_levels``, and MTI. ``tokens``: the meta-tokens that the method
+gives one by one (``Method.separate``), and MTI. ``stages``: the stored stages alone, as without MTI. ``mixed``: a
+weighted sum of each stage's layers, and no MTI.
+"""
+AVS_METHODS = tuple(FEEDS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +58,11 @@ class AvsHeadOptions(MTIOptions, MatrixOptions):
     Attributes
     ----------
     mti
-        Inject meta-tokens; without it the decoder sees the stages alone, and no LCD is built.
+        Inject meta-tokens; without it the decoder sees the stages alone, and no method is built. Methods that give
+        no meta-tokens (direct, layermean) are always without.
     lcd_levels
-        The levels whose tokens LCD reads, of both modalities; all their meta-tokens are injected (Table 12).
+        The levels whose tokens LCD or linear probing reads, of both modalities; all their meta-tokens are injected
+        (Table 12). MoLT chooses its layers itself.
     lateral, width
         See :class:`mettle_cache.decoders.fpn.FPN`.
     tpavi
@@ -75,23 +95,38 @@ class SegmentationModel(nn.Module):
     """Stored tokens of a video's frames to the logits of their masks.
 
     ``visual`` and ``audio`` are the levels of each modality, fine to coarse; of audio there may be the last ones only.
+    ``offered`` are all layers, for methods that choose of them; default: the levels.
     """
 
     def __init__(
-        self, visual: Sequence[LayerSpec], audio: Sequence[LayerSpec], method: MethodChoice, options: AvsHeadOptions
+        self,
+        visual: Sequence[LayerSpec],
+        audio: Sequence[LayerSpec],
+        method: MethodChoice,
+        options: AvsHeadOptions,
+        *,
+        offered: Sequence[LayerSpec] = (),
     ) -> None:
         super().__init__()
         require_method(method, AVS_METHODS, reason="segmentation injects each meta-token by itself")
+        options = without_mti(method, options)
+        offered = offered or (*visual, *audio)
         self.stages = tuple(visual)
         self.fpn = FPN(visual, lateral=options.lateral, width=options.width)
-        dim = _common_width(visual[-1], method)
-        # counted from the last, which both modalities have
-        read = [level - len(LEVELS) - 1 for level in options.lcd_levels]
+        self.mix = StageMix(mixed_layers(offered, visual)) if FEEDS[method.name] == "mixed" else None
         self.visual = self.audio = None
-        if options.mti and options.intra:
-            self.visual = LevelTokens([visual[level] for level in read], dim, method, options)
-        if options.mti and options.cross:
-            self.audio = LevelTokens([audio[level] for level in read], dim, method, options)
+        self.method: Method | None = None
+        dim = _common_width(visual[-1], method) if FEEDS[method.name] == "levels" else 0
+        if options.mti and FEEDS[method.name] == "tokens":
+            self.method = method.build(offered)
+            dim = common_width(self.method)
+        elif options.mti:
+            # counted from the last, which both modalities have
+            read = [level - len(LEVELS) - 1 for level in options.lcd_levels]
+            if options.intra:
+                self.visual = LevelTokens([visual[level] for level in read], dim, method, options)
+            if options.cross:
+                self.audio = LevelTokens([audio[level] for level in read], dim, method, options)
         self.mti = MTI(visual, dim, options) if options.mti else None
         self.tpavi = SoundOverTime(audio[-1], options.width) if options.tpavi else None
         self.matching = options.matching == "kl"
@@ -113,35 +148,73 @@ class SegmentationModel(nn.Module):
         }
 
     def forward(self, tokens: Mapping[str, LayerTokens]) -> dict[str, Tensor]:
-        """Tokens ``[B, T, N, D]`` by layer name to ``logits [B, T, 224, 224]``; with matching, ``matching [B, T]``."""
+        """Tokens ``[B, T, N, D]`` by layer name to ``logits [B, T, 224, 224]``; with matching, ``matching [B, T]``.
+
+        A method's own losses are outputs, too.
+        """
         # a mask's edge is where a logit's sign changes, and thresholds are 1/254 apart: no room for half precision
         with torch.autocast(next(iter(tokens.values())).codes.device.type, enabled=False):
-            heard = self.audio(tokens) if self.audio is not None else None
+            given = self._meta_tokens(tokens)
             frames = tokens[self.stages[0].name].codes.shape[:2]
-            maps = self.fpn.maps(self._inject(tokens, heard))
+            maps = self.fpn.maps(self._maps(tokens, given))
             sounds: list[Tensor] = []
             if self.tpavi is not None:
                 maps, sounds = self.tpavi(maps, tokens)
-            elif self.sound is not None and heard is not None:
-                sounds = [linear(heard.mean(-2)).flatten(0, 1) for linear in self.sound]
+            elif self.sound is not None and given.audio is not None:
+                sounds = [linear(given.audio.mean(-2)).flatten(0, 1) for linear in self.sound]
             logits = self.fpn.decode(maps)
             outputs = {"logits": logits.unflatten(0, frames)}
             if self.matching:
                 outputs["matching"] = matching_divergence(logits, maps, sounds).unflatten(0, frames)
-        return outputs
+        return {**outputs, **auxiliary_outputs(given.losses)}
 
-    def _inject(self, tokens: Mapping[str, LayerTokens], heard: Tensor | None) -> list[InjectedTokens]:
-        """The stages, ``[B T, N, D]`` each, with what was injected."""
+    def _meta_tokens(self, tokens: Mapping[str, LayerTokens]) -> _Given:
+        if self.method is not None:
+            found: MetaTokens = self.method.separate(tokens)
+            return _Given(found.visual, found.audio, found.losses)
+        heard = self.audio(tokens) if self.audio is not None else None
+        return _Given(self.visual(tokens) if self.visual is not None else None, heard)
+
+    def _maps(self, tokens: Mapping[str, LayerTokens], given: _Given) -> Sequence[InjectedTokens | MixedTokens]:
+        """The stages, ``[B T, N, D]`` each, with what was injected, or as sums of their layers."""
+        if self.mix is not None:
+            read = (layer.name for stage in self.mix.stages for layer in stage)
+            mixed: list[MixedTokens] = self.mix({name: tokens[name].flatten_frames() for name in read})
+            return mixed
         frames = {stage.name: tokens[stage.name].flatten_frames() for stage in self.stages}
         if self.mti is None:
             return [InjectedTokens(stage) for stage in frames.values()]
-        seen = self.visual(tokens) if self.visual is not None else None
         meta_tokens = {
             name: None if tensor is None else tensor.flatten(0, 1)
-            for name, tensor in (("visual", seen), ("audio", heard))
+            for name, tensor in (("visual", given.visual), ("audio", given.audio))
         }
         updated: list[InjectedTokens] = self.mti(frames, **meta_tokens)
         return updated
+
+
+@dataclass(frozen=True)
+class _Given:
+    """Meta-tokens ``[B, T, K, d]``, None where nothing is to be injected, and the method's own losses."""
+
+    visual: Tensor | None
+    audio: Tensor | None
+    losses: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def without_mti(method: MethodChoice, options: AvsHeadOptions) -> AvsHeadOptions:
+    """The options, with ``mti`` switched off for methods that give no meta-tokens.
+
+    Raises
+    ------
+    OptionsError
+        They ask for a matching term, for which nothing is left that hears.
+    """
+    return replace(options, mti=False) if options.mti and FEEDS[method.name] in ("stages", "mixed") else options
+
+
+def mixed_layers(offered: Sequence[LayerSpec], levels: Sequence[LayerSpec]) -> tuple[tuple[LayerSpec, ...], ...]:
+    """The visual layers of each level that a weighted sum is made of."""
+    return stage_layers([layer for layer in offered if layer.modality == "visual"], levels)
 
 
 class LevelTokens(nn.Module):

@@ -28,8 +28,16 @@ from mettle_cache.metrics.avs import (
     predict_masks,
     probabilities,
 )
-from mettle_cache.tasks.avs.model import AVS_METHODS, AvsHeadOptions, SegmentationModel
+from mettle_cache.tasks.avs.model import (
+    AVS_METHODS,
+    FEEDS,
+    AvsHeadOptions,
+    SegmentationModel,
+    mixed_layers,
+    without_mti,
+)
 from mettle_cache.tasks.avs.pictures import SheetVideo, contact_sheet, mask_png
+from mettle_cache.tasks.model import require_method
 from mettle_cache.tasks.protocol import Frames, Predictions, PublishedRow, Task
 
 MASK_BYTES = SIDE * SIDE // 8
@@ -108,9 +116,12 @@ class AvsTask(Task):
         method: MethodChoice,
         options: AvsHeadOptions,
     ) -> None:
+        require_method(method, AVS_METHODS, reason="segmentation injects each meta-token by itself")
+        options = without_mti(method, options)
         self.visual, self.audio = (_levels(layers, modality) for modality in MODALITIES)
         # a layer that nothing reads need not leave the disk
-        self.layers = (*self.visual, *_heard(self.audio, options))
+        read = {*self.visual, *_heard(self.audio, method, options), *_chosen(layers, self.visual, method, options)}
+        self.layers = tuple(layer for layer in layers if layer in read)
         self.samples = samples
         self.method = method
         self.options = options
@@ -118,7 +129,7 @@ class AvsTask(Task):
         _check_samples(samples, self.masks, options)
 
     def build_model(self) -> nn.Module:
-        return SegmentationModel(self.visual, self.audio, self.method, self.options)
+        return SegmentationModel(self.visual, self.audio, self.method, self.options, offered=self.layers)
 
     def targets(self, rows: Sequence[int]) -> Tensor:
         """Masks ``[B, M, 224, 224]``, booleans."""
@@ -229,17 +240,31 @@ def _levels(layers: Sequence[LayerSpec], modality: str) -> tuple[LayerSpec, ...]
     return select_layers(of_modality, "pyramid") if of_modality else ()
 
 
-def _heard(audio: Sequence[LayerSpec], options: AvsHeadOptions) -> tuple[LayerSpec, ...]:
-    """The audio layers that the model reads, counted from the last, which is level 4.
+def _chosen(
+    layers: Sequence[LayerSpec], visual: Sequence[LayerSpec], method: MethodChoice, options: AvsHeadOptions
+) -> tuple[LayerSpec, ...]:
+    """The layers that a method chooses itself, of those offered. Raises UsageError where it finds too few."""
+    feed = FEEDS[method.name]
+    if feed == "mixed":
+        return tuple(layer for stage in mixed_layers(layers, visual) for layer in stage)
+    if feed != "tokens" or not options.mti:
+        return ()
+    try:
+        return method.layers(layers)
+    except UsageError as error:
+        raise UsageError(error.message, hint=f"{error.hint}. The masks want visual/pyramid beside them") from error
+
+
+def _heard(audio: Sequence[LayerSpec], method: MethodChoice, options: AvsHeadOptions) -> tuple[LayerSpec, ...]:
+    """The levels of the sound that the model reads, counted from the last, which is level 4.
 
     Raises
     ------
     UsageError
         The store has not all of them.
     """
-    levels = set(options.lcd_levels if options.mti and options.cross else ()) | (
-        {PYRAMID_STAGES} if options.tpavi else set()
-    )
+    by_level = options.mti and options.cross and FEEDS[method.name] == "levels"
+    levels = set(options.lcd_levels if by_level else ()) | ({PYRAMID_STAGES} if options.tpavi else set())
     missing = [level for level in sorted(levels) if PYRAMID_STAGES - level >= len(audio)]
     if missing:
         raise UsageError(
