@@ -91,7 +91,9 @@ def report_lines(report: VerifyReport, *, repaired: bool) -> list[str]:
     if len(report.problems) > LISTED:
         lines.append(f"           and {len(report.problems) - LISTED} more; --json lists all")
     if report.problems and repaired:
-        lines.append(f"repaired   {len(report.damaged)} clips forgotten; run the same mettle extract command again")
+        removed = f", {len(report.companions)} companions removed" if report.companions else ""
+        again = "run the same mettle extract command again"
+        lines.append(f"repaired   {len(report.damaged)} clips forgotten{removed}; {again}")
     elif report.problems:
         repair = command_line("mettle verify --deep --repair", report.path)
         lines.append(f"next       {repair}, then the same mettle extract command")

@@ -13,10 +13,12 @@ FOLDERS = ("mettle_cache", "pipelines", "cli")
 FLOORS = ("library", "tasks", "pipelines", "cli")
 # what every part of the library may use
 SHARED = {
+    "companions",
     "content",
     "devices",
     "errors",
     "klt_tokens",
+    "late_bundle",
     "layers",
     "meta_device",
     "options",

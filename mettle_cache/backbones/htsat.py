@@ -24,10 +24,12 @@ from mettle_cache.backbones.front_ends import check_waveform
 from mettle_cache.backbones.htsat_checkpoint import load_htsat
 from mettle_cache.backbones.htsat_frontend import dft_kernels
 from mettle_cache.backbones.htsat_trunk import Htsat, HtsatSizes, original_parameters
+from mettle_cache.backbones.late_block import late_bundle
 from mettle_cache.backbones.protocol import Backbone, BackboneRequest
 from mettle_cache.backbones.published import CHECKPOINTS, WEIGHTS_FOLDER, find_checkpoint
 from mettle_cache.backbones.trunk import FrozenTrunk, build_seeded, check_batch, release
 from mettle_cache.errors import UsageError, WeightsError
+from mettle_cache.late_bundle import LateBundle
 from mettle_cache.layers import LayerSpec
 
 
@@ -91,6 +93,11 @@ class HtsatBackbone:
         """Move the weights; returns the backbone itself."""
         self.trunk.to(device)
         return self
+
+    def late_bundle(self) -> LateBundle:
+        """The last block and the final norm, to be replayed from the tokens of the block before."""
+        network = self.trunk.network
+        return late_bundle(network.blocks[-1], network.swin.norm, self.layers, self.name)
 
     def fingerprint(self) -> dict[str, object]:
         kind: dict[str, object] = {"kind": "pretrained"} if self.seed is None else {"kind": "random", "seed": self.seed}

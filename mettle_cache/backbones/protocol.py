@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from mettle_cache.late_bundle import LateBundle
+
 PRECISIONS = ("float32", "bfloat16", "float16")
 
 
@@ -98,6 +100,15 @@ class HearsFiles(Protocol):
 
     @property
     def hears_files(self) -> bool: ...
+
+
+@runtime_checkable
+class HasLateBlock(Protocol):
+    """A backbone whose last block may be replayed by itself, from the tokens of the block before."""
+
+    def late_bundle(self) -> LateBundle:
+        """The block and the final norm; raises UsageError, which says why, where there is nothing to replay."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,7 @@ from mettle_cache.backbones.front_ends import (
     ImageTransform,
 )
 from mettle_cache.backbones.hub import fetch_pretrained
+from mettle_cache.backbones.late_block import late_bundle
 from mettle_cache.backbones.protocol import Backbone, BackboneRequest
 from mettle_cache.backbones.timm_network import (
     build_from_file,
@@ -38,6 +39,7 @@ from mettle_cache.backbones.timm_network import (
 )
 from mettle_cache.backbones.trunk import FrozenTrunk, check_batch, release
 from mettle_cache.errors import UsageError
+from mettle_cache.late_bundle import LateBundle
 from mettle_cache.layers import LayerSpec
 from mettle_cache.preprocessing import Recording
 
@@ -116,6 +118,18 @@ class TimmBackbone:
     def shared_audio(self) -> TimmBackbone:
         """The same trunk behind the audio front end."""
         return self.audio_view(self)
+
+    def late_bundle(self) -> LateBundle:
+        """The last block and the final norm, to be replayed from the tokens of the block before.
+
+        Raises
+        ------
+        UsageError
+            There is no such block; says why.
+        """
+        network = self.trunk.network
+        block = find_taps(network, self.name).modules[-1]
+        return late_bundle(block, getattr(network, "norm", None), self.layers, self.name)
 
     def fingerprint(self) -> dict[str, object]:
         kind: dict[str, object] = {"kind": "pretrained"} if self.seed is None else {"kind": "random", "seed": self.seed}

@@ -44,7 +44,7 @@ class Method(nn.Module):
     visual_dim, audio_dim
         d of each modality.
     companions
-        Names of the files beside a store that are needed, such as the results of an analysis of its tokens.
+        Names of the companions of a store that are needed, such as the weights of a backbone's last block.
     """
 
     layers: tuple[LayerSpec, ...]
@@ -71,11 +71,14 @@ class MethodKind:
     """What stands behind a method's name.
 
     ``options_type`` is what a recipe's table of that name holds; ``build`` makes a method with the options, new
-    parameters included, on the layers that are offered. It raises UsageError where the two do not fit.
+    parameters included, on the layers that are offered: ``build(layers, options)``. It raises UsageError where the two
+    do not fit. One that ``reads_companions`` is given those that there are by name as well, and raises where it lacks
+    one: ``build(layers, options, companions)``.
     """
 
     options_type: type[Options]
-    build: Callable[[Sequence[LayerSpec], Any], Method]
+    build: Callable[..., Method]
+    reads_companions: bool = False
 
 
 class PerModality(Method):
@@ -86,7 +89,8 @@ class PerModality(Method):
     layers
         Those offered, of both modalities.
     build
-        Makes one modality's module of its layers; it has ``layers`` and ``output_dim``, and may have ``pooled``.
+        Makes one modality's module of its layers; it has ``layers`` and ``output_dim``, and may have ``pooled`` and
+        ``companions``.
 
     Raises
     ------
@@ -100,6 +104,7 @@ class PerModality(Method):
         self.visual, self.audio = visual, audio
         self.layers = (*visual.layers, *audio.layers)
         self.pooled = (*getattr(visual, "pooled", ()), *getattr(audio, "pooled", ()))
+        self.companions = (*getattr(visual, "companions", ()), *getattr(audio, "companions", ()))
         self.visual_dim, self.audio_dim = visual.output_dim, audio.output_dim
 
     def forward(self, tokens: Mapping[str, LayerTokens]) -> MetaTokens:

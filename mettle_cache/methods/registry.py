@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mettle_cache.errors import PluginError, UsageError
@@ -12,6 +12,7 @@ from mettle_cache.options import Options
 from mettle_cache.registry import MethodRow, Registry
 
 if TYPE_CHECKING:
+    from mettle_cache.companions import Companion
     from mettle_cache.methods.pooled import PooledLayer
     from mettle_cache.methods.protocol import Method, MethodKind
 
@@ -25,6 +26,7 @@ METHODS = Registry(
         MethodRow("lst", "mettle_cache.methods.lst:KIND"),
         MethodRow("unipt", "mettle_cache.methods.unipt:KIND"),
         MethodRow("molt", "mettle_cache.methods.molt:KIND"),
+        MethodRow("sherl", "mettle_cache.methods.sherl:KIND"),
     ),
 )
 
@@ -49,10 +51,11 @@ def method_kind(name: str) -> MethodKind:
 
 @dataclass(frozen=True)
 class MethodChoice:
-    """A method by its name, with its options."""
+    """A method by its name, with its options, and the companions that there are, by name: those of a store or a run."""
 
     name: str
     options: Options
+    companions: Mapping[str, Companion] = field(default_factory=dict, compare=False)
 
     def layers(self, offered: Sequence[LayerSpec]) -> tuple[LayerSpec, ...]:
         """The layers that it reads, of those offered. Raises as :meth:`build` does."""
@@ -76,16 +79,23 @@ class MethodChoice:
         Raises
         ------
         UsageError
-            There is no such method, the options are another's, it refuses the layers, or it needs companion files.
+            There is no such method, the options are another's, it refuses the layers, or a companion lacks.
+        StoreCorruptError, StoreKeyError
+            A companion is damaged, or of another store.
         """
         kind = method_kind(self.name)
         if not isinstance(self.options, kind.options_type):
             raise UsageError(
                 f"the method {self.name} takes {kind.options_type.__name__}, not {type(self.options).__name__}"
             )
-        method = kind.build(layers, self.options)
-        if method.companions:
+        method = (
+            kind.build(layers, self.options, self.companions)
+            if kind.reads_companions
+            else kind.build(layers, self.options)
+        )
+        if missing := [name for name in method.companions if name not in self.companions]:
             raise UsageError(
-                f"the method {self.name} needs {', '.join(method.companions)} beside the store, which no store has yet"
+                f"the method {self.name} needs {', '.join(missing)} beside the store, which is not there",
+                hint="the same mettle extract command again writes what it can, also beside a finished store",
             )
         return method

@@ -1,4 +1,4 @@
-"""Options of methods that put a narrow network of their own beside each backbone (LST, UniPT).
+"""Options of methods that put a narrow network of their own beside each backbone (LST, UniPT, SHERL).
 
 How narrow is a preset's matter, or that of the keys that override it.
 """

@@ -10,6 +10,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from mettle_cache.errors import StoreCorruptError
+from mettle_cache.store.companions import damaged_companions
 from mettle_cache.store.files_of_store import unexpected_files
 from mettle_cache.store.format.commit_log import LogLine, read_log
 from mettle_cache.store.format.digests import digest
@@ -32,6 +33,7 @@ from mettle_cache.store.reading.clip_check import (
     shard_problems,
     size_problems,
 )
+from mettle_cache.store.writing.durable import remove_files
 from mettle_cache.store.writing.lifecycle import commits_digest, forget_clips, keys_of_records, refuse_old_format
 
 
@@ -40,7 +42,7 @@ class VerifyReport:
     """The outcome of a check.
 
     ``nbytes`` were read from shards; ``damaged`` are indexes of clips to extract again, ``logs`` numbers of shards
-    whose log holds something else than records.
+    whose log holds something else than records, ``companions`` the damaged ones.
     """
 
     path: Path
@@ -53,6 +55,7 @@ class VerifyReport:
     problems: tuple[Problem, ...]
     damaged: tuple[int, ...]
     logs: tuple[int, ...] = ()
+    companions: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -132,6 +135,8 @@ def verify_store(path: Path | str, *, deep: bool = False, advance: Advance | Non
     if ready is not None:
         problems += _disagreements(metadata, ready, states)
         problems += [Problem("not a file of the store; remove it", name) for name in unexpected_files(metadata, stored)]
+    companions = list(damaged_companions(metadata.path, metadata.record.key_digest, deep=deep))
+    problems += [Problem(what, name) for name, what in companions]
     statuses = [state.status for state in states.values()]
     lost = sum(not state.status and bool(state.problems) for state in states.values())
     return VerifyReport(
@@ -145,21 +150,23 @@ def verify_store(path: Path | str, *, deep: bool = False, advance: Advance | Non
         problems=tuple(problems),
         damaged=tuple(clip for clip, state in states.items() if state.problems),
         logs=tuple(store.logs),
+        companions=tuple(name for name, _ in companions),
     )
 
 
 def repair_store(report: VerifyReport) -> int:
     """Forget the clips that a report found damaged, and ``READY``: the next extraction makes them anew.
 
-    It also writes the indexes of shards anew where they are damaged. Nothing that is intact is touched. Returns the
-    number of clips forgotten.
+    It also writes the indexes of shards anew where they are damaged, and removes damaged companions. Nothing that is
+    intact is touched. Returns the number of clips forgotten.
 
     Raises
     ------
     StoreError
         The store is of an older format, which is not written any more.
     """
-    if report.problems:
+    remove_files(report.path / name for name in report.companions)
+    if len(report.problems) > len(report.companions):
         metadata = load_metadata(report.path)
         refuse_old_format(metadata)
         forget_clips(metadata, report.damaged, logs=report.logs)

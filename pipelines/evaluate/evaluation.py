@@ -21,6 +21,7 @@ from mettle_cache.pipelines.evaluate.artefacts import StoredFrames, write_artefa
 from mettle_cache.pipelines.evaluate.comparison import compare_with_paper
 from mettle_cache.pipelines.progress import Progress, Silent
 from mettle_cache.pipelines.report.run_reports import EvaluateReport, EvaluationGroup
+from mettle_cache.pipelines.train.kept_companions import kept_companions
 from mettle_cache.pipelines.train.loop import predict_split
 from mettle_cache.pipelines.train.recipe import Recipe
 from mettle_cache.pipelines.train.run import Run
@@ -197,7 +198,7 @@ def _load(
     folder: RunFolder, place: RunFolder, config: RunConfig, store: TokenStore, split: str, device: torch.device
 ) -> _TrainedRun:
     recipe = config.load_recipe()
-    run = Run(bind_task(recipe, store), recipe.train, seed=config.seed, device=device)
+    run = Run(bind_task(recipe, store, kept_companions(folder)), recipe.train, seed=config.seed, device=device)
     epoch = run.load_best(folder)
     samples = read_split(store, split)
     if not samples.rows:

@@ -22,6 +22,7 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
+from mettle_cache.companions import Companion
 from mettle_cache.devices import choose_device
 from mettle_cache.errors import MettleError, RunError, StoreError, UsageError
 from mettle_cache.layers import LayerSpec
@@ -32,6 +33,12 @@ from mettle_cache.pipelines.progress import Silent
 from mettle_cache.pipelines.timing import Repeats, TimedVariant, time_interleaved
 from mettle_cache.pipelines.train.checkpoint import load_checkpoint, load_model, write_tensors
 from mettle_cache.pipelines.train.kept_arrays import STATIC, static_of_tensors, static_tensors
+from mettle_cache.pipelines.train.kept_companions import (
+    COMPANIONS,
+    companion_tensors,
+    companions_of_tensors,
+    kept_companions,
+)
 from mettle_cache.pipelines.train.recipe import Recipe, recipe_from_json
 from mettle_cache.pipelines.train.run_folder import RunFolder, hold_run
 from mettle_cache.pipelines.train.sample_loader import SampleBatch, SampleLoader, evaluation_inputs, read_split
@@ -119,13 +126,16 @@ def export_run(
     with _hold(run) if inside else nullcontext(RunFolder(run)) as folder:
         checkpoint = folder.check(folder.best)
         opened = config.store.open(run, instead=store)
-        task = bind_task(recipe, opened)
+        companions = kept_companions(folder)
+        task = bind_task(recipe, opened, companions)
         trained, folded = _load_twice(task, checkpoint, folder.best, target)
         kept = fold_model(folded)
         batch = _one_sample(task, opened, target)
         difference = _compare(trained, folded, list(folded_modules(folded)), batch)
         times = _time_models(trained, folded, batch, target, repeats)
-        write = partial(_write, model=folded, task=task, recipe=recipe, store=opened, checkpoint=checkpoint)
+        write = partial(
+            _write, model=folded, task=task, recipe=recipe, store=opened, checkpoint=checkpoint, companions=companions
+        )
         _save(folder if inside else None, out, write)
     return ExportReport(
         run=run,
@@ -197,7 +207,8 @@ def fold_model(model: nn.Module) -> dict[str, str]:
 
 def _check_place(out: Path, run: RunFolder) -> None:
     """Refuse the places of a run's own files, and to write over what no export wrote."""
-    own = (run.config, run.last, run.best, run.metrics, run.result, run.static)
+    own = [run.config, run.last, run.best, run.metrics, run.result, run.static]
+    own += [companion.path for companion in kept_companions(run).values()]
     if out.absolute() in [path.absolute() for path in own]:
         raise UsageError(f"{out} is the place of a file of the run", hint="name another file with --out")
     if out.is_dir():
@@ -228,12 +239,14 @@ def load_exported(path: str | Path) -> nn.Module:
     folded = load_folded(path)
     tensors, table = read_folded(path)
     try:
-        model = _task_of(table).build_model()
+        companions = companions_of_tensors(table.get(COMPANIONS, {}), tensors)
+        model = _task_of(table, companions).build_model()
         for name, module in folded.items():
             model.set_submodule(name, module)
     except (KeyError, TypeError, ValueError, AttributeError, MettleError) as error:
         raise RunError(f"{path}: its description of the head is damaged ({error})") from error
-    weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(f"{STATIC}/")}
+    beside = (f"{STATIC}/", f"{COMPANIONS}/")
+    weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(beside)}
     load_model(model, weights, where=path)
     return model.requires_grad_(False).eval()
 
@@ -258,7 +271,15 @@ def folded_modules(model: nn.Module) -> dict[str, FoldedLCD]:
     return {name: module for name, module in model.named_modules() if isinstance(module, FoldedLCD)}
 
 
-def _write(path: Path, model: nn.Module, task: Task, recipe: Recipe, store: TokenStore, checkpoint: Path) -> None:
+def _write(
+    path: Path,
+    model: nn.Module,
+    task: Task,
+    recipe: Recipe,
+    store: TokenStore,
+    checkpoint: Path,
+    companions: Mapping[str, Companion],
+) -> None:
     """Write a folded head with its description, from which it is built again; whole or not at all."""
     description = {
         "folded": {name: module.to_json() for name, module in folded_modules(model).items()},
@@ -273,16 +294,20 @@ def _write(path: Path, model: nn.Module, task: Task, recipe: Recipe, store: Toke
     if static := static_tensors(store.static, task.layers):
         tensors |= static
         description["codec"] = store.codec
+    if companions:
+        tensors |= companion_tensors(companions)
+        description[COMPANIONS] = {name: dict(companion.description) for name, companion in companions.items()}
     write_tensors(path, tensors, FOLDED_FORMAT, seal(tensors, description))
 
 
-def _task_of(table: Mapping[str, Any]) -> Task:
+def _task_of(table: Mapping[str, Any], companions: Mapping[str, Companion]) -> Task:
     """The task of an exported head, by its description."""
     return task_on_layers(
         recipe_from_json(table["recipe"], where="the exported head"),
         TypeAdapter(tuple[LayerSpec, ...]).validate_python(table["layers"]),
         vocabulary=TypeAdapter(dict[str, list[str]]).validate_python(table["vocabulary"]),
         segments=TypeAdapter(int).validate_python(table["segments"]),
+        companions=companions,
     )
 
 

@@ -25,6 +25,7 @@ from mettle_cache.pipelines.extract.extractor import (
     store_spec,
 )
 from mettle_cache.pipelines.extract.failures import Failures
+from mettle_cache.pipelines.extract.late_bundles import keep_late_bundles
 from mettle_cache.pipelines.extract.memory import SourceMemory
 from mettle_cache.pipelines.extract.other_key import other_key_explained
 from mettle_cache.pipelines.extract.pilot import with_static_arrays
@@ -116,6 +117,8 @@ def _write_store(
     remember_backbones(config, extractor)
     with writer:
         try:
+            for note in keep_late_bundles(writer.metadata, extractor.backbones):
+                progress.note(note)
             counts = _fill_store(config, extractor, writer, missing, progress)
             _read_back_the_rest(writer, progress)
             return counts.report(writer.finish(), config, out, [*notes, *about_store])

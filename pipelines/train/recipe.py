@@ -28,6 +28,7 @@ from mettle_cache.pipelines.train.recipe_file import read_recipe
 from mettle_cache.tasks.registry import TASKS, get_task
 
 if TYPE_CHECKING:
+    from mettle_cache.companions import Companion
     from mettle_cache.store.reading.token_store import TokenStore
 
 _BARE_WORD = re.compile(r"[A-Za-z0-9_.:,/+-]+")
@@ -86,9 +87,9 @@ class Recipe(_Plain):
     head: Any
     method_options: Options
 
-    def method_choice(self) -> MethodChoice:
-        """The method with its options."""
-        return MethodChoice(self.method, self.method_options)
+    def method_choice(self, companions: Mapping[str, Companion] | None = None) -> MethodChoice:
+        """The method with its options, and the companions that there are."""
+        return MethodChoice(self.method, self.method_options, companions or {})
 
     def to_json(self) -> dict[str, object]:
         """Nested plain values, as a file holds them; :func:`recipe_from_json` is the inverse."""

@@ -13,11 +13,12 @@ from mettle_cache.tasks.protocol import Task
 from mettle_cache.tasks.registry import get_task
 
 if TYPE_CHECKING:
+    from mettle_cache.companions import Companion
     from mettle_cache.store.reading.token_store import TokenStore
 
 
-def bind_task(recipe: Recipe, store: TokenStore) -> Task:
-    """The recipe's task on this store.
+def bind_task(recipe: Recipe, store: TokenStore, companions: Mapping[str, Companion] | None = None) -> Task:
+    """The recipe's task on this store. A run's own ``companions`` take the place of the store's.
 
     Raises
     ------
@@ -39,13 +40,18 @@ def bind_task(recipe: Recipe, store: TokenStore) -> Task:
         samples=store.samples,
         vocabulary=store.vocabulary,
         segments=store.segments,
-        method=recipe.method_choice(),
+        method=recipe.method_choice({**store.companions, **(companions or {})}),
         options=recipe.head,
     )
 
 
 def task_on_layers(
-    recipe: Recipe, layers: Sequence[LayerSpec], *, vocabulary: Mapping[str, Sequence[str]], segments: int
+    recipe: Recipe,
+    layers: Sequence[LayerSpec],
+    *,
+    vocabulary: Mapping[str, Sequence[str]],
+    segments: int,
+    companions: Mapping[str, Companion] | None = None,
 ) -> Task:
     """The recipe's task on just these layers, without a sample: enough to build its model.
 
@@ -60,6 +66,6 @@ def task_on_layers(
         samples=task_type.sample_schema.empty_table(),
         vocabulary=vocabulary,
         segments=segments,
-        method=recipe.method_choice(),
+        method=recipe.method_choice(companions),
         options=recipe.head,
     )

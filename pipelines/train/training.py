@@ -16,6 +16,7 @@ from mettle_cache.pipelines.report.run_reports import GroupReport, TrainReport
 from mettle_cache.pipelines.report.units import format_bytes
 from mettle_cache.pipelines.train.config import SelectOn
 from mettle_cache.pipelines.train.kept_arrays import keep_static
+from mettle_cache.pipelines.train.kept_companions import keep_companions, kept_companions
 from mettle_cache.pipelines.train.loop import SharedPass, Throughput, train_epochs
 from mettle_cache.pipelines.train.recipe import Recipe, default_recipe, load_recipe
 from mettle_cache.pipelines.train.run import Run
@@ -141,7 +142,7 @@ def _open(store: str | Path | TokenStore) -> TokenStore:
 
 
 def _build_run(spec: RunSpec, store: TokenStore, device: torch.device, resume: bool) -> Run:
-    task = bind_task(spec.recipe, store)
+    task = bind_task(spec.recipe, store, kept_companions(RunFolder(spec.out)) if resume else None)
     run = Run(task, spec.recipe.train, seed=spec.seed, device=device, label=spec.name)
     if not (resume and RunFolder(spec.out).has(RunFolder(spec.out).last)):
         task.initialise(run.model)
@@ -168,6 +169,7 @@ def _hold_folders(
         folders = held.enter_context(claim_runs(claims, resume=resume))
         for run, folder in zip(runs, folders, strict=True):
             keep_static(folder, shared.loader.store, run.task.layers)
+            keep_companions(folder, run.model, shared.loader.store.companions)
             held.enter_context(run.record(folder, store_digest=shared.loader.store.key_digest, steps=shared.steps))
         yield
 

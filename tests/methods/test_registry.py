@@ -71,5 +71,5 @@ COMPANION_KIND = MethodKind(LinearOptions, lambda layers, options: WithCompanion
 
 def test_a_method_that_needs_files_beside_the_store_is_refused(row):
     row(f"{__name__}:COMPANION_KIND")
-    with pytest.raises(UsageError, match=r"the method other needs ranks\.npz beside the store, which no store has yet"):
+    with pytest.raises(UsageError, match=r"the method other needs ranks\.npz beside the store, which is not there"):
         MethodChoice("other", LinearOptions()).build(LAYERS)

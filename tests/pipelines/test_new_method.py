@@ -59,6 +59,6 @@ def test_what_a_choice_refuses():
         MethodChoice("maen", MeanOptions()).build(LAYERS)
     with pytest.raises(UsageError, match="the method lcd takes LCDOptions, not MeanOptions"):
         MethodChoice("lcd", MeanOptions()).build(LAYERS)
-    with pytest.raises(UsageError, match="the method mean needs stats beside the store, which no store has yet"):
+    with pytest.raises(UsageError, match="the method mean needs stats beside the store, which is not there"):
         MethodChoice("mean", MeanOptions(companion="stats")).build(LAYERS)
     assert {"lcd", "linear", "mean"} <= set(METHODS.names())

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import pyarrow as pa
 import torch
 
+from mettle_cache.companions import CompanionFile
 from mettle_cache.errors import StoreError, StoreKeyError, StoreUnfinishedError, UsageError
 from mettle_cache.layers import LayerSpec
 from mettle_cache.paths import command_line
+from mettle_cache.store.companions import find_companions
 from mettle_cache.store.format.codecs import CODES, StaticArrays
 from mettle_cache.store.format.digests import digest_of
 from mettle_cache.store.format.intact import check_files
@@ -308,6 +310,11 @@ class TokenStore:
             They are damaged.
         """
         return self._static_arrays(torch.device("cpu"))
+
+    @property
+    def companions(self) -> Mapping[str, CompanionFile]:
+        """What lies beside the tokens for methods that want it, by file name; nothing is opened before it is used."""
+        return find_companions(self.path, self._metadata.record.key_digest)
 
     def clip_files(self, clip: int) -> tuple[Path, ...]:
         """The shards of one clip; for backups and benchmarks, which want files.
