@@ -15,6 +15,13 @@ EPILOG = """Examples:
 mettle info cache/ave-swinv2_l-htsat.zarr
 mettle info cache/ave-swinv2_l-htsat.zarr --json
 """
+STATES = {
+    "finished": "",
+    "other": "",
+    "unfinished": ", UNFINISHED: the training that wants it goes on with it",
+    "outdated": ", of other tokens than the store's: it is never read, and can be removed",
+    "damaged": ", DAMAGED: the training that wants it makes it anew",
+}
 SHOWN = ("array", "layers", "tokens", "width", "cell")
 
 
@@ -36,6 +43,7 @@ def info(store: StoreArgument, json: Json = False, debug: Debug = False) -> None
     assert isinstance(facts["nbytes"], int)
     assert isinstance(facts["bytes_per_clip"], int)
     assert isinstance(facts["provenance"], dict)
+    assert isinstance(facts["companions"], list)
     static = facts["static_bytes"]
     assert isinstance(static, int)
     beside = f", and {format_bytes(static)} of static arrays" if static else ""
@@ -50,6 +58,10 @@ def info(store: StoreArgument, json: Json = False, debug: Debug = False) -> None
         *(f"{name:<10} {value}" for name, value in facts["provenance"].items()),
         "",
         *table_lines(SHOWN, [[stage[name] for name in SHOWN] for stage in stages]),
+        *(
+            f"companion  {one['name']}: {format_bytes(one['nbytes'])}{STATES[one['state']]}"
+            for one in facts["companions"]
+        ),
         *(f"failed     {clip}: {reason}" for clip, reason in failed.items()),
     ]
     emit(facts, lines)

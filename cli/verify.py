@@ -53,11 +53,12 @@ def verify(
     from mettle_cache.pipelines.progress import terminal_progress
     from mettle_cache.store import repair_store, verify_store
     from mettle_cache.store.format.metadata import load_metadata
+    from mettle_cache.store.verify import clips_to_verify
 
     require_store(store)
     progress = terminal_progress()
     try:
-        progress.start(load_metadata(store).clips, "clips", f"verify {store}")
+        progress.start(clips_to_verify(load_metadata(store)), "clips", f"verify {store}")
         report = verify_store(store, deep=deep, advance=progress.advance)
     except StoreUnfinishedError as error:
         error.exit_code = EXIT_CODES["unfinished"]
@@ -82,21 +83,25 @@ def verify(
 def report_lines(report: VerifyReport, *, repaired: bool) -> list[str]:
     """The verdict, the problems, and what to do about them."""
     checked = f"every byte ({format_bytes(report.nbytes)})" if report.deep else "records and sizes; --deep reads all"
+    problems = report.all_problems
     lines = [
         f"{report.path}: {report.state}",
         f"clips      {report.clips} committed, {report.failed} failed, {report.pending} pending",
         f"checked    {checked}",
-        *(f"problem    {problem}" for problem in report.problems[:LISTED]),
+        *(f"companion  {one.path.name}: {one.state}" for one in report.pooled),
+        *(f"problem    {problem}" for problem in problems[:LISTED]),
     ]
-    if len(report.problems) > LISTED:
-        lines.append(f"           and {len(report.problems) - LISTED} more; --json lists all")
-    if report.problems and repaired:
+    if len(problems) > LISTED:
+        lines.append(f"           and {len(problems) - LISTED} more; --json lists all")
+    again = "run the same mettle extract command again" if report.problems else "the next training makes them anew"
+    if problems and repaired:
+        forgotten = len(report.damaged) + sum(len(one.damaged) for one in report.pooled)
         removed = f", {len(report.companions)} companions removed" if report.companions else ""
-        again = "run the same mettle extract command again"
-        lines.append(f"repaired   {len(report.damaged)} clips forgotten{removed}; {again}")
-    elif report.problems:
+        lines.append(f"repaired   {forgotten} clips forgotten{removed}; {again}")
+    elif problems:
         repair = command_line("mettle verify --deep --repair", report.path)
-        lines.append(f"next       {repair}, then the same mettle extract command")
+        then = "the same mettle extract command" if report.problems else "training, which makes anew what is damaged"
+        lines.append(f"next       {repair}, then {then}")
     elif not report.ok:
         lines.append("next       run the same mettle extract or recode command again; it goes on from there")
     return lines

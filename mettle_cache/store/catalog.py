@@ -7,6 +7,8 @@ from pathlib import Path
 
 from mettle_cache.errors import MettleError
 from mettle_cache.layers import group_by_array
+from mettle_cache.store.companion_stores import list_companions
+from mettle_cache.store.format.digests import digest_of
 from mettle_cache.store.format.intact import check_files
 from mettle_cache.store.format.manifest import open_manifest
 from mettle_cache.store.format.metadata import (
@@ -43,6 +45,8 @@ def describe_store(path: Path | str) -> dict[str, object]:
     committed = manifest.statuses.count("ok")
     splits = samples["split"].to_pylist() if "split" in samples.column_names else []
     key = metadata.record.key
+    content = digest_of(list(manifest.commits)) if ready is not None else None
+    companions = list_companions(metadata.path, metadata.record.key_digest, content)
     return {
         "path": str(path),
         "format": metadata.format,
@@ -69,6 +73,7 @@ def describe_store(path: Path | str) -> dict[str, object]:
             }
             for array, members in group_by_array(metadata.layers).items()
         ],
+        "companions": [companion.to_json() for companion in companions],
         "key_digest": metadata.record.key_digest,
         "key": key.model_dump(mode="json"),
         "provenance": dict(metadata.record.provenance),

@@ -14,8 +14,7 @@ from torch import Tensor
 from mettle_cache.companions import SUFFIX, CompanionFile, companion_bytes
 from mettle_cache.errors import MettleError, StoreCorruptError
 from mettle_cache.store.format.digests import digest
-from mettle_cache.store.format.files import file_digest
-from mettle_cache.store.format.metadata import COMPANIONS
+from mettle_cache.store.format.files import COMPANIONS, file_digest
 from mettle_cache.store.writing.durable import make_folder, write_file
 
 

@@ -7,8 +7,8 @@ import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from mettle_cache.store.format.files import MANIFEST
-from mettle_cache.store.format.metadata import COMMITS, COMPANIONS, READY, StoreMetadata
+from mettle_cache.store.format.files import COMPANIONS, MANIFEST
+from mettle_cache.store.format.metadata import COMMITS, READY, StoreMetadata
 from mettle_cache.store.writing.locks import FINISHING, LOCKS
 
 # a folder that was unpacked into a store by mistake need not be listed to the end

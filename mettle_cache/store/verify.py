@@ -9,16 +9,18 @@ from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 
-from mettle_cache.errors import StoreCorruptError
+from mettle_cache.errors import MettleError, StoreCorruptError
+from mettle_cache.store.companion_stores import companions_to_check
 from mettle_cache.store.companions import damaged_companions
 from mettle_cache.store.files_of_store import unexpected_files
 from mettle_cache.store.format.commit_log import LogLine, read_log
-from mettle_cache.store.format.digests import digest
-from mettle_cache.store.format.files import MANIFEST, PARTIAL
+from mettle_cache.store.format.digests import digest, digest_of
+from mettle_cache.store.format.files import COMPANIONS, MANIFEST, PARTIAL
 from mettle_cache.store.format.intact import damaged_files, missing_so_far
 from mettle_cache.store.format.manifest import read_manifest, shard_sizes
 from mettle_cache.store.format.metadata import (
     READY,
+    ROOT,
     StoreMetadata,
     damaged_root,
     load_metadata,
@@ -42,7 +44,8 @@ class VerifyReport:
     """The outcome of a check.
 
     ``nbytes`` were read from shards; ``damaged`` are indexes of clips to extract again, ``logs`` numbers of shards
-    whose log holds something else than records, ``companions`` the damaged ones.
+    whose log holds something else than records, ``companions`` the damaged ones that are files. ``pooled`` are those
+    that are stores themselves: they may be unfinished, and have the problems that are their own.
     """
 
     path: Path
@@ -56,18 +59,30 @@ class VerifyReport:
     damaged: tuple[int, ...]
     logs: tuple[int, ...] = ()
     companions: tuple[str, ...] = ()
+    pooled: tuple[VerifyReport, ...] = ()
 
     @property
     def ok(self) -> bool:
-        return self.finished and not self.problems
+        return self.finished and not self.all_problems
+
+    @property
+    def all_problems(self) -> tuple[Problem, ...]:
+        """Those of the store, and those of its companions, whose files are named from the store's folder on."""
+        beside = (
+            replace(problem, file=f"{COMPANIONS}/{companion.path.name}/{problem.file}")
+            for companion in self.pooled
+            for problem in companion.problems
+        )
+        return (*self.problems, *beside)
 
     @property
     def state(self) -> str:
         """``ok``, ``damaged`` or ``unfinished``: what a run that was stopped leaves is unfinished, and no damage."""
-        return "ok" if self.ok else "damaged" if self.problems else "unfinished"
+        return "ok" if self.ok else "damaged" if self.all_problems else "unfinished"
 
     def to_json(self) -> dict[str, object]:
-        return {**asdict(self), "path": str(self.path), "ok": self.ok, "state": self.state}
+        own = {"path": str(self.path), "ok": self.ok, "state": self.state}
+        return {**asdict(self), **own, "pooled": [companion.to_json() for companion in self.pooled]}
 
 
 @dataclass(frozen=True)
@@ -151,26 +166,66 @@ def verify_store(path: Path | str, *, deep: bool = False, advance: Advance | Non
         damaged=tuple(clip for clip, state in states.items() if state.problems),
         logs=tuple(store.logs),
         companions=tuple(name for name, _ in companions),
+        pooled=tuple(_verify_companions(store, advance)),
     )
+
+
+def clips_to_verify(metadata: StoreMetadata) -> int:
+    """How many clips :func:`verify_store` tells ``advance`` of: those of the store and of its companions."""
+    clips = metadata.clips
+    for path in companions_to_check(metadata.path, metadata.record.key_digest, None):
+        with suppress(MettleError):
+            clips += load_metadata(path).clips
+    return clips
 
 
 def repair_store(report: VerifyReport) -> int:
     """Forget the clips that a report found damaged, and ``READY``: the next extraction makes them anew.
 
-    It also writes the indexes of shards anew where they are damaged, and removes damaged companions. Nothing that is
-    intact is touched. Returns the number of clips forgotten.
+    It also writes the indexes of shards anew where they are damaged, and removes damaged companions; of one that is a
+    store itself, it forgets clips. Nothing that is intact is touched. Returns the number of clips forgotten.
 
     Raises
     ------
     StoreError
         The store is of an older format, which is not written any more.
     """
+    for companion in report.pooled:
+        # without root metadata there is nothing to repair: it is made anew
+        with suppress(StoreCorruptError):
+            repair_store(companion)
     remove_files(report.path / name for name in report.companions)
     if len(report.problems) > len(report.companions):
         metadata = load_metadata(report.path)
         refuse_old_format(metadata)
         forget_clips(metadata, report.damaged, logs=report.logs)
     return len(report.damaged)
+
+
+def _verify_companions(store: _Store, advance: Advance | None) -> Iterator[VerifyReport]:
+    metadata = store.metadata
+    content = digest_of(list(store.expected)) if store.expected else None
+    for path in companions_to_check(metadata.path, metadata.record.key_digest, content):
+        try:
+            yield verify_store(path, deep=store.deep, advance=advance)
+        except StoreCorruptError as error:
+            yield _without_root(path, store.deep, error)
+        except MettleError:
+            continue  # stopped as it began, or taken away meanwhile
+
+
+def _without_root(path: Path, deep: bool, error: StoreCorruptError) -> VerifyReport:
+    return VerifyReport(
+        path=path,
+        deep=deep,
+        finished=False,
+        clips=0,
+        failed=0,
+        pending=0,
+        nbytes=0,
+        problems=(Problem(error.message, ROOT),),
+        damaged=(),
+    )
 
 
 def _ready(metadata: StoreMetadata, problems: list[Problem]) -> ReadyRecord | None:

@@ -28,6 +28,11 @@ class ClipMeanStore(TokenStore):
         self.key_digest = digest_of([self.key_digest, CLIP_MEAN])
         self.codec = CLIP_MEAN
 
+    @property
+    def companion_folder(self) -> None:
+        """None: what lies beside the store is of its own tokens."""
+        return None
+
     def batches(self, *arguments: Any, **options: Any) -> Iterator[TokenBatch]:
         """As those of the store itself; every token is its clip's mean."""
         for batch in super().batches(*arguments, **options):

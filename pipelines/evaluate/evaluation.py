@@ -17,6 +17,7 @@ from mettle_cache.devices import choose_device, prepare_process
 from mettle_cache.errors import RunError, StoreError, UsageError
 from mettle_cache.methods.kernels.ops import pools_tokens
 from mettle_cache.paths import command_line, local_path
+from mettle_cache.pipelines.companions.pooled_grids import pooled_grids
 from mettle_cache.pipelines.evaluate.artefacts import StoredFrames, write_artefacts
 from mettle_cache.pipelines.evaluate.comparison import compare_with_paper
 from mettle_cache.pipelines.progress import Progress, Silent
@@ -234,7 +235,9 @@ def _group_by_pass(trained: Sequence[_TrainedRun]) -> list[list[_TrainedRun]]:
 def _predict_together(group: Sequence[_TrainedRun], threads: int, progress: Progress) -> list[Predictions | RunError]:
     """Each run's predictions, from one pass over the split."""
     first, runs = group[0], [trained.run for trained in group]
-    loader = SampleLoader.for_tasks(first.store, [run.task for run in runs], device=first.run.device, threads=threads)
+    tasks = [run.task for run in runs]
+    grids = pooled_grids(first.store, [each for task in tasks for each in task.pooled], progress)
+    loader = SampleLoader.for_tasks(first.store, tasks, device=first.run.device, threads=threads, grids=grids)
     if any(pools_tokens(run.model) for run in runs):
         loader.compile_kernels(first.split.rows, progress.note)
     progress.start(len(first.split), "clips", f"evaluate {first.split.name}")

@@ -33,6 +33,7 @@ from mettle_cache.pipelines.extract.refresh import find_changed, without_deleted
 from mettle_cache.pipelines.extract.stream import Outcome, stream_clips
 from mettle_cache.pipelines.extract.weights import remember_backbones
 from mettle_cache.pipelines.progress import Progress, Silent
+from mettle_cache.pipelines.read_back import read_back
 from mettle_cache.pipelines.room import check_room
 from mettle_cache.pipelines.signals import InterruptedRunError, stop_on_signals
 from mettle_cache.samples import clips_of_samples
@@ -156,7 +157,7 @@ def _fill_store(
         writer.forget(changed)
     pending = sorted({*lacking, *stale})
     if not writer.sealed:
-        damaged = _read_back(writer, writer.unread(config.part), progress)
+        damaged = read_back(writer, writer.unread(config.part), progress)
         missing = {**missing, **_unreadable(dataset, config, [writer.clips[index] for index in damaged])}
         pending = sorted({*pending, *damaged})
     work = [index for index in pending if dataset.clips[index].id not in missing]
@@ -214,20 +215,6 @@ def _extract_clips(
         )
 
 
-def _read_back(writer: StoreWriter, clips: Sequence[int], progress: Progress) -> list[int]:
-    """Compare clips that earlier runs left with their checksums; those that are damaged are forgotten, and returned."""
-    if not clips:
-        return []
-    progress.start(len(clips), "clips", f"read back what {writer.path} has")
-    try:
-        damaged = writer.read_back(clips, progress.advance)
-    finally:
-        progress.finish()
-    for first, *_ in damaged.values():
-        progress.note(f"damaged since it was written: {first}")
-    return list(damaged)
-
-
 def _read_back_the_rest(writer: StoreWriter, progress: Progress) -> None:
     """Before the store is sealed: read what neither this run nor its beginning has read, such as other parts' clips.
 
@@ -236,7 +223,7 @@ def _read_back_the_rest(writer: StoreWriter, progress: Progress) -> None:
     StoreCorruptError
         Clips are damaged; they are forgotten, and the store stays unfinished.
     """
-    damaged = _read_back(writer, writer.unread_before_sealing(), progress)
+    damaged = read_back(writer, writer.unread_before_sealing(), progress)
     if damaged:
         names = ", ".join(writer.clips[clip] for clip in damaged[:LISTED])
         raise StoreCorruptError(

@@ -24,6 +24,7 @@ from mettle_cache.errors import TokensError, UsageError
 from mettle_cache.pipelines.cells import cells_for
 from mettle_cache.pipelines.in_order import in_order
 from mettle_cache.pipelines.progress import Progress, Silent
+from mettle_cache.pipelines.read_back import read_back
 from mettle_cache.pipelines.recode.config import RecodeConfig, RecodeReport
 from mettle_cache.pipelines.room import check_room
 from mettle_cache.pipelines.signals import InterruptedRunError, stop_on_signals
@@ -217,13 +218,7 @@ def _pending(recoding: _Recoding, writer: StoreWriter, progress: Progress) -> li
     if stale:
         progress.note(f"clips that were extracted again since, and that are recoded again: {len(stale)}")
         writer.forget(stale)
-    damaged = []
-    if not writer.sealed and (unread := writer.unread(part)):
-        progress.start(len(unread), "clips", f"read back what {writer.path} has")
-        try:
-            damaged = list(writer.read_back(unread, progress.advance))
-        finally:
-            progress.finish()
+    damaged = [] if writer.sealed else read_back(writer, writer.unread(part), progress)
     mine = writer.clips_of(part)
     return sorted({*lacking, *damaged, *(index for index in stale if index in mine)})
 

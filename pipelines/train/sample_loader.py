@@ -5,7 +5,7 @@ A sample is an annotation row; several samples may share a clip, which is stored
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -21,6 +21,7 @@ from mettle_cache.tasks.protocol import StepInputs, Task
 from mettle_cache.tokens import TokenBatch
 
 if TYPE_CHECKING:
+    from mettle_cache.pipelines.companions.pooled_grids import PooledGrids
     from mettle_cache.store.reading.token_store import TokenStore
 
 
@@ -64,13 +65,23 @@ class SampleBatch:
 
 
 class SampleLoader:
-    """Batches of one store's tokens for chosen samples; ``nbytes`` counts what it has delivered."""
+    """Batches of one store's tokens for chosen samples; ``nbytes`` counts what it has delivered.
+
+    ``layers`` are read whole. ``grids`` come with them, under the names of their pooled layers.
+    """
 
     def __init__(
-        self, store: TokenStore, layers: Sequence[LayerSpec], *, device: torch.device, threads: int = 3
+        self,
+        store: TokenStore,
+        layers: Sequence[LayerSpec],
+        *,
+        device: torch.device,
+        threads: int = 3,
+        grids: Sequence[PooledGrids] = (),
     ) -> None:
         self.store = store
         self.names = [layer.name for layer in layers]
+        self.grids = tuple(grids)
         self.device = device
         self.threads = threads
         self.nbytes = 0
@@ -78,10 +89,24 @@ class SampleLoader:
         self._clips_of_row = [[index[clip] for clip in clips] for clips in clips_of_samples(store.samples)]
 
     @classmethod
-    def for_tasks(cls, store: TokenStore, tasks: Sequence[Task], *, device: torch.device, threads: int = 3) -> Self:
-        """A loader of the layers that any of the tasks reads."""
-        names = {layer.name for task in tasks for layer in task.layers}
-        return cls(store, [layer for layer in store.layers if layer.name in names], device=device, threads=threads)
+    def for_tasks(
+        cls,
+        store: TokenStore,
+        tasks: Sequence[Task],
+        *,
+        device: torch.device,
+        threads: int = 3,
+        grids: Sequence[PooledGrids] = (),
+    ) -> Self:
+        """A loader of what any of the tasks reads: whole layers, but for those of which all that it reads is pooled."""
+        there = {each for one in grids for each in one.table.pooled}
+        names = set()
+        for task in tasks:
+            pooled = {each.layer.name for each in task.pooled}
+            lacking = {each.layer.name for each in task.pooled if each not in there}
+            names |= {layer.name for layer in task.layers} - (pooled - lacking)
+        layers = [layer for layer in store.layers if layer.name in names]
+        return cls(store, layers, device=device, threads=threads, grids=grids)
 
     def batches(self, rows: Sequence[int], batch_size: int, inputs: Inputs | None = None) -> Iterator[SampleBatch]:
         """Samples and their tokens, ``batch_size`` at a time; the last batch may be smaller.
@@ -93,10 +118,27 @@ class SampleLoader:
         extras = [inputs(number, group) if inputs else StepInputs() for number, group in enumerate(groups)]
         samples = [(*group, *extra.rows) for group, extra in zip(groups, extras, strict=True)]
         clips = [[clip for row in rows for clip in self._clips_of_row[row]] for rows in samples]
-        tokens = self.store.batches(clips, layers=self.names, threads=self.threads, device=str(self.device))
-        for group, extra, batch in zip(groups, extras, tokens, strict=True):
+        for group, extra, batch in zip(groups, extras, self._read(clips), strict=True):
             self.nbytes += batch.nbytes
             yield SampleBatch(group, join_clips(batch, len(group) + len(extra.rows)), extra)
+
+    def _read(self, clips: Sequence[Sequence[int]]) -> Iterator[TokenBatch]:
+        """Whole layers and grids of the same clips as one batch."""
+
+        def read(store: TokenStore, names: Sequence[str]) -> Iterator[TokenBatch]:
+            return store.batches(clips, layers=names, threads=self.threads, device=str(self.device))
+
+        sources: list[tuple[Iterator[TokenBatch], Mapping[str, str]]] = []
+        if self.names:
+            sources.append((read(self.store, self.names), {}))
+        sources += [(read(one.store, [*one.names]), one.names) for one in self.grids]
+        for batches in zip(*(tokens for tokens, _ in sources), strict=True):
+            layers = {
+                names.get(name, name): tokens
+                for batch, (_, names) in zip(batches, sources, strict=True)
+                for name, tokens in batch.layers.items()
+            }
+            yield TokenBatch(layers, batches[0].clips)
 
     def compile_kernels(self, rows: Sequence[int], note: Callable[[str], None]) -> None:
         """Compile the kernels for the tokens of these samples now, so that compiling is not counted in a rate.
@@ -104,7 +146,7 @@ class SampleLoader:
         ``note`` is called before something is compiled, which happens once on a machine.
         """
         clips = [clip for row in rows[:1] for clip in self._clips_of_row[row][:1]]
-        if clips:
+        if clips and self.names:
             compile_kernels(self.store.read(clips, self.names).to(self.device).layers.values(), note)
 
 

@@ -11,6 +11,7 @@ import torch
 from mettle_cache.devices import choose_device, peak_memory, prepare_process
 from mettle_cache.errors import RunError, UsageError
 from mettle_cache.paths import command_line, local_path
+from mettle_cache.pipelines.companions.pooled_grids import pooled_grids
 from mettle_cache.pipelines.progress import Progress, Silent
 from mettle_cache.pipelines.report.run_reports import GroupReport, TrainReport
 from mettle_cache.pipelines.report.units import format_bytes
@@ -21,7 +22,7 @@ from mettle_cache.pipelines.train.loop import SharedPass, Throughput, train_epoc
 from mettle_cache.pipelines.train.recipe import Recipe, default_recipe, load_recipe
 from mettle_cache.pipelines.train.run import Run
 from mettle_cache.pipelines.train.run_config import NO_DIGESTS, RunConfig, StoreReference
-from mettle_cache.pipelines.train.run_folder import RunFolder, claim_runs
+from mettle_cache.pipelines.train.run_folder import RunFolder, check_claim, claim_runs
 from mettle_cache.pipelines.train.sample_loader import SampleLoader, Split, read_split
 from mettle_cache.pipelines.train.spec import RunSpec, check_shared
 from mettle_cache.pipelines.train.task import bind_task
@@ -113,8 +114,13 @@ def train_runs(
     train_split, selection, notes = _choose_splits(opened, select_on)
     # built before the folders are claimed: a recipe that does not fit the layers must not leave a run behind
     runs = [_build_run(spec, opened, target, resume) for spec in specs]
+    configs = [_run_config(spec, select_on, opened) for spec in specs]
+    for spec, config in zip(specs, configs, strict=True):
+        check_claim(spec.out, config, resume=resume)
+    tasks = [run.task for run in runs]
+    grids = pooled_grids(opened, [each for task in tasks for each in task.pooled], progress)
     shared = SharedPass(
-        loader=SampleLoader.for_tasks(opened, [run.task for run in runs], device=target, threads=threads),
+        loader=SampleLoader.for_tasks(opened, tasks, device=target, threads=threads, grids=grids),
         batch_size=specs[0].recipe.train.batch_size,
         order_seed=specs[0].recipe.train.order_seed,
         train=train_split,
@@ -126,7 +132,6 @@ def train_runs(
     for spec in specs if resume else ():
         if RunFolder(spec.out).is_undigested:
             progress.note(f"{spec.out}: {NO_DIGESTS}; from now on they have some")
-    configs = [_run_config(spec, select_on, opened) for spec in specs]
     with _hold_folders(shared, specs, runs, configs, resume):
         throughput = _train(shared, runs, specs[0].folder)
         return _report_group(shared, specs, runs, throughput, notes)

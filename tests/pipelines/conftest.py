@@ -27,3 +27,11 @@ def mean_method():
     METHODS.register(MethodRow("mean", "tests.pipelines.mean_method:KIND"))
     yield
     METHODS.unregister("mean")
+
+
+@pytest.fixture
+def pooled_method():
+    """One that reads layers on a coarser grid, registered as ``pooled``."""
+    METHODS.register(MethodRow("pooled", "tests.pipelines.pooled_method:KIND"))
+    yield
+    METHODS.unregister("pooled")

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 CLIPS_FILE = "clips.json"
 SAMPLES = "samples.parquet"
 MANIFEST = "manifest.parquet"
+# the folder of what is kept beside a store
+COMPANIONS = "companions"
 # behind the name of a shard that is being filled, and of every file that is not whole yet
 PARTIAL = ".partial"
 LARGEST_RECORD = 2 << 20
@@ -40,7 +42,9 @@ _PLAIN = {"PLAIN", "RLE", "BIT_PACKED"}
 
 
 def repair_hint(store: Path) -> str:
-    """The hint that tells a user how to repair a damaged store."""
+    """The hint that tells a user how to repair a damaged store, or a companion, which is made of its store's tokens."""
+    if store.parent.name == COMPANIONS:
+        return f"{command_line('rm -r', store)}, and run the same command again: it makes it anew of the store's tokens"
     return (
         f"run `{command_line('mettle verify --deep --repair', store)}`, then the same `mettle extract` command "
         "again; "

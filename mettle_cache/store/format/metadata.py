@@ -51,8 +51,6 @@ if TYPE_CHECKING:
 ROOT = "zarr.json"
 READY = "READY"
 COMMITS = "commits"
-# reserved for what a later version keeps beside a store
-COMPANIONS = "companions"
 # what only a store holds beside its root metadata
 RECORDS = (READY, COMMITS, CLIPS_FILE, SAMPLES, MANIFEST)
 # a file a shard number; in format 1 a file a clip

@@ -20,6 +20,7 @@ from mettle_cache.paths import command_line
 from mettle_cache.store.companions import find_companions
 from mettle_cache.store.format.codecs import CODES, StaticArrays
 from mettle_cache.store.format.digests import digest_of
+from mettle_cache.store.format.files import COMPANIONS
 from mettle_cache.store.format.intact import check_files
 from mettle_cache.store.format.manifest import Manifest, NamedCommits, open_manifest
 from mettle_cache.store.format.metadata import (
@@ -299,6 +300,12 @@ class TokenStore:
             device=torch.device(device),
             allocate=self._memory.take,
         )
+
+    @property
+    def companion_folder(self) -> Path | None:
+        """Where what is computed from the tokens may be kept beside them; None for a store that can have nothing there:
+        an unfinished one, or one of format 1."""
+        return self.path / COMPANIONS if self.finished and self._metadata.format > 1 else None
 
     @property
     def static(self) -> StaticArrays:

@@ -12,7 +12,7 @@ import os
 import re
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
@@ -128,6 +128,24 @@ def finish_lock(store: Path) -> Iterator[None]:
     with disk_errors(path, needed=0):
         _remove_alias(path)
         lock.acquire()
+    try:
+        yield
+    finally:
+        _remove_unheld(lock, path)
+
+
+@contextmanager
+def companions_lock(folder: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """Held while companions are made in ``folder``; ``waiting`` is called where another process holds it."""
+    path = folder / ".lock"
+    lock = FileLock(path, thread_local=False)
+    with disk_errors(path, needed=0):
+        _remove_alias(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            waiting()
+            lock.acquire()
     try:
         yield
     finally:
