@@ -114,13 +114,9 @@ def train_runs(
     train_split, selection, notes = _choose_splits(opened, select_on)
     # built before the folders are claimed: a recipe that does not fit the layers must not leave a run behind
     runs = [_build_run(spec, opened, target, resume) for spec in specs]
-    configs = [_run_config(spec, select_on, opened) for spec in specs]
-    for spec, config in zip(specs, configs, strict=True):
-        check_claim(spec.out, config, resume=resume)
-    tasks = [run.task for run in runs]
-    grids = pooled_grids(opened, [each for task in tasks for each in task.pooled], progress)
+    configs = _claimable_configs(specs, select_on, opened, resume)
     shared = SharedPass(
-        loader=SampleLoader.for_tasks(opened, tasks, device=target, threads=threads, grids=grids),
+        loader=_open_loader(opened, runs, target, threads, progress),
         batch_size=specs[0].recipe.train.batch_size,
         order_seed=specs[0].recipe.train.order_seed,
         train=train_split,
@@ -177,6 +173,24 @@ def _hold_folders(
             keep_companions(folder, run.model, shared.loader.store.companions)
             held.enter_context(run.record(folder, store_digest=shared.loader.store.key_digest, steps=shared.steps))
         yield
+
+
+def _claimable_configs(
+    specs: Sequence[RunSpec], select_on: SelectOn, store: TokenStore, resume: bool
+) -> list[RunConfig]:
+    """The runs' records. A folder that cannot be theirs is refused now, not when layers have been pooled for hours."""
+    configs = [_run_config(spec, select_on, store) for spec in specs]
+    for spec, config in zip(specs, configs, strict=True):
+        check_claim(spec.out, config, resume=resume)
+    return configs
+
+
+def _open_loader(
+    store: TokenStore, runs: Sequence[Run], device: torch.device, threads: int, progress: Progress
+) -> SampleLoader:
+    tasks = [run.task for run in runs]
+    grids = pooled_grids(store, [each for task in tasks for each in task.pooled], progress)
+    return SampleLoader.for_tasks(store, tasks, device=device, threads=threads, grids=grids)
 
 
 def _run_config(spec: RunSpec, select_on: SelectOn, store: TokenStore) -> RunConfig:
