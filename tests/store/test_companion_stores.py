@@ -48,18 +48,18 @@ def states(store):
 
 def test_they_are_listed_with_their_bytes(store):
     folder = store / "companions"
-    (folder / "late-htsat.safetensors").write_bytes(bytes(123))
+    (folder / "late-htsat.bin").write_bytes(bytes(123))
     (folder / "notes").mkdir()
     (folder / "pooled-mean-9x9-0123abcd").mkdir()
     (folder / ".lock").write_text("")
     assert states(store) == {
-        "late-htsat.safetensors": "other",
+        "late-htsat.bin": "other",
         "notes": "other",
         NAME: "finished",
         "pooled-mean-9x9-0123abcd": "unfinished",
     }
     sizes = {one["name"]: one["nbytes"] for one in describe_store(store)["companions"]}
-    assert sizes["late-htsat.safetensors"] == 123
+    assert sizes["late-htsat.bin"] == 123
     assert sizes[NAME] == sum(file.stat().st_size for file in (folder / NAME).rglob("*") if file.is_file())
     assert verify_store(store, deep=True).ok
 
