@@ -35,6 +35,7 @@ COMMANDS = (
     "evaluate",
     "report",
     "compare-codecs",
+    "analyse",
     "export",
     "params",
     "bench",

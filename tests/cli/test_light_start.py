@@ -46,6 +46,9 @@ WRONG = {
     "pretrain-grounding --from-cache NOSUCH": "there is no token store at NOSUCH",
     "pretrain-grounding --from-cache --videos some": "--videos some",
     "bench nosuch": "No such command",
+    "analyse similarity NOSUCH": "there is no token store at NOSUCH",
+    "analyse fusion NOSUCH --device gpu": "there is no device called 'gpu'",
+    "analyse fusion NOSUCH --store NOSUCH": "there is no token store at NOSUCH",
     "bench read --repeats 0": "--repeats 0",
     "bench --report --from NOSUCH": "there are no results",
 }
