@@ -17,9 +17,13 @@ if TYPE_CHECKING:
     from mettle_cache.pipelines.report.run_reports import GroupReport, Spread
 
 
-def emit_group(report: GroupReport) -> None:
-    """Print heads that were trained together; ends the command with exit code 1 if one of them failed."""
-    emit(report.to_json(), group_lines(report))
+def emit_group(report: GroupReport, *, table: bool = False) -> None:
+    """Print heads that were trained together; ends the command with exit code 1 if one of them failed.
+
+    ``table`` says that they are the rows of one, which ``mettle report`` shows.
+    """
+    then = [f"then       {command_line('mettle report', report.folder)}"] if table else []
+    emit(report.to_json(), [*group_lines(report), *then])
     if report.errors:
         raise typer.Exit(1)
 
@@ -42,13 +46,19 @@ def group_lines(report: GroupReport) -> list[str]:
         *spread_lines(report.summary),
         f"folder     {report.folder}",
         f"samples    {', '.join(f'{split} {count}' for split, count in first.samples.items())}",
-        f"read       {format_bytes(report.bytes_read)} of tokens, once for all {len(report.heads)} heads",
+        f"read       {format_bytes(report.bytes_read)} of tokens, {_how_often(report)}",
         f"speed      {report.clips_per_second:.1f} clips/s through all heads",
         f"memory     {format_bytes(report.peak_memory_bytes)} at most, {report.peak_memory_of}",
         *(f"failed     {head.out}: {head.failure}" for head in report.heads if head.failure),
         *(f"note       {note}" for note in report.notes),
         f"next       {command_line('mettle evaluate', report.folder)}",
     ]
+
+
+def _how_often(report: GroupReport) -> str:
+    if report.passes == 1:
+        return f"once for all {len(report.heads)} heads"
+    return f"once for the heads of each of {report.passes} passes"
 
 
 def spread_lines(summary: Sequence[Spread]) -> list[str]:

@@ -188,6 +188,16 @@ TRAINING: Mapping[str, Setting] = {
         str | None, typer.Option(help="val (the default), test (as the peers do; marks the result) or last."), None
     ),
     "device": DEVICE,
+    "memory": Setting(
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Memory for heads that are trained together, such as 8GB; those that do not fit take passes of their "
+            "own. By default most of what is free.",
+        ),
+        None,
+        lambda text: None if text is None else _size(text),
+    ),
 }
 
 
@@ -239,6 +249,8 @@ class OptionalStore(TyperCommand):
             if word == "--from-cache" and (not following or following[0].startswith("-")):
                 words[index] = f"--from-cache={NEWEST}"
         rest = super().parse_args(ctx, words)
+        if ctx.params.get("listing"):
+            return rest
         if ctx.params["store"] is None and not ctx.params["resume"]:
             hint = "name the store, or give --from-cache alone for the newest one under cache/"
             raise UsageError("--from-cache is missing", hint=hint)

@@ -35,7 +35,7 @@ def register(app: typer.Typer) -> None:
     app.command("train", cls=OptionalStore, epilog=EPILOG)(train)
 
 
-@takes(TRAINING, "store", "recipe", "overrides", "out", "resume", "select_on", "device", helps={"out": OUT})
+@takes(TRAINING, "store", "recipe", "overrides", "out", "resume", "select_on", "device", "memory", helps={"out": OUT})
 def train(
     chosen: Mapping[str, Any],
     seed: Annotated[int | None, SEED] = None,

@@ -76,9 +76,10 @@ def select_layers(layers: Sequence[LayerSpec], selection: str) -> tuple[LayerSpe
     ----------
     selection
         ``all``; or parts separated by commas, each ``stages`` (the last block of each stage), ``pyramid`` (those of the
-        last four stages or, where a backbone is one stage, of the four quarters of its blocks), ``last:N`` (the last N
-        blocks), any of them of one modality (``visual/stages``, ``audio/last:1``), a layer (``visual/s3b07``), a
-        stage (``visual/s3``) or a modality (``audio``).
+        last four stages or, where a backbone is one stage, of the four quarters of its blocks), ``pyramid:N`` (the Nth
+        of these four, counted from 1, fine to coarse), ``last:N`` (the last N blocks), any of them of one modality
+        (``visual/stages``, ``audio/last:1``), a layer (``visual/s3b07``), a stage (``visual/s3``) or a modality
+        (``audio``).
 
     Raises
     ------
@@ -94,7 +95,7 @@ def select_layers(layers: Sequence[LayerSpec], selection: str) -> tuple[LayerSpe
         known = sorted({name for layer in layers for name in (layer.name, layer.array, layer.modality)})
         raise UsageError(
             f"layers '{selection}': no such layer: {', '.join(unknown) or '(nothing named)'}",
-            hint=f"use all, stages, pyramid, last:N, or names such as {', '.join(known[:4])}",
+            hint=f"use all, stages, pyramid, pyramid:N, last:N, or names such as {', '.join(known[:4])}",
         )
     names = {layer.name for matches in chosen for layer in matches}
     return tuple(layer for layer in layers if layer.name in names)
@@ -107,12 +108,18 @@ def _select_part(layers: Sequence[LayerSpec], part: str) -> list[LayerSpec]:
     if rule == "stages":
         return [members[-1] for members in group_by_array(candidates).values()]
     if rule == "pyramid":
-        return [
-            layer for modality in MODALITIES for layer in _pyramid([x for x in candidates if x.modality == modality])
-        ]
+        return [layer for levels in _pyramids(candidates) for layer in levels]
+    if rule.startswith("pyramid:"):
+        back = PYRAMID_LEVELS + 1 - _number(rule, part, PYRAMID_LEVELS)
+        return [levels[-back] for levels in _pyramids(candidates) if len(levels) >= back]
     if rule.startswith("last:"):
         return _select_last(candidates, part)
     return [layer for layer in layers if part in (layer.name, layer.array, layer.modality)]
+
+
+def _pyramids(layers: Sequence[LayerSpec]) -> list[list[LayerSpec]]:
+    """The pyramid of each modality."""
+    return [_pyramid([layer for layer in layers if layer.modality == modality]) for modality in MODALITIES]
 
 
 def _pyramid(layers: list[LayerSpec]) -> list[LayerSpec]:
@@ -132,8 +139,14 @@ def _pyramid(layers: list[LayerSpec]) -> list[LayerSpec]:
 def _select_last(layers: Sequence[LayerSpec], part: str) -> list[LayerSpec]:
     groups = {modality: [layer for layer in layers if layer.modality == modality] for modality in MODALITIES}
     longest = max(map(len, groups.values()))
-    text = part.rpartition("last:")[2]
-    count = int(text) if text.isascii() and text.isdigit() else 0
-    if not 1 <= count <= longest:
-        raise UsageError(f"layers '{part}': N in last:N must be from 1 to {longest}")
+    count = _number(part.rpartition("/")[2], part, longest)
     return [layer for members in groups.values() for layer in members[-count:]]
+
+
+def _number(rule: str, part: str, most: int) -> int:
+    """N of a rule such as ``last:N``, from 1 on; ``part`` is what the user wrote."""
+    name, _, text = rule.partition(":")
+    number = int(text) if text.isascii() and text.isdigit() else 0
+    if not 1 <= number <= most:
+        raise UsageError(f"layers '{part}': N in {name}:N must be from 1 to {most}")
+    return number

@@ -45,6 +45,17 @@ def test_a_pyramid_of_a_flat_backbone_is_the_ends_of_its_quarters(depth, blocks)
     assert [layer.block for layer in select_layers(flat(depth), "visual/pyramid")] == blocks
 
 
+def test_one_level_of_a_pyramid_is_counted_from_the_last():
+    """A backbone of less than four stages has the last levels only."""
+    assert [names(f"visual/pyramid:{n}") for n in (1, 4)] == [["visual/s1b02"], ["visual/s4b02"]]
+    assert names("pyramid:3") == ["visual/s3b18", "audio/s3b06"]
+    assert [layer.block for n in (1, 4) for layer in select_layers(flat(8), f"pyramid:{n}")] == [2, 8]
+    last = select_layers(LAYERS, "last:1")
+    assert select_layers(last, "pyramid:4") == last
+    with pytest.raises(UsageError, match="no such layer: pyramid:3"):
+        select_layers(last, "pyramid:3")
+
+
 def test_a_pyramid_of_stages_is_the_last_four():
     assert names("pyramid") == names("stages")
     five = [LayerSpec(modality="visual", stage=s, block=1, grid=(2, 2), tokens=4, width=8) for s in range(1, 6)]
@@ -65,6 +76,7 @@ def test_whole_tables_and_modalities():
         ("touch/stages", "no such layer: touch/stages"),
         ("stages,nonsense", "no such layer: nonsense"),
         ("last:0", "layers 'last:0': N in last:N must be from 1 to 24"),
+        ("pyramid:5", "layers 'pyramid:5': N in pyramid:N must be from 1 to 4"),
         ("last:25", "N in last:N must be from 1 to 24"),
         ("audio/last:13", "layers 'audio/last:13': N in last:N must be from 1 to 12"),
         ("last:x", "N in last:N must be from 1 to 24"),

@@ -136,7 +136,8 @@ def spread_of(heads: Sequence[tuple[str, float | None]], *, metric: str) -> list
 class GroupReport:
     """The outcome of heads that were trained together; ``errors`` are those of the heads that failed.
 
-    ``bytes_read`` are the tokens read in this process, ``clips_per_second`` covers its optimiser steps of all heads.
+    ``bytes_read`` are the tokens read in this process, ``clips_per_second`` covers its optimiser steps of all heads, of
+    the slowest pass where there were several.
     """
 
     folder: Path
@@ -147,6 +148,7 @@ class GroupReport:
     peak_memory_of: str
     notes: list[str]
     errors: list[RunError] = field(default_factory=list)
+    passes: int = 1
 
     @property
     def summary(self) -> list[Spread]:
@@ -162,12 +164,29 @@ class GroupReport:
             "heads": [head.to_json() for head in self.heads],
             "summary": [spread.to_json() for spread in self.summary],
             "failed": len(self.errors),
+            "passes": self.passes,
             "bytes_read": self.bytes_read,
             "clips_per_second": self.clips_per_second,
             "peak_memory_bytes": self.peak_memory_bytes,
             "peak_memory_of": self.peak_memory_of,
             "notes": self.notes,
         }
+
+
+def join_groups(groups: Sequence[GroupReport]) -> GroupReport:
+    """The outcome of passes one after the other."""
+    largest = max(groups, key=lambda group: group.peak_memory_bytes)
+    return GroupReport(
+        folder=groups[0].folder,
+        heads=[head for group in groups for head in group.heads],
+        bytes_read=sum(group.bytes_read for group in groups),
+        clips_per_second=min((group.clips_per_second for group in groups if group.clips_per_second), default=0.0),
+        peak_memory_bytes=largest.peak_memory_bytes,
+        peak_memory_of=largest.peak_memory_of,
+        notes=list(dict.fromkeys(note for group in groups for note in group.notes)),
+        errors=[error for group in groups for error in group.errors],
+        passes=len(groups),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

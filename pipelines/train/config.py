@@ -29,6 +29,8 @@ Videos = Literal["real", "all"]
 class TrainJob:
     """A training request; None means that the run to resume decides, or the store.
 
+    ``memory`` is what several heads may take together, in bytes; None for most of what is free.
+
     Raises
     ------
     ConfigError
@@ -43,6 +45,7 @@ class TrainJob:
     resume: bool = False
     select_on: str | None = None
     device: str | None = None
+    memory: int | None = None
 
     def __post_init__(self) -> None:
         _raise_if_any(resolve_fields(self, "store", "out"), "train")

@@ -10,11 +10,12 @@ from mettle_cache.errors import RunError
 from mettle_cache.pipelines.progress import Progress
 from mettle_cache.pipelines.report.run_reports import GroupReport, TrainReport
 from mettle_cache.pipelines.train.config import SelectOn, TrainJob
+from mettle_cache.pipelines.train.passes import plan_passes, train_passes
 from mettle_cache.pipelines.train.recipe import Recipe, default_recipe, load_recipe, recipe_from_json
 from mettle_cache.pipelines.train.run_config import RunConfig
 from mettle_cache.pipelines.train.run_folder import RunFolder, find_runs
 from mettle_cache.pipelines.train.spec import RunSpec, Variant
-from mettle_cache.pipelines.train.training import RUNS, default_run_folder, train, train_runs
+from mettle_cache.pipelines.train.training import RUNS, default_run_folder, train
 from mettle_cache.store import TokenStore
 
 
@@ -31,7 +32,7 @@ def start_training(job: TrainJob, progress: Progress) -> TrainReport:
         if group.errors:
             raise group.errors[0]
         return group.heads[0]
-    store, name = _open(job, progress)
+    store, name = open_for(job, progress)
     recipe, seed = load_recipe(name, list(job.overrides)), job.seed or 0
     out = job.out or default_run_folder(store, recipe, seed)
     progress.note(f"store {store.path}, recipe {recipe.name}, seed {seed}, run {out}")
@@ -85,11 +86,11 @@ def _recipe_to_resume(job: TrainJob, config: RunConfig, folder: Path) -> Recipe:
 
 def start_seeds(job: TrainJob, seeds: Sequence[int], progress: Progress) -> GroupReport:
     """As :func:`start_training`, for several seeds in one pass; each run is ``OUT/seed-N``, ``job.seed`` is ignored."""
-    store, name = _open(job, progress)
+    store, name = open_for(job, progress)
     recipe = load_recipe(name, list(job.overrides))
-    folder = job.out or RUNS / f"{_stem(store)}-{recipe.name}"
+    folder = job.out or RUNS / f"{store_name(store)}-{recipe.name}"
     specs = [RunSpec(recipe=recipe, seed=seed, folder=folder, name=f"seed-{seed}") for seed in seeds]
-    return _start_group(job, store, specs, folder, progress)
+    return start_group(job, store, specs, folder, progress)
 
 
 def start_sweep(job: TrainJob, variants: Sequence[Variant], seeds: Sequence[int], progress: Progress) -> GroupReport:
@@ -97,8 +98,8 @@ def start_sweep(job: TrainJob, variants: Sequence[Variant], seeds: Sequence[int]
 
     ``job.overrides`` is ignored: the variants hold all overrides.
     """
-    store, name = _open(job, progress)
-    folder = job.out or RUNS / f"{_stem(store)}-{Path(name).stem}-sweep"
+    store, name = open_for(job, progress)
+    folder = job.out or RUNS / f"{store_name(store)}-{Path(name).stem}-sweep"
     specs = [
         RunSpec(
             recipe=load_recipe(name, list(variant.overrides)),
@@ -110,33 +111,30 @@ def start_sweep(job: TrainJob, variants: Sequence[Variant], seeds: Sequence[int]
         for variant in variants
         for seed in seeds
     ]
-    return _start_group(job, store, specs, folder, progress)
+    return start_group(job, store, specs, folder, progress)
 
 
-def _start_group(
+def start_group(
     job: TrainJob, store: TokenStore, specs: Sequence[RunSpec], folder: Path, progress: Progress
 ) -> GroupReport:
+    """Train heads under ``folder``, in as many passes as memory asks for."""
     if RunFolder(folder).config.exists():
         raise RunError(f"{folder}: this is the folder of one run", hint="choose another folder for several with --out")
     recipe = specs[0].recipe.name if specs else ""
-    progress.note(f"store {store.path}, recipe {recipe}, {len(specs)} heads from one pass, runs under {folder}")
+    progress.note(f"store {store.path}, recipe {recipe}, {len(specs)} heads, runs under {folder}")
     return _train_group(job, store, specs, cast(SelectOn, job.select_on or "val"), progress)
 
 
 def _train_group(
     job: TrainJob, store: TokenStore, specs: Sequence[RunSpec], select_on: SelectOn, progress: Progress
 ) -> GroupReport:
-    return train_runs(
-        store,
-        specs,
-        select_on=select_on,
-        resume=job.resume,
-        device=job.device,
-        progress=progress,
-    )
+    plan = plan_passes(specs, store, device=job.device, memory=job.memory, progress=progress)
+    for note in plan.notes():
+        progress.note(note)
+    return train_passes(store, plan, select_on=select_on, resume=job.resume, device=job.device, progress=progress)
 
 
-def _open(job: TrainJob, progress: Progress) -> tuple[TokenStore, str]:
+def open_for(job: TrainJob, progress: Progress) -> tuple[TokenStore, str]:
     """The store and the recipe's name."""
     job.check()
     if job.recipe is not None:
@@ -148,5 +146,6 @@ def _open(job: TrainJob, progress: Progress) -> tuple[TokenStore, str]:
     return store, job.recipe or default_recipe(store)
 
 
-def _stem(store: TokenStore) -> str:
+def store_name(store: TokenStore) -> str:
+    """What names of folders begin with."""
     return Path(store.path).stem

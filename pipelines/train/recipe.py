@@ -11,7 +11,6 @@ import copy
 import difflib
 import json
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -22,9 +21,10 @@ from pydantic import ConfigDict, Field
 from mettle_cache.datasets.registry import DATASETS
 from mettle_cache.errors import ConfigError, UsageError
 from mettle_cache.methods.registry import METHODS, MethodChoice, method_kind
-from mettle_cache.options import STRICT, TOO_MUCH, Count, Options, Weight, read_options
+from mettle_cache.options import STRICT, Count, Options, Weight, read_options
 from mettle_cache.pipelines.report.store_facts import find_published, store_facts
 from mettle_cache.pipelines.train.recipe_file import read_recipe
+from mettle_cache.pipelines.train.toml_text import parse_toml
 from mettle_cache.tasks.registry import TASKS, get_task
 
 if TYPE_CHECKING:
@@ -32,9 +32,8 @@ if TYPE_CHECKING:
     from mettle_cache.store.reading.token_store import TokenStore
 
 _BARE_WORD = re.compile(r"[A-Za-z0-9_.:,/+-]+")
-# what a line or an override may hold: parsing takes time that grows with the square of a key's parts
+# what an override may hold: parsing takes time that grows with the square of a key's parts
 _MAX_OVERRIDE = 4096
-_MAX_DOTS = 100
 _MAX_DEPTH = 8
 # a recipe's name becomes part of a folder's
 _MAX_NAME = 100
@@ -121,7 +120,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     """
     name, text = read_recipe(name_or_path)
     try:
-        table = _parse(text)
+        table = parse_toml(text)
     except ValueError as error:
         raise ConfigError([f"this is not TOML: {error}"], where=f"recipe {name_or_path}") from error
     problems: list[str] = []
@@ -194,18 +193,6 @@ def flatten_recipe(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]
     return flat
 
 
-def _parse(text: str) -> dict[str, Any]:
-    """A TOML document; ValueError for anything else, however it is made to hurt."""
-    if any(line.count(".") > _MAX_DOTS for line in text.splitlines()):
-        raise ValueError(f"a line has more than {_MAX_DOTS} dots")
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise ValueError(TOO_MUCH) from error
-
-
 def _shorten(text: str) -> str:
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}... ({len(text):,} characters)"
 
@@ -222,7 +209,7 @@ def _apply(table: dict[str, Any], override: str) -> list[str]:
         ]
     text = text.strip()
     try:
-        parsed = _parse(f"value = {text}")
+        parsed = parse_toml(f"value = {text}")
     except ValueError as error:
         words = text.removeprefix("[").removesuffix("]").strip()
         bracketed = text == f"[{text[1:-1]}]" and len(text) > 2

@@ -26,6 +26,7 @@ _MAX_NAME = 120
 _MAX_HEADS = 1000
 _DECORATION = re.compile(r"[\s\"'\[\]{}]+")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.=+-]")
+_HIDDEN = re.compile(r"^\.+")
 # what decides which samples are in a batch, and what a sample is; anything else may differ between heads
 _COMMON: dict[str, Callable[[Recipe], object]] = {
     "task": lambda recipe: recipe.task,
@@ -75,10 +76,18 @@ class Variant:
     def name(self) -> str:
         """A folder's name: the varied overrides without brackets, quotes and blanks; long ones end in a digest."""
         plain = (_DECORATION.sub("", override) for override in self.varied)
-        name = ",".join(_UNSAFE.sub("-", override) for override in plain) or BASE
-        if len(name) <= _MAX_NAME:
-            return name
-        return f"{name[:_MAX_NAME]}-{hashlib.blake2b(self.text.encode(), digest_size=4).hexdigest()}"
+        return _shorten(",".join(_UNSAFE.sub("-", override) for override in plain) or BASE, of=self.text)
+
+
+def folder_name(text: str) -> str:
+    """A text as the name of a folder, neither hidden nor a parent; a long one ends in a digest."""
+    return _shorten(_HIDDEN.sub("-", _UNSAFE.sub("-", text)), of=text)
+
+
+def _shorten(name: str, *, of: str) -> str:
+    if len(name) <= _MAX_NAME:
+        return name
+    return f"{name[:_MAX_NAME]}-{hashlib.blake2b(of.encode(), digest_size=4).hexdigest()}"
 
 
 def combine_variants(sets: Sequence[str], variants: Sequence[str]) -> list[Variant]:
@@ -145,12 +154,7 @@ def check_shared(specs: Sequence[RunSpec]) -> None:
     UsageError
         No heads, two heads for one folder, or a setting that heads of one pass must have in common.
     """
-    if not specs:
-        raise UsageError("there is no head to train", hint="name at least one seed")
-    folders = [spec.out for spec in specs]
-    twice = next((spec for spec in specs if folders.count(spec.out) > 1), None)
-    if twice is not None:
-        raise UsageError(f"two heads would be trained in {twice.out}", hint="name every seed and every variant once")
+    check_folders(specs)
     first = specs[0]
     for key, value_of in _COMMON.items():
         different = next((spec for spec in specs if value_of(spec.recipe) != value_of(first.recipe)), None)
@@ -160,6 +164,21 @@ def check_shared(specs: Sequence[RunSpec]) -> None:
                 f"'{first.name}' and {value_of(different.recipe)} in '{different.name}'",
                 hint=f"train the heads of each {key} by a command of their own",
             )
+
+
+def check_folders(specs: Sequence[RunSpec]) -> None:
+    """Make sure that each head has a folder of its own. Raises UsageError where two have one, or there is no head."""
+    if not specs:
+        raise UsageError("there is no head to train", hint="name at least one seed")
+    folders = [spec.out for spec in specs]
+    twice = next((spec for spec in specs if folders.count(spec.out) > 1), None)
+    if twice is not None:
+        raise UsageError(f"two heads would be trained in {twice.out}", hint="name every seed and every variant once")
+
+
+def shared_settings(recipe: Recipe) -> tuple[object, ...]:
+    """What heads of one pass have in common."""
+    return tuple(value_of(recipe) for value_of in _COMMON.values())
 
 
 def _split_words(text: str) -> tuple[str, ...]:

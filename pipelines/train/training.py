@@ -179,7 +179,7 @@ def _claimable_configs(
     specs: Sequence[RunSpec], select_on: SelectOn, store: TokenStore, resume: bool
 ) -> list[RunConfig]:
     """The runs' records. A folder that cannot be theirs is refused now, not when layers have been pooled for hours."""
-    configs = [_run_config(spec, select_on, store) for spec in specs]
+    configs = [run_config(spec, select_on, store) for spec in specs]
     for spec, config in zip(specs, configs, strict=True):
         check_claim(spec.out, config, resume=resume)
     return configs
@@ -193,7 +193,8 @@ def _open_loader(
     return SampleLoader.for_tasks(store, tasks, device=device, threads=threads, grids=grids)
 
 
-def _run_config(spec: RunSpec, select_on: SelectOn, store: TokenStore) -> RunConfig:
+def run_config(spec: RunSpec, select_on: SelectOn, store: TokenStore) -> RunConfig:
+    """The record of a run that begins."""
     return RunConfig(
         recipe=spec.recipe.to_json(),
         seed=spec.seed,

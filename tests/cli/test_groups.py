@@ -71,7 +71,7 @@ def test_a_failed_head_ends_in_exit_code_1_and_the_others_are_there(whole, tmp_p
     [
         (["train", "--seeds", "0,1", "--seed", "2"], "--seed and --seeds exclude each other"),
         (["train", "--seeds", "zero"], "'zero' is no seed"),
-        (["sweep", "--set", "train.batch_size=2,4"], "must have the same train.batch_size"),
+        (["sweep", "--set", "lcd.dim=8,16", "--memory", "much"], "'much' is no size"),
         (["sweep", "--set", "lcd.k_visula=1,2"], "k_visual"),
         (["sweep", "--set", "lcd.k_visual"], "must be key=value"),
         (["sweep", "--variant", "lcd.dim=8", "--set", "lcd.dim=8,16"], "two options of the sweep set lcd.dim"),

@@ -8,7 +8,16 @@ from importlib.util import find_spec
 import pytest
 
 HEAVY = {"torch", "torchvision", "torchaudio", "timm", "transformers", "numba", "zarr", "dask", "tensorboard"}
-TELLING = ("--help", "--version", "train --help", "bench read --help", "datasets", "backbones", "doctor --no-measure")
+TELLING = (
+    "--help",
+    "--version",
+    "train --help",
+    "bench read --help",
+    "sweep --list",
+    "datasets",
+    "backbones",
+    "doctor --no-measure",
+)
 WRONG = {
     "trian": "No such command",
     "info NOSUCH": "there is no token store at NOSUCH",
@@ -42,6 +51,13 @@ WRONG = {
     "export NOSUCH --device gpu": "there is no device called 'gpu'",
     "bench read --device gpu": "there is no device called 'gpu'",
     "sweep --from-cache --set x": "must be key=value",
+    "sweep": "--from-cache is missing",
+    "sweep tabel5 --from-cache": "there is no sweep called 'tabel5'",
+    "sweep --from-cache table5": "table5 is a sweep, not a store",
+    "sweep --from-cache --rows Ours": "--rows is for the rows of a sweep, and none is named",
+    "sweep --from-cache --plan": "--plan is for the rows of a sweep, and none is named",
+    "sweep table5 --from-cache --variant lcd.dim=8": "the variants of a sweep file are its rows",
+    "sweep table5 --from-cache": "there is no finished store under cache/",
     "sweep --from-cache NOSUCH": "there is no token store at NOSUCH",
     "pretrain-grounding --from-cache NOSUCH": "there is no token store at NOSUCH",
     "pretrain-grounding --from-cache --videos some": "--videos some",
