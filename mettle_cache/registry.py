@@ -72,7 +72,13 @@ class BackboneRow(Row):
 
 @dataclass(frozen=True)
 class MethodRow(Row):
-    """A way from tokens to meta-tokens. Its object is a :class:`mettle_cache.methods.protocol.MethodKind`."""
+    """A way from tokens to meta-tokens. Its object is a :class:`mettle_cache.methods.protocol.MethodKind`.
+
+    ``summary`` says in one line what it does, ``source`` where it is described; ``mettle methods`` shows both.
+    """
+
+    summary: str = ""
+    source: str = ""
 
 
 @dataclass(frozen=True)

@@ -43,8 +43,8 @@ class MGN(nn.Module):
 
     Parameters
     ----------
-    dim
-        d, projected to 128.
+    dim, audio_dim
+        d of the visual and of the audio meta-tokens, each projected to 128; ``audio_dim`` is ``dim`` by default.
     segments
         T: the seeds of the audio segments' groups are mixed over time, so their number is fixed.
     options
@@ -58,6 +58,7 @@ class MGN(nn.Module):
         dim: int,
         categories: int,
         *,
+        audio_dim: int | None = None,
         segments: int = 10,
         options: MGNOptions | None = None,
         motion: bool = True,
@@ -66,7 +67,7 @@ class MGN(nn.Module):
         super().__init__()
         options = options or MGNOptions()
         self.smoothing = smoothing
-        self.audio_in, self.visual_in = nn.Linear(dim, WIDTH), nn.Linear(dim, WIDTH)
+        self.audio_in, self.visual_in = nn.Linear(audio_dim or dim, WIDTH), nn.Linear(dim, WIDTH)
         self.motion = MotionFusion(WIDTH) if motion else None
         self.audio_tokens, self.visual_tokens = (nn.Parameter(torch.zeros(categories, WIDTH)) for _ in range(2))
         self.audio_blocks, self.visual_blocks = (_blocks(UNIMODAL_DEPTH, options.drop_path) for _ in range(2))

@@ -1,7 +1,8 @@
 """The decoders that a task's recipe chooses from by name. A new one is a module and one row, here or in a package.
 
 A row's object is called with the width of the meta-tokens and the number of categories, and with what the row ``takes``
-by keyword of all that the task offers. It makes a module from both modalities' meta-tokens to named outputs, with a
+by keyword of all that the task offers. One that takes ``audio_dim`` is given both widths, the visual one first; all
+others want one width for both modalities. It makes a module from both modalities' meta-tokens to named outputs, with a
 ``loss`` of these outputs and the targets.
 """
 
@@ -28,7 +29,10 @@ DECODERS = Registry(
         ),
         DecoderRow("han", "mettle_cache.decoders.han:HAN", task="avvp", takes=("options", "motion", "smoothing")),
         DecoderRow(
-            "mgn", "mettle_cache.decoders.mgn:MGN", task="avvp", takes=("options", "segments", "motion", "smoothing")
+            "mgn",
+            "mettle_cache.decoders.mgn:MGN",
+            task="avvp",
+            takes=("options", "segments", "motion", "smoothing", "audio_dim"),
         ),
     ),
 )

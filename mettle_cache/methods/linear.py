@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec
-from mettle_cache.methods.kernels.ops import absorbed_pooling
+from mettle_cache.methods.mean_token import mean_token
 from mettle_cache.methods.protocol import MethodKind, PerModality
 from mettle_cache.options import Options, Width
 from mettle_cache.tokens import LayerTokens
@@ -19,9 +19,32 @@ from mettle_cache.tokens import LayerTokens
 
 @dataclass(frozen=True, kw_only=True)
 class LinearOptions(Options):
-    """``dim`` is d, the width that the linear gives, one for both modalities, or ``none`` for the layer's own."""
+    """The linear's width and start, and the norm before it; docs/methods.md, "Linear probing", has the paper's row.
+
+    Attributes
+    ----------
+    dim
+        d, the width that the linear gives, one for both modalities, or ``none`` for the layer's own.
+    init
+        How the linear starts: as PyTorch's do, or as the ``identity``, which is Direct before the first step. The
+        identity wants the layer's own width.
+    norm_visual, norm_audio
+        A LayerNorm without weights on the tokens before their mean.
+    """
 
     dim: Width | Literal["none"] = 256
+    init: Literal["default", "identity"] = "default"
+    norm_visual: bool = False
+    norm_audio: bool = False
+
+    def problems(self) -> Sequence[str]:
+        if self.init == "identity" and self.dim != "none":
+            return (f"init = 'identity' keeps the layer's width, so dim must be 'none', not {self.dim}",)
+        return ()
+
+    def norm(self, modality: str) -> bool:
+        """Whether this modality's tokens are normalised."""
+        return self.norm_visual if modality == "visual" else self.norm_audio
 
 
 class LinearProbe(nn.Module):
@@ -42,30 +65,25 @@ class LinearProbe(nn.Module):
 
     def __init__(self, layers: Sequence[LayerSpec], options: LinearOptions | None = None) -> None:
         super().__init__()
-        dim = (options or LinearOptions()).dim
+        options = options or LinearOptions()
         if not layers:
             raise UsageError("a linear probe needs a layer")
         self.layer = layers[-1]
         self.layers = (self.layer,)
-        self.output_dim = self.layer.width if isinstance(dim, str) else dim
+        self.norm = options.norm(self.layer.modality)
+        # training and evaluation compile the kernels before their clocks start
+        self.pools_tokens = self.norm
+        self.output_dim = self.layer.width if isinstance(options.dim, str) else options.dim
         self.linear = nn.Linear(self.layer.width, self.output_dim)
+        if options.init == "identity":
+            nn.init.eye_(self.linear.weight)
+            nn.init.zeros_(self.linear.bias)
 
     def forward(self, tokens: Mapping[str, LayerTokens]) -> Tensor:
         """``[B, T, d]`` from ``tokens`` by layer name, each ``[B, T, N, D]``."""
-        projected: Tensor = self.linear(mean_token(tokens[self.layer.name], self.linear.weight.dtype))
+        dtype: torch.dtype = self.linear.weight.dtype
+        projected: Tensor = self.linear(mean_token(tokens[self.layer.name], dtype, norm=self.norm))
         return projected
-
-
-def mean_token(tokens: LayerTokens, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Mean over the N tokens, ``[..., T, D]``: codes are averaged and only the mean is decoded."""
-    if not tokens.format.affine:
-        alike = torch.full((1, tokens.count), 1 / tokens.count, dtype=dtype, device=tokens.codes.device)
-        pooled = absorbed_pooling(tokens.flatten_frames(), alike.new_empty(0, tokens.width), alike)[1]
-        return pooled.view(*tokens.codes.shape[:-2], tokens.width)
-    mean = tokens.format.unpack(tokens.codes).mean(dim=-2, dtype=dtype)
-    if tokens.scale is None or tokens.zero is None:
-        return mean
-    return tokens.scale.to(dtype) * (mean + tokens.zero.to(dtype))
 
 
 def _build(layers: Sequence[LayerSpec], options: Any) -> PerModality:

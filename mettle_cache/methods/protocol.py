@@ -45,6 +45,9 @@ class Method(nn.Module):
         d of each modality.
     companions
         Names of the companions of a store that are needed, such as the weights of a backbone's last block.
+    native_width
+        Whether d is what the backbones happen to give and nothing here could change it: a decoder then brings an input
+        layer for each modality.
     """
 
     layers: tuple[LayerSpec, ...]
@@ -52,6 +55,7 @@ class Method(nn.Module):
     visual_dim: int
     audio_dim: int
     companions: tuple[str, ...] = ()
+    native_width: bool = False
 
     def forward(self, tokens: Mapping[str, LayerTokens]) -> MetaTokens:
         """From tokens ``[B, T, N, D]`` by layer name; layers that are not read are ignored."""
@@ -106,6 +110,7 @@ class PerModality(Method):
         self.pooled = (*getattr(visual, "pooled", ()), *getattr(audio, "pooled", ()))
         self.companions = (*getattr(visual, "companions", ()), *getattr(audio, "companions", ()))
         self.visual_dim, self.audio_dim = visual.output_dim, audio.output_dim
+        self.native_width = any(getattr(module, "native_width", False) for module in (visual, audio))
 
     def forward(self, tokens: Mapping[str, LayerTokens]) -> MetaTokens:
         return MetaTokens(self.visual(tokens), self.audio(tokens))

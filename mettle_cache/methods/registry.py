@@ -21,12 +21,54 @@ METHODS = Registry(
     "mettle_cache.methods",
     MethodRow,
     (
-        MethodRow("lcd", "mettle_cache.methods.lcd:KIND"),
-        MethodRow("linear", "mettle_cache.methods.linear:KIND"),
-        MethodRow("lst", "mettle_cache.methods.lst:KIND"),
-        MethodRow("unipt", "mettle_cache.methods.unipt:KIND"),
-        MethodRow("molt", "mettle_cache.methods.molt:KIND"),
-        MethodRow("sherl", "mettle_cache.methods.sherl:KIND"),
+        MethodRow(
+            "lcd",
+            "mettle_cache.methods.lcd:KIND",
+            summary="Layer-Centric Distillation: meta-tokens attend to each layer's tokens, and are averaged",
+            source="Mettle, section 3.2",
+        ),
+        MethodRow(
+            "linear",
+            "mettle_cache.methods.linear:KIND",
+            summary="linear probing: one linear on the last layer's mean token",
+            source="Mettle, Table 5",
+        ),
+        MethodRow(
+            "direct",
+            "mettle_cache.methods.direct:KIND",
+            summary="the last layer's mean token as it is; only the decoder learns",
+            source="Mettle, Table 5",
+        ),
+        MethodRow(
+            "layermean",
+            "mettle_cache.methods.layermean:KIND",
+            summary="a learned mean of all layers' mean tokens, through one linear a width",
+            source="SUPERB, arXiv 2105.01051",
+        ),
+        MethodRow(
+            "molt",
+            "mettle_cache.methods.molt:KIND",
+            summary="mixture of layer-wise tokens: two adapters a late layer, a router and a fusion; re-derived",
+            source="arXiv 2512.00115, abstract",
+        ),
+        MethodRow(
+            "lst",
+            "mettle_cache.methods.lst:KIND",
+            summary="Ladder Side-Tuning: a narrow transformer beside the backbone, which takes in each layer",
+            source="arXiv 2206.06522",
+        ),
+        MethodRow(
+            "unipt",
+            "mettle_cache.methods.unipt:KIND",
+            summary="Universal Parallel Tuning: all layers meet the last one, by confidence",
+            source="arXiv 2308.14316",
+        ),
+        MethodRow(
+            "sherl",
+            "mettle_cache.methods.sherl:KIND",
+            summary="all layers but the last, rid of what they repeat, replace the input of the frozen last block",
+            source="SHERL, ECCV 2024",
+        ),
     ),
 )
 

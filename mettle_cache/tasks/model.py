@@ -7,17 +7,22 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from mettle_cache.decoders.registry import DECODERS, create_decoder
 from mettle_cache.errors import DatasetError, UsageError
 from mettle_cache.methods.protocol import MetaTokens, Method, PerModality
 from mettle_cache.methods.registry import METHODS, MethodChoice
+from mettle_cache.tasks.input_layers import InputLayerOptions, InputLayers, input_layers
 from mettle_cache.tasks.protocol import auxiliary_outputs
 from mettle_cache.tokens import LayerTokens
 
 
 class AudioVisualModel(nn.Module):
-    """Meta-tokens of each modality, then the decoder, which stays in full precision under autocast."""
+    """Meta-tokens of each modality, then the decoder, which stays in full precision under autocast.
 
-    def __init__(self, method: Method, decoder: nn.Module) -> None:
+    ``inputs`` are the decoder's input layers, if it has any.
+    """
+
+    def __init__(self, method: Method, decoder: nn.Module, inputs: InputLayers | None = None) -> None:
         super().__init__()
         self.method: Method | None = None
         if isinstance(method, PerModality):
@@ -25,6 +30,7 @@ class AudioVisualModel(nn.Module):
             self.visual, self.audio = method.visual, method.audio
         else:
             self.method = method
+        self.inputs = inputs
         self.decoder = decoder
 
     def forward(self, tokens: Mapping[str, LayerTokens], **inputs: Tensor) -> dict[str, Tensor]:
@@ -34,6 +40,8 @@ class AudioVisualModel(nn.Module):
         visual, audio = meta_tokens.visual.to(precision), meta_tokens.audio.to(precision)
         # thresholds such as PSP's 0.099 against 0.1 have no room for half precision
         with torch.autocast(visual.device.type, enabled=False):
+            if self.inputs is not None:
+                visual, audio = self.inputs(visual, audio)
             outputs: dict[str, Tensor] = self.decoder(visual, audio, **inputs)
         return {**outputs, **auxiliary_outputs(meta_tokens.losses)}
 
@@ -42,6 +50,31 @@ class AudioVisualModel(nn.Module):
             return MetaTokens(self.visual(tokens), self.audio(tokens))
         meta_tokens: MetaTokens = self.method(tokens)
         return meta_tokens
+
+
+def build_audio_visual_model(
+    method: Method, decoder: str, categories: int, offered: Mapping[str, object], options: InputLayerOptions
+) -> AudioVisualModel:
+    """The method with the ``decoder`` called so, which is given what it takes of ``offered``, and ``audio_dim``.
+
+    A decoder that takes ``audio_dim`` is called with the width of the visual meta-tokens and takes theirs from it.
+
+    Raises
+    ------
+    UsageError
+        The widths of the modalities differ where the decoder wants one and ``options`` forbid input layers; or the
+        decoder refuses its arguments.
+    """
+    takes_two_widths = "audio_dim" in DECODERS.row(decoder).takes
+    inputs = input_layers(method, options, takes_two_widths=takes_two_widths)
+    if inputs is not None:
+        visual_dim = audio_dim = inputs.width
+    elif takes_two_widths:
+        visual_dim, audio_dim = method.visual_dim, method.audio_dim
+    else:
+        visual_dim = audio_dim = common_width(method)
+    module = create_decoder(decoder, visual_dim, categories, {**offered, "audio_dim": audio_dim})
+    return AudioVisualModel(method, module, inputs)
 
 
 def category_names(vocabulary: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
@@ -63,7 +96,7 @@ def common_width(method: Method) -> int:
     if method.visual_dim != method.audio_dim:
         raise UsageError(
             f"visual features are {method.visual_dim} wide and audio features {method.audio_dim}",
-            hint="set lcd.dim (or linear.dim) to a number, which projects both to one width",
+            hint="set head.input_width to auto or a number, or lcd.dim (or linear.dim) to a number",
         )
     return method.visual_dim
 

@@ -28,9 +28,10 @@ def test_decoders_get_what_they_take_of_what_is_offered():
     assert decoder.avps_weight == 0.0
     assert decoder.psp.dropout.p == 0.5
     offered = {"options": MGNOptions(temporal_gate=False), "segments": 4, "motion": False, "smoothing": Smoothing()}
-    decoder = create_decoder("mgn", 8, 3, offered)
+    decoder = create_decoder("mgn", 8, 3, {**offered, "audio_dim": 6})
     assert isinstance(decoder, MGN)
     assert decoder.gate is decoder.motion is None
+    assert (decoder.visual_in.in_features, decoder.audio_in.in_features) == (8, 6)
 
 
 def test_unknown_decoders_name_the_known_ones():

@@ -1,68 +1,80 @@
 import pytest
 import torch
+from torch.nn.functional import layer_norm
 
-from mettle_cache.errors import UsageError
+from mettle_cache.errors import OptionsError, UsageError
 from mettle_cache.layers import LayerSpec
-from mettle_cache.methods.linear import LinearOptions, LinearProbe, mean_token
-from mettle_cache.tokens import FLOATS, INT4, INT8, LayerTokens, pack_int4
-from tests.methods.conftest import KLT_FORMS, make_tokens
+from mettle_cache.methods.direct import DirectOptions
+from mettle_cache.methods.linear import LinearOptions, LinearProbe
+from mettle_cache.methods.mean_token import mean_token
+from mettle_cache.methods.registry import MethodChoice
+from tests.methods.probed import LAYERS, clip_tokens, swin_and_htsat
 
-LAYERS = [
-    LayerSpec(modality="visual", stage=stage, block=1, grid=(2, 3), tokens=6, width=8 * stage) for stage in (1, 2)
-]
-
-
-def stored(codec, generator):
-    shape = (2, 4, 6, 16)
-    if codec == "float":
-        return LayerTokens(torch.randn(shape, generator=generator, dtype=torch.float64), FLOATS)
-    low, high = (-128, 128) if codec == "int8" else (0, 16)
-    codes = torch.randint(low, high, shape, generator=generator)
-    scale = torch.rand(2, 4, 16, generator=generator, dtype=torch.float64) + 0.1
-    zero = torch.randn(2, 4, 16, generator=generator, dtype=torch.float64)
-    parts = {"scale": scale, "zero": zero}
-    return (
-        LayerTokens(codes.to(torch.int8), INT8, parts)
-        if codec == "int8"
-        else LayerTokens(pack_int4(codes), INT4, parts)
-    )
-
-
-@pytest.mark.parametrize("codec", ["float", "int8", "int4"])
-def test_mean_of_the_codes_is_the_mean_of_the_decoded_tokens(codec):
-    tokens = stored(codec, torch.Generator().manual_seed(0))
-    expected = tokens.floats(torch.float64).mean(dim=-2)
-    torch.testing.assert_close(mean_token(tokens, torch.float64), expected, rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("form", KLT_FORMS)
-def test_mean_of_klt_codes_is_the_mean_of_the_decoded_tokens(form):
-    tokens = make_tokens(form, 6, 12, 16)
-    expected = tokens.floats(torch.float64).mean(dim=-2)
-    torch.testing.assert_close(mean_token(tokens, torch.float64), expected, rtol=0, atol=1e-12)
-    clips = tokens.map(lambda part: part.unflatten(0, (2, 3)))
-    assert torch.equal(mean_token(clips, torch.float64), mean_token(tokens, torch.float64).unflatten(0, (2, 3)))
-
-
-def test_float16_tokens_are_averaged_in_single_precision():
-    tokens = LayerTokens(torch.full((1, 1, 4096, 1), 60000.0, dtype=torch.float16), FLOATS)
-    assert mean_token(tokens).item() == pytest.approx(60000, rel=1e-3)
+VISUAL = LAYERS[:2]
 
 
 def test_probe_reads_the_last_layer_only():
     torch.manual_seed(0)
-    probe = LinearProbe(LAYERS, LinearOptions(dim=5))
-    tokens = stored("int8", torch.Generator().manual_seed(1))
-    result = probe({LAYERS[1].name: tokens})
+    probe = LinearProbe(VISUAL, LinearOptions(dim=5))
+    tokens = clip_tokens("int8")[VISUAL[1].name]
+    result = probe({VISUAL[1].name: tokens})
     expected = tokens.floats().mean(-2) @ probe.linear.weight.T + probe.linear.bias
     torch.testing.assert_close(result, expected)
     assert probe.output_dim == 5
 
 
 def test_without_a_width_the_probe_keeps_the_layers():
-    assert LinearProbe(LAYERS, LinearOptions(dim="none")).output_dim == 16
+    assert LinearProbe(VISUAL, LinearOptions(dim="none")).output_dim == 16
+
+
+def test_norms_are_those_of_the_modality(form):
+    probe = MethodChoice("linear", LinearOptions(dim=5, norm_visual=True)).build(LAYERS).double()
+    tokens = clip_tokens(form)
+    got = probe(tokens)
+    seen, heard = (tokens[layer.name] for layer in (LAYERS[1], LAYERS[3]))
+    if not form.startswith("klt"):
+        normed = layer_norm(seen.floats(torch.float64), (16,), eps=1e-5).mean(-2)
+        torch.testing.assert_close(got.visual, probe.visual.linear(normed), rtol=0, atol=1e-11)
+    assert torch.equal(got.visual, probe.visual.linear(mean_token(seen, torch.float64, norm=True)))
+    assert torch.equal(got.audio, probe.audio.linear(mean_token(heard, torch.float64)))
+
+
+def test_the_identity_is_direct_before_the_first_step():
+    options = LinearOptions(dim="none", init="identity", norm_visual=True)
+    linear = MethodChoice("linear", options).build(LAYERS)
+    direct = MethodChoice("direct", DirectOptions()).build(LAYERS)
+    tokens = clip_tokens("int8")
+    for ours, theirs in zip(_both(linear(tokens)), _both(direct(tokens)), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+    assert all(parameter.requires_grad for parameter in linear.parameters())
+
+
+def test_parameters_are_those_of_the_baseline():
+    """1536^2 + 768^2 and biases: 2.95 M at Swin-V2-L with HTS-AT; 4.72 M with a shared Swin."""
+
+    def count(layers):
+        with torch.device("meta"):
+            method = MethodChoice("linear", LinearOptions(dim="none")).build(layers)
+        return sum(parameter.numel() for parameter in method.parameters())
+
+    assert count(swin_and_htsat()) == 1536**2 + 1536 + 768**2 + 768 == 2_951_424
+    shared = [layer for layer in swin_and_htsat() if layer.modality == "visual"]
+    shared += [LayerSpec(**{**vars(layer), "modality": "audio"}) for layer in shared]
+    assert count(shared) == 2 * (1536**2 + 1536) == 4_721_664
+
+
+@pytest.mark.parametrize("dim", [256, 16])
+def test_an_identity_of_another_width_is_refused(dim):
+    with pytest.raises(
+        OptionsError, match=f"init = 'identity' keeps the layer's width, so dim must be 'none', not {dim}"
+    ):
+        LinearOptions(dim=dim, init="identity")
 
 
 def test_no_layers_are_refused():
     with pytest.raises(UsageError, match="a linear probe needs a layer"):
         LinearProbe([])
+
+
+def _both(meta_tokens):
+    return meta_tokens.visual, meta_tokens.audio

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from mettle_cache.methods.linear import mean_token
+from mettle_cache.methods.mean_token import mean_token
 from mettle_cache.methods.protocol import MetaTokens, Method, MethodKind, layers_of
 from mettle_cache.options import Count, Options
 

@@ -13,7 +13,8 @@ from torch import nn
 import mettle_cache.pipelines
 from mettle_cache.datasets.registry import DATASETS
 from mettle_cache.errors import UsageError
-from mettle_cache.methods.linear import LinearOptions, mean_token
+from mettle_cache.methods.linear import LinearOptions
+from mettle_cache.methods.mean_token import mean_token
 from mettle_cache.pipelines.evaluate.evaluation import evaluate
 from mettle_cache.pipelines.train.recipe import default_recipe, load_recipe
 from mettle_cache.pipelines.train.training import train

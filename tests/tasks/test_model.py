@@ -85,7 +85,9 @@ def test_a_methods_own_losses_are_terms_of_the_loss():
 @pytest.mark.parametrize("widths", [(6, 4), (4, 6)])
 def test_widths_that_differ_are_refused_with_both(widths):
     visual, audio = widths
-    with pytest.raises(UsageError, match=f"visual features are {visual} wide and audio features {audio}\n.*lcd.dim"):
+    with pytest.raises(
+        UsageError, match=f"visual features are {visual} wide and audio features {audio}\n.*input_width"
+    ):
         common_width(SimpleNamespace(visual_dim=visual, audio_dim=audio))
     assert common_width(SimpleNamespace(visual_dim=4, audio_dim=4)) == 4
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from mettle_cache.decoders.registry import Decoder, create_decoder, decoder_problems
+from mettle_cache.decoders.registry import Decoder, decoder_problems
 from mettle_cache.errors import DatasetError
 from mettle_cache.layers import LayerSpec
 from mettle_cache.methods.registry import MethodChoice
@@ -27,18 +27,19 @@ from mettle_cache.metrics.avel import (
     segment_accuracy,
     segment_labels,
 )
-from mettle_cache.options import Options, Share, Weight
-from mettle_cache.tasks.model import AudioVisualModel, category_names, common_width
+from mettle_cache.options import Share, Weight
+from mettle_cache.tasks.input_layers import InputLayerOptions
+from mettle_cache.tasks.model import build_audio_visual_model, category_names
 from mettle_cache.tasks.protocol import Predictions, PublishedRow, Task
 
 
 @dataclass(frozen=True, kw_only=True)
-class AvelHeadOptions(Options):
+class AvelHeadOptions(InputLayerOptions):
     """The ``[head]`` table.
 
     ``decoder`` is one that is registered for this task. It gives logits: either ``event [B, T]`` and ``category
     [B, C]``, or ``segments [B, T, C + 1]`` with the background last. ``avps_weight`` is lambda of PSP's pair term and
-    counts for ``psp29`` only.
+    counts for ``psp29`` only. Further keys are those of its input layers.
     """
 
     decoder: str = "psp_cmbs"
@@ -124,8 +125,7 @@ class AvelTask(Task):
     def build_model(self) -> nn.Module:
         method = self.method.build(self.layers)
         offered = {"dropout": self.options.dropout, "avps_weight": self.options.avps_weight}
-        decoder = create_decoder(self.options.decoder, common_width(method), len(self.categories), offered)
-        return AudioVisualModel(method, decoder)
+        return build_audio_visual_model(method, self.options.decoder, len(self.categories), offered, self.options)
 
     def targets(self, rows: Sequence[int]) -> Tensor:
         """Labels ``[B, T]``; the number of categories is background."""

@@ -24,7 +24,7 @@ from torch.nn import functional
 from mettle_cache.decoders.avqa_grounding import GroundingNet, Pictures, match_targets
 from mettle_cache.errors import UsageError, WeightsError
 from mettle_cache.layers import LayerSpec
-from mettle_cache.methods.linear import mean_token
+from mettle_cache.methods.mean_token import mean_token
 from mettle_cache.sealing import file_seal_fits
 from mettle_cache.statedict import explain_mismatch, read_state_dict
 from mettle_cache.tasks.avqa.model import last_layers, take_seconds

@@ -21,7 +21,8 @@ from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec
 from mettle_cache.methods.distiller import LayerDistiller, MatrixOptions
 from mettle_cache.methods.lcd import LCDOptions
-from mettle_cache.methods.linear import LinearOptions, LinearProbe, mean_token
+from mettle_cache.methods.linear import LinearOptions, LinearProbe
+from mettle_cache.methods.mean_token import mean_token
 from mettle_cache.methods.mti import MTI, InjectedTokens, MTIOptions, StageNumber, levels_problem
 from mettle_cache.methods.protocol import MetaTokens, Method
 from mettle_cache.methods.registry import MethodChoice

@@ -19,7 +19,7 @@ from mettle_cache.decoders.mmil import DEFAULT_SMOOTHING, MOTION_WIDTH
 from mettle_cache.decoders.mmpyr import MMPyrOptions
 from mettle_cache.decoders.registry import decoder_problems
 from mettle_cache.errors import UsageError
-from mettle_cache.options import Options
+from mettle_cache.tasks.input_layers import InputLayerOptions
 
 Amount = Annotated[float, Field(ge=0, le=1)]
 
@@ -32,14 +32,14 @@ _HINT = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class ParsingHeadOptions(Options):
+class ParsingHeadOptions(InputLayerOptions):
     """The ``[head]`` table.
 
     ``decoder`` is one that is registered for this task; ``mmpyr``, ``han`` and ``mgn`` have a table of their own.
 
     ``motion`` adds the R(2+1)D features (visual_st in the published code): ``auto`` for ``mgn`` only. The targets of a
     modality move by ``smoothing_...`` towards a half. ``video_mask`` lets a segment have only the categories that the
-    video as a whole is given.
+    video as a whole is given. Further keys are those of the decoder's input layers.
     """
 
     decoder: str = "mmpyr"

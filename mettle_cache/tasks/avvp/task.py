@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from mettle_cache.decoders.mmil import Smoothing
-from mettle_cache.decoders.registry import Decoder, create_decoder
+from mettle_cache.decoders.registry import Decoder
 from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec
 from mettle_cache.methods.registry import MethodChoice
 from mettle_cache.metrics.avvp import Parsing, category_scores, paint_events, parse, parsing_scores
 from mettle_cache.tasks.avvp.head import MotionFeatures, ParsingHeadOptions
-from mettle_cache.tasks.model import AudioVisualModel, category_names, common_width
+from mettle_cache.tasks.model import build_audio_visual_model, category_names
 from mettle_cache.tasks.protocol import Predictions, PublishedRow, StepInputs, Task
 
 LABELLED = ("audio", "visual")
@@ -110,8 +110,7 @@ class AvvpTask(Task):
             "motion": self.options.reads_motion,
             "smoothing": Smoothing(self.options.smoothing_audio, self.options.smoothing_visual),
         }
-        decoder = create_decoder(self.options.decoder, common_width(method), len(self.categories), offered)
-        return AudioVisualModel(method, decoder)
+        return build_audio_visual_model(method, self.options.decoder, len(self.categories), offered, self.options)
 
     def inputs(self, rows: Sequence[int], *, split_rows: Sequence[int], rng: np.random.Generator | None) -> StepInputs:
         """``motion`` ``[B, T, 512]`` where the options ask for it."""

@@ -136,9 +136,12 @@ def test_one_modality_is_not_enough():
         make(layers=LAYERS[:2]).build_model()
 
 
-def test_widths_that_differ_ask_for_a_projection():
-    with pytest.raises(UsageError, match=r"visual features are 8 wide and audio features 16\n.*lcd.dim"):
-        make(MethodChoice("lcd", LCDOptions(dim="none")), layers=(LAYERS[0], LAYERS[3])).build_model()
+def test_widths_that_differ_ask_for_input_layers_or_a_projection():
+    options = AvelHeadOptions(input_width="none")
+    with pytest.raises(
+        UsageError, match=r"visual features are 8 wide and audio features 16\n.*head.input_width.*lcd.dim"
+    ):
+        make(MethodChoice("lcd", LCDOptions(dim="none")), options, layers=(LAYERS[0], LAYERS[3])).build_model()
 
 
 @pytest.mark.parametrize(
