@@ -134,8 +134,25 @@ class LayerDistiller(nn.Module):
         return None
 
     def absorbed_queries(self, meta_tokens: Tensor) -> Tensor:
-        """``W_Kᵀ q`` of each head, logit scale and norm weight included: ``[..., K, D]`` to ``[..., K H, D]``."""
-        return self._absorb(meta_tokens)[0]
+        """``W_Kᵀ q`` of each head, logit scale and norm weight included: ``[..., K, D]`` to ``[..., K H, D]``.
+
+        Of several sets of matrices they are those of the first step.
+        """
+        return self._absorb(meta_tokens)[0] if self.matrices is None else self._absorb_matrices(0, meta_tokens)[0]
+
+    def value_projection(self) -> tuple[Tensor, Tensor]:
+        """``W_V [D, D]`` and its bias ``[D]``, of the first step."""
+        start = 2 * self.layer.width
+        if self.matrices is None:
+            return self.attention.in_proj_weight[start:], self.attention.in_proj_bias[start:]
+        linear = cast(nn.Linear, self.projections[0])
+        return linear.weight[start:], linear.bias[start:]
+
+    def output_projection(self) -> nn.Linear | None:
+        """The linear after the attention, of the first step; None where there is none."""
+        if self.matrices is None:
+            return self.attention.out_proj
+        return cast(nn.Linear, self.outputs[0]) if self.outputs else None
 
     def _absorb(self, meta_tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The queries that :meth:`absorbed_queries` describes, and the values' projection with its bias."""
@@ -144,6 +161,8 @@ class LayerDistiller(nn.Module):
         queries, values, values_bias = fold_keys(
             normed, attention.in_proj_weight, attention.in_proj_bias, self.options.heads
         )
+        if not self.options.scale:
+            queries = queries * (self.layer.width // self.options.heads) ** 0.5
         if self.options.norm:
             queries = queries * self.norm_tokens.weight
         return queries.flatten(-3, -2), values, values_bias
@@ -211,7 +230,9 @@ class LayerDistiller(nn.Module):
         weight, bias = linear.weight, linear.bias
         by_head = nn.functional.linear(meta_tokens, weight[:width], bias[:width]).unflatten(-1, (heads, -1))
         keys = weight[width : 2 * width].unflatten(0, (heads, -1))
-        queries = torch.einsum("...khe,hed->...khd", by_head, keys) * (width // heads) ** -0.5
+        queries = torch.einsum("...khe,hed->...khd", by_head, keys)
+        if self.options.scale:
+            queries = queries * (width // heads) ** -0.5
         values: Tensor = weight[2 * width :].unflatten(0, (heads, -1))
         return queries.flatten(-3, -2), values, bias[2 * width :]
 

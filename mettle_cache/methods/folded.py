@@ -3,8 +3,8 @@
 With R = 1 the queries do not depend on the tokens, so :func:`fold_lcd` computes once what only weights enter:
 
 - ``W_Q``, ``W_K``, the meta-tokens and both norms' weights become K H query vectors a layer;
-- ``W_O``, the layer's projection and the mean over layers and meta-tokens become one matrix ``[d, D]``, and all biases
-  of all layers one vector ``[d]``;
+- ``W_O`` if there is one, the layer's projection and the mean over layers and meta-tokens become one matrix ``[d, D]``,
+  and all biases of all layers one vector ``[d]``;
 - the K rows of the mixing branch become one, because only their sum is used.
 
 ``W_V`` stays, with the norm's weight in it: merged with ``W_O`` it would take H matrices ``[d, D]``. Equal to the
@@ -182,11 +182,11 @@ def _fold_layer(
     constant = project.new_zeros(layer.width)
     tensors = {"queries": project.new_empty(0, layer.width)}
     if options.task_specific:
-        out = exact.attention.out_proj
+        out = exact.output_projection()
         tensors["queries"] = exact.absorbed_queries(exact.meta_tokens)
         tensors["values"], shift = _fold_values(exact)
-        tensors["out"] = share * project @ out.weight
-        constant += count * (out.weight @ shift + out.bias)
+        tensors["out"] = share * (project if out is None else project @ out.weight)
+        constant += count * (shift if out is None else out.weight @ shift + out.bias)
         constant += exact.meta_tokens.sum(0) if options.residual else 0
     mixing = exact.mixing()
     if mixing is not None:
@@ -209,8 +209,7 @@ def _fold_layer(
 
 def _fold_values(distiller: LayerDistiller) -> tuple[Tensor, Tensor]:
     """``W_V`` by head, ``[H, D/H, D]``, with the norm's weight in it; what its and the norm's biases give, ``[D]``."""
-    width, attention = distiller.layer.width, distiller.attention
-    values, shift = attention.in_proj_weight[2 * width :], attention.in_proj_bias[2 * width :]
+    values, shift = distiller.value_projection()
     if distiller.options.norm:
         shift = shift + values @ distiller.norm_tokens.bias
         values = values * distiller.norm_tokens.weight

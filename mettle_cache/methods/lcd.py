@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec
-from mettle_cache.methods.distiller import LayerDistiller
+from mettle_cache.methods.distiller import LayerDistiller, MatrixOptions
 from mettle_cache.methods.kernels.layer_threads import LayerWork, add_up_layers
 from mettle_cache.methods.kernels.ops import layers_side_by_side
 from mettle_cache.methods.protocol import MethodKind, PerModality
@@ -44,6 +44,13 @@ class LCDOptions(Options):
         A LayerNorm on the meta-tokens and one on the attended tokens.
     residual
         Add the meta-tokens back after the attention, which the paper does not.
+    out_proj
+        The linear after the attention, which the published totals want and equation 3.1 does not have. Without it three
+        matrices are left, shared by all steps, and there is neither norm nor residual. Segmentation has
+        ``head.out_proj`` for it.
+    scale
+        Logits times ``1 / sqrt(D / H)``, which equation 3.1 does not write. Equation 3.1 as printed is ``out_proj``,
+        ``scale`` and ``norm`` all false.
     """
 
     settled: ClassVar[Mapping[str, object]] = {"attention": "absorbed"}
@@ -58,11 +65,22 @@ class LCDOptions(Options):
     pretrained_branch: Literal["linear", "avgpool", "none"] = "linear"
     norm: bool = True
     residual: bool = False
+    out_proj: bool = True
+    scale: bool = True
 
     def problems(self) -> Sequence[str]:
-        if self.task_specific or self.pretrained_branch != "none":
-            return ()
-        return ("task_specific = false and pretrained_branch = 'none' together leave nothing to train",)
+        wrong = []
+        if not self.task_specific and self.pretrained_branch == "none":
+            wrong.append("task_specific = false and pretrained_branch = 'none' together leave nothing to train")
+        if not self.out_proj and (self.norm or self.residual):
+            wrong.append(
+                "out_proj = false is equation 3.1, which has neither norm nor residual: set norm and residual to false"
+            )
+        return wrong
+
+    def matrices(self) -> MatrixOptions | None:
+        """The matrices of equation 3.1 where they take the place of an attention module."""
+        return None if self.out_proj else MatrixOptions(shared_steps=True)
 
     def meta_tokens(self, modality: str) -> int | tuple[int, ...]:
         """K of a modality."""
@@ -104,7 +122,9 @@ class LCD(nn.Module):
         self.count = sum(counts[layer.stage] for layer in self.layers)
         self.distillers = nn.ModuleDict(
             {
-                _key(layer): LayerDistiller(layer, counts[layer.stage], options.steps(modalities[0]), options)
+                _key(layer): LayerDistiller(
+                    layer, counts[layer.stage], options.steps(modalities[0]), options, options.matrices()
+                )
                 for layer in self.layers
             }
         )
