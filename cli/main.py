@@ -29,6 +29,7 @@ COMMANDS = (
     "info",
     "datasets",
     "backbones",
+    "methods",
     "pretrain-grounding",
     "train",
     "sweep",

@@ -37,6 +37,8 @@ WRONG = {
     "recode NOSUCH --codec int8 --out NEW": "there is no token store at NOSUCH",
     "recode NOSUCH --codec int5 --out NEW": "no codec is called 'int5'",
     "plan --dataset nosuch": "no data set is called 'nosuch'",
+    "methods nosuch": "no method is called 'nosuch'",
+    "methods --task nosuch": "no task is called 'nosuch'",
     "train --from-cache --seed 1 --seeds 2": "exclude each other",
     "train --from-cache --seeds x": "'x' is no seed",
     "train --from-cache": "there is no finished store under cache/",
