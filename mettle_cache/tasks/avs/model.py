@@ -241,11 +241,16 @@ class LevelTokens(nn.Module):
 
 
 class ProbedToken(nn.Module):
-    """Linear probing's one meta-token, the mean of the projected tokens (Table 5)."""
+    """Linear probing's one meta-token, the mean of the projected tokens (Table 5).
 
-    def __init__(self, layer: LayerSpec, dim: int) -> None:
+    A layer of another width than ``dim`` has no identity to start from.
+    """
+
+    def __init__(self, layer: LayerSpec, dim: int, options: LinearOptions) -> None:
         super().__init__()
-        self.probe = LinearProbe([layer], LinearOptions(dim=dim))
+        square = layer.width == dim
+        options = replace(options, dim="none" if square else dim, init=options.init if square else "default")
+        self.probe = LinearProbe([layer], options)
 
     def forward(self, tokens: LayerTokens) -> Tensor:
         """``[F, 1, d]`` of a layer's tokens ``[F, N, D]``."""
@@ -272,7 +277,7 @@ class SoundOverTime(nn.Module):
 def _source(layer: LayerSpec, dim: int, method: MethodChoice, options: AvsHeadOptions) -> nn.Module:
     """What gives one layer's meta-tokens."""
     if method.name == "linear":
-        return ProbedToken(layer, dim)
+        return ProbedToken(layer, dim, cast(LinearOptions, method.options))
     lcd = cast(LCDOptions, method.options)
     count = lcd.meta_tokens(layer.modality)
     if not isinstance(count, int):

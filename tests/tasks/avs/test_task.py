@@ -244,6 +244,15 @@ def test_linear_probing_injects_the_mean_projected_token():
     assert model.audio(tokens).shape == (1, 1, 1, VISUAL[-1].width)
 
 
+def test_linear_probing_keeps_its_norms_and_starts_as_the_identity_where_that_fits():
+    options = LinearOptions(dim="none", init="identity", norm_visual=True)
+    model, tokens = make_task(method=MethodChoice("linear", options)).build_model(), make_tokens(1, 1)
+    last = tokens[VISUAL[-1].name].codes
+    normed = torch.nn.functional.layer_norm(last, last.shape[-1:]).mean(-2, keepdim=True)
+    torch.testing.assert_close(model.visual(tokens), normed)
+    assert [model.visual.sources[0].probe.norm, model.audio.sources[0].probe.norm] == [True, False]
+
+
 def test_only_layers_that_are_read_are_asked_for():
     everything = (*VISUAL, *AUDIO)
     assert make_task(everything).layers == LAYERS
