@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,13 +13,16 @@ from mettle_cache.cli.table import table_lines
 from mettle_cache.pipelines.report.units import format_bytes, format_rate, format_seconds
 
 if TYPE_CHECKING:
-    from mettle_cache.pipelines.extract.plan import PlanReport
+    from mettle_cache.pipelines.extract.plan import Bill, PlanReport
+    from mettle_cache.pipelines.report.method_plan import MethodPlan
 
 EPILOG = """Examples:
 
 \b
 mettle plan --dataset ave --root data/AVE
 mettle plan --dataset ave --codec int4 --layers stages --no-measure --json
+mettle plan --dataset ave --method direct
+mettle plan --dataset avs-s4 --set head.lcd_levels=[1,4]
 """
 PLANNED = ("dataset", "root", "visual", "audio", "codec", "layers", "clips_per_shard", "options", "out", "device")
 
@@ -32,6 +35,15 @@ def register(app: typer.Typer) -> None:
 def plan(
     chosen: Mapping[str, Any],
     measure: Annotated[bool, typer.Option("--measure/--no-measure", help="Time a forward pass and the disk.")] = True,
+    method: Annotated[
+        str | None, typer.Option(help="Also say what storing just the layers of this method costs.")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="The recipe that the method is in; by default what fits the backbones.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key of that recipe.")
+    ] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -42,10 +54,20 @@ def plan(
     config = ExtractConfig(**chosen)
     config.check_names()  # before PyTorch loads, which takes seconds
 
+    asked = bool(method or recipe or set_)
+    if asked:
+        from mettle_cache.pipelines.report.method_plan import load_method_recipe, plan_method
+
+        load_method_recipe(config, method=method, recipe=recipe, overrides=set_ or ())  # before anything is measured
+
     from mettle_cache.pipelines.extract.plan import make_plan
 
     report = make_plan(config, measure=measure, progress=terminal_progress())
-    emit(report.to_json(), report_lines(report))
+    document, lines = report.to_json(), report_lines(report)
+    if asked:
+        of_method = plan_method(config, report, method=method, recipe=recipe, overrides=set_ or ())
+        document, lines = {**document, "method": of_method.to_json()}, [*lines, "", *method_lines(of_method)]
+    emit(document, lines)
     if not report.ok:
         raise typer.Exit(1)
 
@@ -58,7 +80,7 @@ def report_lines(report: PlanReport) -> list[str]:
         "",
         *_stage_table(report),
         "",
-        *_bill_table(report),
+        *_bill_lines(report.bills),
         "",
         f"chosen     {chosen.layers} at {chosen.codec}: {format_bytes(chosen.nbytes)} in {chosen.files:,} files",
         f"disk       {format_bytes(report.free)} free: {'fits' if chosen.fits else 'does NOT fit'} ({report.out})",
@@ -72,6 +94,19 @@ def report_lines(report: PlanReport) -> list[str]:
     return lines
 
 
+def method_lines(plan: MethodPlan) -> Iterator[str]:
+    """What the method reads, its bill by codec, and what is missing for it."""
+    yield f"{plan.method} (recipe {plan.recipe}) needs {len(plan.layers)} layers: --layers {plan.selection}"
+    yield ""
+    yield from _bill_lines(plan.bills)
+    if plan.pooled:
+        yield (
+            f"pooled     {', '.join(plan.pooled)} beside the store: {format_bytes(plan.pooled_bytes)} more; heads then "
+            "read these alone"
+        )
+    yield from (f"missing    {note}" for note in plan.notes())
+
+
 def _stage_table(report: PlanReport) -> list[str]:
     codecs = list(report.stages[0].clip_bytes)
     header = ("stage", "layers", "N", "D", *(f"{codec} a clip" for codec in codecs))
@@ -82,7 +117,7 @@ def _stage_table(report: PlanReport) -> list[str]:
     return table_lines(header, rows)
 
 
-def _bill_table(report: PlanReport) -> list[str]:
+def _bill_lines(bills: Sequence[Bill]) -> list[str]:
     header = ("layers", "codec", "a clip", "static", "in all", "files", "fits", "read clips/s")
     rows = [
         (
@@ -95,6 +130,6 @@ def _bill_table(report: PlanReport) -> list[str]:
             "yes" if bill.fits else "no",
             None if bill.reads_per_second is None else format_rate(bill.reads_per_second),
         )
-        for bill in report.bills
+        for bill in bills
     ]
     return table_lines(header, rows)

@@ -55,13 +55,13 @@ METHODS = Registry(
             "lst",
             "mettle_cache.methods.lst:KIND",
             summary="Ladder Side-Tuning: a narrow transformer beside the backbone, which takes in each layer",
-            source="arXiv 2206.06522",
+            source="LST, NeurIPS 2022",
         ),
         MethodRow(
             "unipt",
             "mettle_cache.methods.unipt:KIND",
             summary="Universal Parallel Tuning: all layers meet the last one, by confidence",
-            source="arXiv 2308.14316",
+            source="UniPT, CVPR 2024",
         ),
         MethodRow(
             "sherl",

@@ -142,7 +142,15 @@ def _report(
 ) -> PlanReport:
     sets = dict.fromkeys((*LAYER_SETS, config.layer_selection))
     bills = tuple(
-        _bill(select_layers(layers, chosen), chosen, codec, dataset, config, free=free, speed=speed)
+        layer_bill(
+            *(select_layers(layers, chosen), chosen, codec),
+            dataset=dataset.name,
+            clips=len(dataset.clips),
+            segments=dataset.segments,
+            clips_per_shard=config.clips_per_shard,
+            free=free,
+            speed=speed,
+        )
         for chosen in sets
         for codec in CODECS.names()
     )
@@ -183,21 +191,27 @@ def verdict(reads: float | None, recomputes: float | None) -> str:
     )
 
 
-def _bill(
+def layer_bill(
     layers: Sequence[LayerSpec],
     chosen: str,
     codec: str,
-    dataset: Dataset,
-    config: ExtractConfig,
     *,
+    dataset: str,
+    clips: int,
+    segments: int,
+    clips_per_shard: int | None,
     free: int,
     speed: float | None,
 ) -> Bill:
-    layers = cells_for(get_codec(codec), dataset.name, layers)
-    stored = (layers, dataset.segments, get_codec(codec))
+    """The cost of layers, which the selection ``chosen`` names, of so many clips.
+
+    ``free`` are bytes of the disk, ``speed`` bytes/s that it reads, None if not measured.
+    """
+    layers = cells_for(get_codec(codec), dataset, layers)
+    stored = (layers, segments, get_codec(codec))
     sizes = bytes_per_clip(*stored)
-    clips, records = len(dataset.clips), sizes.pop(RECORDS)
-    each = config.clips_per_shard or default_clips_per_shard(*stored, clips)
+    records = sizes.pop(RECORDS)
+    each = clips_per_shard or default_clips_per_shard(*stored, clips)
     clip_bytes = sum(sizes.values())
     static = [array.nbytes + CRC_BYTES for array in static_layout(*stored)]
     return Bill(

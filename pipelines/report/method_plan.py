@@ -1,0 +1,217 @@
+"""What a store for one method alone would cost: just the layers that its head reads, and what lies beside them.
+
+Stage one knows no method, so this stands beside the plan of an extraction and not in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+from mettle_cache.backbones.factory import parse_backbone
+from mettle_cache.datasets import DATASETS
+from mettle_cache.errors import ConfigError, UsageError
+from mettle_cache.layers import MODALITIES, LayerSpec, select_layers
+from mettle_cache.pipelines.companions.pooled_table import companion_bytes, pooled_tables
+from mettle_cache.pipelines.extract.config import ExtractConfig
+from mettle_cache.pipelines.extract.plan import Bill, PlanReport, layer_bill
+from mettle_cache.pipelines.report.methods import backbone_layers
+from mettle_cache.pipelines.train.recipe import Recipe, load_recipe
+from mettle_cache.pipelines.train.task import task_on_layers
+from mettle_cache.preprocessing import SHARED
+from mettle_cache.store.format.codecs import CODECS
+from mettle_cache.tasks.protocol import Task
+from mettle_cache.tasks.registry import TASKS, get_task
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodPlan:
+    """The cost of storing what one recipe's head reads.
+
+    ``layers`` are what has to be stored, ``selection`` says them for ``--layers``. ``missing`` are those of them that
+    the planned extraction would not store, ``unselected`` those that the recipe's own ``layers`` leave out. ``pooled``
+    are companions with coarser grids, which stand for whole layers while heads train; they take ``pooled_bytes``.
+    """
+
+    method: str
+    recipe: str
+    layers: tuple[str, ...]
+    selection: str
+    missing: tuple[str, ...]
+    unselected: tuple[str, ...]
+    bills: tuple[Bill, ...]
+    pooled: tuple[str, ...]
+    pooled_bytes: int
+
+    def to_json(self) -> dict[str, object]:
+        return asdict(self)
+
+    def notes(self) -> Iterator[str]:
+        """What stands between the planned extraction and this head, in words with what to do."""
+        if self.missing:
+            yield (
+                f"{self.method} needs {_list(self.missing)}, which this extraction would not store: "
+                f"--layers {self.selection}"
+            )
+        if self.unselected:
+            yield (
+                f"the recipe {self.recipe} selects no {_list(self.unselected)}: train with "
+                f"--set layers={self.selection}"
+            )
+
+
+def plan_method(
+    config: ExtractConfig,
+    report: PlanReport,
+    *,
+    method: str | None = None,
+    recipe: str | None = None,
+    overrides: Sequence[str] = (),
+) -> MethodPlan:
+    """The cost of a store of just what ``method`` reads, by codec.
+
+    Parameters
+    ----------
+    report
+        The plan of the extraction, for its clips and its disk.
+    method
+        None: that of the recipe.
+    recipe
+        None: that of the published row of these backbones, else the data set's or its task's.
+
+    Raises
+    ------
+    UsageError
+        No task is for the data set, there is no such recipe or method, or it takes no layers of these backbones.
+    ConfigError
+        Everything that is wrong with the recipe and its overrides.
+    """
+    loaded = load_method_recipe(config, method=method, recipe=recipe, overrides=overrides)
+    offered = _offered(config)
+    selected = select_layers(offered, loaded.layers)
+    task = _task_on(loaded, selected, offered)
+    stored = {layer.name for layer in select_layers(offered, config.layer_selection)}
+    selection = _workable_selection(loaded, task.layers, offered)
+    layers = select_layers(offered, selection)
+    names = tuple(layer.name for layer in layers)
+    bills = tuple(
+        layer_bill(
+            *(layers, selection, codec),
+            dataset=report.dataset,
+            clips=report.clips,
+            segments=report.segments,
+            clips_per_shard=config.clips_per_shard,
+            free=report.free,
+            speed=report.disk_bytes_per_second,
+        )
+        for codec in CODECS.names()
+    )
+    return MethodPlan(
+        method=loaded.method,
+        recipe=loaded.name,
+        layers=names,
+        selection=selection,
+        missing=tuple(name for name in names if name not in stored),
+        unselected=tuple(name for name in names if name not in {layer.name for layer in selected}),
+        bills=bills,
+        pooled=tuple(table.stem for table in pooled_tables(task.layers, task.pooled)),
+        pooled_bytes=companion_bytes(task.layers, task.pooled, report.segments, report.clips),
+    )
+
+
+def load_method_recipe(
+    config: ExtractConfig, *, method: str | None, recipe: str | None, overrides: Sequence[str]
+) -> Recipe:
+    """The recipe with its method and overrides; needs nothing that is slow to load. Raises as :func:`plan_method`."""
+    row = DATASETS.row(config.dataset)
+    if row.task is None:
+        raise UsageError(
+            f"no task is for the data set '{config.dataset}', so no method reads a store of it",
+            hint="leave --method, --recipe and --set away",
+        )
+    name = recipe or _default_recipe(config, row.task, row.recipe)
+    loaded = load_recipe(name, [*([f"method={method}"] if method else []), *overrides])
+    if loaded.task != row.task:
+        raise UsageError(
+            f"recipe {loaded.name} is for {loaded.task}, which does not take the data set '{config.dataset}'",
+            hint=f"name one for {row.task}, or leave --recipe away",
+        )
+    return loaded
+
+
+def selection_of(layers: Sequence[LayerSpec], offered: Sequence[LayerSpec]) -> str:
+    """The shortest selection of ``offered`` that gives ``layers``, in the words of ``--layers``."""
+    names = {layer.name for layer in layers}
+    by_modality = {
+        modality: (
+            [layer for layer in layers if layer.modality == modality],
+            [layer for layer in offered if layer.modality == modality],
+        )
+        for modality in MODALITIES
+    }
+    rules = ("all", "stages", "pyramid", *(f"last:{len(read)}" for read, _ in by_modality.values() if read))
+    for rule in rules:
+        if names == {layer.name for layer in _select(offered, rule)}:
+            return rule
+    return ",".join(_of_modality(modality, *pair) for modality, pair in by_modality.items() if pair[0])
+
+
+def _workable_selection(recipe: Recipe, layers: Sequence[LayerSpec], offered: Sequence[LayerSpec]) -> str:
+    """The selection of just these layers, or of a few more where the task counts levels and wants those between."""
+    for selection in (selection_of(layers, offered), "pyramid"):
+        try:
+            if _bind(recipe, select_layers(offered, selection)).layers == tuple(layers):
+                return selection
+        except UsageError:
+            continue
+    return "all"
+
+
+def _of_modality(modality: str, layers: Sequence[LayerSpec], offered: Sequence[LayerSpec]) -> str:
+    names = {layer.name for layer in layers}
+    for rule in (modality, f"{modality}/stages", f"{modality}/pyramid", f"{modality}/last:{len(layers)}"):
+        if names == {layer.name for layer in _select(offered, rule)}:
+            return rule
+    return ",".join(layer.name for layer in layers)
+
+
+def _select(offered: Sequence[LayerSpec], rule: str) -> Sequence[LayerSpec]:
+    """The layers of a rule, none where it asks for more than there are."""
+    try:
+        return select_layers(offered, rule)
+    except UsageError:
+        return ()
+
+
+def _offered(config: ExtractConfig) -> tuple[LayerSpec, ...]:
+    audio = SHARED if config.shared else parse_backbone(config.audio).name
+    return backbone_layers(parse_backbone(config.visual).name, audio)
+
+
+def _default_recipe(config: ExtractConfig, task: str, otherwise: str) -> str:
+    pair = (parse_backbone(config.visual).name, SHARED if config.shared else parse_backbone(config.audio).name)
+    published = [
+        row.setting
+        for row in get_task(task).published
+        if row.dataset == config.dataset and (row.visual, row.audio) == pair
+    ]
+    return next((name for name in (*published, otherwise, TASKS.row(task).recipe) if name), "")
+
+
+def _task_on(recipe: Recipe, selected: Sequence[LayerSpec], offered: Sequence[LayerSpec]) -> Task:
+    """The task on the recipe's layers or, where it lacks some of them, on all."""
+    try:
+        return _bind(recipe, selected)
+    except ConfigError:
+        raise
+    except UsageError:
+        return _bind(recipe, offered)
+
+
+def _bind(recipe: Recipe, layers: Sequence[LayerSpec]) -> Task:
+    task = get_task(recipe.task)
+    return task_on_layers(recipe, layers, vocabulary=task.published_vocabulary, segments=task.published_segments)
+
+
+def _list(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}"
