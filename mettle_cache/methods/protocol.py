@@ -93,8 +93,8 @@ class PerModality(Method):
     layers
         Those offered, of both modalities.
     build
-        Makes one modality's module of its layers; it has ``layers`` and ``output_dim``, and may have ``pooled`` and
-        ``companions``.
+        Makes one modality's module of its layers; it has ``layers`` and ``output_dim``, and may have ``pooled``,
+        ``companions`` and ``native_width``.
 
     Raises
     ------
