@@ -337,3 +337,17 @@ def test_layers_that_are_missing_are_said(switches, message):
 def test_both_modalities_are_needed():
     with pytest.raises(UsageError, match="none of the 3 layers is audio"):
         MoLT(VISUAL, MoLTOptions(late=1))
+
+
+@pytest.mark.parametrize("form", ["int8", "klt"])
+def test_single_precision_takes_the_compiled_kernels_to_the_same_numbers(form):
+    exact, tokens = build(), clip_tokens(form, LAYERS)
+    single, results = copy.deepcopy(exact).float(), []
+    for method in (exact, single):
+        found = method.separate(tokens)
+        loss = found.visual.square().mean() + found.audio.square().mean() + found.losses["orthogonality"]
+        loss.backward()
+        gradients = [parameter.grad.double() for parameter in method.parameters()]
+        results.append((found.visual.double(), found.audio.double(), *gradients))
+    for expected, ours in zip(*results, strict=True):
+        assert (ours - expected).abs().max() <= 2e-4 * max(1e-2, expected.abs().max().item())

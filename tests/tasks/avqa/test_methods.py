@@ -1,67 +1,19 @@
 """Question answering with methods other than LCD: what is heard, what is injected, and into which pictures."""
 
-import sys
-from dataclasses import dataclass
-
 import pytest
 import torch
 
 from mettle_cache.errors import UsageError
-from mettle_cache.methods.linear import LinearOptions, LinearProbe, mean_token
+from mettle_cache.methods.direct import DirectOptions
+from mettle_cache.methods.layermean import LayerMeanOptions
 from mettle_cache.methods.molt import MoLTOptions
-from mettle_cache.methods.protocol import MethodKind, PerModality
-from mettle_cache.methods.registry import METHODS, MethodChoice
-from mettle_cache.options import Options
-from mettle_cache.registry import MethodRow
+from mettle_cache.methods.registry import MethodChoice
 from mettle_cache.tasks.avqa.model import take_seconds
 from mettle_cache.tasks.avqa.task import AvqaTask
 from tests.methods.injection import inject
 from tests.tasks.avqa.test_task import LAYERS, SEGMENTS, make, model_parts, pictures_seen, tokens, training_inputs
 
 MOLT = MethodChoice("molt", MoLTOptions(dim=6, late=2, k=3, reduction=4))
-
-
-class Mean(torch.nn.Module):
-    """What Direct is: the mean token of the last layer."""
-
-    def __init__(self, layers):
-        super().__init__()
-        self.layers, self.output_dim = (layers[-1],), layers[-1].width
-
-    def forward(self, tokens):
-        return mean_token(tokens[self.layers[0].name])
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeanOptions(Options):
-    pass
-
-
-MEAN = MethodKind(MeanOptions, lambda layers, _: PerModality(layers, Mean))
-PROBE = MethodKind(
-    MeanOptions, lambda layers, _: PerModality(layers, lambda own: LinearProbe(own, LinearOptions(dim=5)))
-)
-
-
-@pytest.fixture
-def stand_in():
-    """``stand_in(name, kind)``: a method of that name, whatever else has it."""
-    held = {}
-
-    def put(name, kind):
-        setattr(sys.modules[__name__], f"KIND_{name}", kind)
-        if name in METHODS:
-            held[name] = METHODS.row(name)
-            METHODS.unregister(name)
-        METHODS.register(MethodRow(name, f"{__name__}:KIND_{name}"))
-        held.setdefault(name, None)
-        return MethodChoice(name, MeanOptions())
-
-    yield put
-    for name, row in held.items():
-        METHODS.unregister(name)
-        if row is not None:
-            METHODS.register(row)
 
 
 def test_the_methods_that_the_task_takes():
@@ -102,8 +54,8 @@ def test_molt_s_tokens_are_injected_and_other_pictures_meet_the_sound_of_the_que
     assert torch.allclose(negative, expected, atol=1e-5)
 
 
-def test_direct_injects_nothing_and_hears_the_mean_token(stand_in):
-    model, stored, tensors = model_parts(method=stand_in("direct", MEAN))
+def test_direct_injects_nothing_and_hears_the_mean_token():
+    model, stored, tensors = model_parts(method=MethodChoice("direct", DirectOptions()))
     assert {name.split(".")[0] for name, _ in model.named_parameters()} == {"decoder"}
     heard, positive, _, negative = pictures_seen(model, stored, tensors).values()
     torch.testing.assert_close(heard, stored["audio/s2b01"].codes[:2].mean(2))
@@ -112,10 +64,10 @@ def test_direct_injects_nothing_and_hears_the_mean_token(stand_in):
     assert torch.equal(negative, other.codes)
 
 
-def test_one_vector_a_segment_is_one_meta_token(stand_in):
-    task = make(method=stand_in("layermean", PROBE))
-    assert [layer.name for layer in task.layers] == ["visual/s2b01", "audio/s2b01"]
-    model, stored, tensors = model_parts(method=MethodChoice("layermean", MeanOptions()))
+def test_one_vector_a_segment_is_one_meta_token():
+    method = MethodChoice("layermean", LayerMeanOptions(dim=5))
+    assert make(method=method).layers == LAYERS
+    model, stored, tensors = model_parts(method=method)
     heard, positive, _, _ = pictures_seen(model, stored, tensors).values()
     own = {name: layer[:2] for name, layer in stored.items()}
     audio, visual = model.audio(own), model.visual(own)

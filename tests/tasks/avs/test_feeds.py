@@ -7,9 +7,11 @@ import torch
 
 from mettle_cache.errors import OptionsError, UsageError
 from mettle_cache.layers import LayerSpec, select_layers
+from mettle_cache.methods.direct import DirectOptions
+from mettle_cache.methods.layermean import LayerMeanOptions
 from mettle_cache.methods.molt import MoLTOptions
 from mettle_cache.methods.registry import MethodChoice
-from mettle_cache.options import Options
+from mettle_cache.pipelines.train.recipe import load_recipe
 from mettle_cache.tasks.avs.model import FEEDS
 from mettle_cache.tasks.avs.task import AvsTask
 from mettle_cache.tokens import FLOATS, LayerTokens
@@ -21,8 +23,7 @@ TWO = tuple(replace(VISUAL[place], block=block) for place in (2, 3) for block in
 DEEP = (*VISUAL[:2], *TWO, *AUDIO)
 """Two blocks in each of the last two visual stages."""
 MOLT = MethodChoice("molt", MoLTOptions(dim=8, late=2, k=3, reduction=4))
-# neither has an option that segmentation reads
-DIRECT, LAYERMEAN = MethodChoice("direct", Options()), MethodChoice("layermean", Options())
+DIRECT, LAYERMEAN = MethodChoice("direct", DirectOptions()), MethodChoice("layermean", LayerMeanOptions())
 
 
 def assert_trains(task, frames=1):
@@ -154,3 +155,10 @@ def test_the_layers_that_molt_lacks_are_said_with_those_of_the_masks():
     )
     with pytest.raises(UsageError, match=message):
         make_task((*VISUAL, *AUDIO), method=MethodChoice("molt", MoLTOptions()))
+
+
+@pytest.mark.parametrize("method", ["direct", "layermean", "linear"])
+def test_a_recipe_takes_the_method_by_its_name(method):
+    recipe = load_recipe("avs-s4-small", [f"method={method}", "head.width=8"])
+    task = make_task((*VISUAL, AUDIO[-1]), method=recipe.method_choice())
+    assert task.build_model()(make_tokens(1, 1, task.layers))["logits"].shape == (1, 1, SIDE, SIDE)
