@@ -176,6 +176,8 @@ def _pool_clips(store: TokenStore, making: Sequence[_Making], progress: Progress
     read = {each.layer.name for one in making for each in one.table.pooled}
     names = [layer.name for layer in store.layers if layer.name in read]
     work = sorted({clip for each in making for clip in each.pending})
+    if not work:
+        return
 
     def pool(clip: int) -> list[tuple[_Making, dict[str, LayerTokens] | TokensError]]:
         tokens = store.read([clip], names).layers

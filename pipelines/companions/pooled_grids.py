@@ -88,4 +88,6 @@ def _make_those_that_lack(store: TokenStore, folder: Path, tables: Sequence[Pool
             # filelock raises the latter where the file system has no locks
             raise NotMadeError(getattr(error, "message", str(error))) from error
         # another process may have made some of them meanwhile
-        make_companions(store, folder, [table for table in tables if not find_grids(store, folder, table)], progress)
+        lacking = [table for table in tables if not find_grids(store, folder, table)]
+        if lacking:
+            make_companions(store, folder, lacking, progress)
