@@ -118,7 +118,8 @@ EXTRACTION: Mapping[str, Setting] = {
     "layers": Setting(
         str | None,
         typer.Option(
-            metavar="all|stages|last:N|NAME,...", help="The layers to store; by default those that the task reads."
+            metavar="all|embed|stages|last:N|NAME,...",
+            help="The layers to store; by default those that the task reads. embed is the patch embedding.",
         ),
         None,
     ),

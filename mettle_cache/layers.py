@@ -9,6 +9,7 @@ from mettle_cache.errors import UsageError
 
 MODALITIES = ("visual", "audio")
 PYRAMID_LEVELS = 4
+EMBED = "embed"
 # where single tokens are many and narrow, neighbours are alike and a basis over four of them is still small
 CELL, FEWEST_CELL_TOKENS, WIDEST_CELL = 2, 512, 1536
 
@@ -17,7 +18,8 @@ CELL, FEWEST_CELL_TOKENS, WIDEST_CELL = 2, 512, 1536
 class LayerSpec:
     """One block's output, taken before the next patch merging.
 
-    ``stage`` and ``block`` count from 1, ``block`` within its stage. ``grid`` is the token grid (rows, columns) without
+    ``stage`` and ``block`` count from 1, ``block`` within its stage; block 0 of stage 1 is what enters the first block,
+    the output of the patch embedding with positions. ``grid`` is the token grid (rows, columns) without
     class tokens; ``tokens`` is N with them, ``width`` is D. ``cell`` is the side of the squares of tokens that a codec
     with cells (``klt``) encodes together; 1 for single tokens, as every other codec takes them.
     """
@@ -75,19 +77,18 @@ def select_layers(layers: Sequence[LayerSpec], selection: str) -> tuple[LayerSpe
     Parameters
     ----------
     selection
-        ``all``; or parts separated by commas, each ``stages`` (the last block of each stage), ``pyramid`` (those of the
-        last four stages or, where a backbone is one stage, of the four quarters of its blocks), ``pyramid:N`` (the Nth
-        of these four, counted from 1, fine to coarse), ``last:N`` (the last N blocks), any of them of one modality
-        (``visual/stages``, ``audio/last:1``), a layer (``visual/s3b07``), a stage (``visual/s3``) or a modality
-        (``audio``).
+        Parts separated by commas, each ``all`` (every block), ``embed`` (the patch embedding), ``stages`` (the last
+        block of each stage), ``pyramid`` (those of the last four stages or, where a backbone is one stage, of the four
+        quarters of its blocks), ``pyramid:N`` (the Nth of these four, counted from 1, fine to coarse), ``last:N`` (the
+        last N blocks), any of them of one modality (``visual/stages``, ``audio/last:1``), a layer (``visual/s3b07``), a
+        stage (``visual/s3``) or a modality (``audio``). Only ``embed`` and its own name (``visual/s1b00``) select the
+        patch embedding.
 
     Raises
     ------
     UsageError
         A name that no layer has, an N out of range, or an empty selection.
     """
-    if selection == "all":
-        return tuple(layers)
     parts = [part.strip() for part in selection.split(",") if part.strip()]
     chosen = [_select_part(layers, part) for part in parts]
     unknown = [part for part, matches in zip(parts, chosen, strict=True) if not matches]
@@ -95,7 +96,7 @@ def select_layers(layers: Sequence[LayerSpec], selection: str) -> tuple[LayerSpe
         known = sorted({name for layer in layers for name in (layer.name, layer.array, layer.modality)})
         raise UsageError(
             f"layers '{selection}': no such layer: {', '.join(unknown) or '(nothing named)'}",
-            hint=f"use all, stages, pyramid, pyramid:N, last:N, or names such as {', '.join(known[:4])}",
+            hint=f"use all, embed, stages, pyramid, pyramid:N, last:N, or names such as {', '.join(known[:4])}",
         )
     names = {layer.name for matches in chosen for layer in matches}
     return tuple(layer for layer in layers if layer.name in names)
@@ -104,7 +105,10 @@ def select_layers(layers: Sequence[LayerSpec], selection: str) -> tuple[LayerSpe
 def _select_part(layers: Sequence[LayerSpec], part: str) -> list[LayerSpec]:
     """The layers of one part of a selection; none where nothing has that name."""
     modality, slash, rule = part.rpartition("/")
-    candidates = [layer for layer in layers if layer.modality == modality] if slash else list(layers)
+    offered = [layer for layer in layers if layer.modality == modality] if slash else list(layers)
+    candidates = [layer for layer in offered if layer.block]
+    if rule in ("all", EMBED):
+        return candidates if rule == "all" else [layer for layer in offered if not layer.block]
     if rule == "stages":
         return [members[-1] for members in group_by_array(candidates).values()]
     if rule == "pyramid":
@@ -114,7 +118,13 @@ def _select_part(layers: Sequence[LayerSpec], part: str) -> list[LayerSpec]:
         return [levels[-back] for levels in _pyramids(candidates) if len(levels) >= back]
     if rule.startswith("last:"):
         return _select_last(candidates, part)
-    return [layer for layer in layers if part in (layer.name, layer.array, layer.modality)]
+    return [layer for layer in layers if part == layer.name or (layer.block and part in (layer.array, layer.modality))]
+
+
+def asks_for_embedding(selection: str, modality: str) -> bool:
+    """Whether a selection names the patch embedding of a modality, which backbones give only where they are asked."""
+    parts = {part.strip() for part in selection.split(",")}
+    return not parts.isdisjoint({EMBED, f"{modality}/{EMBED}", f"{modality}/s1b00"})
 
 
 def _pyramids(layers: Sequence[LayerSpec]) -> list[list[LayerSpec]]:

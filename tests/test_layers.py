@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from mettle_cache.errors import UsageError
-from mettle_cache.layers import LayerSpec, select_layers, with_cells
+from mettle_cache.layers import LayerSpec, asks_for_embedding, select_layers, with_cells
 
 LAYERS = tuple(
     LayerSpec(modality=modality, stage=stage, block=block, grid=(2, 2), tokens=4, width=8)
@@ -106,3 +106,35 @@ def test_what_cannot_be_selected(selection, message):
 def test_fine_stages_of_even_grids_take_cells(grid, tokens, width, cell):
     layer = LayerSpec(modality="visual", stage=1, block=1, grid=grid, tokens=tokens, width=width)
     assert with_cells([layer]) == (replace(layer, cell=cell),)
+
+
+EMBEDDINGS = tuple(replace(layer, block=0) for layer in LAYERS if (layer.stage, layer.block) == (1, 1))
+WITH_EMBEDDINGS = (EMBEDDINGS[0], *LAYERS[:24], EMBEDDINGS[1], *LAYERS[24:])
+
+
+@pytest.mark.parametrize("selection", ["all", "visual", "visual/s1", "stages", "pyramid", "last:12", "audio/last:12"])
+def test_only_who_names_the_patch_embedding_selects_it(selection):
+    assert select_layers(WITH_EMBEDDINGS, selection) == select_layers(LAYERS, selection)
+    assert not asks_for_embedding(selection, "visual")
+
+
+@pytest.mark.parametrize(
+    ("selection", "visual", "audio"),
+    [
+        ("all,embed", True, True),
+        ("visual/embed, all", True, False),
+        ("audio/s1b00,stages", False, True),
+        ("embed", True, True),
+    ],
+)
+def test_the_patch_embedding_is_selected_by_name(selection, visual, audio):
+    assert (asks_for_embedding(selection, "visual"), asks_for_embedding(selection, "audio")) == (visual, audio)
+    chosen = [layer.name for layer in select_layers(WITH_EMBEDDINGS, selection) if not layer.block]
+    assert chosen == ["visual/s1b00"] * visual + ["audio/s1b00"] * audio
+    if "all" in selection:
+        assert len(select_layers(WITH_EMBEDDINGS, selection)) == len(LAYERS) + visual + audio
+
+
+def test_layers_without_a_patch_embedding_refuse_it():
+    with pytest.raises(UsageError, match="no such layer: embed"):
+        select_layers(LAYERS, "all,embed")

@@ -24,6 +24,7 @@ def create_backbone(
     precision: str = "float32",
     antialias: bool = False,
     exact_dft: bool = False,
+    embedding: bool = False,
     preprocessing: Preprocessing = DEFAULT_PREPROCESSING,
 ) -> Backbone:
     """A frozen backbone on the CPU, ready for ``forward_tokens``.
@@ -42,6 +43,8 @@ def create_backbone(
         Antialiased resizing of pictures; off as in the peers.
     exact_dft
         HTS-AT only: the reference's convolution in place of the FFT, for audits; 20 times slower.
+    embedding
+        Give the output of the patch embedding too, where there is one: block 0 of stage 1.
     preprocessing
         What the data set's published code does in its own way (``DatasetInfo.preprocessing``).
 
@@ -57,7 +60,7 @@ def create_backbone(
     chosen = "pretrained" if weights is None else str(weights)
     request = BackboneRequest(name=base, size=size, weights=chosen, seed=seed, modality=modality, precision=precision)
     return find_family(base).create(
-        replace(request, antialias=antialias, exact_dft=exact_dft, preprocessing=preprocessing)
+        replace(request, antialias=antialias, exact_dft=exact_dft, embedding=embedding, preprocessing=preprocessing)
     )
 
 
@@ -83,8 +86,10 @@ def shared_audio(visual: Backbone) -> Backbone:
     return visual.shared_audio()
 
 
-def layer_table(name: str, modality: str | None = None) -> tuple[LayerSpec, ...]:
+def layer_table(name: str, modality: str | None = None, *, embedding: bool = False) -> tuple[LayerSpec, ...]:
     """The layers of a backbone, without weights: known for the published ones, else computed in about a second.
+
+    With ``embedding`` the patch embedding comes first, where there is one.
 
     Raises
     ------
@@ -92,10 +97,10 @@ def layer_table(name: str, modality: str | None = None) -> tuple[LayerSpec, ...]
         An unknown name, or a modality or size that the backbone does not have.
     """
     base, size = split_size(name)
-    return find_family(base).layers(BackboneRequest(name=base, size=size, modality=modality))
+    return find_family(base).layers(BackboneRequest(name=base, size=size, modality=modality, embedding=embedding))
 
 
-def known_layers(name: str, modality: str) -> tuple[LayerSpec, ...] | None:
+def known_layers(name: str, modality: str, *, embedding: bool = False) -> tuple[LayerSpec, ...] | None:
     """The layers of ``NAME[@SIZE]`` where that is known without building a network, else None.
 
     Raises
@@ -107,7 +112,7 @@ def known_layers(name: str, modality: str) -> tuple[LayerSpec, ...] | None:
     family = find_family(base)
     if base not in BACKBONES or size is not None:
         return None
-    return family.layers(BackboneRequest(name=base, modality=modality))
+    return family.layers(BackboneRequest(name=base, modality=modality, embedding=embedding))
 
 
 def frozen_parameters(name: str) -> int:

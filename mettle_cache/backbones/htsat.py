@@ -38,7 +38,8 @@ class HtsatBackbone:
     """Implements :class:`~mettle_cache.backbones.protocol.Backbone`; make one with ``create_backbone("htsat")``.
 
     ``seed`` is that of random weights, None for weights that were loaded. ``repeats`` is how often a second is heard,
-    ``spread`` whether T seconds of a longer recording are spread over it.
+    ``spread`` whether T seconds of a longer recording are spread over it. ``embedding``: the patch embedding is the
+    trunk's first tap.
     """
 
     trunk: FrozenTrunk
@@ -47,11 +48,12 @@ class HtsatBackbone:
     seed: int | None
     repeats: int
     spread: bool = False
+    embedding: bool = False
     name: str = "htsat"
     modality: str = "audio"
 
     def __post_init__(self) -> None:
-        self.layers = htsat_layers(self.sizes)
+        self.layers = htsat_layers(self.sizes, embedding=self.embedding)
         self.sample_rate = self.sizes.mel.sample_rate
         self.segment_shape = (self.sample_rate,)
         self.frozen_parameters = original_parameters(self.sizes)
@@ -123,12 +125,12 @@ class HtsatBackbone:
         }
 
 
-def htsat_layers(sizes: HtsatSizes) -> tuple[LayerSpec, ...]:
-    """The layer table; it does not depend on the length of the sound."""
+def htsat_layers(sizes: HtsatSizes, *, embedding: bool = False) -> tuple[LayerSpec, ...]:
+    """The layer table, with the patch embedding or without; it does not depend on the length of the sound."""
     return tuple(
-        LayerSpec(modality="audio", stage=s + 1, block=b + 1, grid=(side, side), tokens=side**2, width=sizes.width << s)
+        LayerSpec(modality="audio", stage=s + 1, block=b, grid=(side, side), tokens=side**2, width=sizes.width << s)
         for s, depth in enumerate(sizes.depths)
-        for b in range(depth)
+        for b in range(0 if embedding and not s else 1, depth + 1)
         if (side := sizes.image // sizes.patch >> s)
     )
 
@@ -151,18 +153,20 @@ class HtsatFamily:
             if path is None:
                 raise _no_checkpoint()
             model, source = load_htsat(path, exact_dft=request.exact_dft)
+        taps = [model.swin.patch_embed, *model.blocks] if request.embedding else model.blocks
         return HtsatBackbone(
-            trunk=FrozenTrunk(model, model.blocks, "NHWC", request.precision),
+            trunk=FrozenTrunk(model, taps, "NHWC", request.precision),
             sizes=model.sizes,
             weights_source=source,
             seed=request.seed if request.weights == "random" else None,
             repeats=request.preprocessing.seconds_repeated,
             spread=request.preprocessing.spread_seconds,
+            embedding=request.embedding,
         )
 
     def layers(self, request: BackboneRequest) -> tuple[LayerSpec, ...]:
         self._check(request)
-        return htsat_layers(HtsatSizes())
+        return htsat_layers(HtsatSizes(), embedding=request.embedding)
 
     def frozen_parameters(self) -> int:
         return original_parameters(HtsatSizes())

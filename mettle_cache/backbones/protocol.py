@@ -115,7 +115,8 @@ class HasLateBlock(Protocol):
 class BackboneRequest:
     """One backbone as asked for: the name without its ``@SIZE``, and everything that changes what it computes.
 
-    ``weights`` is ``pretrained``, ``random`` or a file. ``modality`` None means the family's own.
+    ``weights`` is ``pretrained``, ``random`` or a file. ``modality`` None means the family's own. ``embedding`` asks
+    for the patch embedding as the first layer, block 0 of stage 1, where there is one.
     """
 
     name: str
@@ -126,6 +127,7 @@ class BackboneRequest:
     precision: str = "float32"
     antialias: bool = False
     exact_dft: bool = False
+    embedding: bool = False
     preprocessing: Preprocessing = DEFAULT_PREPROCESSING
 
     @property

@@ -63,6 +63,8 @@ class PublishedFamily:
         By modality, the backbone's own first.
     weights, find_weights
         Where they come from, and the file if it is here already.
+    embeds
+        Whether it has a patch embedding.
     """
 
     name: str
@@ -72,6 +74,7 @@ class PublishedFamily:
     stages: Mapping[str, tuple[Stage, ...]]
     weights: str
     find_weights: Callable[[], Path | None]
+    embeds: bool = True
 
     def create(self, request: BackboneRequest) -> Backbone:
         return self.builder.create(request)
@@ -81,6 +84,7 @@ class PublishedFamily:
         self.check_modality(modality)
         if request.size is not None:
             return self.builder.layers(request)
+        first = 0 if request.embedding and self.embeds else 1
         return tuple(
             LayerSpec(
                 modality=modality,
@@ -91,7 +95,7 @@ class PublishedFamily:
                 width=stage.width,
             )
             for number, stage in enumerate(self.stages[modality], 1)
-            for block in range(1, stage.blocks + 1)
+            for block in range(first if number == 1 else 1, stage.blocks + 1)
         )
 
     def check_modality(self, modality: str | None) -> None:
@@ -131,6 +135,7 @@ def _from_timm(
     *,
     visual: tuple[Stage, ...],
     audio: tuple[Stage, ...],
+    embeds: bool = True,
 ) -> PublishedFamily:
     return PublishedFamily(
         name=name,
@@ -140,6 +145,7 @@ def _from_timm(
         stages={"visual": visual, "audio": audio},
         weights=f"hub: {repository}",
         find_weights=partial(find_cached, repository, None),
+        embeds=embeds,
     )
 
 
@@ -172,6 +178,7 @@ RESNEXT101 = _from_timm(
     86_742_336,
     visual=_RESNEXT,
     audio=_RESNEXT,
+    embeds=False,
 )
 HTSAT = PublishedFamily(
     name="htsat",

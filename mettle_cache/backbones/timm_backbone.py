@@ -187,7 +187,9 @@ class TimmFamily:
             raise UsageError(f"exact_dft is for htsat; '{request.label}' has no such front end")
         layers = _trace(self, request, "visual")
         network, source = self._network(request)
-        taps = find_taps(network, request.label, final_norm=request.preprocessing.final_norm)
+        taps = find_taps(
+            network, request.label, final_norm=request.preprocessing.final_norm, embedding=request.embedding
+        )
         visual = TimmBackbone(
             name=request.label,
             timm_name=self.timm_name,
@@ -274,7 +276,7 @@ def _count_frozen(timm_name: str) -> int:
 def _trace(family: TimmFamily, request: BackboneRequest, modality: str) -> tuple[LayerSpec, ...]:
     side = family.side(request)
     network = build_meta(family.timm_name, side)
-    taps = find_taps(network, request.label)
+    taps = find_taps(network, request.label, embedding=request.embedding)
     if any(side % patch for patch in patch_size(network)):
         patch = patch_size(network)[0]
         raise UsageError(

@@ -114,10 +114,11 @@ class Taps:
     strides: tuple[int, ...] = ()
 
 
-def find_taps(network: nn.Module, name: str, *, final_norm: bool = False) -> Taps:
+def find_taps(network: nn.Module, name: str, *, final_norm: bool = False, embedding: bool = False) -> Taps:
     """Every block of a Swin or ViT; the stage maps of a CNN, from stride 4 on (a stem's finer maps are no stage).
 
-    ``final_norm`` takes the last block's output after the network's final norm, where there is one.
+    ``final_norm`` takes the last block's output after the network's final norm, ``embedding`` what enters the first
+    block as block 0 of stage 1, where there is one.
 
     Raises
     ------
@@ -127,7 +128,8 @@ def find_taps(network: nn.Module, name: str, *, final_norm: bool = False) -> Tap
     for find in (_swin_taps, _vit_taps, _pyramid_taps):
         taps = find(network)
         if taps is not None:
-            return _after_norm(network, taps) if final_norm else taps
+            taps = _after_norm(network, taps) if final_norm else taps
+            return _with_embedding(network, taps) if embedding else taps
     raise UsageError(
         f"backbone '{name}' ({type(network).__name__}) is no Swin, ViT or feature-pyramid CNN: its blocks are unknown",
         hint="choose another timm model; `mettle backbones` lists the published ones",
@@ -139,6 +141,19 @@ def _after_norm(network: nn.Module, taps: Taps) -> Taps:
     if taps.layout == "NCHW" or not isinstance(norm, nn.LayerNorm):
         return taps
     return replace(taps, modules=(*taps.modules[:-1], norm))
+
+
+def _with_embedding(network: nn.Module, taps: Taps) -> Taps:
+    """The patch embedding first: of a Swin its own output; of a ViT with positions, class tokens and the norm before.
+
+    Other networks may bring something else between it and the first block.
+    """
+    kind = type(network).__name__
+    inputs = {"SwinTransformer": "patch_embed", "SwinTransformerV2": "patch_embed", "VisionTransformer": "norm_pre"}
+    module = getattr(network, inputs.get(kind, ""), None)
+    if not isinstance(module, nn.Module):
+        return taps
+    return replace(taps, modules=(module, *taps.modules), places=((1, 0), *taps.places))
 
 
 def _swin_taps(network: nn.Module) -> Taps | None:

@@ -13,7 +13,7 @@ from mettle_cache.datasets import DATASETS, dataset_folder, dataset_info, resolv
 from mettle_cache.datasets.media.budget import CLIPS_A_BUDGET, MEMORY, MemoryBudget
 from mettle_cache.devices import check_device_name
 from mettle_cache.errors import ConfigError, UsageError
-from mettle_cache.layers import select_layers
+from mettle_cache.layers import MODALITIES, asks_for_embedding, select_layers
 from mettle_cache.paths import resolve_fields
 from mettle_cache.pipelines.codec_choice import CodecChoice, parse_codec
 from mettle_cache.pipelines.report.units import format_bytes
@@ -115,6 +115,11 @@ class ExtractConfig:
         """The layers that are chosen, or else those that the data set's task reads. Raises UsageError."""
         return self.layers or DATASETS.row(self.dataset).layers
 
+    def embedding(self, modality: str) -> bool:
+        """Whether the backbone of a modality is asked for its patch embedding: a shared one by either modality."""
+        heard = MODALITIES if self.shared else (modality,)
+        return any(asks_for_embedding(self.layer_selection, one) for one in heard)
+
     @property
     def dataset_options(self) -> dict[str, str]:
         """Every option of the data set and what was chosen. Raises UsageError."""
@@ -143,7 +148,8 @@ class ExtractConfig:
         get_codec(self.codec_choice.name)
         check_device_name(self.device)
         visual, audio = parse_backbone(self.visual).name, parse_backbone(self.audio).name
-        tables = [known_layers(visual, "visual"), known_layers(visual if audio == SHARED else audio, "audio")]
+        named = {"visual": visual, "audio": visual if audio == SHARED else audio}
+        tables = [known_layers(name, modality, embedding=self.embedding(modality)) for modality, name in named.items()]
         layers = [layer for table in tables for layer in table or ()]
         if None not in tables:
             select_layers(layers, self.layer_selection)

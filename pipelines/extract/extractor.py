@@ -237,6 +237,7 @@ def _create(text: str, config: ExtractConfig, modality: str) -> Backbone:
         seed=config.seed,
         modality=modality,
         precision=config.precision,
+        embedding=config.embedding(modality),
         preprocessing=config.preprocessing,
     )
     if backbone.modality != modality:

@@ -254,14 +254,16 @@ def _create(text: str, config: ExtractConfig, modality: str) -> Backbone:
         weights=weights,
         modality=modality,
         precision=config.precision,
+        embedding=config.embedding(modality),
         preprocessing=config.preprocessing,
     )
 
 
 def _tabled_layers(config: ExtractConfig) -> tuple[LayerSpec, ...]:
     heard = config.visual if config.shared else config.audio
-    visual, audio = parse_backbone(config.visual).name, parse_backbone(heard).name
-    return (*layer_table(visual, "visual"), *layer_table(audio, "audio"))
+    named = {"visual": parse_backbone(config.visual).name, "audio": parse_backbone(heard).name}
+    tables = [layer_table(name, modality, embedding=config.embedding(modality)) for modality, name in named.items()]
+    return (*tables[0], *tables[1])
 
 
 def seconds_a_clip(backbones: Sequence[Backbone], device: torch.device, segments: int) -> float:

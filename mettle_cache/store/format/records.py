@@ -44,7 +44,7 @@ class LayerModel(Strict):
 
     modality: Literal["visual", "audio"]
     stage: Annotated[int, Field(ge=1, lt=1000)]
-    block: Annotated[int, Field(ge=1, lt=1000)]
+    block: Annotated[int, Field(ge=0, lt=1000)]
     grid: Annotated[list[Positive], Field(min_length=2, max_length=2)]
     tokens: Positive
     width: Positive

@@ -457,3 +457,17 @@ def test_a_data_set_without_a_task_is_said_before_anything_is_looked_at(tmp_path
     finally:
         DATASETS.unregister(row.name)
     assert listener.notes == ["note: no task learns from taskless; train needs --recipe with a task"]
+
+
+def test_the_patch_embedding_is_stored_where_it_is_named(root, tmp_path):
+    chosen = {"layers": "visual/embed,visual/last:1", "codec": "float16", "visual": "test_vit@32=random"}
+    config = tiny(root, tmp_path / "store.zarr", **chosen)
+    assert extract(config).ok
+    store = TokenStore.open(config.out)
+    assert [layer.name for layer in store.layers] == ["visual/s1b00", "visual/s1b06"]
+    backbone = create_backbone("test_vit@32", weights="random", embedding=True)
+    dataset = open_dataset("ave", root)
+    frames = backbone.preprocess(dataset.load_frames(dataset.clips[0]), 10)
+    direct = backbone.forward_tokens(frames)["visual/s1b00"]
+    assert torch.equal(store[0]["visual/s1b00"].floats(), direct.half().float())
+    assert store.key["extraction"]["backbones"]["visual"]["layers"][0]["block"] == 0
