@@ -26,19 +26,22 @@ tensor                    shape           what it is
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from mettle_cache.companions import STORE, SUFFIX, Companion
+from mettle_cache.companions import STORE, SUFFIX, Companion, HeldCompanion
 from mettle_cache.errors import StoreCorruptError, UsageError
-from mettle_cache.layers import LayerSpec
+from mettle_cache.layers import MODALITIES, LayerSpec
 from mettle_cache.options import STRICT
 
 KIND = "late-block"
+PLANNED = "planned"
+"""In the place of a store's key digest, where there is no store yet."""
 
 
 def bundle_name(modality: str) -> str:
@@ -94,6 +97,36 @@ class LateBundle:
 def describe_refusal(reason: str, store: str) -> dict[str, object]:
     """The description of a companion without tensors, which says why there is no block to replay."""
     return {"kind": KIND, STORE: store, "reason": reason}
+
+
+def planned_bundles(layers: Sequence[LayerSpec]) -> dict[str, Companion]:
+    """The late bundles by name that backbones with these layers would have, without values: to count and to plan by.
+
+    Only a backbone itself can tell whether its last block can be replayed; here it is so wherever the last two layers
+    are alike, which those of CNNs are not.
+    """
+    bundles: dict[str, Companion] = {}
+    for modality in MODALITIES:
+        own = [layer for layer in layers if layer.modality == modality]
+        if own:
+            bundles[bundle_name(modality)] = _planned(own)
+    return bundles
+
+
+def _planned(layers: Sequence[LayerSpec]) -> HeldCompanion:
+    layer, before = layers[-1], layers[-2] if len(layers) > 1 else None
+    if before is None or (before.array, before.width) != (layer.array, layer.width):
+        reason = f"the backbone of {layer.name} has no attention block to replay"
+        return HeldCompanion(describe_refusal(reason, PLANNED), {})
+    block = LateBlock(
+        family="planned", layer=layer, before=before, heads=1, norm="pre", attention="dot", eps=1e-5, final_eps=1e-5
+    )
+    d = layer.width
+    shapes: dict[str, tuple[int, ...]] = {f"{norm}_weight": (d,) for norm in ("norm1", "norm2", "final")}
+    shapes |= {"qkv_weight": (3 * d, d), "proj_weight": (d, d), "fc1_weight": (4 * d, d), "fc2_weight": (d, 4 * d)}
+    shapes |= {name.replace("weight", "bias"): shape[:1] for name, shape in shapes.items()}
+    tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    return HeldCompanion(block.describe(PLANNED), tensors)
 
 
 def read_block(companion: Companion, name: str) -> LateBlock:

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mettle_cache.companions import SUFFIX, CompanionFile, companion_bytes
+from mettle_cache.companions import STORE, SUFFIX, CompanionFile, companion_bytes
 from mettle_cache.errors import MettleError, StoreCorruptError
 from mettle_cache.store.format.digests import digest
 from mettle_cache.store.format.files import COMPANIONS, file_digest
@@ -47,6 +47,20 @@ def keep_companion(store: Path, name: str, tensors: Mapping[str, Tensor], descri
     make_folder(folder)
     write_file(path, content)
     return True
+
+
+def copy_companions(companions: Mapping[str, CompanionFile], store: Path, key: str) -> Iterator[str]:
+    """Write the companions of a store beside another one of the same tokens, with this key digest.
+
+    Yields what is wrong with those that cannot be read, and leaves them out. Raises as :func:`keep_companion`.
+    """
+    for name, companion in companions.items():
+        try:
+            tensors, description = companion.load(), companion.description
+        except MettleError as error:
+            yield error.message
+            continue
+        keep_companion(store, name, tensors, {**description, STORE: key})
 
 
 def damaged_companions(store: Path, key: str, *, deep: bool) -> Iterator[tuple[str, str]]:

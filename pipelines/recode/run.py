@@ -30,6 +30,7 @@ from mettle_cache.pipelines.room import check_room
 from mettle_cache.pipelines.signals import InterruptedRunError, stop_on_signals
 from mettle_cache.pipelines.static_arrays import ArraysWanted, static_arrays
 from mettle_cache.samples import training_clips
+from mettle_cache.store.companions import copy_companions
 from mettle_cache.store.format.codecs import Codec, Pilot, StaticArrays, codec_version, encode_layers, get_codec
 from mettle_cache.store.format.layout import bytes_per_clip
 from mettle_cache.store.format.spec import StoreSpec
@@ -196,6 +197,8 @@ def _recode(recoding: _Recoding, progress: Progress) -> RecodeReport:
         writer = StoreWriter.create_or_resume(config.out, recoding.spec(static))
     started = time.perf_counter()
     with writer:
+        for note in copy_companions(store.companions, writer.path, writer.metadata.record.key_digest):
+            progress.note(f"left out: {note}")
         pending = _pending(recoding, writer, progress)
         outcome = _Outcome()
         work = [index for index in pending if store.statuses[index] == "ok"]

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from mettle_cache.backbones.factory import parse_backbone
 from mettle_cache.datasets import DATASETS
 from mettle_cache.errors import ConfigError, UsageError
+from mettle_cache.late_bundle import planned_bundles
 from mettle_cache.layers import MODALITIES, LayerSpec, select_layers
 from mettle_cache.pipelines.companions.pooled_table import companion_bytes, pooled_tables
 from mettle_cache.pipelines.extract.config import ExtractConfig
@@ -160,7 +161,7 @@ def _workable_selection(recipe: Recipe, layers: Sequence[LayerSpec], offered: Se
     """The selection of just these layers, or of a few more where the task counts levels and wants those between."""
     for selection in (selection_of(layers, offered), "pyramid"):
         try:
-            if _bind(recipe, select_layers(offered, selection)).layers == tuple(layers):
+            if _bind(recipe, select_layers(offered, selection), offered).layers == tuple(layers):
                 return selection
         except UsageError:
             continue
@@ -201,16 +202,22 @@ def _default_recipe(config: ExtractConfig, task: str, otherwise: str) -> str:
 def _task_on(recipe: Recipe, selected: Sequence[LayerSpec], offered: Sequence[LayerSpec]) -> Task:
     """The task on the recipe's layers or, where it lacks some of them, on all."""
     try:
-        return _bind(recipe, selected)
+        return _bind(recipe, selected, offered)
     except ConfigError:
         raise
     except UsageError:
-        return _bind(recipe, offered)
+        return _bind(recipe, offered, offered)
 
 
-def _bind(recipe: Recipe, layers: Sequence[LayerSpec]) -> Task:
+def _bind(recipe: Recipe, layers: Sequence[LayerSpec], offered: Sequence[LayerSpec]) -> Task:
     task = get_task(recipe.task)
-    return task_on_layers(recipe, layers, vocabulary=task.published_vocabulary, segments=task.published_segments)
+    return task_on_layers(
+        recipe,
+        layers,
+        vocabulary=task.published_vocabulary,
+        segments=task.published_segments,
+        companions=planned_bundles(offered),
+    )
 
 
 def _list(names: Sequence[str]) -> str:

@@ -10,6 +10,7 @@ from torch import nn
 
 from mettle_cache.backbones.factory import layer_table
 from mettle_cache.errors import MettleError, UsageError
+from mettle_cache.late_bundle import planned_bundles
 from mettle_cache.layers import MODALITIES, LayerSpec, select_layers
 from mettle_cache.meta_device import on_meta
 from mettle_cache.methods.registry import METHODS, method_kind
@@ -152,13 +153,13 @@ def _describe(name: str, task: str, recipe: str, layers: Sequence[LayerSpec]) ->
         presets = _presets(method_kind(name).options_type)
         loaded = load_recipe(recipe, [f"method={name}"])
         offered = select_layers(layers, loaded.layers)
-        bound = _task(loaded, offered)
+        bound = _task(loaded, offered, layers)
         words = layers_in_words(bound.layers, offered)
         if {layer.name for layer in bound.layers} == {pooled.layer.name for pooled in bound.pooled}:
             words += ", pooled"
         with on_meta():
             model = bound.build_model()
-            method = loaded.method_choice().build(offered)
+            method = loaded.method_choice(planned_bundles(layers)).build(offered)
         companions, parameters, head = method.companions, _count(method), _count(model)
     except MettleError as error:
         problem = error.message
@@ -176,9 +177,16 @@ def _describe(name: str, task: str, recipe: str, layers: Sequence[LayerSpec]) ->
     )
 
 
-def _task(recipe: Recipe, layers: Sequence[LayerSpec]) -> Task:
+def _task(recipe: Recipe, offered: Sequence[LayerSpec], layers: Sequence[LayerSpec]) -> Task:
+    """The task on ``offered``, of all ``layers`` of the backbones."""
     task = get_task(recipe.task)
-    return task_on_layers(recipe, layers, vocabulary=task.published_vocabulary, segments=task.published_segments)
+    return task_on_layers(
+        recipe,
+        offered,
+        vocabulary=task.published_vocabulary,
+        segments=task.published_segments,
+        companions=planned_bundles(layers),
+    )
 
 
 def _presets(options: type) -> tuple[str, ...]:

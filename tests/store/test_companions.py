@@ -4,7 +4,7 @@ import torch
 from mettle_cache.companions import CompanionFile
 from mettle_cache.errors import StoreCorruptError, StoreKeyError
 from mettle_cache.store import TokenStore, repair_store, verify_store
-from mettle_cache.store.companions import damaged_companions, find_companions, keep_companion
+from mettle_cache.store.companions import copy_companions, damaged_companions, find_companions, keep_companion
 from tests.pipelines.tiny_store import write_tiny_store
 
 TENSORS = {"weight": torch.arange(12.0).view(3, 4)}
@@ -75,3 +75,15 @@ def test_one_of_another_store_is_refused_when_it_is_used(store):
     keep(store, key="f" * 32)
     with pytest.raises(StoreKeyError, match="of another store"):
         _ = store.companions["late-visual.safetensors"].description
+
+
+def test_a_store_of_the_same_tokens_takes_them_over(store, tmp_path):
+    keep(store)
+    keep(store, name="late-audio.safetensors", tensors={})
+    (store.path / "companions" / "other.safetensors").write_bytes(b"damaged")
+    other = write_tiny_store(tmp_path / "other.zarr", 2, 1, 1, codec="float16")
+    (told,) = copy_companions(store.companions, other.path, other.key_digest)
+    assert "other.safetensors: the companion is damaged" in told
+    assert other.companions.keys() == {"late-visual.safetensors", "late-audio.safetensors"}
+    assert torch.equal(other.companions["late-visual.safetensors"].load()["weight"], TENSORS["weight"])
+    assert verify_store(other.path, deep=True).ok

@@ -56,6 +56,15 @@ def test_layers_and_tasks_are_in_words(report):
     assert all(info.summary and info.source and not info.problem for info in report.values())
 
 
+def test_a_method_that_replays_a_block_is_counted_without_one():
+    (sherl,) = methods_report(["sherl"]).methods
+    assert sherl.parameters == pytest.approx(16.22e6, rel=1e-3)
+    assert sherl.layers == "23 + 11"
+    assert sherl.companions == ("late-visual.safetensors", "late-audio.safetensors")
+    (maps,) = methods_report(["sherl"], backbones=("resnext101", "htsat")).methods
+    assert "the backbone of visual/s4b01 has no attention block to replay" in maps.problem
+
+
 def test_another_task_and_shared_backbones():
     report = methods_report(["lcd"], task="avvp", backbones=("swinv2_l", "shared"))
     (info,) = report.methods
