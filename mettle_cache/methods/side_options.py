@@ -21,7 +21,9 @@ Reduction = Annotated[int, Field(ge=1, le=256)]
 
 @dataclass(frozen=True, kw_only=True)
 class SideOptions(Options):
-    """Attributes
+    """The width of the vectors, and that of the side networks.
+
+    Attributes
     ----------
     dim
         d, the width of the method's vectors, one for both modalities.
