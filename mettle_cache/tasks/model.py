@@ -35,7 +35,7 @@ class AudioVisualModel(nn.Module):
 
     def forward(self, tokens: Mapping[str, LayerTokens], **inputs: Tensor) -> dict[str, Tensor]:
         """Tokens ``[B, T, N, D]`` by layer name to the decoder's outputs; ``inputs`` are its further arguments."""
-        meta_tokens = self._distil(tokens)
+        meta_tokens = self.distil(tokens)
         precision = next(self.decoder.parameters()).dtype
         visual, audio = meta_tokens.visual.to(precision), meta_tokens.audio.to(precision)
         # thresholds such as PSP's 0.099 against 0.1 have no room for half precision
@@ -45,7 +45,8 @@ class AudioVisualModel(nn.Module):
             outputs: dict[str, Tensor] = self.decoder(visual, audio, **inputs)
         return {**outputs, **auxiliary_outputs(meta_tokens.losses)}
 
-    def _distil(self, tokens: Mapping[str, LayerTokens]) -> MetaTokens:
+    def distil(self, tokens: Mapping[str, LayerTokens]) -> MetaTokens:
+        """The meta-tokens that the decoder gets, ``[B, T, d]`` of each modality."""
         if self.method is None:
             return MetaTokens(self.visual(tokens), self.audio(tokens))
         meta_tokens: MetaTokens = self.method(tokens)

@@ -111,13 +111,24 @@ class Run:
             self._recorder.step(values, epoch=epoch, index=index)
         return values
 
-    @torch.no_grad()
     def predict(self, batch: SampleBatch) -> Predictions:
         """Predictions for a batch, with dropout off."""
+        return self.task.predict(self.outputs(batch), batch.rows)
+
+    @torch.no_grad()
+    def outputs(self, batch: SampleBatch) -> dict[str, Tensor]:
+        """The model's outputs for a batch, with dropout off."""
         self.model.eval()
         with self._precision():
-            outputs = self._forward(batch)
-        return self.task.predict(outputs, batch.rows)
+            return self._forward(batch)
+
+    @torch.no_grad()
+    def loss(self, batch: SampleBatch) -> float:
+        """The loss of a batch, all terms together, with dropout off."""
+        outputs = self.outputs(batch)
+        targets = self.task.targets(batch.rows).to(self.device)
+        terms = {**self.task.loss(self.model, outputs, targets), **auxiliary_terms(outputs)}
+        return float(sum(terms.values()))
 
     def end_epoch(self, scores: Mapping[str, float], *, split: str = "", speed: float = 0.0) -> str:
         """Add the epoch to the history, move the schedule on, and keep all that in the folder, if there is one.

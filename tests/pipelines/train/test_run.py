@@ -214,3 +214,17 @@ def test_precision_reaches_the_method(store, precision, tmp_path):
     run.step(batch, epoch=0, index=0)
     assert seen == [getattr(torch, precision)]
     assert {parameter.dtype for parameter in run.model.parameters()} == {torch.float32}
+
+
+def test_the_loss_of_a_batch_is_without_dropout(store):
+    recipe = load_recipe("ave-small", ["lcd.dim=16", "head.dropout=0.5"])
+    run = make(store, recipe=recipe)
+    (batch, *_) = batches(store, run)
+    loss = run.loss(batch)
+    assert loss == run.loss(batch)
+    outputs = run.outputs(batch)
+    assert not any(tensor.requires_grad for tensor in outputs.values())
+    terms = run.task.loss(run.model, outputs, run.task.targets(batch.rows))
+    assert loss == pytest.approx(float(sum(terms.values())))
+    # and what it learns with dropout is something else
+    assert sum(run.step(batch, epoch=0, index=0).values()) != pytest.approx(loss)
