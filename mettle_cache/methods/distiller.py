@@ -11,6 +11,7 @@ Shapes: F frames (B clips times T segments), N tokens, D channels, K meta-tokens
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -153,6 +154,28 @@ class LayerDistiller(nn.Module):
         if self.matrices is None:
             return self.attention.out_proj
         return cast(nn.Linear, self.outputs[0]) if self.outputs else None
+
+    def attention_weights(self, tokens: LayerTokens) -> Tensor:
+        """The last step's softmax weights ``[F, K, H, N]`` of tokens ``codes [F, N, D]``, which are decoded for it.
+
+        What training computes never exists in this shape: this is for looking at. Raises UsageError without attention.
+        """
+        if not self.options.task_specific:
+            raise UsageError(f"layer {self.layer.name} is distilled without attention (lcd.task_specific = false)")
+        meta_tokens: Tensor = self.meta_tokens.expand(len(tokens.codes), -1, -1)
+        if self.steps > 1:
+            earlier = copy.copy(self)
+            earlier.steps = self.steps - 1
+            meta_tokens = earlier(tokens)
+        dtype = self.unit.dtype
+        if self.matrices is not None:
+            queries = self._absorb_matrices(min(self.steps, len(self.projections)) - 1, meta_tokens)[0]
+        else:
+            queries = self.absorbed_queries(meta_tokens)
+        normed = self.matrices is None and self.options.norm
+        keys = tokens.normalised(dtype, eps=self.norm_tokens.eps) if normed else tokens.floats(dtype)
+        weights: Tensor = (queries @ keys.mT).softmax(-1).unflatten(1, (self.count, self.options.heads))
+        return weights
 
     def _absorb(self, meta_tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The queries that :meth:`absorbed_queries` describes, and the values' projection with its bias."""

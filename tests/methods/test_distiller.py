@@ -11,6 +11,7 @@ from mettle_cache.layers import LayerSpec
 from mettle_cache.methods.distiller import LayerDistiller, MatrixOptions
 from mettle_cache.methods.lcd import LCDOptions
 from tests.methods.conftest import make_tokens
+from tests.methods.stock import stock_meta_tokens
 
 LAYER = LayerSpec(modality="visual", stage=4, block=2, grid=(3, 3), tokens=9, width=16)
 FRAMES = 6
@@ -92,6 +93,49 @@ def test_projected_and_summed_meta_tokens_are_those_of_the_sum(task_specific):
     module, tokens = build(meta_tokens=3, task_specific=task_specific), frame_tokens("int8")
     projection = torch.nn.Linear(LAYER.width, 5).double()
     torch.testing.assert_close(module(tokens, projection, summed=True), projection(module(tokens)).sum(1))
+
+
+@pytest.mark.parametrize("norm", [True, False])
+@pytest.mark.parametrize("steps", [1, 2])
+def test_attention_weights_are_those_of_the_stock_module(form, steps, norm):
+    """The mean over heads that ``nn.MultiheadAttention`` gives, for the queries of the last step."""
+    options = LCDOptions(heads=4, norm=norm)
+    torch.manual_seed(2)
+    module = LayerDistiller(LAYER, 2, steps, options).double()
+    tokens = frame_tokens(form)
+    weights = module.attention_weights(tokens)
+    assert weights.shape == (FRAMES, 2, 4, LAYER.tokens)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(FRAMES, 2, 4, dtype=torch.float64))
+    keys = tokens.floats(torch.float64)
+    asking = module.meta_tokens.expand(FRAMES, -1, -1)
+    if steps == 2:
+        module.steps = 1
+        asking = stock_meta_tokens(module, tokens)
+        module.steps = 2
+    if norm:
+        asking = module.norm_meta_tokens(asking)
+        keys = tokens.normalised(torch.float64) * module.norm_tokens.weight + module.norm_tokens.bias
+    _, expected = module.attention(asking, keys, keys, need_weights=True, average_attn_weights=True)
+    torch.testing.assert_close(weights.mean(2), expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("shared_steps", [True, False])
+def test_attention_weights_of_matrices_are_those_of_the_equations(shared_steps):
+    module, tokens = build(steps=2, meta_tokens=2, shared_steps=shared_steps), frame_tokens("int8")
+    weights, x = module.attention_weights(tokens)[3], tokens.floats(torch.float64)[3]
+    module.steps = 1
+    meta = plainly(module, x)
+    (wq, wk, _), (bq, bk, _) = (
+        part.split(LAYER.width) for part in (module.projections[-1].weight, module.projections[-1].bias)
+    )
+    q, k = ((meta @ wq.T + bq).unflatten(-1, (4, 4)), (x @ wk.T + bk).unflatten(-1, (4, 4)))
+    expected = torch.softmax(torch.einsum("khe,nhe->khn", q, k) / 2, -1)
+    torch.testing.assert_close(weights, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_without_the_attention_there_are_no_weights():
+    with pytest.raises(UsageError, match=r"visual/s4b02 is distilled without attention \(lcd.task_specific = false\)"):
+        distiller(task_specific=False).attention_weights(frame_tokens("int8"))
 
 
 def test_parameters_are_counted_as_the_docstring_says():
