@@ -1,0 +1,1 @@
+"""The arrays of figures, from runs and stores."""
