@@ -51,6 +51,8 @@ WRONG = {
     "evaluate NOSUCH --store NOSUCH": "there is no token store at NOSUCH",
     "evaluate NOSUCH --root NOSUCH": "there is no such folder",
     "export NOSUCH --device gpu": "there is no device called 'gpu'",
+    "report NOSUCH --figures F --device gpu": "there is no device called 'gpu'",
+    "report NOSUCH --figures F": "there is no run here",
     "bench read --device gpu": "there is no device called 'gpu'",
     "sweep --from-cache --set x": "must be key=value",
     "sweep": "--from-cache is missing",

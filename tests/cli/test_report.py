@@ -33,3 +33,23 @@ def test_a_row_a_variant(sweep, mettle, capsys):
     ]
     assert run(["report", str(sweep)]) == 0
     assert capsys.readouterr().out.splitlines()[0].split() == ["row", "seeds", "test", "accuracy"]
+
+
+def test_figures_of_runs_that_nobody_evaluated(sweep, mettle, tmp_path, capsys):
+    folder = tmp_path / "figures"
+    code, document, _ = mettle(
+        "report", sweep, "--figures", folder, "--only", "learning-curves,loss-landscape", "--grid", 3
+    )
+    assert code == 0
+    names = ["ave-learning-curves.png", "ave-learning-curves.svg", "ave-loss-landscape.png", "ave-loss-landscape.svg"]
+    assert document["figures"] == [str(folder / name) for name in names]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    code, document, _ = mettle("report", sweep, "--figures", folder, "--only", "masks,landscape")
+    assert code == 2
+    assert "there is no figure 'landscape'" in document["error"]["message"]
+    code, document, _ = mettle("report", sweep, "--figures", folder, "--grid", 4)
+    assert code == 2
+    assert "grid must be odd" in document["error"]["message"]
+    code, document, _ = mettle("report", sweep, "--figures", folder, "--only", "masks")
+    assert code == 1
+    assert document["error"]["message"] == "none of the 4 runs gives a figure"
