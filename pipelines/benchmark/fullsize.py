@@ -8,8 +8,8 @@ has its own bytes. A codec's pilot looks at one block of each stage, because blo
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -39,6 +39,17 @@ _TINY_STAGES = (
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class BenchData:
+    """What a bench store holds beside tokens: clips of ``segments`` segments each, their samples, and their words."""
+
+    dataset: str
+    clips: tuple[str, ...]
+    samples: pa.Table
+    vocabulary: Mapping[str, Sequence[str]]
+    segments: int = SEGMENTS
+
+
 def bench_layers(*, tiny: bool = False) -> tuple[LayerSpec, ...]:
     """All blocks of Swin-V2-L at 192 pixels (24) and HTS-AT (12); ``tiny``: eight layers of toy size."""
     if not tiny:
@@ -53,20 +64,27 @@ def bench_layers(*, tiny: bool = False) -> tuple[LayerSpec, ...]:
     return tuple(layers)
 
 
-def store_bytes(layers: Sequence[LayerSpec], codec: str, clips: int) -> int:
+def store_bytes(layers: Sequence[LayerSpec], codec: str, clips: int, *, segments: int = SEGMENTS) -> int:
     """What :func:`write_bench_store` will write, at most."""
-    static = sum(array.nbytes for array in static_layout(layers, SEGMENTS, get_codec(codec)))
-    return static + clips * sum(bytes_per_clip(layers, SEGMENTS, get_codec(codec)).values())
+    static = sum(array.nbytes for array in static_layout(layers, segments, get_codec(codec)))
+    return static + clips * sum(bytes_per_clip(layers, segments, get_codec(codec)).values())
 
 
 def write_bench_store(
     path: Path, layers: Sequence[LayerSpec], *, codec: str, clips: int, progress: Progress | None = None
 ) -> None:
     """Write a finished store of ``clips`` clips of AVE's form: ten segments, an event in each, 28 categories."""
+    write_data_store(path, layers, codec=codec, data=ave_data(clips), progress=progress)
+
+
+def write_data_store(
+    path: Path, layers: Sequence[LayerSpec], *, codec: str, data: BenchData, progress: Progress | None = None
+) -> None:
+    """Write a finished store of other data; see :func:`write_bench_store`. A clip has ten segments at most."""
     progress = progress or Silent()
-    one = bench_clip(layers, codec)
-    progress.start(clips, "clips", f"write a store in {codec}")
-    with StoreWriter.create_or_resume(path, _spec(layers, codec, clips)) as writer:
+    one = {name: tokens[: data.segments] for name, tokens in bench_clip(layers, codec).items()}
+    progress.start(len(data.clips), "clips", f"write a store in {codec}")
+    with StoreWriter.create_or_resume(path, _spec(layers, codec, data)) as writer:
         for clip in writer.pending():
             nbytes = writer.write_clip(clip, reorder_tokens(one, clip), source=f"{clip:032x}")
             progress.advance(nbytes=nbytes)
@@ -106,15 +124,24 @@ def reorder_tokens(clip: dict[str, LayerTokens], by: int) -> dict[str, LayerToke
     return {name: replace(tokens, codes=tokens.codes.roll(by, dims=-2)) for name, tokens in clip.items()}
 
 
+def ave_data(clips: int) -> BenchData:
+    """Clips of AVE's form, with a sample each."""
+    return BenchData(
+        dataset="ave",
+        clips=clip_ids(clips),
+        samples=bench_samples(clips),
+        vocabulary={"categories": CATEGORIES},
+    )
+
+
 def bench_samples(clips: int) -> pa.Table:
     """Annotations of AVE's form, one a clip: an event of two seconds, the categories in turn."""
     starts = [clip % (SEGMENTS - 2) for clip in range(clips)]
     return pa.table(
         {
             "row": list(range(clips)),
-            "clip": _clip_ids(clips),
-            # a bench trains on all of it; one clip is held out where there are two, because a task wants some
-            "split": ["val" if clips > 1 and clip == clips - 1 else "train" for clip in range(clips)],
+            "clip": list(clip_ids(clips)),
+            "split": bench_splits(clips),
             "category": [CATEGORIES[clip % len(CATEGORIES)] for clip in range(clips)],
             "start": starts,
             "end": [start + 2 for start in starts],
@@ -122,19 +149,25 @@ def bench_samples(clips: int) -> pa.Table:
     )
 
 
-def _clip_ids(clips: int) -> list[str]:
-    return [f"bench-{clip:05d}" for clip in range(clips)]
+def bench_splits(samples: int) -> list[str]:
+    """A bench trains on all of it; one sample is held out where there are two, because a task wants some."""
+    return ["val" if samples > 1 and sample == samples - 1 else "train" for sample in range(samples)]
 
 
-def _spec(layers: Sequence[LayerSpec], codec: str, clips: int) -> StoreSpec:
+def clip_ids(clips: int) -> tuple[str, ...]:
+    """Names that no data set has."""
+    return tuple(f"bench-{clip:05d}" for clip in range(clips))
+
+
+def _spec(layers: Sequence[LayerSpec], codec: str, data: BenchData) -> StoreSpec:
     return StoreSpec(
-        dataset="ave",
-        segments=SEGMENTS,
+        dataset=data.dataset,
+        segments=data.segments,
         layers=tuple(layers),
         codec=codec,
-        clips=tuple(_clip_ids(clips)),
-        samples=bench_samples(clips),
-        vocabulary={"categories": CATEGORIES},
+        clips=data.clips,
+        samples=data.samples,
+        vocabulary=data.vocabulary,
         key={"bench": "tokens of a stated spectrum"},
         provenance={"command": "mettle bench"},
         static=bench_static(tuple(layers), codec),

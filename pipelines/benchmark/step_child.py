@@ -6,16 +6,14 @@ It trains one head, or several that share a pass over a store.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
-from mettle_cache.backbones import Backbone
 from mettle_cache.devices import prepare_process
 from mettle_cache.methods.kernels import klt
 from mettle_cache.methods.kernels.cpu import amx, klt_pooling, pooling
@@ -36,12 +34,12 @@ from mettle_cache.pipelines.benchmark.heads import (
     store_run,
     training_batches,
 )
+from mettle_cache.pipelines.benchmark.online import OnlineSource, now
 from mettle_cache.pipelines.benchmark.stock_attention import use_stock_attention
 from mettle_cache.pipelines.train.run import Run
 from mettle_cache.pipelines.train.sample_loader import SampleBatch
 from mettle_cache.store.reading.token_store import TokenStore
-from mettle_cache.tasks.protocol import StepInputs
-from mettle_cache.tokens import FLOATS, LayerTokens, TokenBatch
+from mettle_cache.tokens import LayerTokens, TokenBatch
 
 MODULE = "mettle_cache.pipelines.benchmark.step_child"
 # weights and two Adam moments stay; the gradients are there once, whatever the number of heads
@@ -101,22 +99,42 @@ def _time_one_way(request: StepRequest) -> dict[str, object]:
     meter = MemoryMeter(device)
     recipe = bench_recipe(tiny=request.tiny)
     if request.store is None:
-        source = _OnlineSource(request, device)
+        backbones = bench_backbones(tiny=request.tiny, device=device)
+        source = OnlineSource(backbones, segments=SEGMENTS, device=device)
         run = layer_run(source.layers, recipe, clips=request.batch, device=device)
-        result = _time_steps(run, source.batches(), request, source)
+        result = time_steps(run, source.batches(request.batch, request.untimed + request.steps), request, source)
     else:
         with TokenStore.open(Path(request.store)) as store:
             run = store_run(store, recipe, device=device)
             steps = request.untimed + request.steps
             batches = training_batches(store, run.task.layers, request.batch, steps, device)
-            result = _time_steps(run, batches, request, None)
+            result = time_steps(run, batches, request, None)
     return {**result, "peak": meter.peak, "memory_of": meter.kind}
 
 
-def _time_steps(
-    run: Run, batches: Iterator[SampleBatch], request: StepRequest, online: _OnlineSource | None
-) -> dict[str, object]:
-    """Time steps as ``request`` says; for the online source without the time that it says is not a trainer's."""
+class Timing(Protocol):
+    """What of a request :func:`time_steps` reads: see :class:`StepRequest`."""
+
+    @property
+    def attention(self) -> str: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def untimed(self) -> int: ...
+
+
+class Computed(Protocol):
+    """A source of batches that computes their tokens; the seconds that it took, and those that are not a trainer's."""
+
+    seconds: float
+    copying: float
+
+
+def time_steps(run: Run, batches: Iterator[SampleBatch], request: Timing, online: Computed | None) -> dict[str, object]:
+    """Time steps as ``request`` says; for the online source without the time that it says is not a trainer's.
+
+    Gives the fields of :class:`StepResult` but the two of memory.
+    """
     if request.attention == "stock":
         use_stock_attention(run.model)
     first = next(batches)
@@ -155,42 +173,6 @@ def kernels_of(tokens: LayerTokens) -> str:
     return "compiled, tiles of bytes" if amx.has_byte_tiles() else "compiled, products in float32"
 
 
-class _OnlineSource:
-    """Batches as a trainer without a cache makes them: frozen backbones in every step, on inputs that are ready.
-
-    ``seconds`` are those of the forward passes. ``copying`` are those of copying tokens out of inference mode; they are
-    not counted, because such a trainer would not copy.
-    """
-
-    def __init__(self, request: StepRequest, device: torch.device) -> None:
-        self._request = request
-        self._device = device
-        self._backbones = bench_backbones(tiny=request.tiny, device=device)
-        self.layers = tuple(layer for backbone in self._backbones for layer in backbone.layers)
-        self.seconds = self.copying = 0.0
-
-    def batches(self) -> Iterator[SampleBatch]:
-        clips = self._request.batch
-        rows = list(range(clips))
-        for _ in range(self._request.untimed + self._request.steps):
-            layers: dict[str, LayerTokens] = {}
-            for backbone in self._backbones:
-                layers |= self._tokens(backbone, clips)
-            yield SampleBatch(rows, TokenBatch(layers, tuple(rows)), StepInputs())
-
-    def _tokens(self, backbone: Backbone, clips: int) -> dict[str, LayerTokens]:
-        inputs = torch.randn(clips * SEGMENTS, *backbone.segment_shape, device=self._device)
-        started = now(self._device)
-        blocks = backbone.forward_tokens(inputs)
-        computed = now(self._device)
-        layers = {}
-        for name in list(blocks):
-            layers[name] = LayerTokens(blocks.pop(name).clone().unflatten(0, (clips, SEGMENTS)), FLOATS)
-        self.seconds += computed - started
-        self.copying += now(self._device) - computed
-        return layers
-
-
 def token_tensors(batch: TokenBatch) -> list[torch.Tensor]:
     """All tensors that a batch's tokens are made of, and the store's static arrays that belong to them."""
     return [
@@ -216,13 +198,6 @@ def timed(work: Callable[[], object], device: torch.device) -> float:
     started = now(device)
     work()
     return now(device) - started
-
-
-def now(device: torch.device) -> float:
-    """The time, read when everything that was started on the device is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 @dataclass(frozen=True, kw_only=True)
