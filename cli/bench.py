@@ -33,13 +33,22 @@ Store = Annotated[
 ]
 Folder = Annotated[Path | None, path_option(text="Where temporary files go; by default the disk of cache/.")]
 
+Recipe = Annotated[str | None, typer.Option(help="The recipe of a published setting; by default ave-swin-htsat.")]
+Methods = Annotated[
+    list[str] | None,
+    typer.Option("--method", help="A method to measure, or lavish; repeat it for more. By default the paper's."),
+]
+Batch = Annotated[int | None, typer.Option(help="Samples a training batch; 1 by default, as in the paper's figure.")]
+Latency = Annotated[bool, typer.Option("--latency", help="Measure inference alone.")]
+
 
 def register(app: typer.Typer) -> None:
     group = typer.Typer(rich_markup_mode=None)
     group.callback(invoke_without_command=True)(bench)
     for name, bench_info in BENCHES.items():
         examples = f"Examples:\n\n\b\nmettle bench {name}\nmettle bench {name} --tiny --repeats 5 --json\n"
-        command = _command_with_store(name) if bench_info.takes_store else _command(name)
+        make = _command_of_setting if bench_info.takes_recipe else _command
+        command = _command_with_store(name) if bench_info.takes_store else make(name)
         group.command(name, help=bench_info.what, epilog=examples)(command)
     app.add_typer(group, name="bench", epilog=EPILOG)
 
@@ -113,6 +122,26 @@ def _command_with_store(name: str) -> Callable[..., None]:
         debug: Debug = False,
     ) -> None:
         _run(name, repeats=repeats, clips=clips, tiny=tiny, store=store, folder=folder, device=device)
+
+    return run
+
+
+def _command_of_setting(name: str) -> Callable[..., None]:
+    def run(
+        recipe: Recipe = None,
+        method: Methods = None,
+        batch: Batch = None,
+        latency: Latency = False,
+        repeats: RepeatsOption = 5,
+        clips: Clips = None,
+        tiny: Tiny = False,
+        folder: Folder = None,
+        device: Device = None,
+        json: Json = False,
+        debug: Debug = False,
+    ) -> None:
+        what = {"recipe": recipe, "methods": tuple(method or ()), "batch": batch, "latency": latency}
+        _run(name, repeats=repeats, clips=clips, tiny=tiny, folder=folder, device=device, **what)
 
     return run
 

@@ -16,7 +16,7 @@ from mettle_cache.errors import ConfigError, NoRoomError, UsageError
 from mettle_cache.paths import resolve_fields
 from mettle_cache.pipelines.timing import LEAST_REPEATS
 
-MOST_REPEATS, MOST_CLIPS = 1000, 100_000
+MOST_REPEATS, MOST_CLIPS, MOST_BATCH = 1000, 100_000, 1024
 PREFIX = ".mettle-bench-"
 
 
@@ -36,6 +36,11 @@ class BenchOptions:
         None: a GPU where there is one.
     store
         The store to measure, for a bench that takes one; None: tokens of its own.
+    recipe, methods, batch
+        For a bench of a published setting: its recipe's name, the methods to measure and the samples a batch; None, or
+        no methods: the bench's own.
+    latency
+        Measure inference alone, in a bench that measures training as well.
 
     Raises
     ------
@@ -49,6 +54,10 @@ class BenchOptions:
     folder: Path | None = None
     device: str | None = None
     store: Path | None = None
+    recipe: str | None = None
+    methods: tuple[str, ...] = ()
+    batch: int | None = None
+    latency: bool = False
 
     def __post_init__(self) -> None:
         problems = [*self._problems(), *resolve_fields(self, "folder", "store")]
@@ -64,6 +73,8 @@ class BenchOptions:
             yield f"--device: {error.message}"
         if self.clips is not None and not 1 <= self.clips <= MOST_CLIPS:
             yield f"--clips {self.clips}: must be from 1 to {MOST_CLIPS}"
+        if self.batch is not None and not 1 <= self.batch <= MOST_BATCH:
+            yield f"--batch {self.batch}: must be from 1 to {MOST_BATCH}"
 
     def command(self, bench: str) -> str:
         """The command line with these options, without paths, which belong to this machine."""
@@ -76,6 +87,13 @@ class BenchOptions:
             parts.append(f"--device {self.device}")
         if self.store is not None:
             parts.append("--store STORE")
+        if self.recipe is not None:
+            parts.append(f"--recipe {self.recipe}")
+        parts += [f"--method {method}" for method in self.methods]
+        if self.batch is not None:
+            parts.append(f"--batch {self.batch}")
+        if self.latency:
+            parts.append("--latency")
         return " ".join(parts)
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class Bench:
     """A bench: what it measures, its module (imported when it is run), how many clips it takes by default, and whether
-    it can measure a given store (:attr:`BenchOptions.store`)."""
+    it can measure a given store (:attr:`BenchOptions.store`) or a published setting (:attr:`BenchOptions.recipe`)."""
 
     name: str
     what: str
@@ -26,6 +26,7 @@ class Bench:
     clips: int
     tiny_clips: int
     takes_store: bool = False
+    takes_recipe: bool = False
 
 
 _KNOWN = (
@@ -64,6 +65,14 @@ _KNOWN = (
         clips=4,
         tiny_clips=2,
         takes_store=True,
+    ),
+    Bench(
+        name="costs",
+        what="Parameters, memory, time and latency of a published setting, beside the paper's tables.",
+        module="mettle_cache.pipelines.benchmark.costs.bench",
+        clips=4,
+        tiny_clips=3,
+        takes_recipe=True,
     ),
 )
 BENCHES: Mapping[str, Bench] = {bench.name: bench for bench in _KNOWN}

@@ -58,6 +58,9 @@ def test_a_bench_prints_a_table_with_its_goals_and_notes(capsys, monkeypatch):
     [
         (["read", "--clips", "0"], "--clips 0: must be from 1"),
         (["read", "--repeats", "0"], "--repeats 0: must be from 1"),
+        (["costs", "--batch", "0"], "--batch 0: must be from 1"),
+        (["costs", "--recipe", "nosuch"], "--recipe nosuch: the paper prints no costs"),
+        (["costs", "--method", "nosuch"], "--method nosuch: no such method for ave-swin-htsat"),
         (["raed"], "No such command 'raed'"),
         ([], "name a bench, or ask for all of them"),
         (["--report", "read"], "takes no bench's name"),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mettle_cache.pipelines.benchmark import memory, step_child
+from mettle_cache.pipelines.benchmark.costs import child
 from mettle_cache.pipelines.benchmark.options import BenchOptions
 from mettle_cache.pipelines.benchmark.registry import run_bench
 
@@ -16,10 +17,11 @@ SERVER = """
 import json, os, sys
 import torch._dynamo
 from mettle_cache.pipelines.benchmark import memory, step_child
+from mettle_cache.pipelines.benchmark.costs import child
 for line in sys.stdin:
     module, request = json.loads(line)
     if os.fork() == 0:
-        answer = {made.MODULE: made.work for made in (memory, step_child)}[module](request)
+        answer = {made.MODULE: made.work for made in (memory, step_child, child)}[module](request)
         print(json.dumps(answer), flush=True)
         os._exit(0)
     os.wait()
@@ -44,15 +46,15 @@ def call_in_fork():
 
 @pytest.fixture(scope="module", params=["forked", pytest.param("new", marks=pytest.mark.slow)])
 def tiny_bench(request, tmp_path_factory):
-    """Run a bench by its name on toy shapes; it leaves nothing in its folder."""
+    """Run a bench by its name on toy shapes, with further options; it leaves nothing in its folder."""
 
-    def run(name):
+    def run(name, **options):
         folder = tmp_path_factory.mktemp("bench")
         with pytest.MonkeyPatch.context() as patch:
             if request.param == "forked":
-                for module in (memory, step_child):
+                for module in (memory, step_child, child):
                     patch.setattr(module, "call_in_child", request.getfixturevalue("call_in_fork"))
-            table = run_bench(name, BenchOptions(repeats=1, tiny=True, folder=folder, device="cpu"))
+            table = run_bench(name, BenchOptions(repeats=1, tiny=True, folder=folder, device="cpu", **options))
         assert list(folder.iterdir()) == []
         return table
 
