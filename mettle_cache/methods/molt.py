@@ -138,7 +138,9 @@ class MoLT(Method):
     def __init__(self, layers: Sequence[LayerSpec], options: MoLTOptions | None = None) -> None:
         super().__init__()
         self.options = options = options or MoLTOptions()
-        visual, audio = (_choose(layers_of(layers, modality), options) for modality in MODALITIES)
+        # what enters the first block is no layer's output
+        blocks = [layer for layer in layers if layer.block]
+        visual, audio = (_choose(layers_of(blocks, modality), options) for modality in MODALITIES)
         self.layers = (*visual, *audio)
         self.adapters = nn.ModuleDict()
         for modality, own, others in (("visual", visual, audio), ("audio", audio, visual)):

@@ -334,6 +334,12 @@ def test_layers_that_are_missing_are_said(switches, message):
         MoLT(LAYERS, MoLTOptions(**switches))
 
 
+def test_the_patch_embedding_is_no_layer():
+    embedding = layer("visual", 1, 0, 6, 16)
+    assert MoLT((embedding, *LAYERS), MoLTOptions(**{**SMALL, "late": "all"})).layers == LAYERS
+    assert MoLT((embedding, *LAYERS), MoLTOptions(**{**SMALL, "late": 0}, early=1)).layers == (VISUAL[0], AUDIO[0])
+
+
 def test_both_modalities_are_needed():
     with pytest.raises(UsageError, match="none of the 3 layers is audio"):
         MoLT(VISUAL, MoLTOptions(late=1))

@@ -215,7 +215,8 @@ def without_mti(method: MethodChoice, options: AvsHeadOptions) -> AvsHeadOptions
 
 def mixed_layers(offered: Sequence[LayerSpec], levels: Sequence[LayerSpec]) -> tuple[tuple[LayerSpec, ...], ...]:
     """The visual layers of each level that a weighted sum is made of."""
-    return stage_layers([layer for layer in offered if layer.modality == "visual"], levels)
+    blocks = [layer for layer in offered if layer.block]
+    return stage_layers([layer for layer in blocks if layer.modality == "visual"], levels)
 
 
 class LevelTokens(nn.Module):
