@@ -98,6 +98,16 @@ def assert_micro_batches_add_up(module, tokens):
         torch.testing.assert_close(sum(part[name] for part in parts), gradient, rtol=1e-10, atol=1e-10)
 
 
+def assert_close_under_autocast(module, tokens):
+    """Outputs are near those of single precision, and gradients are there and finite."""
+    expected = module(tokens)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = module(tokens)
+    assert (output - expected).abs().max() < 0.03 * expected.abs().max()
+    output.float().square().sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in module.parameters())
+
+
 def kept_floats(module, tokens):
     """Shapes of the floats that a forward pass keeps for the backward pass, the module's parameters left out."""
     own = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}

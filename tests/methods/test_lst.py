@@ -19,6 +19,7 @@ from tests.methods.side_networks import (
     SWIN,
     UNEVEN,
     VIT,
+    assert_close_under_autocast,
     assert_equals,
     assert_micro_batches_add_up,
     clip_tokens,
@@ -158,6 +159,11 @@ def test_evaluation_without_gradients_gives_the_same():
     expected = module(tokens)
     with torch.inference_mode():
         torch.testing.assert_close(module.eval()(tokens), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_autocast_rounds_little():
+    torch.manual_seed(0)
+    assert_close_under_autocast(LST(HIERARCHICAL, LSTOptions(**TINY)), clip_tokens("int8", HIERARCHICAL))
 
 
 def test_micro_batches_add_up():

@@ -18,6 +18,7 @@ from tests.methods.side_networks import (
     SWIN,
     UNEVEN,
     VIT,
+    assert_close_under_autocast,
     assert_equals,
     assert_micro_batches_add_up,
     clip_tokens,
@@ -119,6 +120,11 @@ def test_layers_of_nothing_leave_the_projected_anchor():
     anchor = torch.relu(module.norms[-1](module.downs[-1](last)))
     expected = module.up(anchor).mean(1).unflatten(0, (2, 2))
     torch.testing.assert_close(module(tokens), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_autocast_rounds_little():
+    torch.manual_seed(0)
+    assert_close_under_autocast(UniPT(HIERARCHICAL, UniPTOptions(**TINY)), clip_tokens("int8", HIERARCHICAL))
 
 
 def test_micro_batches_add_up():
