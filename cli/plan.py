@@ -104,6 +104,8 @@ def method_lines(plan: MethodPlan) -> Iterator[str]:
             f"pooled     {', '.join(plan.pooled)} beside the store: {format_bytes(plan.pooled_bytes)} more; heads then "
             "read these alone"
         )
+    for name, nbytes in plan.companions.items():
+        yield f"companion  {name} beside the store{f': about {format_bytes(nbytes)}' if nbytes else ''}"
     yield from (f"missing    {note}" for note in plan.notes())
 
 

@@ -5,20 +5,23 @@ Stage one knows no method, so this stands beside the plan of an extraction and n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from mettle_cache.backbones.factory import parse_backbone
+from mettle_cache.companions import Companion
 from mettle_cache.datasets import DATASETS
-from mettle_cache.errors import ConfigError, UsageError
+from mettle_cache.errors import UsageError
 from mettle_cache.late_bundle import planned_bundles
 from mettle_cache.layers import MODALITIES, LayerSpec, select_layers
+from mettle_cache.meta_device import on_meta
+from mettle_cache.methods.registry import method_kind
 from mettle_cache.pipelines.companions.pooled_table import companion_bytes, pooled_tables
 from mettle_cache.pipelines.extract.config import ExtractConfig
 from mettle_cache.pipelines.extract.plan import Bill, PlanReport, layer_bill
-from mettle_cache.pipelines.report.methods import backbone_layers
+from mettle_cache.pipelines.report.methods import backbone_layers, task_on_backbones
 from mettle_cache.pipelines.train.recipe import Recipe, load_recipe
-from mettle_cache.pipelines.train.task import task_on_layers
 from mettle_cache.preprocessing import SHARED
 from mettle_cache.store.format.codecs import CODECS
 from mettle_cache.tasks.protocol import Task
@@ -32,6 +35,7 @@ class MethodPlan:
     ``layers`` are what has to be stored, ``selection`` says them for ``--layers``. ``missing`` are those of them that
     the planned extraction would not store, ``unselected`` those that the recipe's own ``layers`` leave out. ``pooled``
     are companions with coarser grids, which stand for whole layers while heads train; they take ``pooled_bytes``.
+    ``companions`` are further files beside the store, and about the bytes of each.
     """
 
     method: str
@@ -43,6 +47,7 @@ class MethodPlan:
     bills: tuple[Bill, ...]
     pooled: tuple[str, ...]
     pooled_bytes: int
+    companions: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, object]:
         return asdict(self)
@@ -117,6 +122,7 @@ def plan_method(
         bills=bills,
         pooled=tuple(table.stem for table in pooled_tables(task.layers, task.pooled)),
         pooled_bytes=companion_bytes(task.layers, task.pooled, report.segments, report.clips),
+        companions=_companion_files(loaded, layers, offered),
     )
 
 
@@ -161,7 +167,8 @@ def _workable_selection(recipe: Recipe, layers: Sequence[LayerSpec], offered: Se
     """The selection of just these layers, or of a few more where the task counts levels and wants those between."""
     for selection in (selection_of(layers, offered), "pyramid"):
         try:
-            if _bind(recipe, select_layers(offered, selection), offered).layers == tuple(layers):
+            bound = task_on_backbones(recipe, select_layers(offered, selection), planned_bundles(offered))
+            if bound.layers == tuple(layers):
                 return selection
         except UsageError:
             continue
@@ -202,22 +209,24 @@ def _default_recipe(config: ExtractConfig, task: str, otherwise: str) -> str:
 def _task_on(recipe: Recipe, selected: Sequence[LayerSpec], offered: Sequence[LayerSpec]) -> Task:
     """The task on the recipe's layers or, where it lacks some of them, on all."""
     try:
-        return _bind(recipe, selected, offered)
-    except ConfigError:
-        raise
+        return task_on_backbones(recipe, selected, planned_bundles(offered))
     except UsageError:
-        return _bind(recipe, offered, offered)
+        return task_on_backbones(recipe, offered, planned_bundles(offered))
 
 
-def _bind(recipe: Recipe, layers: Sequence[LayerSpec], offered: Sequence[LayerSpec]) -> Task:
-    task = get_task(recipe.task)
-    return task_on_layers(
-        recipe,
-        layers,
-        vocabulary=task.published_vocabulary,
-        segments=task.published_segments,
-        companions=planned_bundles(offered),
-    )
+def _companion_files(recipe: Recipe, layers: Sequence[LayerSpec], offered: Sequence[LayerSpec]) -> dict[str, int]:
+    """The files that the method needs beside a store of ``layers``, and about their bytes; 0 for unknown ones."""
+    if not method_kind(recipe.method).reads_companions:
+        return {}
+    bundles = planned_bundles(offered)
+    with on_meta():
+        method = recipe.method_choice(bundles).build(layers)
+    return {name: _bytes(bundles[name]) if name in bundles else 0 for name in method.companions}
+
+
+def _bytes(companion: Companion) -> int:
+    """Of a companion's float32 tensors. A plain block stands for a late bundle, whose attention bias is 2 % at most."""
+    return 4 * sum(math.prod(shape) for shape in companion.shapes.values())
 
 
 def _list(names: Sequence[str]) -> str:

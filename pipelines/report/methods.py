@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Literal, get_args, get_origin, get_type_hints
 
 from torch import nn
 
 from mettle_cache.backbones.factory import layer_table
+from mettle_cache.companions import Companion
 from mettle_cache.errors import MettleError, UsageError
 from mettle_cache.late_bundle import planned_bundles
 from mettle_cache.layers import MODALITIES, LayerSpec, select_layers
 from mettle_cache.meta_device import on_meta
-from mettle_cache.methods.registry import METHODS, method_kind
+from mettle_cache.methods.registry import METHODS, MethodChoice, method_kind
 from mettle_cache.pipelines.report.option_docs import OptionDoc, option_docs
 from mettle_cache.pipelines.train.recipe import Recipe, load_recipe
 from mettle_cache.pipelines.train.task import task_on_layers
@@ -29,8 +30,9 @@ DEFAULT_BACKBONES = ("swinv2_l", "htsat")
 class MethodInfo:
     """One method.
 
-    ``layers`` says what is read of those that the recipe selects. ``parameters`` are the method's own, ``head`` those
-    of the whole head with its decoder; both None, and ``problem`` the reason, where it cannot be built so.
+    ``layers`` says what is read of those that the recipe selects. ``parameters`` are the method's own, None where the
+    task's head is not built around a whole one (segmentation), ``head`` those of the whole head with its decoder; both
+    None, and ``problem`` the reason, where it cannot be built so.
     ``presets`` are the values of its option of that name.
     """
 
@@ -129,7 +131,15 @@ def layers_in_words(read: Sequence[LayerSpec], offered: Sequence[LayerSpec]) -> 
     for selection, words in selections.items():
         if names == {layer.name for layer in select_layers(offered, selection)}:
             return f"{words} ({counts[0]} + {counts[1]})"
-    return f"{counts[0]} + {counts[1]}"
+    ends = {members[-1].name for members in _by_modality(offered)}
+    words = "all but the last " if names == {layer.name for layer in offered} - ends else ""
+    return f"{words}({counts[0]} + {counts[1]})" if words else f"{counts[0]} + {counts[1]}"
+
+
+def _by_modality(layers: Sequence[LayerSpec]) -> list[list[LayerSpec]]:
+    """The layers of each modality that has any."""
+    groups = [[layer for layer in layers if layer.modality == modality] for modality in MODALITIES]
+    return [members for members in groups if members]
 
 
 def _recipe_for(task: str, backbones: tuple[str, str]) -> str:
@@ -153,14 +163,14 @@ def _describe(name: str, task: str, recipe: str, layers: Sequence[LayerSpec]) ->
         presets = _presets(method_kind(name).options_type)
         loaded = load_recipe(recipe, [f"method={name}"])
         offered = select_layers(layers, loaded.layers)
-        bound = _task(loaded, offered, layers)
+        bundles = planned_bundles(layers)
+        bound = task_on_backbones(loaded, offered, bundles)
         words = layers_in_words(bound.layers, offered)
         if {layer.name for layer in bound.layers} == {pooled.layer.name for pooled in bound.pooled}:
             words += ", pooled"
         with on_meta():
-            model = bound.build_model()
-            method = loaded.method_choice(planned_bundles(layers)).build(offered)
-        companions, parameters, head = method.companions, _count(method), _count(model)
+            head = _count(bound.build_model())
+        companions, parameters = _count_alone(loaded.method_choice(bundles), offered)
     except MettleError as error:
         problem = error.message
     return MethodInfo(
@@ -177,15 +187,25 @@ def _describe(name: str, task: str, recipe: str, layers: Sequence[LayerSpec]) ->
     )
 
 
-def _task(recipe: Recipe, offered: Sequence[LayerSpec], layers: Sequence[LayerSpec]) -> Task:
-    """The task on ``offered``, of all ``layers`` of the backbones."""
+def _count_alone(choice: MethodChoice, layers: Sequence[LayerSpec]) -> tuple[tuple[str, ...], int | None]:
+    """A method's companions and parameters; None where it is only parts of a head that builds them as it needs."""
+    try:
+        with on_meta():
+            method = choice.build(layers)
+    except UsageError:
+        return (), None
+    return method.companions, _count(method)
+
+
+def task_on_backbones(recipe: Recipe, layers: Sequence[LayerSpec], companions: Mapping[str, Companion]) -> Task:
+    """The recipe's task on these layers of backbones, with the vocabulary of the published data. Raises UsageError."""
     task = get_task(recipe.task)
     return task_on_layers(
         recipe,
-        offered,
+        layers,
         vocabulary=task.published_vocabulary,
         segments=task.published_segments,
-        companions=planned_bundles(layers),
+        companions=companions,
     )
 
 

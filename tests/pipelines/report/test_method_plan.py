@@ -55,6 +55,15 @@ def test_pooled_grids_stand_beside_the_layers(planned):
     assert plan.pooled_bytes == pytest.approx(4 * 10 * 2 * values, rel=1e-3)
 
 
+def test_a_late_bundle_counts_as_a_file_of_the_last_block(planned):
+    plan = plan_method(*planned, method="sherl")
+    assert len(plan.layers) == 23 + 11
+    # docs/methods.md, "SHERL": 28.36 M and 7.10 M parameters, kept in float32
+    assert plan.companions["late-visual.safetensors"] == pytest.approx(4 * 28.36e6, rel=0.01)
+    assert plan.companions["late-audio.safetensors"] == pytest.approx(4 * 7.10e6, rel=0.01)
+    assert {name.split("-")[1] for name in plan.pooled} == {"mean", "max"}
+
+
 def test_layers_that_the_extraction_leaves_out_are_named(root, planned):
     config = ExtractConfig(dataset="ave", root=root, layers="stages")
     plan = plan_method(config, planned[1], method="layermean")

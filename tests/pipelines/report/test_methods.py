@@ -59,7 +59,8 @@ def test_layers_and_tasks_are_in_words(report):
 def test_a_method_that_replays_a_block_is_counted_without_one():
     (sherl,) = methods_report(["sherl"]).methods
     assert sherl.parameters == pytest.approx(16.22e6, rel=1e-3)
-    assert sherl.layers == "23 + 11"
+    assert sherl.layers == "all but the last (23 + 11)"
+    assert sherl.presets == ("official", "matched", "tiny")
     assert sherl.companions == ("late-visual.safetensors", "late-audio.safetensors")
     (maps,) = methods_report(["sherl"], backbones=("resnext101", "htsat")).methods
     assert "the backbone of visual/s4b01 has no attention block to replay" in maps.problem
@@ -70,6 +71,12 @@ def test_another_task_and_shared_backbones():
     (info,) = report.methods
     assert (report.recipe, info.layers) == ("llp-swin-htsat", "all (4 + 4)")
     assert [doc.key for doc in report.options["lcd"]][:2] == ["dim", "k_visual"]
+
+
+def test_segmentation_counts_whole_heads():
+    (info,) = methods_report(["lcd"], task="avs").methods
+    assert (info.parameters, info.problem) == (None, "")
+    assert info.head == pytest.approx(30.58e6, abs=5e3)  # as test_lists has it of mettle params
 
 
 def test_a_method_of_a_package_needs_no_words_of_its_own(row):
@@ -99,6 +106,7 @@ def test_what_cannot_be_built_says_why(row, target, problem):
         ("last:3", "the last 3 (3 + 3)"),
         ("stages", "stages (2 + 2)"),
         ("visual/s1", "2 + 0"),
+        ("visual/s1,visual/s2b01,audio/s1,audio/s2b01", "all but the last (3 + 3)"),
     ],
 )
 def test_selections_in_words(selection, words):
