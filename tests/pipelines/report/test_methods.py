@@ -1,5 +1,8 @@
 """What methods cost is counted on real models; what cannot be built says why and does not hide the others."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from mettle_cache.errors import UsageError
@@ -125,3 +128,15 @@ def test_backbones_are_two_names():
     for text in ("swinv2_l", "a,b,c", "a,", ""):
         with pytest.raises(UsageError, match="must be two names, of pictures and of sound"):
             parse_backbones(text)
+
+
+def test_the_table_of_the_documentation_is_this_report():
+    text = (Path(__file__).parents[3] / "docs" / "methods.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| ([^|]+) \| ([\d.]+) \| (all|AVE, LLP) \|$", text, flags=re.MULTILINE)
+    names = [name for name, *_ in rows]
+    assert set(names) == set(METHODS.names())
+    for (name, layers, millions, tasks), info in zip(rows, methods_report(names).methods, strict=True):
+        assert info.name == name
+        assert info.layers.removesuffix(", pooled") == layers
+        assert info.parameters / 1e6 == pytest.approx(float(millions), abs=5e-4)
+        assert ("avs" in info.tasks) == (tasks == "all")
