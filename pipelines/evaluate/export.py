@@ -126,16 +126,13 @@ def export_run(
     with _hold(run) if inside else nullcontext(RunFolder(run)) as folder:
         checkpoint = folder.check(folder.best)
         opened = config.store.open(run, instead=store)
-        companions = kept_companions(folder)
-        task = bind_task(recipe, opened, companions)
+        task = bind_task(recipe, opened, kept_companions(folder))
         trained, folded = _load_twice(task, checkpoint, folder.best, target)
         kept = fold_model(folded)
         batch = _one_sample(task, opened, target)
         difference = _compare(trained, folded, list(folded_modules(folded)), batch)
         times = _time_models(trained, folded, batch, target, repeats)
-        write = partial(
-            _write, model=folded, task=task, recipe=recipe, store=opened, checkpoint=checkpoint, companions=companions
-        )
+        write = partial(_write, model=folded, task=task, recipe=recipe, store=opened, run=folder)
         _save(folder if inside else None, out, write)
     return ExportReport(
         run=run,
@@ -271,15 +268,7 @@ def folded_modules(model: nn.Module) -> dict[str, FoldedLCD]:
     return {name: module for name, module in model.named_modules() if isinstance(module, FoldedLCD)}
 
 
-def _write(
-    path: Path,
-    model: nn.Module,
-    task: Task,
-    recipe: Recipe,
-    store: TokenStore,
-    checkpoint: Path,
-    companions: Mapping[str, Companion],
-) -> None:
+def _write(path: Path, model: nn.Module, task: Task, recipe: Recipe, store: TokenStore, run: RunFolder) -> None:
     """Write a folded head with its description, from which it is built again; whole or not at all."""
     description = {
         "folded": {name: module.to_json() for name, module in folded_modules(model).items()},
@@ -287,14 +276,14 @@ def _write(
         "recipe": recipe.to_json(),
         "vocabulary": {name: list(values) for name, values in store.vocabulary.items()},
         "segments": store.segments,
-        "checkpoint": file_digest(checkpoint),
+        "checkpoint": file_digest(run.check(run.best)),
         "store": store.key_digest,
     }
     tensors = model.state_dict()
     if static := static_tensors(store.static, task.layers):
         tensors |= static
         description["codec"] = store.codec
-    if companions:
+    if companions := kept_companions(run):
         tensors |= companion_tensors(companions)
         description[COMPANIONS] = {name: dict(companion.description) for name, companion in companions.items()}
     write_tensors(path, tensors, FOLDED_FORMAT, seal(tensors, description))
