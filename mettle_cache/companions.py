@@ -12,15 +12,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
 
 from mettle_cache.errors import StoreCorruptError, StoreKeyError
 from mettle_cache.paths import command_line
 from mettle_cache.sealing import DIGEST, seal, seal_fits
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT = "mettle-companion-1"
 SUFFIX = ".safetensors"
@@ -121,6 +122,8 @@ _AGAIN = f"{command_line('mettle extract')} with the same options writes it agai
 
 def companion_bytes(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> bytes:
     """The file of a companion; the same content gives the same bytes. ``description`` has the key :data:`STORE`."""
+    from safetensors.torch import save  # with PyTorch behind it
+
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     body = {key: value for key, value in description.items() if key != DIGEST}
     # one entry: safetensors writes several in an order that changes from process to process

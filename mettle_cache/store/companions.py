@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from mettle_cache.companions import STORE, SUFFIX, CompanionFile, companion_bytes
 from mettle_cache.errors import MettleError, StoreCorruptError
 from mettle_cache.store.format.digests import digest
 from mettle_cache.store.format.files import COMPANIONS, file_digest
 from mettle_cache.store.writing.durable import make_folder, write_file
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def find_companions(store: Path, key: str) -> dict[str, CompanionFile]:

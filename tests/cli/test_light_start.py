@@ -52,7 +52,6 @@ WRONG = {
     "evaluate NOSUCH --root NOSUCH": "there is no such folder",
     "export NOSUCH --device gpu": "there is no device called 'gpu'",
     "report NOSUCH --figures F --device gpu": "there is no device called 'gpu'",
-    "report NOSUCH --figures F": "there is no run here",
     "bench read --device gpu": "there is no device called 'gpu'",
     "sweep --from-cache --set x": "must be key=value",
     "sweep": "--from-cache is missing",
@@ -72,7 +71,7 @@ WRONG = {
     "bench read --repeats 0": "--repeats 0",
     "bench --report --from NOSUCH": "there are no results",
 }
-NO_RUN = ("evaluate NOSUCH", "export NOSUCH")
+NO_RUN = ("evaluate NOSUCH", "export NOSUCH", "report NOSUCH --figures F")
 # one after the other in one process: what is loaded by then was loaded by the first command that has it
 CODE = f"""
 import contextlib, io, json, sys
