@@ -12,6 +12,10 @@ from mettle_cache.decoders.mmpyr import MMPyramid
 from mettle_cache.errors import UsageError
 from mettle_cache.pipelines.evaluate.evaluation import evaluate
 from mettle_cache.pipelines.evaluate.export import export_run, load_exported
+from mettle_cache.pipelines.figures.compute.meta_token_map import MapOptions, run_maps
+from mettle_cache.pipelines.figures.compute.timelines import group_timelines
+from mettle_cache.pipelines.figures.trained import RunGroup, TrainedRun
+from mettle_cache.pipelines.progress import Silent
 from mettle_cache.pipelines.report.params import count_trainable, params_table
 from mettle_cache.pipelines.train.recipe import default_recipe, load_recipe
 from mettle_cache.pipelines.train.task import bind_task
@@ -227,3 +231,24 @@ def test_the_train_split_cannot_be_scored(write_store, tmp_path):
     message = re.escape("sample 0 (train000_0_10, train) has weak labels only, so its segments cannot be scored")
     with pytest.raises(UsageError, match=message):
         evaluate(tmp_path / "run", split="train", store=write_store())
+
+
+def test_timelines_and_maps_tell_modalities_apart(write_store, tmp_path):
+    store = write_store()
+    train(store, recipe=load_recipe("llp-small", [*SMALL, "train.epochs=1"]), out=tmp_path / "run")
+    group = RunGroup([TrainedRun.load(tmp_path / "run", "lcd", store=store)], "test", None, Silent())
+    samples = {sample["filename"]: sample for sample in store.samples.to_pylist()}
+    for timeline in group_timelines(group, 1):
+        sample = samples[timeline.title.split(": ")[1]]
+        lanes = {lane.label: lane for lane in timeline.lanes}
+        for modality in ("audio", "visual"):
+            (name,), (start,), (end,) = (sample[f"{modality}_{part}"] for part in ("labels", "starts", "ends"))
+            lane = lanes[f"{modality}: {name}"]
+            assert lane.annotated.nonzero()[0].tolist() == list(range(start, end))
+            # a segment has a category where its probability and that of the video reach a half
+            assert not (lane.predicted[0] & (lane.scores[0] < 0.5)).any()
+    maps, categories = run_maps(group, 0, MapOptions(perplexity=5.0, segments=80))
+    assert categories == tuple(CATEGORIES)
+    visual, audio = maps[0], maps[2]
+    assert (visual.classes != audio.classes).any()
+    assert len(visual.classes) == 80

@@ -13,6 +13,12 @@ from mettle_cache.pipelines.evaluate.evaluation import evaluate
 from mettle_cache.pipelines.evaluate.export import export_run
 from mettle_cache.pipelines.extract import run
 from mettle_cache.pipelines.extract.plan import make_plan
+from mettle_cache.pipelines.figures.compute.attention_map import run_attention
+from mettle_cache.pipelines.figures.compute.mask_grid import group_mask_columns
+from mettle_cache.pipelines.figures.draw import draw_figures
+from mettle_cache.pipelines.figures.kinds import FigureOptions
+from mettle_cache.pipelines.figures.trained import RunGroup, TrainedRun
+from mettle_cache.pipelines.progress import Silent
 from mettle_cache.pipelines.train.recipe import default_recipe, load_recipe
 from mettle_cache.pipelines.train.sample_loader import read_split
 from mettle_cache.pipelines.train.training import train
@@ -121,6 +127,27 @@ def test_overlays_need_the_data_set_and_do_without_it(s4, root, tmp_path, monkey
     assert not np.array_equal(without, given)
     with pytest.raises(UsageError, match=r"the avs-s4 folder .*nowhere does not exist"):
         evaluate(tmp_path / "run", store=s4, root=tmp_path / "nowhere")
+
+
+def test_masks_and_attention_are_drawn_with_their_frames(s4, root, tmp_path):
+    train(s4, recipe=load_recipe("avs-s4-small", SMALL), out=tmp_path / "run")
+    group = RunGroup([TrainedRun.load(tmp_path / "run", "lcd", store=s4)], "test", root, Silent())
+    columns = group_mask_columns(group, 1)
+    assert len(columns) == min(5, len(group.split))
+    predictions = group.predictions(0)
+    for column, place in zip(columns, group.examples(5), strict=True):
+        row = group.split.rows[place]
+        assert column.title == s4.samples["clip"][row].as_py()
+        assert column.picture.ndim == 3
+        assert np.array_equal(column.truth, group.task.targets([row])[0, 0].numpy())
+        assert column.ious[0] == pytest.approx(100 * predictions["iou"][place, 0])
+    (row, *_), layers = run_attention(group, 0)
+    assert layers == (s4.layers[3].name.split("/")[1],)
+    assert row.picture is not None
+    assert row.maps[0].sum() == pytest.approx(1)
+    options = FigureOptions(only=("masks", "attention"))
+    written = draw_figures([tmp_path / "run"], tmp_path / "figures", options=options, store=s4.path, root=root)
+    assert [path.name for path in written[::2]] == ["avs-s4-masks.png", "avs-s4-attention-run.png"]
 
 
 def test_tpavi_and_matching_train_on_all_frames(ms3, tmp_path):

@@ -57,7 +57,7 @@ def run_cosine_maps(group: RunGroup, number: int) -> list[CosineMap]:
         segments += len(vectors)
     return [
         CosineMap(
-            title=f"{name}: {trained.label}",
+            title=name,
             names=token_names(trained, name, len(sums[name])),
             cosines=sums[name] / segments,
         )
@@ -84,7 +84,7 @@ def run_fusion_weights(group: RunGroup, number: int) -> list[FusionWeights]:
             parts[name].append(weights.mean(-1).flatten(0, 1).double().cpu().numpy())
     return [
         FusionWeights(
-            title=f"{name}: {trained.label}",
+            title=name,
             names=tuple(layer.name.split("/")[1] for layer in layers_of(method.layers, name)),
             weights=np.concatenate(found),
         )

@@ -28,7 +28,7 @@ def test_a_map_has_every_meta_token_of_every_layer(trained_run, tiny_ave):
     trained = TrainedRun.load(trained_run, "lcd", store=tiny_ave)
     group = RunGroup([trained], "test", None, Silent())
     visual, audio = run_cosine_maps(group, 0)
-    assert (visual.title, visual.names) == ("visual: lcd", ("s1b01", "s1b01", "s2b01", "s2b01", "s2b02", "s2b02"))
+    assert (visual.title, visual.names) == ("visual", ("s1b01", "s1b01", "s2b01", "s2b01", "s2b02", "s2b02"))
     assert audio.names == ("s1b01", "s2b01")
     tokens = tiny_ave.read([tiny_ave.samples["clip"][row].as_py() for row in group.split.rows]).layers
     with torch.no_grad():
@@ -75,8 +75,8 @@ def test_methods_that_weigh_their_layers_have_maps_and_weights(linear_run, train
     assert [visual.cosines[0, 1], audio.cosines[2, 3]] == pytest.approx([-1, -1])
     fusions = run_fusion_weights(group, 0)
     assert [(one.title, one.names, one.weights.shape) for one in fusions] == [
-        ("visual: toy", ("s2b01", "s2b02"), (90, 2)),
-        ("audio: toy", ("s1b01", "s2b01"), (90, 2)),
+        ("visual", ("s2b01", "s2b02"), (90, 2)),
+        ("audio", ("s1b01", "s2b01"), (90, 2)),
     ]
     tokens = tiny_ave.read([tiny_ave.samples["clip"][row].as_py() for row in group.split.rows]).layers
     expected = method.fusion_weights(method.layer_tokens(tokens))["audio"].mean(-1).flatten(0, 1)
