@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,20 +11,27 @@ import typer
 from mettle_cache.cli.options import Debug, Device, Json, path_argument, path_option
 from mettle_cache.cli.output import emit
 from mettle_cache.cli.table import table_lines
+from mettle_cache.errors import UsageError
 
 if TYPE_CHECKING:
-    from mettle_cache.pipelines.tables.table import Table, TableRow
+    from mettle_cache.pipelines.tables.table import Table
 
 EPILOG = """Examples:
 
 \b
-mettle report runs/ave-swinv2_l-htsat-ave-swin-htsat-sweep
-mettle report runs/ave-swinv2_l-htsat-ave-swin-htsat-sweep --split val --json
+mettle report runs/ave-swinv2_l-shared-table9
+mettle report runs/ave-swinv2_l-shared-table9 --groups groups.csv --format markdown
+mettle report runs/lcd runs/linear --base runs/lcd --split val --json
 mettle report runs/k1 runs/k4 --figures figures
 mettle report runs/k1 runs/k4 --figures figures --only loss-landscape,timelines --grid 41
 """
-FIGURES = "Draw figures of the runs into this folder, as PNG and SVG, instead of showing their scores."
+FIGURES = "Draw figures of the runs into this folder, as PNG and SVG, instead of a table unless --table is given."
 ONLY = "Of the figures these kinds only; docs/figures.md lists them. By default all that the runs give."
+
+GROUPS = path_option(
+    text="CSV of clips that are not independent: clip, and a column for each thing that they share.", metavar="FILE"
+)
+BASE = typer.Option(metavar="ROW", help="The row that others are compared with; by default the sweep's, or the first.")
 
 
 def register(app: typer.Typer) -> None:
@@ -32,7 +40,11 @@ def register(app: typer.Typer) -> None:
 
 def report(
     runs: Annotated[list[Path], path_argument("Folders of evaluated runs, or of several runs each.", metavar="RUN")],
+    table: Annotated[bool, typer.Option("--table", help="Show the table, as without --figures.")] = False,
+    base: Annotated[str | None, BASE] = None,
+    groups: Annotated[Path | None, GROUPS] = None,
     split: Annotated[str, typer.Option(help="The split whose scores are shown.")] = "test",
+    form: Annotated[str, typer.Option("--format", help="text, markdown or csv.")] = "text",
     figures: Annotated[Path | None, path_option(text=FIGURES, metavar="DIR")] = None,
     only: Annotated[str | None, typer.Option(metavar="KIND,KIND...", help=ONLY)] = None,
     grid: Annotated[int, typer.Option(help="Losses along each side of a loss landscape; odd.")] = 21,
@@ -42,22 +54,32 @@ def report(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Show the scores of evaluated runs: mean and standard deviation over the seeds of each variant.
+    """Show evaluated runs as a table: means over seeds, differences from one row, and the paper's numbers beside.
 
-    With --figures draw them: what each run's folder and store give, evaluated or not.
+    Differences are paired by seed and by sample; their interval is over both, or over groups of clips that share
+    something, the widest of them. One seed has none. Folders of a sweep file have a table each; runs without one are a
+    table together. With --figures draw the runs: what each one's folder and store give, evaluated or not.
     """
+    tables = _collect(runs, split, base, groups, form) if table or figures is None else []
+    written = []
     if figures is not None:
         written = _draw(runs, figures, split, only, grid, store=store, root=root, device=device)
-        emit({"figures": [str(path) for path in written]}, map(str, written))
-        return
+    shown = {"tables": [one.to_json() for one in tables]} if tables else {}
+    drawn = {"figures": [str(path) for path in written]} if figures is not None else {}
+    emit({**shown, **drawn}, [*(report_lines(tables, form) if tables else []), *map(str, written)])
 
-    from mettle_cache.pipelines.tables.scored_runs import read_scored_runs
-    from mettle_cache.pipelines.tables.table import make_table
-    from mettle_cache.pipelines.train.run_folder import find_runs
 
-    folders = [run for folder in runs for run in find_runs(folder)]
-    table = make_table(read_scored_runs(folders, split), title="", split=split)
-    emit({"tables": [table.to_json()]}, report_lines(table))
+def _collect(runs: list[Path], split: str, base: str | None, groups: Path | None, form: str) -> list[Table]:
+    from mettle_cache.pipelines.compare.groups import read_groups
+    from mettle_cache.pipelines.tables.writing import FORMATS
+
+    if form not in FORMATS:
+        raise UsageError(f"--format {form}: choose one of {', '.join(FORMATS)}")
+    clips = None if groups is None else read_groups(groups)
+
+    from mettle_cache.pipelines.tables.collecting import collect_tables
+
+    return collect_tables(runs, split=split, base=base, groups=clips)
 
 
 def _draw(
@@ -92,12 +114,11 @@ def _draw(
     return draw_figures(runs, folder, terminal_progress(), options, store=store, root=root, device=device)
 
 
-def report_lines(table: Table) -> list[str]:
-    """The table as text."""
-    return table_lines(("row", "seeds", f"{table.split} {table.metric}"), [_cells(row) for row in table.rows])
+def report_lines(tables: Sequence[Table], form: str) -> list[str]:
+    """All tables in one of the formats, with an empty line between two."""
+    from mettle_cache.pipelines.tables.writing import csv_lines, markdown_lines, text_lines
 
-
-def _cells(row: TableRow) -> tuple[object, ...]:
-    if row.mean is None:
-        return row.name, 0, None
-    return row.name, len(row.scores), f"{row.mean:.2f}" + ("" if row.std is None else f" ± {row.std:.2f}")
+    if form == "csv":
+        return csv_lines(tables)
+    parts = [markdown_lines(one) if form == "markdown" else text_lines(one, table_lines) for one in tables]
+    return [line for part in parts for line in ("", *part)][1:]

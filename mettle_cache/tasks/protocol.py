@@ -157,6 +157,13 @@ class Task(Protocol):
             scores.append(self.score(alone, [row])[self.metric])
         return np.array(scores)
 
+    def sample_terms(self, predictions: Predictions, rows: Sequence[int]) -> dict[str, NDArray[np.float64]]:
+        """What each of R samples scores alone, by name of the score: ``metric``, and others that are means over samples.
+
+        Differences of two heads in these are told with an interval.
+        """
+        return {self.metric: self.sample_scores(predictions, rows)}
+
     def changed_share(self, predictions: Predictions, others: Predictions) -> float:
         """The share, 0 to 1, in which two heads differ of what they predict for the same samples."""
         differing = [np.asarray(predictions[name]) != np.asarray(others[name]) for name in predictions]

@@ -7,9 +7,11 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
@@ -20,6 +22,7 @@ from mettle_cache.paths import command_line, local_path
 from mettle_cache.pipelines.companions.pooled_grids import pooled_grids
 from mettle_cache.pipelines.evaluate.artefacts import StoredFrames, write_artefacts
 from mettle_cache.pipelines.evaluate.comparison import compare_with_paper
+from mettle_cache.pipelines.evaluate.sample_scores import sample_scores_file, sample_scores_table
 from mettle_cache.pipelines.progress import Progress, Silent
 from mettle_cache.pipelines.report.run_reports import EvaluateReport, EvaluationGroup
 from mettle_cache.pipelines.train.kept_companions import kept_companions
@@ -56,8 +59,8 @@ def evaluate(
         report = evaluate("runs/first")
         report.scores[report.metric], report.differs
 
-    Writes ``predictions-SPLIT.parquet`` into the run's folder and adds to its ``result.json``. Files by which a task
-    shows its predictions go to ``artefacts-SPLIT``.
+    Writes ``predictions-SPLIT.parquet`` and ``samples-SPLIT.parquet``, what each sample scored, into the run's folder
+    and adds to its ``result.json``. Files by which a task shows its predictions go to ``artefacts-SPLIT``.
 
     Parameters
     ----------
@@ -251,14 +254,19 @@ def _record(trained: _TrainedRun, predictions: Predictions, frames: StoredFrames
     task, place = trained.run.task, trained.place
     shown = write_artefacts(task, predictions, trained.split.rows, place.artefacts(trained.split.name), frames)
     report = replace(_report(trained, predictions), artefacts=shown)
-    table = task.prediction_table(predictions, trained.split.rows)
-
-    def write_predictions(path: Path) -> None:
-        write_atomically(path, lambda partial: pq.write_table(table, partial), needed=table.nbytes)
-
-    place.commit({report.predictions: write_predictions})
+    rows, name = trained.split.rows, trained.split.name
+    clips = trained.store.samples["clip"].take(pa.array(rows, pa.int64())).to_pylist()
+    tables = {
+        report.predictions: task.prediction_table(predictions, rows),
+        sample_scores_file(place.path, name): sample_scores_table(rows, clips, task.sample_terms(predictions, rows)),
+    }
+    place.commit({path: partial(_write_table, table) for path, table in tables.items()})
     place.update_result({"evaluation": {**_earlier(place), trained.split.name: report.to_json()}})
     return report
+
+
+def _write_table(table: pa.Table, path: Path) -> None:
+    write_atomically(path, lambda unfinished: pq.write_table(table, unfinished), needed=table.nbytes)
 
 
 def _report(trained: _TrainedRun, predictions: Predictions) -> EvaluateReport:

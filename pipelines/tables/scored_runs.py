@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mettle_cache.errors import RunError
+from mettle_cache.errors import RunError, UsageError
 from mettle_cache.paths import command_line
 from mettle_cache.pipelines.train.run_folder import RunFolder
 
@@ -38,6 +38,12 @@ class ScoredRun:
     def scores(self) -> Mapping[str, float]:
         scores: Mapping[str, float] = self.evaluation["scores"]
         return scores
+
+    def score(self, metric: str) -> float:
+        """One score; raises UsageError where the task has none of that name."""
+        if metric not in self.scores:
+            raise UsageError(f"{self.path}: there is no score {metric}", hint=f"the task has {', '.join(self.scores)}")
+        return self.scores[metric]
 
     @property
     def failure(self) -> str | None:

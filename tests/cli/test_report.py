@@ -31,8 +31,25 @@ def test_a_row_a_variant(sweep, mettle, capsys):
     assert [(row["mean"], row["std"]) for row in table["rows"]] == [
         (spread["mean"], spread["std"]) for spread in evaluated["summary"]
     ]
-    assert run(["report", str(sweep)]) == 0
-    assert capsys.readouterr().out.splitlines()[0].split() == ["row", "seeds", "test", "accuracy"]
+    assert run(["report", str(sweep), "--table"]) == 0
+    words = capsys.readouterr().out.splitlines()
+    assert words[0].split("  ")[0] == "row"
+    assert [line.split("  ")[0] for line in words[1:3]] == ["lcd.k_visual=1", "lcd.k_visual=2"]
+    assert run(["report", str(sweep), "--format", "markdown"]) == 0
+    assert capsys.readouterr().out.startswith("| row | seeds | test accuracy | minus lcd.k_visual=1 |")
+    assert run(["report", str(sweep), str(sweep / "lcd.k_visual=1"), "--format", "csv"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+def test_mistakes_are_usage_errors(sweep, tmp_path, mettle):
+    (tmp_path / "groups.csv").write_text("clip\na\n")
+    for arguments, words in (
+        (["--format", "latex"], "--format latex: choose one of text, markdown, csv"),
+        (["--groups", tmp_path / "groups.csv"], "the columns are clip"),
+    ):
+        code, document, _ = mettle("report", sweep, *arguments)
+        assert code > 0
+        assert words in document["error"]["message"]
 
 
 def test_figures_of_runs_that_nobody_evaluated(sweep, mettle, tmp_path, capsys):

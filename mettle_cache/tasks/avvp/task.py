@@ -13,6 +13,7 @@ from typing import ClassVar, cast
 import numpy as np
 import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mettle_cache.decoders.mmil import Smoothing
@@ -132,6 +133,14 @@ class AvvpTask(Task):
 
     def score(self, predictions: Predictions, rows: Sequence[int]) -> dict[str, float]:
         return parsing_scores(_parsing(predictions), self._annotation(rows))
+
+    def sample_terms(self, predictions: Predictions, rows: Sequence[int]) -> dict[str, NDArray[np.float64]]:
+        """All of the scores: each is a mean over videos, or of such means."""
+        alone = [
+            self.score({name: array[place : place + 1] for name, array in predictions.items()}, [row])
+            for place, row in enumerate(rows)
+        ]
+        return {name: np.array([scores[name] for scores in alone]) for name in alone[0]}
 
     def changed_share(self, predictions: Predictions, others: Predictions) -> float:
         """Of segments of each modality, those in which any category differs: most categories are absent in both."""

@@ -171,6 +171,15 @@ def test_scores_are_those_of_the_metric_on_any_predictions():
     assert set(AvvpTask.published[0].scores) == set(ours)
 
 
+def test_every_score_is_the_mean_of_what_samples_score():
+    """The average of the ten too, which the paper's ablations print."""
+    task, random = make(), np.random.default_rng(3).random((2, 3, 3, 10)) < 0.4
+    predictions = {"audio": random[0], "visual": random[1]}
+    terms = task.sample_terms(predictions, [1, 2, 3])
+    assert {name: pytest.approx(values.mean()) for name, values in terms.items()} == task.score(predictions, [1, 2, 3])
+    np.testing.assert_array_equal(terms[task.metric], task.sample_scores(predictions, [1, 2, 3]))
+
+
 def test_samples_with_weak_labels_only_are_refused_before_a_pass_is_over():
     with pytest.raises(
         UsageError, match=r"sample 0 \(clip0_0_10, train\) has weak labels only.*\n  next: val and test"
