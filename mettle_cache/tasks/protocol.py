@@ -158,7 +158,7 @@ class Task(Protocol):
         return np.array(scores)
 
     def sample_terms(self, predictions: Predictions, rows: Sequence[int]) -> dict[str, NDArray[np.float64]]:
-        """What each of R samples scores alone, by name of the score: ``metric``, and others that are means over samples.
+        """What each of R samples scores alone, by score: ``metric``, and others that are means over samples.
 
         Differences of two heads in these are told with an interval.
         """

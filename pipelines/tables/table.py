@@ -82,16 +82,10 @@ def make_table(
     base: str | None = None,
     groups: Groups | None = None,
 ) -> Table:
-    """A row a variant: in the order of the sweep's file, else of appearance.
+    """A row a variant: in the order of the file that the runs were made by, ``sweep``, else of appearance.
 
-    Parameters
-    ----------
-    sweep
-        The file that the runs were made by; None for other runs.
-    base
-        The row that the others are compared with; None: the sweep's, else the first one.
-    groups
-        Which clips are not independent (:func:`~mettle_cache.pipelines.compare.groups.read_groups`).
+    ``base`` is the row that the others are compared with; None: the sweep's, else the first one. ``groups`` say which
+    clips are not independent (:func:`~mettle_cache.pipelines.compare.groups.read_groups`).
 
     Raises
     ------
@@ -105,17 +99,15 @@ def make_table(
     variants = _by_variant(runs, sweep)
     chosen = _base(base, variants, sweep)
     files = {row.name: row for row in sweep.rows} if sweep else {}
-    differences = {
-        name: paired_difference(of_variant, variants[chosen], metric, split, groups or {})
-        for name, of_variant in variants.items()
-        if chosen in variants and name != chosen
+    others = {} if chosen not in variants else {name: one for name, one in variants.items() if name != chosen}
+    apart = {
+        name: paired_difference(one, variants[chosen], metric, split, groups or {}) for name, one in others.items()
     }
     rows = [
-        _row(name, of_variant, metric, files.get(name), files.get(chosen), keys, differences.get(name))
-        for name, of_variant in variants.items()
+        _row(name, one, metric, files.get(name), files.get(chosen), keys, apart.get(name))
+        for name, one in variants.items()
     ]
     printed = sweep is not None and any(row.paper is not None for row in rows)
-    counted = next((one.groups for one in differences.values() if one is not None and one.groups), {})
     return Table(
         title=f"{sweep.name}: {sweep.title}" if sweep else "",
         dataset=dataset,
@@ -126,7 +118,7 @@ def make_table(
         rows=rows,
         source=sweep.source if sweep and printed else "",
         setting=(find_by_key(sweep.settings, keys) or "") if sweep and printed else "",
-        groups=counted,
+        groups=next((row.difference.groups for row in rows if row.difference and row.difference.groups), {}),
         warnings=_warnings(sweep, keys, rows) if sweep else [],
         differs=_differences_from_paper(variants, files, keys),
         notes=[*_settings_note(runs, sweep, keys), *_notes(runs, rows, chosen)],
