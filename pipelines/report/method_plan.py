@@ -100,7 +100,23 @@ def plan_method(
     selection = _workable_selection(loaded, task.layers, offered)
     layers = select_layers(offered, selection)
     names = tuple(layer.name for layer in layers)
-    bills = tuple(
+    return MethodPlan(
+        method=loaded.method,
+        recipe=loaded.name,
+        layers=names,
+        selection=selection,
+        missing=tuple(name for name in names if name not in stored),
+        unselected=tuple(name for name in names if name not in {layer.name for layer in selected}),
+        bills=_bills(config, report, layers, selection),
+        pooled=tuple(table.stem for table in pooled_tables(task.layers, task.pooled)),
+        pooled_bytes=companion_bytes(task.layers, task.pooled, report.segments, report.clips),
+        companions=_companion_files(loaded, layers, offered),
+    )
+
+
+def _bills(config: ExtractConfig, report: PlanReport, layers: Sequence[LayerSpec], selection: str) -> tuple[Bill, ...]:
+    """What these layers cost in each codec."""
+    return tuple(
         layer_bill(
             *(layers, selection, codec),
             dataset=report.dataset,
@@ -111,18 +127,6 @@ def plan_method(
             speed=report.disk_bytes_per_second,
         )
         for codec in CODECS.names()
-    )
-    return MethodPlan(
-        method=loaded.method,
-        recipe=loaded.name,
-        layers=names,
-        selection=selection,
-        missing=tuple(name for name in names if name not in stored),
-        unselected=tuple(name for name in names if name not in {layer.name for layer in selected}),
-        bills=bills,
-        pooled=tuple(table.stem for table in pooled_tables(task.layers, task.pooled)),
-        pooled_bytes=companion_bytes(task.layers, task.pooled, report.segments, report.clips),
-        companions=_companion_files(loaded, layers, offered),
     )
 
 
