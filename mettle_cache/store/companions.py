@@ -5,6 +5,7 @@ They are no part of what ``READY`` vouches for: one may be written, or be taken 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +21,12 @@ if TYPE_CHECKING:
 
 
 def find_companions(store: Path, key: str) -> dict[str, CompanionFile]:
-    """The companions of the store with this key digest, by file name; none of them is opened."""
+    """The companions of the store with this key digest, by file name; none of them is opened.
+
+    Of a folder that may not be looked into, none: who needs one says that it lacks.
+    """
     folder = store / COMPANIONS
-    if folder.is_symlink() or not folder.is_dir():
+    if os.path.islink(folder) or not os.path.isdir(folder):
         return {}
     return {path.name: CompanionFile(path, key) for path in sorted(folder.glob(f"*{SUFFIX}"))}
 
