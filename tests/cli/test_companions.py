@@ -1,8 +1,10 @@
 """What info and verify say of companions."""
 
+from mettle_cache.cli.main import run
 from mettle_cache.cli.verify import report_lines
 from mettle_cache.store import VerifyReport
 from mettle_cache.store.reading.clip_check import Problem
+from tests.store.tiny import write_store
 
 
 def report(path, **changes):
@@ -33,14 +35,11 @@ def test_one_that_is_unfinished_is_no_problem(tmp_path):
 
 
 def test_info_lists_them(tmp_path, capsys):
-    from mettle_cache.cli.info import info
-    from tests.store.tiny import write_store
-
     write_store(tmp_path / "s.zarr")
     folder = tmp_path / "s.zarr" / "companions"
     (folder / "pooled-mean-2x2-01234567").mkdir(parents=True)
     (folder / "notes.txt").write_bytes(bytes(1500))
-    info(tmp_path / "s.zarr")
+    assert run(["info", str(tmp_path / "s.zarr")]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "companion  notes.txt: 1.5 kB" in lines
     assert "companion  pooled-mean-2x2-01234567: 0 B, UNFINISHED: the training that wants it goes on with it" in lines

@@ -37,7 +37,7 @@ class LandscapeOptions(Options):
     grid: Annotated[int, Field(ge=3, le=201)] = 21
     radius: Annotated[float, Field(gt=0, le=100)] = 1.0
     clips: Count = 32
-    max_bytes: Annotated[int, Field(ge=1)] = 2 << 30
+    max_bytes: Annotated[int, Field(ge=1, lt=1 << 63)] = 2 << 30
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
     def problems(self) -> Sequence[str]:
