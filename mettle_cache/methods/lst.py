@@ -78,7 +78,7 @@ class LST(nn.Module):
     Raises
     ------
     UsageError
-        No block's layer is left, a dropped layer is not there, or the layers do not meet on the last one's grid.
+        No block's layer is left, or the layers do not meet on the last one's grid.
     """
 
     def __init__(self, layers: Sequence[LayerSpec], options: LSTOptions | None = None) -> None:
@@ -152,13 +152,7 @@ def attention_heads(width: int) -> int:
 
 
 def _build(layers: Sequence[LayerSpec], options: Any) -> PerModality:
-    unknown = sorted(set(options.drop_layers) - {layer.name for layer in layers})
-    if unknown:
-        raise UsageError(
-            f"lst.drop_layers: no such layer is offered: {', '.join(unknown)}",
-            hint=f"offered are {layers[0].name} to {layers[-1].name}",
-        )
     return PerModality(layers, lambda chosen: LST(chosen, options))
 
 
-KIND = MethodKind(LSTOptions, _build)
+KIND = MethodKind(LSTOptions, _build, names_layers="drop_layers")

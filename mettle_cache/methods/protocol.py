@@ -77,12 +77,15 @@ class MethodKind:
     ``options_type`` is what a recipe's table of that name holds; ``build`` makes a method with the options, new
     parameters included, on the layers that are offered: ``build(layers, options)``. It raises UsageError where the two
     do not fit. One that ``reads_companions`` is given those that there are by name as well, and raises where it lacks
-    one: ``build(layers, options, companions)``.
+    one: ``build(layers, options, companions)``. From just the layers that a method reads, ``build`` has to make the
+    same method again: that is how tasks and exported heads build it. ``names_layers`` is the option that names single
+    layers, if there is one; a recipe that names one that it does not select is refused.
     """
 
     options_type: type[Options]
     build: Callable[..., Method]
     reads_companions: bool = False
+    names_layers: str | None = None
 
 
 class PerModality(Method):

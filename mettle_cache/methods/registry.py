@@ -99,6 +99,16 @@ class MethodChoice:
     options: Options
     companions: Mapping[str, Companion] = field(default_factory=dict, compare=False)
 
+    def check_names(self, offered: Sequence[LayerSpec]) -> None:
+        """Raise UsageError where the options name a layer that is not among those offered."""
+        key = method_kind(self.name).names_layers
+        unknown = sorted(set(getattr(self.options, key)) - {layer.name for layer in offered}) if key else []
+        if unknown:
+            raise UsageError(
+                f"{self.name}.{key}: no such layer is offered: {', '.join(unknown)}",
+                hint=f"offered are {offered[0].name} to {offered[-1].name}",
+            )
+
     def layers(self, offered: Sequence[LayerSpec]) -> tuple[LayerSpec, ...]:
         """The layers that it reads, of those offered. Raises as :meth:`build` does."""
         read = {layer.name for layer in self._sketch(offered).layers}

@@ -23,7 +23,8 @@ def bind_task(recipe: Recipe, store: TokenStore, companions: Mapping[str, Compan
     Raises
     ------
     UsageError
-        The task is not for the store's data set, or the recipe selects layers that the store has not.
+        The task is not for the store's data set, the recipe selects layers that the store has not, or its method's
+        options name a layer that it does not select.
     """
     task_type = get_task(recipe.task)
     # a data set that nobody here registers, of another machine perhaps, may have any task whose columns it has
@@ -35,12 +36,15 @@ def bind_task(recipe: Recipe, store: TokenStore, companions: Mapping[str, Compan
     missing = [name for name in task_type.sample_schema.names if name not in store.samples.column_names]
     if missing:
         raise UsageError(f"{store.path}: its samples have no {', '.join(missing)}, which {recipe.task} reads")
+    layers = select_layers(store.layers, recipe.layers)
+    method = recipe.method_choice({**store.companions, **(companions or {})})
+    method.check_names(layers)
     return task_type(
-        select_layers(store.layers, recipe.layers),
+        layers,
         samples=store.samples,
         vocabulary=store.vocabulary,
         segments=store.segments,
-        method=recipe.method_choice({**store.companions, **(companions or {})}),
+        method=method,
         options=recipe.head,
     )
 

@@ -7,7 +7,7 @@ import torch
 
 from mettle_cache.errors import OptionsError, UsageError
 from mettle_cache.meta_device import on_meta
-from mettle_cache.methods.lst import KIND, LST, LSTOptions, attention_heads
+from mettle_cache.methods.lst import LST, LSTOptions, attention_heads
 from mettle_cache.methods.pooled import PooledLayer, pool_tokens
 from mettle_cache.methods.registry import MethodChoice
 from mettle_cache.tokens import FLOATS, LayerTokens
@@ -245,8 +245,9 @@ def test_parameters(visual, audio, options, millions):
 
 
 def test_layers_that_are_refused():
+    choice = MethodChoice("lst", LSTOptions(drop_layers=("visual/s9b01", "visual/s1b01")))
     with pytest.raises(UsageError, match=r"lst\.drop_layers: no such layer is offered: visual/s9b01\n.*visual/s1b01"):
-        KIND.build((*HIERARCHICAL, *UNEVEN), LSTOptions(drop_layers=("visual/s9b01",)))
+        choice.check_names((*HIERARCHICAL, *UNEVEN))
     names = tuple(layer.name for layer in HIERARCHICAL)
     with pytest.raises(UsageError, match="LST needs at least one layer after the patch embedding"):
         LST(with_embedding(HIERARCHICAL), LSTOptions(drop_layers=names))

@@ -23,6 +23,20 @@ def test_the_recipe_selects_the_layers(store):
         bind_task(load_recipe("ave-small", ["layers=visual/s9"]), store)
 
 
+def test_layers_that_the_method_drops_are_not_read_and_must_be_selected(store):
+    lst = ["method=lst", "lst.width_visual=16", "lst.width_audio=16"]
+    recipe = load_recipe("ave-small", [*lst, "lst.drop_layers=[visual/s2b01]"])
+    task = bind_task(recipe, store)
+    assert {layer.name for layer in LAYERS} - {layer.name for layer in task.layers} == {"visual/s2b01"}
+    model = task.build_model()
+    # as an exported head is rebuilt: from the layers that are read
+    alone = task_on_layers(recipe, task.layers, vocabulary={"categories": CATEGORIES}, segments=SEGMENTS)
+    assert alone.layers == task.layers
+    alone.build_model().load_state_dict(model.state_dict())
+    with pytest.raises(UsageError, match=r"lst\.drop_layers: no such layer is offered: visual/s2b03\n.*visual/s1b01"):
+        bind_task(load_recipe("ave-small", [*lst, "lst.drop_layers=[visual/s2b03]"]), store)
+
+
 def test_a_task_of_another_data_set_is_refused_with_those_that_it_takes(store):
     with pytest.raises(UsageError, match="is for avvp, which does not take the data set 'ave'") as caught:
         bind_task(LLP, store)
