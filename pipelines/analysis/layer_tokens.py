@@ -130,7 +130,12 @@ def layer_token_facts(
     trained = Run(bind_task(recipe, opened), recipe.train, seed=config.seed, device=target)
     trained.load_best(folder)
     trained.model.eval()
-    method = _layer_wise_method(trained.model, folder.path, recipe.method)
+    method = layer_wise_method(trained.model)
+    if method is None:
+        raise UsageError(
+            f"{folder.path}: its method {recipe.method} makes no tokens of single layers that it fuses with weights",
+            hint="train one with --set method=molt",
+        )
     samples = read_split(opened, split)
     if not samples.rows:
         raise no_samples(opened, samples)
@@ -147,14 +152,9 @@ def layer_token_facts(
     )
 
 
-def _layer_wise_method(model: nn.Module, run: Path, name: str) -> LayerWiseMethod:
-    for module in model.modules():
-        if isinstance(module, LayerWiseMethod):
-            return module
-    raise UsageError(
-        f"{run}: its method {name} makes no tokens of single layers that it fuses with weights",
-        hint="train one with --set method=molt",
-    )
+def layer_wise_method(model: nn.Module) -> LayerWiseMethod | None:
+    """A model's method, where it makes tokens of each layer and fuses them."""
+    return next((module for module in model.modules() if isinstance(module, LayerWiseMethod)), None)
 
 
 class _Sums:

@@ -11,9 +11,10 @@ from pydantic import Field
 
 from mettle_cache.errors import UsageError
 from mettle_cache.options import Options
+from mettle_cache.pipelines.analysis.layer_tokens import layer_wise_method
 from mettle_cache.pipelines.figures.attention_map import draw_attention_maps
 from mettle_cache.pipelines.figures.compute.attention_map import run_attention
-from mettle_cache.pipelines.figures.compute.cosine_map import FusingMethod, run_cosine_maps, run_fusion_weights
+from mettle_cache.pipelines.figures.compute.cosine_map import run_cosine_maps, run_fusion_weights
 from mettle_cache.pipelines.figures.compute.layer_similarity import store_similarities
 from mettle_cache.pipelines.figures.compute.loss_landscape import LandscapeOptions, run_landscape
 from mettle_cache.pipelines.figures.compute.mask_grid import group_mask_columns
@@ -116,7 +117,7 @@ def _cosines(group: RunGroup, options: FigureOptions) -> Drawn:
 def _fusion(group: RunGroup, options: FigureOptions) -> Drawn:
     for number, trained in enumerate(group.runs):
         # most methods have no weights, and that needs no note
-        if isinstance(getattr(trained.run.model, "method", None), FusingMethod):
+        if layer_wise_method(trained.run.model):
             yield trained.label, draw_fusion_weights(run_fusion_weights(group, number))
 
 

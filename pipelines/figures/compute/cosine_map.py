@@ -5,8 +5,8 @@ Shapes: B samples, T segments, L layers of a modality, K tokens of each, d chann
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol, cast, runtime_checkable
+from collections.abc import Iterator, Mapping
+from typing import cast
 
 import numpy as np
 import torch
@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mettle_cache.errors import UsageError
-from mettle_cache.layers import MODALITIES, LayerSpec
+from mettle_cache.layers import MODALITIES
 from mettle_cache.methods.distiller import LayerDistiller
 from mettle_cache.methods.lcd import LCD
+from mettle_cache.methods.molt_fusion import cosines
 from mettle_cache.methods.protocol import layers_of
+from mettle_cache.pipelines.analysis.layer_tokens import layer_wise_method
 from mettle_cache.pipelines.figures.cosine_map import CosineMap
 from mettle_cache.pipelines.figures.fusion_weights import FusionWeights
 from mettle_cache.pipelines.figures.trained import RunGroup, TrainedRun
@@ -25,17 +27,6 @@ from mettle_cache.tasks.model import AudioVisualModel
 from mettle_cache.tokens import LayerTokens
 
 SAMPLES = 32
-
-
-@runtime_checkable
-class FusingMethod(Protocol):
-    """A method that weighs its layers' tokens, such as MoLT: ``[B, T, L, K, d]`` and ``[B, T, L, K]`` by modality."""
-
-    layers: Sequence[LayerSpec]
-
-    def layer_tokens(self, tokens: Mapping[str, LayerTokens]) -> dict[str, Tensor]: ...
-
-    def fusion_weights(self, layered: Mapping[str, Tensor]) -> dict[str, Tensor]: ...
 
 
 @torch.no_grad()
@@ -52,9 +43,9 @@ def run_cosine_maps(group: RunGroup, number: int) -> list[CosineMap]:
     segments = 0
     for tokens in _read(group, trained):
         for name, tensor in separate_tokens(trained, tokens).items():
-            vectors = tensor.flatten(0, 1).double().cpu().numpy()
-            sums[name] = sums.get(name, 0) + mean_cosines(vectors) * len(vectors)
-        segments += len(vectors)
+            found = cosines(tensor.flatten(0, 1).double())
+            sums[name] = sums.get(name, 0) + found.sum(0).cpu().numpy()
+        segments += len(found)
     return [
         CosineMap(
             title=name,
@@ -75,8 +66,8 @@ def run_fusion_weights(group: RunGroup, number: int) -> list[FusionWeights]:
         The method does not weigh its layers.
     """
     trained = group.runs[number]
-    method = getattr(trained.run.model, "method", None)
-    if not isinstance(method, FusingMethod):
+    method = layer_wise_method(trained.run.model)
+    if method is None:
         raise UsageError(f"{trained.label}: the method gives its layers no weights")
     parts: dict[str, list[NDArray[np.float64]]] = {name: [] for name in MODALITIES}
     for tokens in _read(group, trained):
@@ -101,9 +92,9 @@ def separate_tokens(trained: TrainedRun, tokens: Mapping[str, LayerTokens]) -> d
         The method has no tokens of several layers.
     """
     model = trained.run.model
+    if method := layer_wise_method(model):
+        return {name: layered.flatten(2, 3) for name, layered in method.layer_tokens(tokens).items()}
     if isinstance(model, AudioVisualModel):
-        if isinstance(model.method, FusingMethod):
-            return {name: layered.flatten(2, 3) for name, layered in model.method.layer_tokens(tokens).items()}
         lcds = {name: getattr(model, name, None) for name in MODALITIES}
         if all(isinstance(lcd, LCD) and lcd.count > 1 for lcd in lcds.values()):
             return {name: cast(LCD, lcd).separate(tokens) for name, lcd in lcds.items()}
@@ -112,19 +103,11 @@ def separate_tokens(trained: TrainedRun, tokens: Mapping[str, LayerTokens]) -> d
 
 def token_names(trained: TrainedRun, modality: str, count: int) -> tuple[str, ...]:
     """The layer of each of the ``count`` tokens that :func:`separate_tokens` gives."""
-    model = cast(AudioVisualModel, trained.run.model)
-    if model.method is None:
-        distillers = cast(LCD, getattr(model, modality)).distillers.items()
-        return tuple(name for name, one in distillers for _ in range(cast(LayerDistiller, one).count))
-    layers = layers_of(model.method.layers, modality)
-    return tuple(layer.name.split("/")[1] for layer in layers for _ in range(count // len(layers)))
-
-
-def mean_cosines(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """``[K, K]`` of vectors ``[S, K, d]``: the mean over S of the cosines of every two of K."""
-    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    directions = vectors / np.maximum(lengths, np.finfo(np.float64).tiny)
-    return np.asarray(np.einsum("skd,sld->kl", directions, directions) / len(vectors))
+    if method := layer_wise_method(trained.run.model):
+        layers = layers_of(method.layers, modality)
+        return tuple(layer.name.split("/")[1] for layer in layers for _ in range(count // len(layers)))
+    distillers = cast(LCD, getattr(trained.run.model, modality)).distillers.items()
+    return tuple(name for name, one in distillers for _ in range(cast(LayerDistiller, one).count))
 
 
 def _read(group: RunGroup, trained: TrainedRun) -> Iterator[Mapping[str, LayerTokens]]:

@@ -6,22 +6,10 @@ import torch
 from torch.nn.functional import cosine_similarity
 
 from mettle_cache.errors import UsageError
-from mettle_cache.pipelines.figures.compute.cosine_map import (
-    FusingMethod,
-    mean_cosines,
-    run_cosine_maps,
-    run_fusion_weights,
-)
+from mettle_cache.pipelines.analysis.layer_tokens import LayerWiseMethod
+from mettle_cache.pipelines.figures.compute.cosine_map import run_cosine_maps, run_fusion_weights
 from mettle_cache.pipelines.figures.trained import RunGroup, TrainedRun
 from mettle_cache.pipelines.progress import Silent
-
-
-def test_cosines_are_means_over_segments():
-    vectors = np.random.default_rng(0).normal(size=(6, 4, 5))
-    x = torch.from_numpy(vectors)
-    expected = cosine_similarity(x[:, :, None], x[:, None], dim=-1).mean(0)
-    np.testing.assert_allclose(mean_cosines(vectors), expected)
-    assert np.isfinite(mean_cosines(np.zeros((2, 3, 4)))).all()
 
 
 def test_a_map_has_every_meta_token_of_every_layer(trained_run, tiny_ave):
@@ -65,7 +53,7 @@ class ToyFusion(torch.nn.Module):
 def test_methods_that_weigh_their_layers_have_maps_and_weights(linear_run, trained_run, tiny_ave):
     trained = TrainedRun.load(trained_run, "toy", store=tiny_ave)
     method = ToyFusion(tiny_ave.layers)
-    assert isinstance(method, FusingMethod)
+    assert isinstance(method, LayerWiseMethod)
     trained.run.model.method = method
     group = RunGroup([trained], "test", None, Silent())
     visual, audio = run_cosine_maps(group, 0)
