@@ -29,7 +29,8 @@ class DirectOptions(Options):
     ----------
     norm_visual, norm_audio
         A LayerNorm without weights on the tokens before their mean. The published code of the peers (DG-SCT) applies
-        Swin's final norm and not HTS-AT's. Where sound goes through the visual backbone, too, set both alike.
+        Swin's final norm and not HTS-AT's. Where sound goes through the visual backbone, too, set both alike. Heads of
+        segmentation read the stages as they are, without either.
     """
 
     norm_visual: bool = True

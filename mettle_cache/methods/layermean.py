@@ -25,7 +25,7 @@ from mettle_cache.tokens import LayerTokens
 
 @dataclass(frozen=True, kw_only=True)
 class LayerMeanOptions(Options):
-    """What the sum is made of.
+    """What the sum is made of; heads of segmentation, which mix the layers of each stage instead, use neither.
 
     Attributes
     ----------
