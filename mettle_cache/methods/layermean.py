@@ -74,6 +74,11 @@ class LayerMean(nn.Module):
 
     def forward(self, tokens: Mapping[str, LayerTokens]) -> Tensor:
         """``[B, T, d]`` from ``tokens`` by layer name, each ``[B, T, N, D]``."""
+        # shares near 1 / L stay in full precision, as LCD's mean; the products that autocast would speed up are tiny
+        with torch.autocast(self.scores.device.type, enabled=False):
+            return self._mean(tokens)
+
+    def _mean(self, tokens: Mapping[str, LayerTokens]) -> Tensor:
         shares = self.scores.softmax(0)
         total: Tensor | None = None
         for key, module in self.linears.items():

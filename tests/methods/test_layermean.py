@@ -82,3 +82,10 @@ def test_one_by_one_there_is_one_token_a_segment():
 def test_no_layers_are_refused():
     with pytest.raises(UsageError, match="a mean over layers needs a layer"):
         LayerMean([])
+
+
+def test_autocast_changes_nothing():
+    module, tokens = LayerMean(VISUAL, LayerMeanOptions(dim=5)), clip_tokens("int8", VISUAL)
+    expected = module(tokens)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(module(tokens), expected)
