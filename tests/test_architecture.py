@@ -42,6 +42,7 @@ PARTS = {
     "tasks": {"methods", "decoders", "metrics"},
 }
 KERNELS = "mettle_cache.methods.kernels"
+BENCHES = "mettle_cache.pipelines.benchmark"
 # a folder a machine: only what is in it, the one dispatch, and whoever tells what the machine has know of it
 CPU_KERNELS = f"{KERNELS}.cpu"
 TELLS_WHAT_THERE_IS = ("pipelines/doctor.py", "pipelines/benchmark/")
@@ -123,6 +124,16 @@ def in_all_sources(find):
 
 def test_imports_go_one_way():
     assert in_all_sources(wrong_imports) == []
+
+
+def uses_of_benches(path):
+    importer = module_name(path)
+    if not importer.startswith((BENCHES, "mettle_cache.cli")):
+        yield from (f"{path} imports {module}" for module in imported_modules(path) if module.startswith(BENCHES))
+
+
+def test_nothing_but_the_command_imports_a_bench():
+    assert in_all_sources(uses_of_benches) == []
 
 
 def uses_of_machines(path):

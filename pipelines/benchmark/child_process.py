@@ -6,13 +6,11 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import psutil
 import torch
-from torch import Tensor
 
 from mettle_cache.devices import peak_resident
 from mettle_cache.errors import MettleError, RunError
@@ -87,36 +85,3 @@ class MemoryMeter:
         if self.device.type == "cuda":
             return torch.cuda.memory_allocated(self.device)
         return int(psutil.Process().memory_info().rss)
-
-
-def available_memory(device: torch.device) -> int:
-    """Bytes that could be taken now without swapping."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
-
-
-class SavedStorages:
-    """Memory that autograd saves; ``nbytes`` counts each storage once, however many tensors share it."""
-
-    def __init__(self, excluded: Iterable[Tensor]) -> None:
-        self._excluded = {tensor.untyped_storage().data_ptr() for tensor in excluded}
-        self._sizes: dict[int, int] = {}
-
-    @property
-    def nbytes(self) -> int:
-        return sum(self._sizes.values())
-
-    def pack(self, tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self._excluded:
-            self._sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-
-@contextmanager
-def counting_saved(excluded: Iterable[Tensor]) -> Iterator[SavedStorages]:
-    """Count what is saved inside the block; the storages of ``excluded`` are not."""
-    saved = SavedStorages(excluded)
-    with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor):
-        yield saved

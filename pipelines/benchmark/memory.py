@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from mettle_cache.devices import choose_device, prepare_process
-from mettle_cache.pipelines.benchmark.child_process import MemoryMeter, call_in_child, counting_saved, serve
+from mettle_cache.pipelines.benchmark.child_process import MemoryMeter, call_in_child, serve
 from mettle_cache.pipelines.benchmark.fullsize import bench_layers, store_bytes, write_bench_store
 from mettle_cache.pipelines.benchmark.heads import bench_recipe, load_libraries, store_run, training_batches
 from mettle_cache.pipelines.benchmark.options import BenchOptions, bench_folder
 from mettle_cache.pipelines.benchmark.step_child import token_tensors
 from mettle_cache.pipelines.benchmark.table import BenchRow, BenchTable, Goal, measured
+from mettle_cache.pipelines.memory import counting_saved
 from mettle_cache.pipelines.progress import Progress
 from mettle_cache.pipelines.timing import Repeats
 from mettle_cache.pipelines.train.run import Run

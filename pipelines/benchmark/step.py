@@ -17,7 +17,6 @@ from mettle_cache.errors import RunError
 from mettle_cache.klt_tokens import KltFormat
 from mettle_cache.layers import LayerSpec
 from mettle_cache.methods.kernels.cpu.amx import has_byte_tiles
-from mettle_cache.pipelines.benchmark.child_process import available_memory
 from mettle_cache.pipelines.benchmark.fullsize import (
     SEGMENTS,
     bench_layers,
@@ -54,6 +53,7 @@ from mettle_cache.pipelines.benchmark.step_table import (
     step_table,
 )
 from mettle_cache.pipelines.benchmark.table import BenchTable
+from mettle_cache.pipelines.memory import available_memory
 from mettle_cache.pipelines.progress import Progress
 from mettle_cache.store.format.codecs import get_codec
 

@@ -18,13 +18,7 @@ from mettle_cache.devices import prepare_process
 from mettle_cache.methods.kernels import klt
 from mettle_cache.methods.kernels.cpu import amx, klt_pooling, pooling
 from mettle_cache.methods.kernels.ops import choose_implementation
-from mettle_cache.pipelines.benchmark.child_process import (
-    MemoryMeter,
-    available_memory,
-    call_in_child,
-    counting_saved,
-    serve,
-)
+from mettle_cache.pipelines.benchmark.child_process import MemoryMeter, call_in_child, serve
 from mettle_cache.pipelines.benchmark.fullsize import SEGMENTS
 from mettle_cache.pipelines.benchmark.heads import (
     bench_backbones,
@@ -36,6 +30,7 @@ from mettle_cache.pipelines.benchmark.heads import (
 )
 from mettle_cache.pipelines.benchmark.online import OnlineSource, now
 from mettle_cache.pipelines.benchmark.stock_attention import use_stock_attention
+from mettle_cache.pipelines.memory import available_memory, counting_saved
 from mettle_cache.pipelines.train.run import Run
 from mettle_cache.pipelines.train.sample_loader import SampleBatch
 from mettle_cache.store.reading.token_store import TokenStore

@@ -15,7 +15,7 @@ import torch
 from mettle_cache.devices import choose_device, prepare_process
 from mettle_cache.errors import RunError
 from mettle_cache.methods.kernels.ops import pools_tokens
-from mettle_cache.pipelines.benchmark.child_process import available_memory, counting_saved
+from mettle_cache.pipelines.memory import available_memory, counting_saved
 from mettle_cache.pipelines.progress import Progress, Silent
 from mettle_cache.pipelines.report.run_reports import GroupReport, join_groups
 from mettle_cache.pipelines.report.units import format_bytes

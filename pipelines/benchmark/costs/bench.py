@@ -11,7 +11,6 @@ from mettle_cache.devices import choose_device
 from mettle_cache.errors import RunError, UsageError
 from mettle_cache.meta_device import on_meta
 from mettle_cache.pipelines.benchmark.baselines.lavish import make_adapters
-from mettle_cache.pipelines.benchmark.child_process import available_memory
 from mettle_cache.pipelines.benchmark.costs.child import (
     CostResult,
     ProbeRequest,
@@ -24,6 +23,7 @@ from mettle_cache.pipelines.benchmark.costs.variants import LAVISH, Variant, cho
 from mettle_cache.pipelines.benchmark.fullsize import store_bytes, write_data_store
 from mettle_cache.pipelines.benchmark.options import BenchOptions, bench_folder
 from mettle_cache.pipelines.benchmark.table import BenchTable
+from mettle_cache.pipelines.memory import available_memory
 from mettle_cache.pipelines.progress import Progress
 from mettle_cache.pipelines.report.units import format_bytes
 

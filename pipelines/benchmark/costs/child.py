@@ -16,12 +16,13 @@ from torch import Tensor, nn
 
 from mettle_cache.devices import prepare_process
 from mettle_cache.pipelines.benchmark.baselines.lavish import AdaptedBackbones
-from mettle_cache.pipelines.benchmark.child_process import MemoryMeter, call_in_child, counting_saved, serve
+from mettle_cache.pipelines.benchmark.child_process import MemoryMeter, call_in_child, serve
 from mettle_cache.pipelines.benchmark.costs.setting import CostSetting, find_setting
 from mettle_cache.pipelines.benchmark.heads import load_libraries, store_run
 from mettle_cache.pipelines.benchmark.online import OnlineSource, now
 from mettle_cache.pipelines.benchmark.step_child import time_steps, timed
 from mettle_cache.pipelines.evaluate.export import fold_model
+from mettle_cache.pipelines.memory import counting_saved
 from mettle_cache.pipelines.train.run import Run
 from mettle_cache.pipelines.train.sample_loader import (
     SampleBatch,

@@ -1,12 +1,11 @@
-"""Work in a process of its own, what a bench learns of its memory there, and what is saved for a backward pass."""
+"""Work in a process of its own, and what a bench learns of its memory there."""
 
 from pathlib import Path
 
 import pytest
-import torch
 
 from mettle_cache.errors import RunError
-from mettle_cache.pipelines.benchmark.child_process import available_memory, call_in_child, counting_saved
+from mettle_cache.pipelines.benchmark.child_process import call_in_child
 
 SCRIPT = "tests.pipelines.benchmark.child_script"
 
@@ -42,33 +41,3 @@ def test_memory_is_counted_from_the_meter_on():
     assert found["held"] > 0.9 * block
     assert found["peak"] > 0.9 * block
     assert found["now"] < 0.5 * block
-
-
-def test_some_memory_is_available():
-    assert available_memory(torch.device("cpu")) > 0
-
-
-def test_what_is_kept_is_counted_once_and_what_was_given_is_not():
-    x, weight = torch.randn(100), torch.randn(100, requires_grad=True)
-    with counting_saved([x, weight]) as saved:
-        # multiplication keeps x and the weight, which were given; exp keeps its result, of 100 floats
-        y = (x * weight).exp()
-        # so does this one, and it keeps y once more
-        z = (y * y).sum()
-    z.backward()
-    assert saved.nbytes == 400
-
-
-def test_views_of_one_storage_are_one_piece():
-    weight = torch.randn(10, 10, requires_grad=True)
-    x = torch.randn(10, 10)
-    base = x.clone()
-    with counting_saved([weight]) as saved:
-        ((base[:5] @ weight).sum() + (base[5:] @ weight).sum()).backward()
-    assert saved.nbytes == base.nbytes
-
-
-def test_nothing_is_counted_without_a_graph():
-    with counting_saved([]) as saved:
-        torch.randn(10).exp()
-    assert saved.nbytes == 0
