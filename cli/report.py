@@ -60,6 +60,8 @@ def report(
     something, the widest of them. One seed has none. Folders of a sweep file have a table each; runs without one are a
     table together. With --figures draw the runs: what each one's folder and store give, evaluated or not.
     """
+    if only is not None and figures is None:
+        raise UsageError("--only chooses figures, and none are asked for", hint="add --figures DIR")
     tables = _collect(runs, split, base, groups, form) if table or figures is None else []
     written = []
     if figures is not None:
@@ -74,7 +76,7 @@ def _collect(runs: list[Path], split: str, base: str | None, groups: Path | None
     from mettle_cache.pipelines.tables.writing import FORMATS
 
     if form not in FORMATS:
-        raise UsageError(f"--format {form}: choose one of {', '.join(FORMATS)}")
+        raise UsageError(f"--format {form}: choose one of {', '.join(FORMATS)}", hint="--json prints one document")
     clips = None if groups is None else read_groups(groups)
 
     from mettle_cache.pipelines.tables.collecting import collect_tables

@@ -25,7 +25,7 @@ def collect_tables(
         As ``make_table``.
     """
     tables, others = [], []
-    for folder in folders:
+    for folder in dict.fromkeys(folders):
         sweep = read_record(folder)
         if sweep is None:
             others += find_runs(folder)

@@ -46,6 +46,7 @@ def test_mistakes_are_usage_errors(sweep, tmp_path, mettle):
     for arguments, words in (
         (["--format", "latex"], "--format latex: choose one of text, markdown, csv"),
         (["--groups", tmp_path / "groups.csv"], "the columns are clip"),
+        (["--only", "timelines"], "--only chooses figures, and none are asked for"),
     ):
         code, document, _ = mettle("report", sweep, *arguments)
         assert code > 0

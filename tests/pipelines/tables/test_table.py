@@ -38,7 +38,7 @@ def folder(tiny_store, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def table(folder):
-    (table,) = collect_tables([folder])
+    (table,) = collect_tables([folder, folder])  # named twice, shown once
     return table
 
 
