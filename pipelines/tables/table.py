@@ -226,5 +226,8 @@ def _notes(runs: Sequence[ScoredRun], rows: Sequence[TableRow], base: str) -> li
             f"intervals are of each row by itself: of {len(rows) - 1} rows that do not differ from {base}, one in "
             "twenty would seem to"
         )
+    differences = [row.difference for row in rows if row.difference and row.difference.interval]
+    if any(len(difference.seeds) == 2 for difference in differences):
+        notes.append("two seeds say next to nothing of how much seeds differ, so their intervals are wide: train more")
     without = dict.fromkeys(row.difference.without for row in rows if row.difference and row.difference.without)
     return [*notes, *(f"no interval: {reason}" for reason in without)]

@@ -92,6 +92,12 @@ def test_what_a_row_changes_is_no_difference_from_the_paper(table):
     assert any("Remove row is Table 9's" in line for line in table.warnings)
 
 
+def test_two_seeds_are_said_to_be_few(table):
+    assert "two seeds say next to nothing of how much seeds differ, so their intervals are wide: train more" in (
+        table.notes
+    )
+
+
 def test_one_seed_has_no_interval(folder):
     runs = [run for run in find_runs(folder) if run.name == "seed-1"]
     one = make_table(read_scored_runs(runs, "test"), split="test", sweep=read_sweep("table10"))
