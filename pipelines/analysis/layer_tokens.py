@@ -130,12 +130,7 @@ def layer_token_facts(
     trained = Run(bind_task(recipe, opened), recipe.train, seed=config.seed, device=target)
     trained.load_best(folder)
     trained.model.eval()
-    method = layer_wise_method(trained.model)
-    if method is None:
-        raise UsageError(
-            f"{folder.path}: its method {recipe.method} makes no tokens of single layers that it fuses with weights",
-            hint="train one with --set method=molt",
-        )
+    method = _require_layer_wise(trained.model, f"{folder.path}: its method {recipe.method}")
     samples = read_split(opened, split)
     if not samples.rows:
         raise no_samples(opened, samples)
@@ -155,6 +150,16 @@ def layer_token_facts(
 def layer_wise_method(model: nn.Module) -> LayerWiseMethod | None:
     """A model's method, where it makes tokens of each layer and fuses them."""
     return next((module for module in model.modules() if isinstance(module, LayerWiseMethod)), None)
+
+
+def _require_layer_wise(model: nn.Module, what: str) -> LayerWiseMethod:
+    method = layer_wise_method(model)
+    if method is None:
+        raise UsageError(
+            f"{what} makes no tokens of single layers that it fuses with weights",
+            hint="train one with --set method=molt",
+        )
+    return method
 
 
 class _Sums:

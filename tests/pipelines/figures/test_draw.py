@@ -22,6 +22,7 @@ def stems(written):
     return [path.stem for path in written[::2]]
 
 
+@pytest.mark.slow
 def test_all_that_events_give(trained_run, linear_run, tiny_ave, tmp_path):
     notes = Listener()
     written = draw_figures([trained_run.parent], tmp_path / "figures", notes, FigureOptions(**QUICK))
