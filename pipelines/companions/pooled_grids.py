@@ -51,12 +51,13 @@ def pooled_grids(store: TokenStore, pooled: Iterable[PooledLayer], progress: Pro
     if folder is None:
         progress.note(f"{store.path} takes nothing beside it: layers are pooled whenever they are read")
         return ()
-    if not all(find_grids(store, folder, table) for table in tables):
+    found = [find_grids(store, folder, table) for table in tables]
+    if None in found:
         try:
             _make_those_that_lack(store, folder, tables, progress)
         except NotMadeError as error:
             progress.note(f"layers are pooled whenever they are read: {error.message}")
-    found = (find_grids(store, folder, table) for table in tables)
+        found = [one or find_grids(store, folder, table) for one, table in zip(found, tables, strict=True)]
     return tuple(grids for grids in found if grids is not None)
 
 
