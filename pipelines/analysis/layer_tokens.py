@@ -25,10 +25,9 @@ from mettle_cache.methods.molt_fusion import cosines
 from mettle_cache.paths import local_path
 from mettle_cache.pipelines.evaluate.evaluation import no_samples
 from mettle_cache.pipelines.progress import Progress, Silent
-from mettle_cache.pipelines.train.run import Run
+from mettle_cache.pipelines.train.best_run import best_run
 from mettle_cache.pipelines.train.run_folder import RunFolder
 from mettle_cache.pipelines.train.sample_loader import SampleLoader, Split, read_split
-from mettle_cache.pipelines.train.task import bind_task
 from mettle_cache.store.reading.token_store import TokenStore
 from mettle_cache.tokens import LayerTokens
 
@@ -127,8 +126,7 @@ def layer_token_facts(
     config = folder.read_config()
     recipe = config.load_recipe()
     opened = config.store.open(folder.path, instead=local_path(store) if isinstance(store, str | Path) else store)
-    trained = Run(bind_task(recipe, opened), recipe.train, seed=config.seed, device=target)
-    trained.load_best(folder)
+    trained, _ = best_run(folder, config, opened, target)
     trained.model.eval()
     method = _require_layer_wise(trained.model, f"{folder.path}: its method {recipe.method}")
     samples = read_split(opened, split)

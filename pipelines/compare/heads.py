@@ -19,7 +19,6 @@ import torch
 from mettle_cache.errors import RunError
 from mettle_cache.methods.kernels.ops import pools_tokens
 from mettle_cache.paths import command_line
-from mettle_cache.pipelines.companions.pooled_grids import pooled_grids
 from mettle_cache.pipelines.compare.tokens import open_tokens
 from mettle_cache.pipelines.progress import Progress
 from mettle_cache.pipelines.train.loop import predict_split
@@ -91,8 +90,7 @@ def _predict(
     for seed, run in zip(seeds, runs, strict=True):
         run.load_best(RunFolder(work / f"seed-{seed}"))
     tasks = [run.task for run in runs]
-    grids = pooled_grids(tokens, [each for task in tasks for each in task.pooled], progress)
-    loader = SampleLoader.for_tasks(tokens, tasks, device=subject.device, grids=grids)
+    loader = SampleLoader.with_grids(tokens, tasks, progress, device=subject.device)
     if any(pools_tokens(run.model) for run in runs):
         loader.compile_kernels(subject.split.rows, progress.note)
     progress.start(len(subject.split), "clips", f"evaluate {subject.split.name}")

@@ -19,20 +19,18 @@ from mettle_cache.devices import choose_device, prepare_process
 from mettle_cache.errors import RunError, StoreError, UsageError
 from mettle_cache.methods.kernels.ops import pools_tokens
 from mettle_cache.paths import command_line, local_path
-from mettle_cache.pipelines.companions.pooled_grids import pooled_grids
 from mettle_cache.pipelines.evaluate.artefacts import StoredFrames, write_artefacts
 from mettle_cache.pipelines.evaluate.comparison import compare_with_paper
 from mettle_cache.pipelines.evaluate.sample_scores import sample_scores_file, sample_scores_table
 from mettle_cache.pipelines.progress import Progress, Silent
 from mettle_cache.pipelines.report.run_reports import EvaluateReport, EvaluationGroup
-from mettle_cache.pipelines.train.kept_companions import kept_companions
+from mettle_cache.pipelines.train.best_run import best_run
 from mettle_cache.pipelines.train.loop import predict_split
 from mettle_cache.pipelines.train.recipe import Recipe
 from mettle_cache.pipelines.train.run import Run
 from mettle_cache.pipelines.train.run_config import NO_DIGESTS, RunConfig
 from mettle_cache.pipelines.train.run_folder import RunFolder, hold_run
 from mettle_cache.pipelines.train.sample_loader import SampleLoader, Split, read_split
-from mettle_cache.pipelines.train.task import bind_task
 from mettle_cache.store.format.files import file_digest
 from mettle_cache.store.writing.durable import make_folder, write_atomically
 from mettle_cache.tasks.protocol import Predictions
@@ -201,16 +199,14 @@ def _hold(place: RunFolder) -> Iterator[None]:
 def _load(
     folder: RunFolder, place: RunFolder, config: RunConfig, store: TokenStore, split: str, device: torch.device
 ) -> _TrainedRun:
-    recipe = config.load_recipe()
-    run = Run(bind_task(recipe, store, kept_companions(folder)), recipe.train, seed=config.seed, device=device)
-    epoch = run.load_best(folder)
+    run, epoch = best_run(folder, config, store, device)
     samples = read_split(store, split)
     if not samples.rows:
         raise no_samples(store, samples)
     # a damaged result is this run's failure, and known before the split is read
     folder.read_result()
     place.read_result()
-    return _TrainedRun(folder, place, config, recipe, store, samples, run, epoch)
+    return _TrainedRun(folder, place, config, config.load_recipe(), store, samples, run, epoch)
 
 
 def no_samples(store: TokenStore, split: Split) -> UsageError:
@@ -238,9 +234,8 @@ def _group_by_pass(trained: Sequence[_TrainedRun]) -> list[list[_TrainedRun]]:
 def _predict_together(group: Sequence[_TrainedRun], threads: int, progress: Progress) -> list[Predictions | RunError]:
     """Each run's predictions, from one pass over the split."""
     first, runs = group[0], [trained.run for trained in group]
-    tasks = [run.task for run in runs]
-    grids = pooled_grids(first.store, [each for task in tasks for each in task.pooled], progress)
-    loader = SampleLoader.for_tasks(first.store, tasks, device=first.run.device, threads=threads, grids=grids)
+    tasks, device = [run.task for run in runs], first.run.device
+    loader = SampleLoader.with_grids(first.store, tasks, progress, device=device, threads=threads)
     if any(pools_tokens(run.model) for run in runs):
         loader.compile_kernels(first.split.rows, progress.note)
     progress.start(len(first.split), "clips", f"evaluate {first.split.name}")

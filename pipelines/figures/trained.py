@@ -12,6 +12,7 @@ from mettle_cache.devices import choose_device
 from mettle_cache.errors import RunError
 from mettle_cache.pipelines.evaluate.artefacts import StoredFrames
 from mettle_cache.pipelines.progress import Progress
+from mettle_cache.pipelines.train.best_run import best_run
 from mettle_cache.pipelines.train.loop import predict_split
 from mettle_cache.pipelines.train.recipe import Recipe
 from mettle_cache.pipelines.train.run import Run
@@ -23,7 +24,6 @@ from mettle_cache.pipelines.train.sample_loader import (
     evaluation_inputs,
     read_split,
 )
-from mettle_cache.pipelines.train.task import bind_task
 from mettle_cache.tasks.protocol import Predictions, Task
 
 if TYPE_CHECKING:
@@ -55,10 +55,8 @@ class TrainedRun:
         folder = RunFolder(path)
         config = folder.read_config()
         opened = config.store.open(path, instead=store)
-        recipe = config.load_recipe()
-        run = Run(bind_task(recipe, opened), recipe.train, seed=config.seed, device=choose_device(device))
-        run.load_best(folder)
-        return cls(label, recipe, opened, run)
+        run, _ = best_run(folder, config, opened, choose_device(device))
+        return cls(label, config.load_recipe(), opened, run)
 
     @functools.cached_property
     def loader(self) -> SampleLoader:

@@ -16,12 +16,13 @@ from torch import Tensor
 from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec
 from mettle_cache.methods.kernels.ops import compile_kernels
+from mettle_cache.pipelines.companions.pooled_grids import PooledGrids, pooled_grids
+from mettle_cache.pipelines.progress import Progress
 from mettle_cache.samples import clips_of_samples
 from mettle_cache.tasks.protocol import StepInputs, Task
 from mettle_cache.tokens import TokenBatch
 
 if TYPE_CHECKING:
-    from mettle_cache.pipelines.companions.pooled_grids import PooledGrids
     from mettle_cache.store.reading.token_store import TokenStore
 
 
@@ -107,6 +108,14 @@ class SampleLoader:
             names |= {layer.name for layer in task.layers} - (pooled - lacking)
         layers = [layer for layer in store.layers if layer.name in names]
         return cls(store, layers, device=device, threads=threads, grids=grids)
+
+    @classmethod
+    def with_grids(
+        cls, store: TokenStore, tasks: Sequence[Task], progress: Progress, *, device: torch.device, threads: int = 3
+    ) -> Self:
+        """As :meth:`for_tasks`, with the pooled grids that the tasks read; those that lack are made first."""
+        grids = pooled_grids(store, [each for task in tasks for each in task.pooled], progress)
+        return cls.for_tasks(store, tasks, device=device, threads=threads, grids=grids)
 
     def batches(self, rows: Sequence[int], batch_size: int, inputs: Inputs | None = None) -> Iterator[SampleBatch]:
         """Samples and their tokens, ``batch_size`` at a time; the last batch may be smaller.

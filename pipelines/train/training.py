@@ -11,7 +11,6 @@ import torch
 from mettle_cache.devices import choose_device, peak_memory, prepare_process
 from mettle_cache.errors import RunError, UsageError
 from mettle_cache.paths import command_line, local_path
-from mettle_cache.pipelines.companions.pooled_grids import pooled_grids
 from mettle_cache.pipelines.progress import Progress, Silent
 from mettle_cache.pipelines.report.run_reports import GroupReport, TrainReport
 from mettle_cache.pipelines.report.units import format_bytes
@@ -116,7 +115,7 @@ def train_runs(
     runs = [_build_run(spec, opened, target, resume) for spec in specs]
     configs = _claimable_configs(specs, select_on, opened, resume)
     shared = SharedPass(
-        loader=_open_loader(opened, runs, target, threads, progress),
+        loader=SampleLoader.with_grids(opened, [run.task for run in runs], progress, device=target, threads=threads),
         batch_size=specs[0].recipe.train.batch_size,
         order_seed=specs[0].recipe.train.order_seed,
         train=train_split,
@@ -183,14 +182,6 @@ def _claimable_configs(
     for spec, config in zip(specs, configs, strict=True):
         check_claim(spec.out, config, resume=resume)
     return configs
-
-
-def _open_loader(
-    store: TokenStore, runs: Sequence[Run], device: torch.device, threads: int, progress: Progress
-) -> SampleLoader:
-    tasks = [run.task for run in runs]
-    grids = pooled_grids(store, [each for task in tasks for each in task.pooled], progress)
-    return SampleLoader.for_tasks(store, tasks, device=device, threads=threads, grids=grids)
 
 
 def run_config(spec: RunSpec, select_on: SelectOn, store: TokenStore) -> RunConfig:
