@@ -30,6 +30,8 @@ def place(store):
     folder.chmod(0o755)
     for seed in (0, 1):
         train(store, recipe=RECIPE, out=folder / "runs" / f"seed-{seed}", seed=seed)
+    # store and interpreter may lie in folders of root's alone: what is opened and imported late could not be then
+    evaluate(shutil.copytree(folder / "runs" / "seed-0", folder / "before"), store=store)
     (folder / "out").mkdir()
     (folder / "out").chmod(0o777)
     for root, _, files in os.walk(folder / "runs"):
