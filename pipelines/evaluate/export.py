@@ -37,6 +37,7 @@ from mettle_cache.pipelines.train.kept_companions import (
     COMPANIONS,
     companion_tensors,
     companions_of_tensors,
+    kept_companion_paths,
     kept_companions,
 )
 from mettle_cache.pipelines.train.recipe import Recipe, recipe_from_json
@@ -126,14 +127,14 @@ def export_run(
     with _hold(run) if inside else nullcontext(RunFolder(run)) as folder:
         checkpoint = folder.check(folder.best)
         opened = config.store.open(run, instead=store)
-        task = bind_task(recipe, opened, kept_companions(folder))
+        companions = kept_companions(folder)
+        task = bind_task(recipe, opened, companions)
         trained, folded = _load_twice(task, checkpoint, folder.best, target)
         kept = fold_model(folded)
         batch = _one_sample(task, opened, target)
         difference = _compare(trained, folded, list(folded_modules(folded)), batch)
         times = _time_models(trained, folded, batch, target, repeats)
-        write = partial(_write, model=folded, task=task, recipe=recipe, store=opened, run=folder)
-        _save(folder if inside else None, out, write)
+        _save(folder if inside else None, out, partial(_write, folded, task, recipe, opened, checkpoint, companions))
     return ExportReport(
         run=run,
         out=out,
@@ -205,7 +206,7 @@ def fold_model(model: nn.Module) -> dict[str, str]:
 def _check_place(out: Path, run: RunFolder) -> None:
     """Refuse the places of a run's own files, and to write over what no export wrote."""
     own = [run.config, run.last, run.best, run.metrics, run.result, run.static]
-    own += [companion.path for companion in kept_companions(run).values()]
+    own += kept_companion_paths(run)
     if out.absolute() in [path.absolute() for path in own]:
         raise UsageError(f"{out} is the place of a file of the run", hint="name another file with --out")
     if out.is_dir():
@@ -268,7 +269,15 @@ def folded_modules(model: nn.Module) -> dict[str, FoldedLCD]:
     return {name: module for name, module in model.named_modules() if isinstance(module, FoldedLCD)}
 
 
-def _write(path: Path, model: nn.Module, task: Task, recipe: Recipe, store: TokenStore, run: RunFolder) -> None:
+def _write(
+    model: nn.Module,
+    task: Task,
+    recipe: Recipe,
+    store: TokenStore,
+    checkpoint: Path,
+    companions: Mapping[str, Companion],
+    path: Path,
+) -> None:
     """Write a folded head with its description, from which it is built again; whole or not at all."""
     description = {
         "folded": {name: module.to_json() for name, module in folded_modules(model).items()},
@@ -276,14 +285,14 @@ def _write(path: Path, model: nn.Module, task: Task, recipe: Recipe, store: Toke
         "recipe": recipe.to_json(),
         "vocabulary": {name: list(values) for name, values in store.vocabulary.items()},
         "segments": store.segments,
-        "checkpoint": file_digest(run.check(run.best)),
+        "checkpoint": file_digest(checkpoint),
         "store": store.key_digest,
     }
     tensors = model.state_dict()
     if static := static_tensors(store.static, task.layers):
         tensors |= static
         description["codec"] = store.codec
-    if companions := kept_companions(run):
+    if companions:
         tensors |= companion_tensors(companions)
         description[COMPANIONS] = {name: dict(companion.description) for name, companion in companions.items()}
     write_tensors(path, tensors, FOLDED_FORMAT, seal(tensors, description))

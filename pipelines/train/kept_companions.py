@@ -47,14 +47,16 @@ def kept_companions(folder: RunFolder) -> dict[str, CompanionFile]:
     RunError
         One of them is not what the run wrote.
     """
+    paths = kept_companion_paths(folder)
+    key = folder.read_config().store.key_digest if paths else ""
+    return {path.name.removeprefix(PREFIX): CompanionFile(folder.check(path), key) for path in paths}
+
+
+def kept_companion_paths(folder: RunFolder) -> list[Path]:
+    """Where a run keeps its companions; none of them is read."""
     if not folder.config.exists():
-        return {}
-    config = folder.read_config()
-    return {
-        name.removeprefix(PREFIX): CompanionFile(folder.check(folder.path / name), config.store.key_digest)
-        for name in config.files
-        if name.startswith(PREFIX)
-    }
+        return []
+    return [folder.path / name for name in folder.read_config().files if name.startswith(PREFIX)]
 
 
 def companion_tensors(companions: Mapping[str, Companion]) -> dict[str, Tensor]:
