@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mettle_cache.cli.help_page import App
 from mettle_cache.cli.options import Debug, Device, Json, StoreArgument, path_argument, path_option
 from mettle_cache.cli.output import emit
 from mettle_cache.cli.table import table_lines
@@ -19,7 +20,7 @@ EPILOG = """Examples:
 
 \b
 mettle analyse similarity cache/ave-swinv2_l-htsat.zarr --clips 64
-mettle analyse fusion runs/molt runs/molt-without-regulariser --json
+mettle analyse fusion runs/molt runs/molt-no-regulariser --json
 """
 SIMILARITY_EPILOG = """Examples:
 
@@ -31,13 +32,13 @@ FUSION_EPILOG = """Examples:
 
 \b
 mettle analyse fusion runs/molt
-mettle analyse fusion runs/molt runs/molt-without-regulariser --split val --json
+mettle analyse fusion runs/molt runs/molt-no-regulariser --split val --json
 """
 SHOWN = ("layer", "mean", "std", "10 %", "90 %")
 
 
 def register(app: typer.Typer) -> None:
-    group = typer.Typer(rich_markup_mode=None)
+    group = App()
     group.callback(invoke_without_command=True)(analyse)
     group.command("similarity", epilog=SIMILARITY_EPILOG)(similarity)
     group.command("fusion", epilog=FUSION_EPILOG)(fusion)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mettle_cache.cli.help_page import App
 from mettle_cache.cli.options import Debug, Device, Json, path_option
 from mettle_cache.cli.output import emit
 from mettle_cache.cli.table import table_lines
@@ -43,7 +44,7 @@ Latency = Annotated[bool, typer.Option("--latency", help="Measure inference alon
 
 
 def register(app: typer.Typer) -> None:
-    group = typer.Typer(rich_markup_mode=None)
+    group = App()
     group.callback(invoke_without_command=True)(bench)
     for name, bench_info in BENCHES.items():
         examples = f"Examples:\n\n\b\nmettle bench {name}\nmettle bench {name} --tiny --repeats 5 --json\n"

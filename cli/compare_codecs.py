@@ -20,8 +20,10 @@ EPILOG = """Examples:
 
 \b
 mettle compare-codecs cache/ave-swinv2_l-htsat-float16.zarr
-mettle compare-codecs cache/ave-swinv2_l-htsat-float16.zarr --codecs int8,klt1.5 --seeds 5 --groups groups.csv
-mettle compare-codecs cache/ave-swinv2_l-htsat-float16.zarr --set lcd.pretrained_branch=linear --out runs/compare-wg
+mettle compare-codecs cache/ave-swinv2_l-htsat-float16.zarr \\
+    --codecs int8,klt1.5 --seeds 5 --groups groups.csv
+mettle compare-codecs cache/ave-swinv2_l-htsat-float16.zarr \\
+    --set lcd.pretrained_branch=linear --out runs/compare-wg
 """
 CODECS_TEXT = "What to compare with float16, with commas between; klt0 and clipmean, which must lose, are added."
 OUT = "Folder of the finished heads' predictions, which a second run takes; by default under runs/."

@@ -18,7 +18,8 @@ EPILOG = """Examples:
 
 \b
 mettle export runs/ave-swinv2_l-htsat-ave-swin-htsat-0
-mettle export runs/ave-swinv2_l-htsat-ave-swin-htsat-0 --out heads/ave.safetensors --json
+mettle export runs/ave-swinv2_l-htsat-ave-swin-htsat-0 \\
+    --out heads/ave.safetensors --json
 
 Then, in Python:
 
@@ -26,7 +27,8 @@ Then, in Python:
 from mettle_cache.pipelines.evaluate import load_exported
 from mettle_cache.store import TokenStore
 store = TokenStore.open("cache/ave-swinv2_l-htsat.zarr")
-outputs = load_exported("heads/ave.safetensors")(store.read([store.clips[0]]).layers)
+head = load_exported("heads/ave.safetensors")
+outputs = head(store.read([store.clips[0]]).layers)
 """
 
 

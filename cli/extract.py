@@ -19,8 +19,10 @@ EPILOG = """Examples:
 
 \b
 mettle extract --dataset ave
-mettle extract --dataset ave --root data/AVE --visual swinv2_l=swin.safetensors --audio htsat=htsat.ckpt
-mettle extract --dataset ave --visual vit_small_patch14_dinov2@224=random --audio shared --codec int4 --layers stages
+mettle extract --dataset ave --root data/AVE \\
+    --visual swinv2_l=swin.safetensors --audio htsat=htsat.ckpt
+mettle extract --dataset ave --visual vit_small_patch14_dinov2@224=random \\
+    --audio shared --codec int4 --layers stages
 mettle extract --dataset avs-s4 --option train_frames=5
 """
 

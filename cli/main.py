@@ -13,34 +13,20 @@ from importlib import import_module
 import typer
 from typer.exceptions import TyperException
 
+from mettle_cache.cli.help_page import MAX_WIDTH, App, Group
 from mettle_cache.cli.output import MODE, fail, fail_with
 from mettle_cache.cli.streams import guard_streams, lost_result
 from mettle_cache.errors import MettleError
 from mettle_cache.pipelines.signals import INTERRUPTED, Command, command_signals, end_process
 
-# in the order of a newcomer's day; each module registers itself on import through `register(app)`
-COMMANDS = (
-    "demo",
-    "doctor",
-    "plan",
-    "extract",
-    "recode",
-    "verify",
-    "info",
-    "datasets",
-    "backbones",
-    "methods",
-    "pretrain-grounding",
-    "train",
-    "sweep",
-    "evaluate",
-    "report",
-    "compare-codecs",
-    "analyse",
-    "export",
-    "params",
-    "bench",
-)
+# in the order of a user's work; each module registers itself on import through `register(app)`
+SECTIONS = {
+    "Start": ("demo", "doctor", "datasets", "backbones", "methods", "plan"),
+    "Stage one: media to tokens": ("extract", "recode", "verify", "info"),
+    "Stage two: tokens to trained heads": ("train", "sweep", "evaluate", "export", "pretrain-grounding"),
+    "Look at results": ("report", "compare-codecs", "analyse", "params", "bench"),
+}
+COMMANDS = tuple(name for names in SECTIONS.values() for name in names)
 
 HELP = """Run frozen audio-visual backbones once, store every layer's tokens, train Mettle heads from the store.
 
@@ -48,14 +34,19 @@ Start with: mettle demo (everything, small, on a CPU), then mettle doctor.
 """
 
 
+class Mettle(Group):
+    """The command of all commands."""
+
+    sections = SECTIONS
+
+
 def build_app() -> typer.Typer:
-    app = typer.Typer(
+    app = App(
         name="mettle",
+        cls=Mettle,
         help=HELP,
-        add_completion=False,
         pretty_exceptions_enable=False,
-        rich_markup_mode=None,
-        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": MAX_WIDTH},
     )
     app.callback(invoke_without_command=True)(_root)
     for name in COMMANDS:
@@ -72,7 +63,9 @@ def _print_version(value: bool) -> None:
 
 
 def _root(
-    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Show it."),
+    version: bool = typer.Option(
+        False, "-V", "--version", callback=_print_version, is_eager=True, help="Show the version."
+    ),
 ) -> None:
     """Global options; see HELP."""
 
@@ -90,7 +83,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     try:
-        code = int(build_app()(arguments or ["--help"], standalone_mode=False) or 0)
+        code = int(build_app()(arguments or ["--help"], prog_name="mettle", standalone_mode=False) or 0)
         # typer swallows a KeyboardInterrupt and gives its code
         return _fail_interrupted() if code == INTERRUPTED else code
     except MettleError as error:

@@ -12,9 +12,9 @@ from types import MappingProxyType
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 from typer.models import OptionInfo
 
+from mettle_cache.cli.help_page import GENERAL, OPTIONS, Command
 from mettle_cache.cli.output import MODE
 from mettle_cache.errors import UsageError
 from mettle_cache.paths import local_path
@@ -22,9 +22,9 @@ from mettle_cache.paths import local_path
 NEWEST = ""
 
 
-def path_option(*names: str, text: str, metavar: str = "FOLDER") -> Any:
+def path_option(*names: str, text: str, metavar: str = "FOLDER", panel: str = OPTIONS) -> Any:
     """An option whose value is a file or folder of this machine: what typer makes of ``Path`` would take addresses."""
-    return typer.Option(*names, help=text, metavar=metavar, parser=local_path)
+    return typer.Option(*names, help=text, metavar=metavar, parser=local_path, rich_help_panel=panel)
 
 
 def path_argument(text: str, *, metavar: str) -> Any:
@@ -42,15 +42,18 @@ def _remember_debug(value: bool) -> bool:
     return value
 
 
-Json = Annotated[
-    bool, typer.Option("--json", help="Print one JSON document on stdout.", callback=_remember_json, is_eager=True)
-]
-Debug = Annotated[
-    bool, typer.Option("--debug", help="Show the traceback of an error.", callback=_remember_debug, is_eager=True)
-]
-DEVICE_OPTION = typer.Option(help="cpu, cuda or cuda:N; a GPU is used where there is one.")
+def _flag_of_all(name: str, text: str, callback: Callable[[bool], bool]) -> Any:
+    """A flag that every command takes."""
+    return typer.Option(name, help=text, callback=callback, is_eager=True, rich_help_panel=GENERAL)
+
+
+Json = Annotated[bool, _flag_of_all("--json", "Print one JSON document on stdout.", _remember_json)]
+Debug = Annotated[bool, _flag_of_all("--debug", "Show the traceback of an error.", _remember_debug)]
+DEVICE_OPTION = typer.Option(metavar="cpu|cuda|cuda:N", help="Where to compute; by default a GPU where there is one.")
 Device = Annotated[str | None, DEVICE_OPTION]
-SEED = typer.Option(min=0, max=(1 << 63) - 1, help="Everything random follows from it; 0 by default.")
+SEED = typer.Option(
+    min=0, max=(1 << 63) - 1, show_default=False, help="Everything random follows from it; 0 by default."
+)
 Seed = Annotated[int, SEED]
 StoreArgument = Annotated[
     Path, path_argument("A token store, for example cache/ave-swinv2_l-htsat.zarr.", metavar="STORE")
@@ -63,12 +66,14 @@ class Setting:
 
     ``kind`` is the type of the text they write, ``parse`` makes the field's value from it. Without a ``default`` the
     option must be given. The defaults are the configuration's own; a test compares them.
+    ``panel`` is the group that the option is listed in.
     """
 
     kind: Any
     option: OptionInfo
     default: Any = inspect.Parameter.empty
     parse: Callable[[Any], Any] = lambda value: value
+    panel: str = OPTIONS
 
 
 def _part(text: str) -> tuple[int, int]:
@@ -87,16 +92,18 @@ def _several(values: list[str] | None) -> tuple[str, ...]:
     return tuple(values or ())
 
 
-DEVICE = Setting(str | None, DEVICE_OPTION, None)
+DATA, STORED, TRAINED, RUNS = "What to extract", "What to store", "What to train", "How to run"
+DEVICE = Setting(str | None, DEVICE_OPTION, None, panel=RUNS)
 
 # the fields of pipelines.extract.config.ExtractConfig
 EXTRACTION: Mapping[str, Setting] = {
-    "dataset": Setting(str, typer.Option(help="The data set; see mettle datasets.")),
-    "root": Setting(Path | None, path_option(text="Its folder; by default data/AVE for ave."), None),
+    "dataset": Setting(str, typer.Option(help="The data set; see mettle datasets."), panel=DATA),
+    "root": Setting(Path | None, path_option(text="Its folder; by default data/AVE for ave."), None, panel=DATA),
     "visual": Setting(
         str,
         typer.Option(metavar="NAME[@SIZE][=WEIGHTS]", help="Backbone for frames; WEIGHTS: a file, or random."),
         "swinv2_l",
+        panel=STORED,
     ),
     "audio": Setting(
         str,
@@ -106,6 +113,7 @@ EXTRACTION: Mapping[str, Setting] = {
             "published code does so, else of the channels' mean; shared=mean: always of the mean.",
         ),
         "htsat",
+        panel=STORED,
     ),
     "codec": Setting(
         str,
@@ -114,6 +122,7 @@ EXTRACTION: Mapping[str, Setting] = {
             help="float16, int8, int4 or klt2, klt1.5, klt1.32, klt1.25; STORE: one whose static arrays are taken.",
         ),
         "int8",
+        panel=STORED,
     ),
     "layers": Setting(
         str | None,
@@ -122,38 +131,46 @@ EXTRACTION: Mapping[str, Setting] = {
             help="The layers to store; by default those that the task reads. embed is the patch embedding.",
         ),
         None,
+        panel=STORED,
     ),
     "clips_per_shard": Setting(
         int | None,
         typer.Option(metavar="N", help="Clips that share a file of each stage; by default as many as make 1 GiB."),
         None,
+        panel=STORED,
     ),
     "options": Setting(
         list[str] | None,
         typer.Option("--option", metavar="NAME=VALUE", help="A choice that the data set offers; see mettle datasets."),
         None,
         _several,
+        panel=DATA,
     ),
-    "out": Setting(Path | None, path_option(text="The store; by default under cache/.", metavar="STORE"), None),
-    "seed": Setting(int, SEED, 0),
+    "out": Setting(
+        Path | None, path_option(text="The store; by default under cache/.", metavar="STORE"), None, panel=STORED
+    ),
+    "seed": Setting(int, SEED, 0, panel=STORED),
     "skip_missing": Setting(
-        bool, typer.Option("--skip-missing", help="Go on without clips whose media are missing."), False
+        bool, typer.Option("--skip-missing", help="Go on without clips whose media are missing."), False, panel=DATA
     ),
     "refresh": Setting(
-        bool, typer.Option("--refresh", help="Extract clips again whose media have changed since."), False
+        bool, typer.Option("--refresh", help="Extract clips again whose media have changed since."), False, panel=DATA
     ),
     "part": Setting(
-        str, typer.Option(metavar="I/N", help="Only the I-th of N parts, for batch systems."), "1/1", _part
+        str, typer.Option(metavar="I/N", help="Only the I-th of N parts, for batch systems."), "1/1", _part, panel=RUNS
     ),
-    "workers": Setting(int, typer.Option(help="Spread the clips over that many processes here."), 0),
-    "scheduler": Setting(str | None, typer.Option(metavar="tcp://...", help="Spread them over a dask cluster."), None),
+    "workers": Setting(int, typer.Option(help="Spread the clips over that many processes here."), 0, panel=RUNS),
+    "scheduler": Setting(
+        str | None, typer.Option(metavar="tcp://...", help="Spread them over a dask cluster."), None, panel=RUNS
+    ),
     "memory": Setting(
         str,
         typer.Option(metavar="SIZE", help="Memory for decoding, of all clips; each may take a quarter."),
         "4GB",
         _size,
+        panel=RUNS,
     ),
-    "precision": Setting(str, typer.Option(help="float32, bfloat16 or float16 (autocast)."), "float32"),
+    "precision": Setting(str, typer.Option(help="float32, bfloat16 or float16 (autocast)."), "float32", panel=STORED),
     "device": DEVICE,
 }
 
@@ -168,9 +185,13 @@ TRAINING: Mapping[str, Setting] = {
         ),
         None,
         lambda text: local_path(text) if text else None,
+        panel=TRAINED,
     ),
     "recipe": Setting(
-        str | None, typer.Option(help="A recipe's name or a TOML file; by default what fits the store."), None
+        str | None,
+        typer.Option(help="A recipe's name or a TOML file; by default what fits the store."),
+        None,
+        panel=TRAINED,
     ),
     "overrides": Setting(
         list[str] | None,
@@ -181,12 +202,18 @@ TRAINING: Mapping[str, Setting] = {
         ),
         None,
         _several,
+        panel=TRAINED,
     ),
-    "seed": Setting(int | None, SEED, None),
-    "out": Setting(Path | None, path_option(text="Folder of the runs; by default under runs/."), None),
-    "resume": Setting(bool, typer.Option("--resume", help="Go on with what is in --out; needs nothing else."), False),
+    "seed": Setting(int | None, SEED, None, panel=TRAINED),
+    "out": Setting(Path | None, path_option(text="Folder of the runs; by default under runs/."), None, panel=RUNS),
+    "resume": Setting(
+        bool, typer.Option("--resume", help="Go on with what is in --out; needs nothing else."), False, panel=RUNS
+    ),
     "select_on": Setting(
-        str | None, typer.Option(help="val (the default), test (as the peers do; marks the result) or last."), None
+        str | None,
+        typer.Option(help="val (the default), test (as the peers do; marks the result) or last."),
+        None,
+        panel=TRAINED,
     ),
     "device": DEVICE,
     "memory": Setting(
@@ -198,6 +225,7 @@ TRAINING: Mapping[str, Setting] = {
         ),
         None,
         lambda text: None if text is None else _size(text),
+        panel=RUNS,
     ),
 }
 
@@ -232,12 +260,12 @@ def takes(
 
 def _parameter(name: str, setting: Setting, text: str | None) -> inspect.Parameter:
     option = copy(setting.option)
-    option.help = text or option.help
+    option.help, option.rich_help_panel = text or option.help, setting.panel
     kind: Any = Annotated[setting.kind, option]  # type: ignore[name-defined]  # a type only when it runs
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=setting.default)
 
 
-class OptionalStore(TyperCommand):
+class OptionalStore(Command):
     """``--from-cache`` with or without a value, where click's options always want one.
 
     Left away altogether, there must be a run to resume, which knows its store.
@@ -250,7 +278,7 @@ class OptionalStore(TyperCommand):
             if word == "--from-cache" and (not following or following[0].startswith("-")):
                 words[index] = f"--from-cache={NEWEST}"
         rest = super().parse_args(ctx, words)
-        if ctx.params.get("listing"):
+        if ctx.resilient_parsing or ctx.params.get("listing"):
             return rest
         if ctx.params["store"] is None and not ctx.params["resume"]:
             hint = "name the store, or give --from-cache alone for the newest one under cache/"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mettle_cache.cli.options import EXTRACTION, Debug, Json, takes
+from mettle_cache.cli.options import EXTRACTION, RUNS, TRAINED, Debug, Json, takes
 from mettle_cache.cli.output import emit
 from mettle_cache.cli.table import table_lines
 from mettle_cache.pipelines.report.units import format_bytes, format_rate, format_seconds
@@ -27,6 +27,9 @@ mettle plan --dataset avs-s4 --set head.lcd_levels=[1,4]
 PLANNED = ("dataset", "root", "visual", "audio", "codec", "layers", "clips_per_shard", "options", "out", "device")
 
 
+MEASURE = typer.Option("--measure/--no-measure", help="Time a forward pass and the disk.", rich_help_panel=RUNS)
+
+
 def register(app: typer.Typer) -> None:
     app.command("plan", epilog=EPILOG)(plan)
 
@@ -34,15 +37,20 @@ def register(app: typer.Typer) -> None:
 @takes(EXTRACTION, *PLANNED, helps={"out": "Where the store would go."})
 def plan(
     chosen: Mapping[str, Any],
-    measure: Annotated[bool, typer.Option("--measure/--no-measure", help="Time a forward pass and the disk.")] = True,
+    measure: Annotated[bool, MEASURE] = True,
     method: Annotated[
-        str | None, typer.Option(help="Also say what storing just the layers of this method costs.")
+        str | None,
+        typer.Option(help="Also say what storing just the layers of this method costs.", rich_help_panel=TRAINED),
     ] = None,
     recipe: Annotated[
-        str | None, typer.Option(help="The recipe that the method is in; by default what fits the backbones.")
+        str | None,
+        typer.Option(
+            help="The recipe that the method is in; by default what fits the backbones.", rich_help_panel=TRAINED
+        ),
     ] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key of that recipe.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one key of that recipe.", rich_help_panel=TRAINED),
     ] = None,
     json: Json = False,
     debug: Debug = False,

@@ -22,8 +22,10 @@ EPILOG = """Examples:
 
 \b
 mettle pretrain-grounding --from-cache
-mettle pretrain-grounding --from-cache cache/music-avqa-swinv2_l-htsat.zarr --out weights/grounding.safetensors
-mettle train --from-cache --set head.init_grounding=weights/grounding.safetensors
+mettle pretrain-grounding --from-cache cache/music-avqa-swinv2_l-htsat.zarr \\
+    --out weights/grounding.safetensors
+mettle train --from-cache \\
+    --set head.init_grounding=weights/grounding.safetensors
 """
 
 

@@ -19,7 +19,8 @@ EPILOG = """Examples:
 
 \b
 mettle recode cache/ave-swinv2_l-htsat.zarr --codec int8 --out /disk/ave.zarr
-mettle recode cache/ave-swinv2_l-htsat-float16.zarr --codec klt1.5 --out cache/ave-swinv2_l-htsat-klt1.5.zarr
+mettle recode cache/ave-swinv2_l-htsat-float16.zarr --codec klt1.5 \\
+    --out cache/ave-swinv2_l-htsat-klt1.5.zarr
 """
 
 

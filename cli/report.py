@@ -20,18 +20,33 @@ EPILOG = """Examples:
 
 \b
 mettle report runs/ave-swinv2_l-shared-table9
-mettle report runs/ave-swinv2_l-shared-table9 --groups groups.csv --format markdown
+mettle report runs/ave-swinv2_l-shared-table9 --groups groups.csv \\
+    --format markdown
 mettle report runs/lcd runs/linear --base runs/lcd --split val --json
 mettle report runs/k1 runs/k4 --figures figures
-mettle report runs/k1 runs/k4 --figures figures --only loss-landscape,timelines --grid 41
+mettle report runs/k1 runs/k4 --figures figures \\
+    --only loss-landscape,timelines --grid 41
 """
+TABLE, DRAWN = "The table", "The figures"
 FIGURES = "Draw figures of the runs into this folder, as PNG and SVG, instead of a table unless --table is given."
 ONLY = "Of the figures these kinds only; docs/figures.md lists them. By default all that the runs give."
 
 GROUPS = path_option(
-    text="CSV of clips that are not independent: clip, and a column for each thing that they share.", metavar="FILE"
+    text="CSV of clips that are not independent: clip, and a column for each thing that they share.",
+    metavar="FILE",
+    panel=TABLE,
 )
-BASE = typer.Option(metavar="ROW", help="The row that others are compared with; by default the sweep's, or the first.")
+BASE = typer.Option(
+    metavar="ROW",
+    help="The row that others are compared with; by default the sweep's, or the first.",
+    rich_help_panel=TABLE,
+)
+SPLIT = typer.Option(help="The split whose scores are shown.", rich_help_panel=TABLE)
+FORM = typer.Option("--format", metavar="text|markdown|csv", help="How to write the table.", rich_help_panel=TABLE)
+
+WITH_TABLE = typer.Option("--table", help="Show the table too.", rich_help_panel=DRAWN)
+GRID = typer.Option(help="Losses along each side of a loss landscape; odd.", rich_help_panel=DRAWN)
+STORE = path_option(text="The runs' store, where it has moved.", metavar="STORE", panel=DRAWN)
 
 
 def register(app: typer.Typer) -> None:
@@ -40,16 +55,16 @@ def register(app: typer.Typer) -> None:
 
 def report(
     runs: Annotated[list[Path], path_argument("Folders of evaluated runs, or of several runs each.", metavar="RUN")],
-    table: Annotated[bool, typer.Option("--table", help="Show the table, as without --figures.")] = False,
     base: Annotated[str | None, BASE] = None,
     groups: Annotated[Path | None, GROUPS] = None,
-    split: Annotated[str, typer.Option(help="The split whose scores are shown.")] = "test",
-    form: Annotated[str, typer.Option("--format", help="text, markdown or csv.")] = "text",
-    figures: Annotated[Path | None, path_option(text=FIGURES, metavar="DIR")] = None,
-    only: Annotated[str | None, typer.Option(metavar="KIND,KIND...", help=ONLY)] = None,
-    grid: Annotated[int, typer.Option(help="Losses along each side of a loss landscape; odd.")] = 21,
-    store: Annotated[Path | None, path_option(text="The runs' store, where it has moved.", metavar="STORE")] = None,
-    root: Annotated[Path | None, path_option(text="The data set, for frames in figures.", metavar="FOLDER")] = None,
+    split: Annotated[str, SPLIT] = "test",
+    form: Annotated[str, FORM] = "text",
+    figures: Annotated[Path | None, path_option(text=FIGURES, metavar="DIR", panel=DRAWN)] = None,
+    table: Annotated[bool, WITH_TABLE] = False,
+    only: Annotated[str | None, typer.Option(metavar="KIND,KIND...", help=ONLY, rich_help_panel=DRAWN)] = None,
+    grid: Annotated[int, GRID] = 21,
+    store: Annotated[Path | None, STORE] = None,
+    root: Annotated[Path | None, path_option(text="The data set, for frames in figures.", panel=DRAWN)] = None,
     device: Device = None,
     json: Json = False,
     debug: Debug = False,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mettle_cache.cli.group import emit_group
-from mettle_cache.cli.options import TRAINING, Debug, Json, OptionalStore, takes
+from mettle_cache.cli.options import TRAINED, TRAINING, Debug, Json, OptionalStore, takes
 from mettle_cache.cli.output import emit
 from mettle_cache.cli.table import table_lines
 from mettle_cache.errors import UsageError
@@ -25,26 +25,43 @@ EPILOG = """Examples:
 
 \b
 mettle sweep table9 --from-cache
-mettle sweep table6 --from-cache --rows "K_a=1 K_v=1,K_a=4 K_v=4" --seeds 0-4 --plan
+mettle sweep table6 --from-cache --rows "K_a=1 K_v=1,K_a=4 K_v=4" \\
+    --seeds 0-4 --plan
 mettle sweep mine.toml --from-cache --set train.epochs=20
 mettle sweep --list
-mettle sweep --from-cache --set lcd.k_visual=1,2 --set train.learning_rate=1e-4,4e-4 --seeds 0-2
-mettle sweep --from-cache --variant "" --variant "lcd.norm=false" --variant "method=linear linear.dim=128"
+mettle sweep --from-cache --set lcd.k_visual=1,2 \\
+    --set train.learning_rate=1e-4,4e-4 --seeds 0-2
+mettle sweep --from-cache --variant "" --variant "lcd.norm=false" \\
+    --variant "method=linear linear.dim=128"
 mettle sweep --from-cache --set "layers=[visual/last:1,audio/last:1],stages"
-mettle sweep --from-cache --set "lcd.k_visual=[1,2],[2,2]" --set train.epochs=20 --out runs/by-stage
+mettle sweep --from-cache --set "lcd.k_visual=[1,2],[2,2]" \\
+    --set train.epochs=20 --out runs/by-stage
 """
-NAME = typer.Argument(metavar="[SWEEP]", help="A table of the papers by its name, or a file of your own.")
+UNTRAINED = "Without training"
+NAME = typer.Argument(metavar="SWEEP", help="A table of the papers by its name, or a file of your own.")
 SET = typer.Option(
     "--set",
     metavar="KEY=VALUE,VALUE...",
+    rich_help_panel=TRAINED,
     help="Values of one key to try; a single one is for all heads. A value with commas goes in brackets: "
     "layers=[a,b],[c,d].",
 )
-VARIANT = typer.Option("--variant", metavar='"KEY=VALUE ..."', help="One set of changes to try; empty for none.")
-SEEDS = typer.Option(metavar="0,1,2|0-4", help="Seeds to train every variant with; by default 0, or those of SWEEP.")
-ROWS = typer.Option(metavar="ROW,ROW...", help="Of SWEEP these rows only; by default all.")
-PLAN = typer.Option("--plan", help="Of SWEEP show rows, passes and memory, and train nothing.")
-LIST = typer.Option("--list", help="Name the sweeps that there are.")
+VARIANT = typer.Option(
+    "--variant",
+    metavar='"KEY=VALUE ..."',
+    help="One set of changes to try; empty for none.",
+    rich_help_panel=TRAINED,
+)
+SEEDS = typer.Option(
+    metavar="0,1,2|0-4",
+    help="Seeds to train every variant with; by default 0, or those of SWEEP.",
+    rich_help_panel=TRAINED,
+)
+ROWS = typer.Option(metavar="ROW,ROW...", help="Of SWEEP these rows only; by default all.", rich_help_panel=TRAINED)
+PLAN = typer.Option(
+    "--plan", help="Of SWEEP show rows, passes and memory, and train nothing.", rich_help_panel=UNTRAINED
+)
+LIST = typer.Option("--list", help="Name the sweeps that there are.", rich_help_panel=UNTRAINED)
 RESUME = "Go on with the runs in --out, all of them without further options, and begin new ones."
 
 

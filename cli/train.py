@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mettle_cache.cli.group import emit_group
-from mettle_cache.cli.options import SEED, TRAINING, Debug, Json, OptionalStore, takes
+from mettle_cache.cli.options import TRAINED, TRAINING, Debug, Json, OptionalStore, takes
 from mettle_cache.cli.output import emit
 from mettle_cache.errors import UsageError
 from mettle_cache.paths import command_line
@@ -22,8 +22,10 @@ EPILOG = """Examples:
 
 \b
 mettle train --from-cache
-mettle train --from-cache cache/ave-swinv2_l-htsat.zarr --recipe ave-swin-htsat --seed 1
-mettle train --from-cache --set lcd.k_visual=1 --set train.epochs=20 --out runs/k1
+mettle train --from-cache cache/ave-swinv2_l-htsat.zarr \\
+    --recipe ave-swin-htsat --seed 1
+mettle train --from-cache --set lcd.k_visual=1 \\
+    --set train.epochs=20 --out runs/k1
 mettle train --from-cache --seeds 0-4
 mettle train --resume --out runs/k1
 mettle train --resume --out runs/k1 --set train.epochs=40
@@ -35,12 +37,18 @@ def register(app: typer.Typer) -> None:
     app.command("train", cls=OptionalStore, epilog=EPILOG)(train)
 
 
-@takes(TRAINING, "store", "recipe", "overrides", "out", "resume", "select_on", "device", "memory", helps={"out": OUT})
+@takes(
+    TRAINING,
+    *("store", "recipe", "overrides", "select_on", "seed", "out", "resume", "device", "memory"),
+    helps={"out": OUT},
+)
 def train(
     chosen: Mapping[str, Any],
-    seed: Annotated[int | None, SEED] = None,
     seeds: Annotated[
-        str | None, typer.Option(metavar="0,1,2|0-4", help="Train one head a seed, all from the same reads.")
+        str | None,
+        typer.Option(
+            metavar="0,1,2|0-4", help="Train one head a seed, all from the same reads.", rich_help_panel=TRAINED
+        ),
     ] = None,
     json: Json = False,
     debug: Debug = False,
@@ -53,14 +61,14 @@ def train(
     A run that was stopped goes on with --resume --out RUN to the numbers of one that was not. A finished one can be
     made longer.
     """
-    if seed is not None and seeds is not None:
+    if chosen["seed"] is not None and seeds is not None:
         raise UsageError("--seed and --seeds exclude each other", hint="name all of them in --seeds")
     several = None if seeds is None else parse_seeds(seeds)
 
     from mettle_cache.pipelines.progress import terminal_progress
     from mettle_cache.pipelines.train.config import TrainJob
 
-    job = TrainJob(**chosen, seed=seed)
+    job = TrainJob(**chosen)
     job.check()  # before PyTorch loads, which takes seconds
 
     from mettle_cache.pipelines.train.job import resume_runs, start_seeds, start_training
