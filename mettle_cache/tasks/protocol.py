@@ -15,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec
 from mettle_cache.methods.pooled import PooledLayer
 from mettle_cache.methods.registry import MethodChoice
@@ -143,8 +144,30 @@ class Task(Protocol):
     def loss(self, model: nn.Module, outputs: dict[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
         """Named terms; the loss is their sum."""
 
+    def interpret(self, outputs: dict[str, Tensor]) -> Predictions:
+        """What outputs say of B samples by themselves, by name, each with leading axis B: decisions and probabilities.
+
+        No sample of the task's table is looked at: the task may have none, and the media be new. Decisions are those
+        that :meth:`score` counts; probabilities are float32, 0 to 1, and of every class.
+
+        Raises
+        ------
+        UsageError
+            The task does not say it.
+        RunError
+            An output is not finite.
+        """
+        raise UsageError(
+            f"{type(self).__name__} does not say what its outputs mean without targets",
+            hint="the task can say it by a method interpret of its own",
+        )
+
     def predict(self, outputs: dict[str, Tensor], rows: Sequence[int]) -> Predictions:
-        """Predictions by name, each with leading axis B; small, because those of a whole split are kept."""
+        """Predictions by name, each with leading axis B; small, because those of a whole split are kept.
+
+        By itself what :meth:`interpret` says; a task adds here what needs the targets, and leaves out what is large.
+        """
+        return self.interpret(outputs)
 
     def score(self, predictions: Predictions, rows: Sequence[int]) -> dict[str, float]:
         """The published metrics over predictions of R samples, ``metric`` among them."""
@@ -165,8 +188,12 @@ class Task(Protocol):
         return {self.metric: self.sample_scores(predictions, rows)}
 
     def changed_share(self, predictions: Predictions, others: Predictions) -> float:
-        """The share, 0 to 1, in which two heads differ of what they predict for the same samples."""
-        differing = [np.asarray(predictions[name]) != np.asarray(others[name]) for name in predictions]
+        """The share, 0 to 1, in which two heads differ of what they decide for the same samples.
+
+        By itself the share of differing values in all that is no floating-point number: probabilities always differ.
+        """
+        names = [name for name, array in predictions.items() if not np.issubdtype(np.asarray(array).dtype, np.floating)]
+        differing = [np.asarray(predictions[name]) != np.asarray(others[name]) for name in names or predictions]
         return float(sum(array.sum() for array in differing) / sum(array.size for array in differing))
 
     def details(self, predictions: Predictions, rows: Sequence[int]) -> dict[str, object]:
@@ -177,7 +204,7 @@ class Task(Protocol):
         """The ``metric`` that predictions without any model reach, by name."""
 
     def prediction_table(self, predictions: Predictions, rows: Sequence[int]) -> pa.Table:
-        """Predictions beside their targets, one row for each thing that is scored."""
+        """Predictions beside their targets, names and scores of every class, one row for each thing that is scored."""
 
     def artefacts(self, predictions: Predictions, rows: Sequence[int], frames: Frames) -> Iterator[tuple[str, bytes]]:
         """Files that show predictions of R samples: the path within a folder of their own, and the content."""

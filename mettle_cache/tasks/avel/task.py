@@ -30,6 +30,7 @@ from mettle_cache.metrics.avel import (
 from mettle_cache.options import Share, Weight
 from mettle_cache.tasks.input_layers import InputLayerOptions
 from mettle_cache.tasks.model import build_audio_visual_model, category_names
+from mettle_cache.tasks.prediction_columns import score_lists
 from mettle_cache.tasks.protocol import Predictions, PublishedRow, Task
 
 
@@ -134,11 +135,23 @@ class AvelTask(Task):
     def loss(self, model: nn.Module, outputs: dict[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
         return cast(Decoder, model.decoder).loss(outputs, targets)
 
-    def predict(self, outputs: dict[str, Tensor], rows: Sequence[int]) -> Predictions:
-        """``labels [B, T]``."""
-        names = ("event", "category") if "event" in outputs else ("segments",)
-        arrays = [outputs[name].float().cpu().numpy() for name in names]
-        return {"labels": predict_event_and_class(*arrays) if "event" in outputs else predict_segments(*arrays)}
+    def interpret(self, outputs: dict[str, Tensor]) -> Predictions:
+        """``labels [B, T]`` and ``probabilities [B, T, C + 1]``, the background last, summing to 1.
+
+        Of a decoder with ``segments`` they are the softmax, and the label is the most probable class. One with
+        ``event`` and ``category`` decides both apart, so background has ``1 - sigmoid(event)`` and category c
+        ``sigmoid(event) * softmax(category)[c]``: a segment is background where that has one half or more, and
+        otherwise the most probable *category*, though background may be more probable than it.
+        """
+        if "event" not in outputs:
+            logits = outputs["segments"].float().cpu()
+            return {"labels": predict_segments(logits.numpy()), "probabilities": logits.softmax(-1).numpy()}
+        event, category = (outputs[name].float().cpu() for name in ("event", "category"))
+        occurs = event.sigmoid()[..., None] * category.softmax(-1)[:, None]
+        return {
+            "labels": predict_event_and_class(event.numpy(), category.numpy()),
+            "probabilities": torch.cat((occurs, (-event).sigmoid()[..., None]), -1).numpy(),
+        }
 
     def score(self, predictions: Predictions, rows: Sequence[int]) -> dict[str, float]:
         return {"accuracy": segment_accuracy(predictions["labels"], self._labels(rows))}
@@ -154,8 +167,12 @@ class AvelTask(Task):
         return {"always background": segment_accuracy(np.full_like(labels, len(self.categories)), labels)}
 
     def prediction_table(self, predictions: Predictions, rows: Sequence[int]) -> pa.Table:
-        """One row a segment: annotation row, clip, segment, target, prediction; names in the schema's metadata."""
-        labels = self._labels(rows)
+        """One row a segment: annotation row, clip, segment, target and prediction by number and name, ``scores``.
+
+        ``scores`` are the probabilities of all categories and, last, background; their names are in the metadata.
+        """
+        labels, predicted = self._labels(rows), np.asarray(predictions["labels"])
+        names = pa.array([*self.categories, "background"])
         count, segments = labels.shape
         samples = self.samples.take(pa.array(rows, pa.int64()))
         spread = pa.array(np.repeat(np.arange(count), segments))
@@ -165,10 +182,13 @@ class AvelTask(Task):
                 "clip": samples["clip"].take(spread),
                 "segment": pa.array(np.tile(np.arange(segments, dtype=np.int32), count)),
                 "target": pa.array(labels.reshape(-1).astype(np.int32)),
-                "prediction": pa.array(np.asarray(predictions["labels"]).reshape(-1).astype(np.int32)),
+                "prediction": pa.array(predicted.reshape(-1).astype(np.int32)),
+                "target_name": names.take(pa.array(labels.reshape(-1))),
+                "prediction_name": names.take(pa.array(predicted.reshape(-1))),
+                "scores": score_lists(predictions["probabilities"]),
             }
         )
-        return table.replace_schema_metadata({"categories": json.dumps([*self.categories, "background"])})
+        return table.replace_schema_metadata({"categories": json.dumps(names.to_pylist())})
 
     def _labels(self, rows: Sequence[int]) -> np.ndarray:
         return self.labels[np.asarray(rows, dtype=np.int64)]

@@ -6,6 +6,7 @@ published rows are those of its peers ("Published scores" there), on the first r
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +37,7 @@ from mettle_cache.options import Options, Share, Width
 from mettle_cache.tasks.avqa.grounding import load_grounding, negative_inputs
 from mettle_cache.tasks.avqa.model import AvqaModel, last_layers
 from mettle_cache.tasks.model import require_method
+from mettle_cache.tasks.prediction_columns import score_lists
 from mettle_cache.tasks.protocol import Predictions, PublishedRow, StepInputs, Task
 
 # direct alone injects nothing into the pictures
@@ -188,9 +190,10 @@ class AvqaTask(Task):
     def loss(self, model: nn.Module, outputs: dict[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
         return cast(AvqaModel, model).decoder.loss(outputs, targets)
 
-    def predict(self, outputs: dict[str, Tensor], rows: Sequence[int]) -> Predictions:
-        """``answers [B]``."""
-        return {"answers": predict_answers(outputs["answer"].float().cpu().numpy())}
+    def interpret(self, outputs: dict[str, Tensor]) -> Predictions:
+        """``answers [B]``, by number, and ``probabilities [B, C]`` of all C answers, which sum to 1."""
+        logits = outputs["answer"].float().cpu()
+        return {"answers": predict_answers(logits.numpy()), "probabilities": logits.softmax(-1).numpy()}
 
     def score(self, predictions: Predictions, rows: Sequence[int]) -> dict[str, float]:
         """Overall and by modality, pooled over questions."""
@@ -217,11 +220,16 @@ class AvqaTask(Task):
         }
 
     def prediction_table(self, predictions: Predictions, rows: Sequence[int]) -> pa.Table:
-        """One row a question: its row in the split's file, video, type, words, answer and prediction."""
+        """One row a question: its row in the split's file, video, type, words, answer, prediction, its ``probability``.
+
+        ``scores`` are the probabilities of all answers; these are in the metadata.
+        """
         samples = self.samples.take(pa.array(rows, pa.int64()))
         columns = {name: samples[name] for name in ("row", "clip", "modality", "kind", "question", "answer")}
         columns["prediction"] = pa.array([self.answers[number] for number in predictions["answers"]], pa.string())
-        return pa.table(columns)
+        columns["probability"] = pa.array(np.asarray(predictions["probabilities"]).max(-1), pa.float32())
+        columns["scores"] = score_lists(predictions["probabilities"])
+        return pa.table(columns).replace_schema_metadata({"answers": json.dumps(self.answers)})
 
     def _build_module(self, layers: Sequence[LayerSpec]) -> nn.Module:
         """The method of one modality, as wide as its last layer where layers differ in width."""

@@ -1,6 +1,6 @@
 """Audio-visual segmentation on AVSBench: which pixels of each frame belong to what sounds (docs/protocols/avs.md).
 
-Shapes: B or R videos, F frames, M frames with a mask, the first of them. Published rows from Mettle's Tables 3 and 15.
+Shapes: B or R videos, F frames, M frames with a mask, the first of them.
 """
 
 from __future__ import annotations
@@ -37,54 +37,13 @@ from mettle_cache.tasks.avs.model import (
     without_mti,
 )
 from mettle_cache.tasks.avs.pictures import SheetVideo, contact_sheet, mask_png
+from mettle_cache.tasks.avs.published import PUBLISHED
 from mettle_cache.tasks.model import require_method
 from mettle_cache.tasks.protocol import Frames, Predictions, PublishedRow, Task
 
 MASK_BYTES = SIDE * SIDE // 8
 PYRAMID_STAGES = 4
 SHEET_VIDEOS = 8
-
-_ARCHITECTURES = {
-    "swinv2_l": "swinv2_large_window12_192.ms_in22k",
-    "resnext101": "resnext101_32x8d.tv_in1k",
-}
-_COUNTING = (
-    "whole checkpoints, HTS-AT counted as trainable though it is frozen here; LCD of three matrices, MTI linears only "
-    "where widths differ. No reading fits all three published totals exactly: this one is nearest"
-)
-_ONE_TOTAL = ". The paper prints one total for both data sets, which is that of S4 with its second visual step"
-# the unit that the published decoder builds for a path that its coarsest fusion has not
-_UNUSED = 1_180_160
-
-
-def _row(
-    setting: str, visual: str, audio: str, miou: float, total: float, share: float | None, source: str
-) -> PublishedRow:
-    dataset, test = ("avs-s4", 740) if setting.startswith("avs-s4") else ("avs-ms3", 64)
-    return PublishedRow(
-        setting=setting,
-        dataset=dataset,
-        visual=visual,
-        audio=audio,
-        architectures=(_ARCHITECTURES[visual], audio),
-        scores={"miou": miou},
-        total_m=total,
-        trainable_percent=share,
-        source=source,
-        test_samples=test,
-        counting=_COUNTING + (_ONE_TOTAL if setting == "avs-ms3-swin-htsat" else ""),
-        unused=_UNUSED,
-        counted_trainable=(audio,) if audio == "htsat" else (),
-    )
-
-
-PUBLISHED = (
-    _row("avs-s4-swin-htsat", "swinv2_l", "htsat", 80.7, 291.7, 21.6, "Mettle, Table 3"),
-    _row("avs-s4-swin-shared", "swinv2_l", "shared", 79.9, 257.2, 11.1, "Mettle, Table 3"),
-    _row("avs-ms3-swin-htsat", "swinv2_l", "htsat", 55.1, 291.7, 21.6, "Mettle, Table 3"),
-    _row("avs-ms3-swin-shared", "swinv2_l", "shared", 53.7, 257.2, 11.1, "Mettle, Table 3"),
-    _row("avs-ms3-resnext-htsat", "resnext101", "htsat", 48.4, 151.9, None, "Mettle, Table 15"),
-)
 
 
 class AvsTask(Task):
@@ -143,14 +102,21 @@ class AvsTask(Task):
             terms["matching"] = self.options.matching_weight * outputs["matching"].sum()
         return terms
 
-    def predict(self, outputs: dict[str, Tensor], rows: Sequence[int]) -> Predictions:
-        """Packed masks ``[B, F, 6272]``, IoU ``[B, F]``, sums ``[B, 255]`` of F-curves over ``counted [B]`` frames."""
+    def interpret(self, outputs: dict[str, Tensor]) -> Predictions:
+        """``masks``, booleans, and ``probabilities`` of foreground, ``[B, F, 224, 224]`` each."""
         probability = probabilities(outputs["logits"].float().cpu().numpy())
+        return {"masks": predict_masks(probability), "probabilities": probability}
+
+    def predict(self, outputs: dict[str, Tensor], rows: Sequence[int]) -> Predictions:
+        """Packed masks ``[B, M, 6272]``, :func:`mask_confidence` and IoU ``[B, M]``, and what F-measures need.
+
+        That is sums ``[B, 255]`` of F-curves over ``counted [B]`` frames.
+        """
         truth = self._masks(rows)
-        probability = probability[:, : truth.shape[1]]
-        masks = predict_masks(probability)
+        masks, probability = (array[:, : truth.shape[1]] for array in self.interpret(outputs).values())
         return {
             "masks": np.packbits(masks.reshape(*masks.shape[:2], -1), axis=-1),
+            "confidence": mask_confidence(masks, probability),
             "iou": frame_iou(masks, truth),
             "curves": frame_f_curve(probability, truth).sum(1),
             "counted": truth.any((-2, -1)).sum(1),
@@ -193,7 +159,11 @@ class AvsTask(Task):
         }
 
     def prediction_table(self, predictions: Predictions, rows: Sequence[int]) -> pa.Table:
-        """One row a frame: annotation row, video, frame from 1, IoU, and foreground pixels of truth and prediction."""
+        """One row a frame: annotation row, video, frame from 1, IoU, and foreground pixels of truth and prediction.
+
+        ``confidence`` is :func:`mask_confidence`, null for an empty mask; ``mask`` is the path of the mask's picture
+        within the folder of artefacts.
+        """
         truth = self._packed(rows)
         count, frames = truth.shape[:2]
         samples = self.samples.take(pa.array(rows, pa.int64()))
@@ -206,6 +176,8 @@ class AvsTask(Task):
                 "iou": pa.array(np.asarray(predictions["iou"]).reshape(-1)),
                 "target_pixels": pa.array(_pixels(truth).reshape(-1).astype(np.int32)),
                 "predicted_pixels": pa.array(_pixels(predictions["masks"]).reshape(-1).astype(np.int32)),
+                "confidence": pa.array(predictions["confidence"].reshape(-1), pa.float32(), from_pandas=True),
+                "mask": [_picture(clip) for clips in samples["clips"].to_pylist() for clip in clips[:frames]],
             }
         )
 
@@ -215,8 +187,7 @@ class AvsTask(Task):
         for number, row in enumerate(rows):
             # frames beyond those with a mask are not predicted
             for clip, mask in zip(clips[row], _unpack(packed[number]), strict=False):
-                # an id may hold a slash, and then it is still one file
-                yield f"masks/{clip.replace('/', '_')}.png", mask_png(mask)
+                yield _picture(clip), mask_png(mask)
         chosen = sorted({int(place) for place in np.linspace(0, len(rows) - 1, SHEET_VIDEOS)})
         videos = [
             SheetVideo([frames(clip) for clip in clips[rows[n]][: len(truth)]], truth, _unpack(packed[n]))
@@ -232,6 +203,22 @@ class AvsTask(Task):
     def _packed(self, rows: Sequence[int]) -> NDArray[np.uint8]:
         """Masks ``[B, M, 6272]`` as they are stored."""
         return np.array([[np.frombuffer(mask, np.uint8) for mask in self.masks[row]] for row in rows], np.uint8)
+
+
+def mask_confidence(masks: NDArray[np.bool_], probability: NDArray[np.float32]) -> NDArray[np.float32]:
+    """How sure a head is of what it calls foreground: the mean probability of these pixels, NaN where there are none.
+
+    ``[..., H, W]`` each to ``[...]``, above one half.
+    """
+    pixels = masks.sum((-2, -1))
+    total = np.where(masks, probability, 0).sum((-2, -1), dtype=np.float64)
+    confidence: NDArray[np.float32] = np.where(pixels, total / np.maximum(pixels, 1), np.nan).astype(np.float32)
+    return confidence
+
+
+def _picture(clip: str) -> str:
+    """The path of a mask's picture; an id may hold a slash, and then it is still one file."""
+    return f"masks/{clip.replace('/', '_')}.png"
 
 
 def _levels(layers: Sequence[LayerSpec], modality: str) -> tuple[LayerSpec, ...]:

@@ -24,6 +24,7 @@ from mettle_cache.methods.registry import MethodChoice
 from mettle_cache.metrics.avvp import Parsing, category_scores, paint_events, parse, parsing_scores
 from mettle_cache.tasks.avvp.head import MotionFeatures, ParsingHeadOptions
 from mettle_cache.tasks.model import build_audio_visual_model, category_names
+from mettle_cache.tasks.prediction_columns import score_lists
 from mettle_cache.tasks.protocol import Predictions, PublishedRow, StepInputs, Task
 
 LABELLED = ("audio", "visual")
@@ -124,12 +125,26 @@ class AvvpTask(Task):
     def loss(self, model: nn.Module, outputs: dict[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
         return cast(Decoder, model.decoder).loss(outputs, targets)
 
-    def predict(self, outputs: dict[str, Tensor], rows: Sequence[int]) -> Predictions:
-        """``audio`` and ``visual``, booleans ``[B, C, T]``. Raises UsageError for samples that cannot be scored."""
-        self._annotation(rows)
-        video, audio, visual = (outputs[name].float().cpu().numpy() for name in ("video", "audio", "visual"))
+    def interpret(self, outputs: dict[str, Tensor]) -> Predictions:
+        """``audio`` and ``visual``, booleans ``[B, C, T]``, and the probabilities that they follow from.
+
+        ``audio_probabilities`` and ``visual_probabilities`` are ``[B, C, T]``, ``video_probabilities`` ``[B, C]``; each
+        is of one category by itself. With ``video_mask`` a category must have one half in the video too.
+        """
+        video, audio, visual = (outputs[name].float().cpu().numpy() for name in ("video", *LABELLED))
         parsing = parse(video, audio, visual, mask=self.options.video_mask)
-        return {"audio": parsing.audio, "visual": parsing.visual}
+        return {
+            "audio": parsing.audio,
+            "visual": parsing.visual,
+            "audio_probabilities": audio.transpose(0, 2, 1),
+            "visual_probabilities": visual.transpose(0, 2, 1),
+            "video_probabilities": video,
+        }
+
+    def predict(self, outputs: dict[str, Tensor], rows: Sequence[int]) -> Predictions:
+        """:meth:`interpret`. Raises UsageError for samples that cannot be scored."""
+        self._annotation(rows)
+        return self.interpret(outputs)
 
     def score(self, predictions: Predictions, rows: Sequence[int]) -> dict[str, float]:
         return parsing_scores(_parsing(predictions), self._annotation(rows))
@@ -158,18 +173,29 @@ class AvvpTask(Task):
         return {"nothing predicted": parsing_scores(nothing, truth)[self.metric]}
 
     def prediction_table(self, predictions: Predictions, rows: Sequence[int]) -> pa.Table:
-        """One row a video, modality and segment: category numbers, annotated and predicted; names in the metadata."""
+        """One row a video, modality and segment: categories by number and name, annotated and predicted, ``scores``.
+
+        ``scores`` are the probabilities of all categories, ``video_scores`` those of the whole video; the names are in
+        the metadata.
+        """
         truth, count = self._annotation(rows), len(rows) * len(LABELLED) * self.segments
         samples = self.samples.take(pa.array(rows, pa.int64()))
         sample, modality, segment = np.unravel_index(np.arange(count), (len(rows), len(LABELLED), self.segments))
+        targets, predicted = _category_lists(truth), _category_lists(_parsing(predictions))
+        scores = np.stack([predictions[f"{name}_probabilities"] for name in LABELLED], axis=1).transpose(0, 1, 3, 2)
         table = pa.table(
             {
                 "row": samples["row"].take(pa.array(sample)),
+                "clip": samples["clip"].take(pa.array(sample)),
                 "filename": samples["filename"].take(pa.array(sample)),
                 "modality": pa.array(LABELLED).take(pa.array(modality)),
                 "segment": pa.array(segment.astype(np.int32)),
-                "target": _category_lists(truth.audio, truth.visual),
-                "prediction": _category_lists(predictions["audio"], predictions["visual"]),
+                "target": targets,
+                "prediction": predicted,
+                "target_names": self._named(targets),
+                "prediction_names": self._named(predicted),
+                "scores": score_lists(scores),
+                "video_scores": score_lists(np.asarray(predictions["video_probabilities"])[sample]),
             }
         )
         return table.replace_schema_metadata({"categories": json.dumps(self.categories)})
@@ -185,6 +211,10 @@ class AvvpTask(Task):
             for part in ("labels", "starts", "ends")
         )
         return paint_events(labels, starts, ends, vocabulary=self.categories, segments=self.segments)
+
+    def _named(self, categories: pa.ListArray) -> pa.ListArray:
+        """Lists of category numbers as lists of their names."""
+        return pa.ListArray.from_arrays(categories.offsets, pa.array(self.categories).take(categories.values))
 
     def _annotation(self, rows: Sequence[int]) -> Parsing:
         chosen = _index(rows)
@@ -206,8 +236,9 @@ def _parsing(predictions: Predictions) -> Parsing:
     return Parsing(predictions["audio"], predictions["visual"])
 
 
-def _category_lists(audio: np.ndarray, visual: np.ndarray) -> pa.Array:
-    """``[R, C, T]`` each as the category numbers of each video, modality and segment."""
-    active = np.stack((audio, visual), axis=1).transpose(0, 1, 3, 2).reshape(-1, audio.shape[1])
+def _category_lists(parsing: Parsing) -> pa.ListArray:
+    """The category numbers of each video, modality and segment."""
+    both = np.stack((parsing.audio, parsing.visual), axis=1)
+    active = both.transpose(0, 1, 3, 2).reshape(-1, both.shape[2])
     offsets = np.concatenate(([0], np.cumsum(active.sum(axis=1)))).astype(np.int32)
     return pa.ListArray.from_arrays(offsets, np.nonzero(active)[1].astype(np.int32))

@@ -48,8 +48,9 @@ class SpeciesTask(Task):
     def loss(self, model, outputs, targets):
         return model.decoder.loss(outputs, targets)
 
-    def predict(self, outputs, rows):
-        return {"species": outputs["logits"].argmax(-1).cpu().numpy()}
+    def interpret(self, outputs):
+        logits = outputs["logits"].float().cpu()
+        return {"species": logits.argmax(-1).numpy(), "probabilities": logits.softmax(-1).numpy()}
 
     def score(self, predictions, rows):
         return {"accuracy": 100 * float(np.mean(predictions["species"] == self.labels[list(rows)]))}
@@ -59,5 +60,10 @@ class SpeciesTask(Task):
         return {"always the commonest": self.score({"species": np.full(len(rows), commonest)}, rows)["accuracy"]}
 
     def prediction_table(self, predictions, rows):
-        clips = self.samples["clip"].take(pa.array(list(rows)))
-        return pa.table({"clip": clips, "prediction": [self.species[label] for label in predictions["species"]]})
+        return pa.table(
+            {
+                "clip": self.samples["clip"].take(pa.array(list(rows))),
+                "prediction": [self.species[label] for label in predictions["species"]],
+                "scores": predictions["probabilities"].tolist(),
+            }
+        )

@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -12,6 +13,7 @@ from mettle_cache.layers import LayerSpec
 from mettle_cache.methods.lcd import LCD, LCDOptions
 from mettle_cache.methods.linear import LinearOptions, LinearProbe
 from mettle_cache.methods.registry import MethodChoice
+from mettle_cache.metrics.avel import predict_event_and_class, predict_segments
 from mettle_cache.tasks.avel.task import AvelHeadOptions, AvelTask
 from mettle_cache.tokens import FLOATS, LayerTokens
 
@@ -121,14 +123,85 @@ def test_scores_floors_and_details_of_a_worked_case():
     }
 
 
-def test_prediction_table_names_the_annotation_rows():
-    table = make().prediction_table({"labels": np.array([[1] * 10, [2] * 10])}, [2, 0])
+def test_prediction_table_names_the_annotation_rows_and_the_classes():
+    scores = np.random.default_rng(0).random((2, 10, 3)).astype(np.float32)
+    predictions = {"labels": np.array([[1] * 10, [2] * 10]), "probabilities": scores}
+    table = make().prediction_table(predictions, [2, 0])
     rows = table.to_pylist()
-    assert table.column_names == ["row", "clip", "segment", "target", "prediction"]
     assert len(rows) == 20
-    assert rows[0] == {"row": 9, "clip": "b", "segment": 0, "target": 2, "prediction": 1}
-    assert rows[13] == {"row": 5, "clip": "b", "segment": 3, "target": 0, "prediction": 2}
+    assert rows[0] == {
+        "row": 9,
+        "clip": "b",
+        "segment": 0,
+        "target": 2,
+        "prediction": 1,
+        "target_name": "background",
+        "prediction_name": "Flute",
+        "scores": scores[0, 0].tolist(),
+    }
+    assert rows[13] == {
+        "row": 5,
+        "clip": "b",
+        "segment": 3,
+        "target": 0,
+        "prediction": 2,
+        "target_name": "Bark",
+        "prediction_name": "background",
+        "scores": scores[1, 3].tolist(),
+    }
     assert json.loads(table.schema.metadata[b"categories"]) == ["Bark", "Flute", "background"]
+
+
+def test_the_table_comes_back_from_its_file(tmp_path):
+    task, outputs = make(), {"segments": torch.randn(3, 10, 3, generator=torch.manual_seed(0))}
+    pq.write_table(task.prediction_table(task.predict(outputs, [0, 1, 2]), [0, 1, 2]), tmp_path / "t.parquet")
+    table = pq.read_table(tmp_path / "t.parquet")
+    assert table.schema.field("scores").type == pa.list_(pa.float32())
+    best = np.array(table["scores"].to_pylist()).argmax(1).tolist()
+    assert best == table["prediction"].to_pylist() == outputs["segments"].argmax(-1).flatten().tolist()
+    names = json.loads(table.schema.metadata[b"categories"])
+    assert [names[number] for number in best] == table["prediction_name"].to_pylist()
+
+
+def test_probabilities_of_two_decisions_are_their_products():
+    """Against the plain definitions in double precision, extreme logits among them."""
+    random = np.random.default_rng(1)
+    event, category = 4 * random.normal(size=(3, 10)), 3 * random.normal(size=(3, 2))
+    event[0, :4] = (80, -80, 0, 0.5)
+    category[0] = (0.1, 0)
+    outputs = {name: torch.from_numpy(values).float() for name, values in (("event", event), ("category", category))}
+    interpreted = make().interpret(outputs)
+    labels, probabilities = interpreted["labels"], interpreted["probabilities"]
+    assert np.array_equal(labels, predict_event_and_class(event, category))
+    happens = 1 / (1 + np.exp(-event))
+    classes = np.exp(category) / np.exp(category).sum(1, keepdims=True)
+    expected = np.concatenate([happens[..., None] * classes[:, None], 1 - happens[..., None]], axis=-1)
+    assert (probabilities.shape, probabilities.dtype) == ((3, 10, 3), np.float32)
+    np.testing.assert_allclose(probabilities, expected, atol=1e-6)
+    np.testing.assert_allclose(probabilities.sum(-1), 1, atol=1e-6)
+    # the rule by which labels follow from them
+    background = probabilities[..., -1] >= 0.5
+    assert np.array_equal(labels, np.where(background, 2, probabilities[..., :-1].argmax(-1)))
+    # an event of 0.62 that may be either of two: background has more than each, and is not the label
+    assert (labels[0, 3], probabilities[0, 3].argmax()) == (0, 2)
+
+
+def test_probabilities_of_segments_are_the_softmax():
+    logits = 5 * np.random.default_rng(2).normal(size=(2, 10, 3))
+    interpreted = make().interpret({"segments": torch.from_numpy(logits).bfloat16()})
+    seen = torch.from_numpy(logits).bfloat16().double().numpy()
+    np.testing.assert_allclose(
+        interpreted["probabilities"], np.exp(seen) / np.exp(seen).sum(-1, keepdims=True), atol=1e-6
+    )
+    assert np.array_equal(interpreted["labels"], predict_segments(seen))
+
+
+def test_heads_that_decide_alike_have_changed_nothing():
+    task, labels = make(), np.array([[0] * 10])
+    ours, others = ({"labels": labels, "probabilities": np.full((1, 10, 3), p, np.float32)} for p in (0.1, 0.2))
+    assert task.changed_share(ours, others) == 0
+    # predictions that an earlier version kept
+    assert task.changed_share(ours, {"labels": labels + 1}) == 1
 
 
 def test_one_modality_is_not_enough():

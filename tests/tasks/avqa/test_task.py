@@ -133,12 +133,14 @@ def test_floors_are_the_train_splits_most_frequent_answers():
 
 
 def test_the_prediction_table_says_what_was_asked_and_answered():
-    table = make().prediction_table({"answers": np.array([2, 1])}, [6, 5])
+    scores = np.array([[0.25, 0.25, 0.5], [0, 1, 0]], np.float32)
+    table = make().prediction_table({"answers": np.array([2, 1]), "probabilities": scores}, [6, 5])
+    assert json.loads(table.schema.metadata[b"answers"]) == list(VOCABULARY["answers"])
     assert table.to_pylist() == [
         {"row": 2, "clip": "e", "modality": "Audio-Visual", "kind": "Temporal", "question": "How it", "answer": "two",
-         "prediction": "two"},
+         "prediction": "two", "probability": 0.5, "scores": [0.25, 0.25, 0.5]},
         {"row": 1, "clip": "d", "modality": "Visual", "kind": "Location", "question": "Where is it", "answer": "right",
-         "prediction": "left"},
+         "prediction": "left", "probability": 1.0, "scores": [0.0, 1.0, 0.0]},
     ]  # fmt: skip
 
 
@@ -158,7 +160,11 @@ def test_outputs_losses_and_predictions_fit_together(method, options, aggregate)
     unused = {name for name, parameter in model.named_parameters() if parameter.grad is None}
     assert not unused
     predictions = task.predict({name: value.detach() for name, value in outputs.items()}, [0, 2])
-    assert predictions["answers"].shape == (2,)
+    raised = np.exp(outputs["answer"].detach().double().numpy())
+    expected = raised / raised.sum(1, keepdims=True)
+    np.testing.assert_allclose(predictions["probabilities"], expected, atol=1e-6)
+    assert predictions["probabilities"].dtype == np.float32
+    assert predictions["answers"].tolist() == expected.argmax(1).tolist()
 
 
 def model_parts(**options):
@@ -283,7 +289,10 @@ def test_details_are_json():
 
 def test_scores_of_questions_average_to_the_metric_and_changes_count_answers():
     task, rows = make(), [4, 5, 6]
-    ours, others = {"answers": np.array([2, 0, 2])}, {"answers": np.array([2, 1, 1])}
+    ours, others = (
+        {"answers": np.array(answers), "probabilities": np.full((3, 3), p, np.float32)}
+        for answers, p in (([2, 0, 2], 0.1), ([2, 1, 1], 0.2))
+    )
     # nobody could learn the answer "right"
     assert task.sample_scores(ours, rows).tolist() == [100, 0, 100]
     assert task.sample_scores(ours, rows).mean() == pytest.approx(task.score(ours, rows)["accuracy"])

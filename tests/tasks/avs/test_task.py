@@ -139,7 +139,7 @@ def test_predictions_give_the_same_scores_in_any_batches():
     assert scores == task.score(joined, rows)
     expected = 100 * frame_iou((logits.sigmoid() > 0.5).numpy(), task.targets(rows).numpy()).mean()
     assert scores["miou"] == pytest.approx(expected)
-    assert whole["masks"].nbytes + whole["curves"].nbytes < 15 * 10_000
+    assert sum(array.nbytes for array in whole.values()) < 15 * 10_000
 
 
 def test_the_truth_scores_100_in_both_metrics():
@@ -157,7 +157,8 @@ def test_floors_details_and_the_table():
     assert task.floors(rows) == pytest.approx(
         {"all foreground": 100 * share.mean(), "all background": 100 * (share == 0).mean()}
     )
-    predictions = task.predict({"logits": torch.ones(2, FRAMES, SIDE, SIDE)}, rows)
+    logits = torch.ones(2, FRAMES, SIDE, SIDE)
+    predictions = task.predict({"logits": logits}, rows)
     details = task.details(predictions, rows)
     assert (details["frames"], details["frames_without_foreground"], details["f_measure_group"]) == (10, 3, 4)
     assert details["miou_without_foreground"] == 0
@@ -167,6 +168,20 @@ def test_floors_details_and_the_table():
     assert table["predicted_pixels"].to_pylist() == [SIDE * SIDE] * 10
     assert table["target_pixels"].to_pylist() == wanted.sum((-2, -1)).reshape(-1).tolist()
     np.testing.assert_allclose(table["iou"].to_pylist(), share.reshape(-1), atol=1e-9)
+    np.testing.assert_allclose(table["confidence"].to_pylist(), 1 / (1 + np.exp(-1)), rtol=1e-6)
+    assert table["mask"].to_pylist() == [f"masks/v{video}_{k}.png" for video in (1, 2) for k in range(1, 6)]
+
+
+def test_confidence_is_that_of_the_foreground_alone():
+    task, rows = make_task(), [1, 2]
+    logits = torch.full((2, FRAMES, SIDE, SIDE), -3.0)
+    logits[0, 1, 0, :3] = torch.tensor([1.0, 2.0, 0.0])
+    interpreted = task.interpret({"logits": logits})
+    assert interpreted["masks"].sum() == 2
+    np.testing.assert_allclose(interpreted["probabilities"], 1 / (1 + np.exp(-logits.double().numpy())), rtol=1e-6)
+    confidence = task.prediction_table(task.predict({"logits": logits}, rows), rows)["confidence"].to_pylist()
+    assert confidence[1] == pytest.approx((1 / (1 + np.exp(-1)) + 1 / (1 + np.exp(-2))) / 2)
+    assert confidence[:1] + confidence[2:] == [None] * 9
 
 
 def test_artefacts_are_a_mask_a_frame_and_a_sheet():

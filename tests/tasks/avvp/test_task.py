@@ -126,8 +126,15 @@ def test_outputs_losses_and_predictions_fit_together(decoder, motion):
     assert all(term.ndim == 0 and term.requires_grad for term in terms.values())
     predictions = task.predict({name: value.detach() for name, value in outputs.items()}, [1, 2])
     assert {name: (value.shape, value.dtype) for name, value in predictions.items()} == {
-        name: ((2, 3, 10), np.dtype(bool)) for name in ("audio", "visual")
+        **{name: ((2, 3, 10), np.dtype(bool)) for name in ("audio", "visual")},
+        **{f"{name}_probabilities": ((2, 3, 10), np.dtype(np.float32)) for name in ("audio", "visual")},
+        "video_probabilities": ((2, 3), np.dtype(np.float32)),
     }
+    for name in ("audio", "visual"):
+        expected = outputs[name].detach().permute(0, 2, 1).numpy()
+        assert np.array_equal(predictions[f"{name}_probabilities"], expected)
+        decided = (expected >= 0.5) & (predictions["video_probabilities"] >= 0.5)[..., None]
+        assert np.array_equal(predictions[name], decided)
 
 
 def outputs_of(video, audio, visual):
@@ -194,19 +201,33 @@ def test_a_diverged_model_gives_no_number():
 
 def test_prediction_table_has_a_row_for_each_modality_and_second():
     task = make()
-    predictions = {"audio": task.annotation.visual[[2, 1]], "visual": task.annotation.audio[[2, 1]]}
+    heard, seen = np.random.default_rng(4).random((2, 2, 3, 10), dtype=np.float32)
+    predictions = {
+        "audio": task.annotation.visual[[2, 1]],
+        "visual": task.annotation.audio[[2, 1]],
+        "audio_probabilities": heard,
+        "visual_probabilities": seen,
+        "video_probabilities": heard.max(-1),
+    }
     table = task.prediction_table(predictions, [2, 1])
     rows = table.to_pylist()
     assert len(rows) == 2 * 2 * 10
     assert rows[3] == {
         "row": 2,
+        "clip": "clip2",
         "filename": "clip2_0_10",
         "modality": "audio",
         "segment": 3,
         "target": [0],
         "prediction": [],
+        "target_names": ["Car"],
+        "prediction_names": [],
+        "scores": heard[0, :, 3].tolist(),
+        "video_scores": heard[0].max(-1).tolist(),
     }
     assert rows[10]["modality"] == "visual"
+    assert rows[37]["scores"] == seen[1, :, 7].tolist()
+    assert (rows[37]["target_names"], rows[37]["prediction_names"]) == (["Dog"], ["Dog"])
     assert [row["target"] for row in rows[30:]] == [[], [], [2], [2], [2], [], [], [2], [2], []]
     assert all(row["prediction"] == [2] for row in rows[30:])
     assert json.loads(table.schema.metadata[b"categories"]) == ["Car", "Cat", "Dog"]
