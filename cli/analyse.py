@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mettle_cache.cli import completion
 from mettle_cache.cli.help_page import App
 from mettle_cache.cli.options import Debug, Device, Json, StoreArgument, path_argument, path_option
 from mettle_cache.cli.output import emit
@@ -75,7 +76,9 @@ def similarity(
 
 def fusion(
     runs: Annotated[list[Path], path_argument("Folders of runs trained with method=molt.", metavar="RUN")],
-    split: Annotated[str, typer.Option(help="The split to go over.")] = "test",
+    split: Annotated[
+        str, typer.Option(help="The split to go over.", autocompletion=completion.one_of("train", "val", "test"))
+    ] = "test",
     store: Annotated[Path | None, path_option(text="The runs' store, where it has moved.", metavar="STORE")] = None,
     device: Device = None,
     json: Json = False,

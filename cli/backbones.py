@@ -6,7 +6,7 @@ import typer
 
 from mettle_cache.cli.options import Debug, Json
 from mettle_cache.cli.output import emit
-from mettle_cache.cli.table import broken_lines, table_lines
+from mettle_cache.cli.table import broken_lines, page_width, table_lines
 
 EPILOG = """Examples:
 
@@ -25,21 +25,22 @@ def backbones(json: Json = False, debug: Debug = False) -> None:
     from mettle_cache.backbones import list_backbones
 
     infos, broken = list_backbones()
-    header = ("name", "modalities", "layers", "frozen_m", "weights", "found")
+    header = ("name", "modalities", "layers", "frozen_m", "weights")
     rows = [
         (
             info.name,
             "+".join(info.modalities),
             len(info.layers),
             round(info.frozen_parameters / 1e6, 1),
-            info.weights,
-            info.weights_found or "no",
+            f"found: {info.weights_found}" if info.weights_found else info.weights,
         )
         for info in infos
     ]
     lines = [
-        *table_lines(header, rows),
-        "Any other timm Swin-V2, ViT or feature-pyramid CNN works by its timm name: NAME[@SIZE][=FILE|=random].",
+        *table_lines(header, rows, width=page_width()),
+        "",
+        "Any other timm Swin-V2, ViT or feature-pyramid CNN works by its timm name:",
+        "NAME[@SIZE][=FILE|=random].",
         *broken_lines(broken),
     ]
     emit({"backbones": [info.to_json() for info in infos], "broken": broken}, lines)

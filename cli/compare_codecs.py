@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mettle_cache.cli import completion
 from mettle_cache.cli.options import TRAINING, Debug, Json, StoreArgument, path_option, takes
 from mettle_cache.cli.output import emit
 from mettle_cache.cli.table import table_lines
@@ -39,7 +40,9 @@ def compare_codecs(
     store: StoreArgument,
     codecs: Annotated[str, typer.Option(metavar="NAME,NAME...", help=CODECS_TEXT)] = "int8,int4,klt2,klt1.5",
     seeds: Annotated[int, typer.Option(help="How many heads to train on each codec, from seed 0 on.")] = 5,
-    split: Annotated[str, typer.Option(help="The split to score.")] = "test",
+    split: Annotated[
+        str, typer.Option(help="The split to score.", autocompletion=completion.one_of("train", "val", "test"))
+    ] = "test",
     groups: Annotated[
         Path | None,
         path_option(

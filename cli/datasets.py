@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ import typer
 
 from mettle_cache.cli.options import Debug, Json
 from mettle_cache.cli.output import emit
-from mettle_cache.cli.table import broken_lines, table_lines
+from mettle_cache.cli.table import broken_lines, hanging_lines, page_width, table_lines
 
 if TYPE_CHECKING:
     from mettle_cache.datasets import DatasetInfo
@@ -33,17 +34,27 @@ def datasets(json: Json = False, debug: Debug = False) -> None:
     from mettle_cache.datasets import DATASETS, list_datasets
 
     infos, broken = list_datasets()
-    header = ("name", "title", "segments", "default root", "there", "layouts")
-    rows = [
-        (i.name, i.title, i.segments, i.default_root, _what_is_at(i.default_root), "; ".join(i.layouts)) for i in infos
-    ]
-    offered = [
-        f"{i.name:<10} --option {o.name}={o.values}  (default {o.default}) {o.help}" for i in infos for o in i.options
-    ]
+    width = page_width()
+    header = ("name", "segments", "looked for in", "there is", "what it is")
+    rows = [(i.name, i.segments, i.default_root, _what_is_at(i.default_root), i.title) for i in infos]
     emit(
         {"datasets": [_to_json(DATASETS.row(info.name), info) for info in infos], "broken": broken},
-        [*table_lines(header, rows), *offered, *broken_lines(broken)],
+        [
+            *table_lines(header, rows, width=width),
+            *(line for info in infos for line in ("", *_layout_lines(info, width))),
+            *broken_lines(broken),
+        ],
     )
+
+
+def _layout_lines(info: DatasetInfo, width: int) -> Iterator[str]:
+    """What its folder may hold, and the choices that it offers."""
+    yield f"{info.name}: the folder holds" + (" one of" if len(info.layouts) > 1 else "")
+    for layout in info.layouts:
+        yield from hanging_lines("  ", layout, width)
+    for option in info.options:
+        choice = f"--option {option.name}={option.values}  (default {option.default}) "
+        yield from hanging_lines("  ", choice + option.help, width)
 
 
 def _what_is_at(root: Path) -> str:

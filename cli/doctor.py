@@ -8,6 +8,7 @@ import typer
 
 from mettle_cache.cli.options import Debug, Json
 from mettle_cache.cli.output import emit
+from mettle_cache.cli.table import hanging_lines, page_width
 
 EPILOG = """Examples:
 
@@ -33,9 +34,10 @@ def doctor(
     from mettle_cache.pipelines.doctor import examine
 
     diagnosis = examine(measure=measure)
-    lines = []
+    lines: list[str] = []
+    width = page_width()
     for finding in diagnosis.findings:
-        lines.append(f"{'ok ' if finding.ok else 'no '} {finding.topic:<19} {finding.found}")
+        lines += hanging_lines(f"{'ok ' if finding.ok else 'no '} {finding.topic:<19} ", finding.found, width)
         if finding.advice:
-            lines.append(f"{'':23} {finding.advice}")
+            lines += hanging_lines(f"{'':24}", finding.advice, width)
     emit(diagnosis.to_json(), [*lines, f"next: {diagnosis.next_command}"])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mettle_cache.cli import completion
 from mettle_cache.cli.group import spread_lines
 from mettle_cache.cli.options import Debug, Device, Json, path_argument, path_option
 from mettle_cache.cli.output import emit
@@ -32,7 +33,9 @@ def register(app: typer.Typer) -> None:
 
 def evaluate(
     runs: Annotated[list[Path], path_argument("Folders of training runs, or of several runs each.", metavar="RUN")],
-    split: Annotated[str, typer.Option(help="The split to score.")] = "test",
+    split: Annotated[
+        str, typer.Option(help="The split to score.", autocompletion=completion.one_of("train", "val", "test"))
+    ] = "test",
     store: Annotated[Path | None, path_option(text="The runs' store, where it has moved.", metavar="STORE")] = None,
     root: Annotated[Path | None, path_option(text="The data set, to draw predictions on its frames.")] = None,
     out: Annotated[

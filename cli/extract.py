@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from mettle_cache.cli.options import EXTRACTION, Debug, Json, takes
+from mettle_cache.cli.extraction_options import EXTRACTION
+from mettle_cache.cli.options import Debug, Json, takes
 from mettle_cache.cli.output import emit
 from mettle_cache.paths import command_line
 from mettle_cache.pipelines.report.units import format_bytes, format_seconds

@@ -21,7 +21,7 @@ from mettle_cache.pipelines.signals import INTERRUPTED, Command, command_signals
 
 # in the order of a user's work; each module registers itself on import through `register(app)`
 SECTIONS = {
-    "Start": ("demo", "doctor", "datasets", "backbones", "methods", "plan"),
+    "Start": ("demo", "doctor", "datasets", "backbones", "methods", "recipes", "plan"),
     "Stage one: media to tokens": ("extract", "recode", "verify", "info"),
     "Stage two: tokens to trained heads": ("train", "sweep", "evaluate", "export", "pretrain-grounding"),
     "Look at results": ("report", "compare-codecs", "analyse", "params", "bench"),
@@ -45,6 +45,7 @@ def build_app() -> typer.Typer:
         name="mettle",
         cls=Mettle,
         help=HELP,
+        add_completion=True,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": MAX_WIDTH},
     )
@@ -86,6 +87,8 @@ def _run(arguments: list[str]) -> int:
         code = int(build_app()(arguments or ["--help"], prog_name="mettle", standalone_mode=False) or 0)
         # typer swallows a KeyboardInterrupt and gives its code
         return _fail_interrupted() if code == INTERRUPTED else code
+    except SystemExit as error:  # how typer ends after it has told a shell what it can offer
+        return int(error.code or 0)
     except MettleError as error:
         return fail_with(error)
     except TyperException as error:

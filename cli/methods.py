@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mettle_cache.cli import completion
 from mettle_cache.cli.options import Debug, Json
 from mettle_cache.cli.output import emit
-from mettle_cache.cli.table import broken_lines, table_lines
+from mettle_cache.cli.table import broken_lines, hanging_lines, page_width, table_lines
 
 if TYPE_CHECKING:
     from mettle_cache.pipelines.report.methods import MethodInfo, MethodsReport
@@ -23,7 +24,6 @@ mettle methods
 mettle methods lcd
 mettle methods --task avvp --backbones swinv2_l,shared --json
 """
-_WIDTH = 100
 
 
 def register(app: typer.Typer) -> None:
@@ -31,8 +31,12 @@ def register(app: typer.Typer) -> None:
 
 
 def methods(
-    name: Annotated[str | None, typer.Argument(help="Show this method's options too.")] = None,
-    task: Annotated[str, typer.Option(help="Count the methods in this task's head.")] = "avel",
+    name: Annotated[
+        str | None, typer.Argument(help="Show this method's options too.", autocompletion=completion.methods)
+    ] = None,
+    task: Annotated[
+        str, typer.Option(help="Count the methods in this task's head.", autocompletion=completion.tasks)
+    ] = "avel",
     backbones: Annotated[
         str, typer.Option(metavar="VISUAL,AUDIO", help="Count them on these backbones' layers; AUDIO may be shared.")
     ] = "swinv2_l,htsat",
@@ -58,7 +62,8 @@ def report_lines(report: MethodsReport) -> list[str]:
     if report.options:
         (info,) = report.methods
         return [*_method_lines(info, where), "", *option_lines(info.name, report.options[info.name])]
-    header = ("name", "layers", "method_m", "head_m", "tasks", "presets", "source")
+    width = page_width()
+    header = ("name", "layers", "method_m", "head_m", "tasks")
     rows = [
         (
             info.name,
@@ -66,36 +71,48 @@ def report_lines(report: MethodsReport) -> list[str]:
             _millions(info.parameters),
             _millions(info.head),
             " ".join(info.tasks),
-            " ".join(info.presets) or None,
-            info.source or None,
         )
         for info in report.methods
     ]
     return [
-        *table_lines(header, rows),
+        *table_lines(header, rows, width=width),
         "",
-        *(f"{info.name}: {info.summary}" for info in report.methods if info.summary),
-        *(f"{info.name}: not counted: {info.problem}" for info in report.methods if info.problem),
         *(
-            f"{info.name}: needs {', '.join(info.companions)} beside the store"
+            line
             for info in report.methods
-            if info.companions
+            for text in _remarks(info)
+            for line in hanging_lines(f"{info.name}: ", text, width)
         ),
-        f"method_m and head_m: millions of trained parameters, alone and with the decoder ({where})",
+        "",
+        *textwrap.wrap(
+            f"method_m and head_m: millions of trained parameters, alone and with the decoder ({where})", width
+        ),
     ]
+
+
+def _remarks(info: MethodInfo) -> Iterator[str]:
+    """What it is, and what has to be known before it is used."""
+    if info.summary:
+        yield f"{info.summary} ({info.source})" if info.source else info.summary
+    if info.problem:
+        yield f"not counted: {info.problem}"
+    if info.companions:
+        yield f"needs {', '.join(info.companions)} beside the store"
 
 
 def option_lines(method: str, options: Sequence[OptionDoc]) -> list[str]:
     """A method's keys, as --set and a recipe's table of its name take them."""
     lines = table_lines(
-        ("key", "default", "values"), [(f"{method}.{o.key}", _toml(o.default), o.values) for o in options]
+        ("key", "default", "values"),
+        [(f"{method}.{o.key}", _toml(o.default), o.values) for o in options],
+        width=page_width(),
     )
     described: dict[str, list[str]] = {}
     for option in options:
         if option.doc:
             described.setdefault(option.doc, []).append(option.key)
     for doc, keys in described.items():
-        lines += ["", *textwrap.wrap(f"{', '.join(keys)}: {doc}", _WIDTH, subsequent_indent="  ")]
+        lines += ["", *textwrap.wrap(f"{', '.join(keys)}: {doc}", page_width(), subsequent_indent="  ")]
     return lines
 
 
@@ -105,13 +122,16 @@ def _method_lines(info: MethodInfo, where: str) -> list[str]:
         "source": info.source,
         "tasks": ", ".join(info.tasks),
         "layers": info.layers,
+        "presets": ", ".join(info.presets),
         "beside the store": ", ".join(info.companions),
         "parameters": f"{info.parameters:,}, with the decoder {info.head:,} ({where})"
         if info.parameters is not None and info.head is not None
         else "",
         "not counted": info.problem,
     }
-    return [info.name, *(f"  {name:<17} {text}" for name, text in facts.items() if text)]
+    width = page_width()
+    told = (hanging_lines(f"  {name:<17} ", text, width) for name, text in facts.items() if text)
+    return [info.name, *(line for lines in told for line in lines)]
 
 
 def _millions(count: int | None) -> float | None:

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.models import OptionInfo
 
+from mettle_cache.cli import completion
 from mettle_cache.cli.help_page import GENERAL, OPTIONS, Command
 from mettle_cache.cli.output import MODE
 from mettle_cache.errors import UsageError
@@ -24,12 +25,16 @@ NEWEST = ""
 
 def path_option(*names: str, text: str, metavar: str = "FOLDER", panel: str = OPTIONS) -> Any:
     """An option whose value is a file or folder of this machine: what typer makes of ``Path`` would take addresses."""
-    return typer.Option(*names, help=text, metavar=metavar, parser=local_path, rich_help_panel=panel)
+    offered = completion.OF_METAVAR.get(metavar)
+    return typer.Option(
+        *names, help=text, metavar=metavar, parser=local_path, rich_help_panel=panel, autocompletion=offered
+    )
 
 
 def path_argument(text: str, *, metavar: str) -> Any:
     """As :func:`path_option`, for an argument."""
-    return typer.Argument(help=text, metavar=metavar, parser=local_path)
+    offered = completion.OF_METAVAR.get(metavar)
+    return typer.Argument(help=text, metavar=metavar, parser=local_path, autocompletion=offered)
 
 
 def _remember_json(value: bool) -> bool:
@@ -49,7 +54,11 @@ def _flag_of_all(name: str, text: str, callback: Callable[[bool], bool]) -> Any:
 
 Json = Annotated[bool, _flag_of_all("--json", "Print one JSON document on stdout.", _remember_json)]
 Debug = Annotated[bool, _flag_of_all("--debug", "Show the traceback of an error.", _remember_debug)]
-DEVICE_OPTION = typer.Option(metavar="cpu|cuda|cuda:N", help="Where to compute; by default a GPU where there is one.")
+DEVICE_OPTION = typer.Option(
+    metavar="cpu|cuda|cuda:N",
+    help="Where to compute; by default a GPU where there is one.",
+    autocompletion=completion.one_of("cpu", "cuda"),
+)
 Device = Annotated[str | None, DEVICE_OPTION]
 SEED = typer.Option(
     min=0, max=(1 << 63) - 1, show_default=False, help="Everything random follows from it; 0 by default."
@@ -76,103 +85,18 @@ class Setting:
     panel: str = OPTIONS
 
 
-def _part(text: str) -> tuple[int, int]:
-    from mettle_cache.pipelines.extract.config import parse_part
-
-    return parse_part(text)
-
-
-def _size(text: str) -> int:
+def parse_size(text: str) -> int:
     from mettle_cache.pipelines.report.units import parse_bytes
 
     return parse_bytes(text)
 
 
-def _several(values: list[str] | None) -> tuple[str, ...]:
+def several(values: list[str] | None) -> tuple[str, ...]:
     return tuple(values or ())
 
 
-DATA, STORED, TRAINED, RUNS = "What to extract", "What to store", "What to train", "How to run"
+TRAINED, RUNS = "What to train", "How to run"
 DEVICE = Setting(str | None, DEVICE_OPTION, None, panel=RUNS)
-
-# the fields of pipelines.extract.config.ExtractConfig
-EXTRACTION: Mapping[str, Setting] = {
-    "dataset": Setting(str, typer.Option(help="The data set; see mettle datasets."), panel=DATA),
-    "root": Setting(Path | None, path_option(text="Its folder; by default data/AVE for ave."), None, panel=DATA),
-    "visual": Setting(
-        str,
-        typer.Option(metavar="NAME[@SIZE][=WEIGHTS]", help="Backbone for frames; WEIGHTS: a file, or random."),
-        "swinv2_l",
-        panel=STORED,
-    ),
-    "audio": Setting(
-        str,
-        typer.Option(
-            metavar="NAME[=WEIGHTS]|shared[=mean]",
-            help="Backbone for sound; shared: the visual one reads the log-mel, of a .wav's first channel where the "
-            "published code does so, else of the channels' mean; shared=mean: always of the mean.",
-        ),
-        "htsat",
-        panel=STORED,
-    ),
-    "codec": Setting(
-        str,
-        typer.Option(
-            metavar="NAME[=STORE]",
-            help="float16, int8, int4 or klt2, klt1.5, klt1.32, klt1.25; STORE: one whose static arrays are taken.",
-        ),
-        "int8",
-        panel=STORED,
-    ),
-    "layers": Setting(
-        str | None,
-        typer.Option(
-            metavar="all|embed|stages|last:N|NAME,...",
-            help="The layers to store; by default those that the task reads. embed is the patch embedding.",
-        ),
-        None,
-        panel=STORED,
-    ),
-    "clips_per_shard": Setting(
-        int | None,
-        typer.Option(metavar="N", help="Clips that share a file of each stage; by default as many as make 1 GiB."),
-        None,
-        panel=STORED,
-    ),
-    "options": Setting(
-        list[str] | None,
-        typer.Option("--option", metavar="NAME=VALUE", help="A choice that the data set offers; see mettle datasets."),
-        None,
-        _several,
-        panel=DATA,
-    ),
-    "out": Setting(
-        Path | None, path_option(text="The store; by default under cache/.", metavar="STORE"), None, panel=STORED
-    ),
-    "seed": Setting(int, SEED, 0, panel=STORED),
-    "skip_missing": Setting(
-        bool, typer.Option("--skip-missing", help="Go on without clips whose media are missing."), False, panel=DATA
-    ),
-    "refresh": Setting(
-        bool, typer.Option("--refresh", help="Extract clips again whose media have changed since."), False, panel=DATA
-    ),
-    "part": Setting(
-        str, typer.Option(metavar="I/N", help="Only the I-th of N parts, for batch systems."), "1/1", _part, panel=RUNS
-    ),
-    "workers": Setting(int, typer.Option(help="Spread the clips over that many processes here."), 0, panel=RUNS),
-    "scheduler": Setting(
-        str | None, typer.Option(metavar="tcp://...", help="Spread them over a dask cluster."), None, panel=RUNS
-    ),
-    "memory": Setting(
-        str,
-        typer.Option(metavar="SIZE", help="Memory for decoding, of all clips; each may take a quarter."),
-        "4GB",
-        _size,
-        panel=RUNS,
-    ),
-    "precision": Setting(str, typer.Option(help="float32, bfloat16 or float16 (autocast)."), "float32", panel=STORED),
-    "device": DEVICE,
-}
 
 # the fields of pipelines.train.config.TrainJob
 TRAINING: Mapping[str, Setting] = {
@@ -181,6 +105,7 @@ TRAINING: Mapping[str, Setting] = {
         typer.Option(
             "--from-cache",
             metavar="[STORE]",
+            autocompletion=completion.stores,
             help="The store; without a value the newest finished one under cache/. A run to resume knows its own.",
         ),
         None,
@@ -189,7 +114,11 @@ TRAINING: Mapping[str, Setting] = {
     ),
     "recipe": Setting(
         str | None,
-        typer.Option(help="A recipe's name or a TOML file; by default what fits the store."),
+        typer.Option(
+            metavar="NAME|FILE",
+            help="A recipe of mettle recipes list, or a TOML file; by default what fits the store.",
+            autocompletion=completion.recipes,
+        ),
         None,
         panel=TRAINED,
     ),
@@ -201,7 +130,7 @@ TRAINING: Mapping[str, Setting] = {
             help="Change one key of the recipe; a value with commas goes in brackets: layers=[a,b].",
         ),
         None,
-        _several,
+        several,
         panel=TRAINED,
     ),
     "seed": Setting(int | None, SEED, None, panel=TRAINED),
@@ -211,7 +140,12 @@ TRAINING: Mapping[str, Setting] = {
     ),
     "select_on": Setting(
         str | None,
-        typer.Option(help="val (the default), test (as the peers do; marks the result) or last."),
+        typer.Option(
+            metavar="val|test|last",
+            help="The epoch that counts: the best on val (the default), on test (as the peers do; marks the result), "
+            "or the last.",
+            autocompletion=completion.one_of("val", "test", "last"),
+        ),
         None,
         panel=TRAINED,
     ),
@@ -224,7 +158,7 @@ TRAINING: Mapping[str, Setting] = {
             "own. By default most of what is free.",
         ),
         None,
-        lambda text: None if text is None else _size(text),
+        lambda text: None if text is None else parse_size(text),
         panel=RUNS,
     ),
 }

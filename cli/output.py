@@ -9,8 +9,10 @@ import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import Any
 
+from mettle_cache.cli.table import labelled_lines
 from mettle_cache.errors import MettleError
 from mettle_cache.pipelines.report.text import encodable, printable
 
@@ -27,11 +29,18 @@ MODE = Mode()
 
 
 def emit(document: Mapping[str, Any] | list[Any], lines: Iterable[str]) -> None:
-    """Print a command's result: ``document`` with ``--json``, ``lines`` otherwise."""
+    """Print a command's result: ``document`` with ``--json``, ``lines`` otherwise.
+
+    On a terminal long lines such as ``note       a sentence`` are broken under their sentence.
+    """
     if MODE.json:
         _write_json(document)
-    else:
-        _write("\n".join(map(printable, lines)))
+        return
+    shown = [printable(line) for line in lines]
+    if sys.stdout.isatty():
+        width = get_terminal_size().columns
+        shown = [part for line in shown for part in labelled_lines(line, width)]
+    _write("\n".join(shown))
 
 
 def fail(message: str, *, kind: str, code: int, hint: str | None = None) -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import typer
 
 from mettle_cache.cli.options import Debug, Json
 from mettle_cache.cli.output import emit
-from mettle_cache.cli.table import table_lines
+from mettle_cache.cli.table import page_width, table_lines
 
 EPILOG = """Examples:
 
@@ -16,16 +17,16 @@ EPILOG = """Examples:
 mettle params
 mettle params --json
 """
-COLUMNS = (
-    "setting",
-    "total_m",
-    "trainable_percent",
-    "paper_total_m",
-    "paper_trainable_percent",
-    "difference_m",
-    "trained_m",
-)
-"""Beside these, ``counting`` gives each row's rule below the table."""
+COLUMNS = {
+    "setting": "setting",
+    "total_m": "total",
+    "trainable_percent": "trains %",
+    "paper_total_m": "paper",
+    "paper_trainable_percent": "paper %",
+    "difference_m": "off by",
+    "trained_m": "trained",
+}
+"""What the rows call them, and the header. ``counting`` gives each row's rule below the table."""
 
 
 def register(app: typer.Typer) -> None:
@@ -37,7 +38,7 @@ def params(json: Json = False, debug: Debug = False) -> None:
     from mettle_cache.pipelines.report.params import params_table
 
     rows = params_table()
-    lines = table_lines(COLUMNS, [[row[name] for name in COLUMNS] for row in rows])
+    lines = table_lines(list(COLUMNS.values()), [[row[name] for name in COLUMNS] for row in rows])
     emit(rows, [*lines, "", *counting_lines(rows)])
 
 
@@ -46,4 +47,9 @@ def counting_lines(rows: Sequence[Mapping[str, object]]) -> list[str]:
     settings: dict[str, list[str]] = {}
     for row in rows:
         settings.setdefault(str(row["counting"]), []).append(str(row["setting"]))
-    return [f"{', '.join(names)}: {rule}" for rule, names in settings.items()]
+    width = page_width()
+    told = (
+        textwrap.wrap(f"{', '.join(names)}: {rule}", width, subsequent_indent="  ", break_on_hyphens=False)
+        for rule, names in settings.items()
+    )
+    return [line for lines in told for line in lines]

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mettle_cache.cli.options import EXTRACTION, RUNS, TRAINED, Debug, Json, takes
+from mettle_cache.cli import completion
+from mettle_cache.cli.extraction_options import EXTRACTION
+from mettle_cache.cli.options import RUNS, TRAINED, Debug, Json, takes
 from mettle_cache.cli.output import emit
 from mettle_cache.cli.table import table_lines
 from mettle_cache.pipelines.report.units import format_bytes, format_rate, format_seconds
@@ -40,12 +42,18 @@ def plan(
     measure: Annotated[bool, MEASURE] = True,
     method: Annotated[
         str | None,
-        typer.Option(help="Also say what storing just the layers of this method costs.", rich_help_panel=TRAINED),
+        typer.Option(
+            help="Also say what storing just the layers of this method costs.",
+            rich_help_panel=TRAINED,
+            autocompletion=completion.methods,
+        ),
     ] = None,
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="The recipe that the method is in; by default what fits the backbones.", rich_help_panel=TRAINED
+            help="The recipe that the method is in; by default what fits the backbones.",
+            autocompletion=completion.recipes,
+            rich_help_panel=TRAINED,
         ),
     ] = None,
     set_: Annotated[

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mettle_cache.cli import completion
 from mettle_cache.cli.options import Debug, Json, StoreArgument, path_option
 from mettle_cache.cli.output import emit
 from mettle_cache.paths import command_line
@@ -32,7 +33,11 @@ def recode(
     store: StoreArgument,
     codec: Annotated[
         str,
-        typer.Option(metavar="NAME[=STORE]", help="The codec of the new store; its own: a copy. STORE: whose arrays."),
+        typer.Option(
+            metavar="NAME[=STORE]",
+            help="The codec of the new store; its own: a copy. STORE: whose arrays.",
+            autocompletion=completion.codecs,
+        ),
     ],
     out: Annotated[Path, path_option(text="The new store.", metavar="NEW")],
     part: Annotated[str, typer.Option(metavar="I/N", help="Only the I-th of N parts, for batch systems.")] = "1/1",

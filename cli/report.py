@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mettle_cache.cli import completion
 from mettle_cache.cli.options import Debug, Device, Json, path_argument, path_option
 from mettle_cache.cli.output import emit
 from mettle_cache.cli.table import table_lines
@@ -41,8 +42,18 @@ BASE = typer.Option(
     help="The row that others are compared with; by default the sweep's, or the first.",
     rich_help_panel=TABLE,
 )
-SPLIT = typer.Option(help="The split whose scores are shown.", rich_help_panel=TABLE)
-FORM = typer.Option("--format", metavar="text|markdown|csv", help="How to write the table.", rich_help_panel=TABLE)
+SPLIT = typer.Option(
+    help="The split whose scores are shown.",
+    rich_help_panel=TABLE,
+    autocompletion=completion.one_of("train", "val", "test"),
+)
+FORM = typer.Option(
+    "--format",
+    metavar="text|markdown|csv",
+    help="How to write the table.",
+    rich_help_panel=TABLE,
+    autocompletion=completion.one_of("text", "markdown", "csv"),
+)
 
 WITH_TABLE = typer.Option("--table", help="Show the table too.", rich_help_panel=DRAWN)
 GRID = typer.Option(help="Losses along each side of a loss landscape; odd.", rich_help_panel=DRAWN)

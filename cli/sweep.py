@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mettle_cache.cli import completion
 from mettle_cache.cli.group import emit_group
 from mettle_cache.cli.options import TRAINED, TRAINING, Debug, Json, OptionalStore, takes
 from mettle_cache.cli.output import emit
-from mettle_cache.cli.table import table_lines
+from mettle_cache.cli.table import page_width, table_lines
 from mettle_cache.errors import UsageError
 from mettle_cache.pipelines.report.units import format_bytes
 from mettle_cache.pipelines.train.spec import Variant, combine_variants, parse_seeds
@@ -38,7 +39,11 @@ mettle sweep --from-cache --set "lcd.k_visual=[1,2],[2,2]" \\
     --set train.epochs=20 --out runs/by-stage
 """
 UNTRAINED = "Without training"
-NAME = typer.Argument(metavar="SWEEP", help="A table of the papers by its name, or a file of your own.")
+NAME = typer.Argument(
+    metavar="SWEEP",
+    help="A table of the papers by its name, or a file of your own.",
+    autocompletion=completion.sweeps,
+)
 SET = typer.Option(
     "--set",
     metavar="KEY=VALUE,VALUE...",
@@ -183,8 +188,11 @@ def _emit_list() -> None:
         {"name": one.name, "title": one.title, "source": one.source, "tasks": list(one.tasks), "rows": _names(one)}
         for one in sweeps
     ]
-    rows = [(one.name, ", ".join(one.tasks), len(one.rows), one.title, one.source or None) for one in sweeps]
-    emit(document, table_lines(("sweep", "for", "rows", "what varies", "source"), rows))
+    rows = [
+        (one.name, " ".join(one.tasks), len(one.rows), f"{one.title} ({one.source})" if one.source else one.title)
+        for one in sweeps
+    ]
+    emit(document, table_lines(("sweep", "for", "rows", "what varies"), rows, width=page_width()))
 
 
 def _names(sweep: Sweep) -> Sequence[str]:

@@ -17,11 +17,13 @@ _COLUMNS = (
 
 
 def table_cells(table: Table) -> tuple[list[str], list[list[str | None]]]:
-    """Header and rows. The paper's columns are there where it prints numbers; None is a dash."""
+    """Header and rows, without columns that no row has anything for; None is a dash."""
     printed = bool(table.setting or table.source)
     header = ["row", "seeds", f"{table.split} {table.metric}", f"minus {table.base}", "95 % interval"]
     rows = [_cells(row, printed) for row in table.rows]
-    return [*header, *(["paper", "paper's minus"] if printed else [])], rows
+    header += ["paper", "paper's minus"] if printed else []
+    filled = [column for column in range(len(header)) if any(row[column] is not None for row in rows)]
+    return [header[column] for column in filled], [[row[column] for column in filled] for row in rows]
 
 
 def _cells(row: TableRow, printed: bool) -> list[str | None]:

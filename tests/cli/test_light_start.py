@@ -14,6 +14,8 @@ TELLING = (
     "train --help",
     "bench read --help",
     "sweep --list",
+    "recipes list",
+    "recipes show ave-small",
     "datasets",
     "backbones",
     "doctor --no-measure",

@@ -32,7 +32,7 @@ def test_params_are_within_the_papers_rounding(document):
 
 def test_params_state_each_counting_rule_once(capsys):
     assert run(["params"]) == 0
-    rules = capsys.readouterr().out.partition("\n\n")[2].splitlines()
+    rules = capsys.readouterr().out.partition("\n\n")[2].replace("\n  ", " ").splitlines()
     assert rules[0].startswith("ave-swin-htsat, ave-swin-shared, ave-vit-shared, ave-resnext-htsat: whole checkpoints")
     assert len({line.partition(": ")[2] for line in rules}) == len(rules)
 
@@ -40,8 +40,8 @@ def test_params_state_each_counting_rule_once(capsys):
 def test_options_of_a_data_set_are_listed(capsys):
     assert run(["datasets"]) == 0
     text = capsys.readouterr().out
-    assert "avs-s4     --option train_frames=1|5  (default 1)" in text
-    assert "folder     --option duration=1..600  (default 10)" in text
+    assert "\n  --option train_frames=1|5  (default 1)" in text.partition("\navs-s4: ")[2]
+    assert "\n  --option duration=1..600  (default 10)" in text.partition("\nfolder: ")[2]
 
 
 def test_datasets_and_backbones_name_what_the_issue_names(document):

@@ -7,7 +7,8 @@ from typing import Annotated
 import pytest
 import typer
 
-from mettle_cache.cli.options import EXTRACTION, TRAINING, Setting, takes
+from mettle_cache.cli.extraction_options import EXTRACTION
+from mettle_cache.cli.options import TRAINING, Setting, takes
 from mettle_cache.cli.pretrain_grounding import pretrain
 from mettle_cache.pipelines.extract.config import ExtractConfig
 from mettle_cache.pipelines.train.config import GroundingJob, TrainJob
