@@ -16,7 +16,9 @@ from typer.exceptions import TyperException
 from mettle_cache.cli.help_page import MAX_WIDTH, App, Group
 from mettle_cache.cli.output import MODE, fail, fail_with
 from mettle_cache.cli.streams import guard_streams, lost_result
+from mettle_cache.cli.verbosity import add_verbosity
 from mettle_cache.errors import MettleError
+from mettle_cache.pipelines.progress import VERBOSITY
 from mettle_cache.pipelines.signals import INTERRUPTED, Command, command_signals, end_process
 
 # in the order of a user's work; each module registers itself on import through `register(app)`
@@ -52,6 +54,7 @@ def build_app() -> typer.Typer:
     app.callback(invoke_without_command=True)(_root)
     for name in COMMANDS:
         import_module(f"mettle_cache.cli.{name.replace('-', '_')}").register(app)
+    add_verbosity(app)
     return app
 
 
@@ -78,6 +81,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # a usage error can come before the options are parsed, and must be JSON all the same
     MODE.json, MODE.debug = "--json" in arguments, "--debug" in arguments
+    Command.words = tuple(arguments)
+    VERBOSITY.quiet = VERBOSITY.verbose = False
     with command_signals():
         return _run(arguments)
 

@@ -9,6 +9,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from mettle_cache.pipelines.report.text import printable
@@ -20,6 +21,17 @@ if TYPE_CHECKING:
 
 LINE_EVERY_SECONDS = 5.0
 RECENT_SECONDS, RECENT_REPORTS = 60.0, 20
+
+
+@dataclass
+class Verbosity:
+    """What ``--quiet`` and ``--verbose`` ask of the command that this process runs."""
+
+    quiet: bool = False
+    verbose: bool = False
+
+
+VERBOSITY = Verbosity()
 
 
 class Progress(Protocol):
@@ -183,6 +195,14 @@ class RichProgress:
         self._bar = self._task = self._meter = None
 
 
+def detail(progress: Progress, text: str) -> None:
+    """A note that only ``--verbose`` asks for."""
+    if VERBOSITY.verbose:
+        progress.note(text)
+
+
 def terminal_progress() -> Progress:
-    """A bar when stderr is a terminal, plain lines otherwise."""
+    """A bar when stderr is a terminal, plain lines otherwise; nothing with ``--quiet``."""
+    if VERBOSITY.quiet:
+        return Silent()
     return RichProgress() if sys.stderr.isatty() else PlainProgress()

@@ -31,13 +31,14 @@ class InterruptedRunError(MettleError):
 
 
 class Command:
-    """The command that this process runs, if it is one: then a second signal ends the process.
+    """The command that this process runs, if it is one: then a second signal ends the process. ``words`` are its own.
 
     A program that uses the library keeps its own ways: there a second signal is a KeyboardInterrupt.
     """
 
     running = False
     interrupted = False
+    words: tuple[str, ...] = ()
 
 
 @contextmanager

@@ -88,8 +88,8 @@ def run_bench(name: str, options: BenchOptions, progress: Progress | None = None
     NoRoomError
         Its temporary files have no room.
     """
-    from mettle_cache.pipelines.benchmark.machine import describe_machine
     from mettle_cache.pipelines.benchmark.options import bench_disk
+    from mettle_cache.pipelines.machine import describe_machine
 
     if name not in BENCHES:
         raise UsageError(f"there is no bench '{name}'", hint=f"one of: {', '.join(BENCHES)}")

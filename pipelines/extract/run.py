@@ -32,8 +32,9 @@ from mettle_cache.pipelines.extract.pilot import with_static_arrays
 from mettle_cache.pipelines.extract.refresh import find_changed, without_deleted
 from mettle_cache.pipelines.extract.stream import Outcome, stream_clips
 from mettle_cache.pipelines.extract.weights import remember_backbones
-from mettle_cache.pipelines.progress import Progress, Silent
+from mettle_cache.pipelines.progress import Progress, Silent, detail
 from mettle_cache.pipelines.read_back import read_back
+from mettle_cache.pipelines.report.units import format_bytes
 from mettle_cache.pipelines.room import check_room
 from mettle_cache.pipelines.signals import InterruptedRunError, stop_on_signals
 from mettle_cache.samples import clips_of_samples
@@ -203,6 +204,7 @@ def _extract_clips(
             failures.add(outcome)
             if outcome.error is None:
                 writer.trust(outcome.index)
+                detail(progress, f"clip {writer.clips[outcome.index]}: {format_bytes(outcome.nbytes)} written")
             if outcome.look is not None:
                 memory.remember(writer.clips[outcome.index], outcome.look.lasting_stamp, outcome.source)
             counts.seconds = time.perf_counter() - started

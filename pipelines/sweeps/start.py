@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from mettle_cache.pipelines.logged import Logged
 from mettle_cache.pipelines.progress import Progress
 from mettle_cache.pipelines.report.run_reports import GroupReport
 from mettle_cache.pipelines.sweeps.on_store import plan_rows
@@ -71,6 +72,7 @@ def start_sweep_file(
     RunError
         The folder holds another sweep, or other runs in the places of these.
     """
+    progress = Logged.over(progress)
     store, recipe, folder, specs = _specs(job, sweep, common, rows, seeds, progress)
     select_on = cast(SelectOn, job.select_on or "val")
     for spec in specs:

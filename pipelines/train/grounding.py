@@ -18,10 +18,12 @@ from torch import Tensor
 from mettle_cache.datasets.registry import DATASETS
 from mettle_cache.devices import choose_device, peak_memory, prepare_process
 from mettle_cache.errors import UsageError
-from mettle_cache.pipelines.progress import Progress, Silent
+from mettle_cache.pipelines.logged import Logged
+from mettle_cache.pipelines.progress import Progress
 from mettle_cache.pipelines.train.checkpoint import load_checkpoint, save_checkpoint
 from mettle_cache.pipelines.train.config import GroundingJob, Videos
 from mettle_cache.pipelines.train.loop import SharedPass, train_epochs
+from mettle_cache.pipelines.train.outcome import describe_training
 from mettle_cache.pipelines.train.recipe import TrainOptions
 from mettle_cache.pipelines.train.run import Run
 from mettle_cache.pipelines.train.run_config import RunConfig, StoreReference
@@ -75,22 +77,23 @@ def pretrain_grounding(job: GroundingJob, progress: Progress | None = None) -> G
     RunError
         The run's folder holds another run, or the loss is not finite.
     """
-    progress = progress or Silent()
+    logged = Logged.over(progress)
     prepare_process()
     path, notes = job.find_store()
     for note in notes:
-        progress.note(note)
+        logged.note(note)
     store = TokenStore.open(path)
     out = job.out or WEIGHTS / f"{Path(store.path).stem}-grounding.safetensors"
     folder = _run_folder(out)
     if job.seed is None:
         recorded = RunFolder(folder).read_config().seed if job.resume and RunFolder(folder).config.exists() else 0
         job = replace(job, seed=recorded)
-    run, shared = _prepare(job, store, progress)
-    progress.note(f"store {store.path}, {len(shared.train)} videos, seed {job.seed or 0}, file {out}")
+    run, shared = _prepare(job, store, logged)
+    logged.note(f"store {store.path}, {len(shared.train)} videos, seed {job.seed or 0}, file {out}")
     config = _config(job, store)
     with ExitStack() as held:
         claimed = held.enter_context(claim_run(folder, config, resume=job.resume))
+        held.enter_context(logged.kept_in({run.label: claimed.log}, describe_training(shared, folder)))
         held.enter_context(run.record(claimed, store_digest=store.key_digest, steps=shared.steps))
         throughput = train_epochs(shared, [run])
         if run.failure is not None:
@@ -134,7 +137,7 @@ def one_sample_a_video(store: TokenStore, split: str, videos: Videos) -> Split:
     return Split(split, tuple(rows), chosen.dropped)
 
 
-def _prepare(job: GroundingJob, store: TokenStore, progress: Progress) -> tuple[Run, SharedPass]:
+def _prepare(job: GroundingJob, store: TokenStore, progress: Logged) -> tuple[Run, SharedPass]:
     datasets = [row.name for row in DATASETS if row.task == "avqa"]
     if store.dataset not in datasets:
         raise UsageError(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import cast
 
 from mettle_cache.errors import RunError
+from mettle_cache.pipelines.logged import Logged
 from mettle_cache.pipelines.progress import Progress
 from mettle_cache.pipelines.report.run_reports import GroupReport, TrainReport
 from mettle_cache.pipelines.train.config import SelectOn, TrainJob
@@ -27,6 +28,7 @@ def start_training(job: TrainJob, progress: Progress) -> TrainReport:
     UsageError, StoreMissingError
         As :meth:`TrainJob.check`.
     """
+    progress = Logged.over(progress)  # what is said before the run's folder is open goes to its log too
     if job.out in job.runs():
         group = resume_runs(job, progress)
         if group.errors:
@@ -61,6 +63,7 @@ def resume_runs(job: TrainJob, progress: Progress) -> GroupReport:
         The store is not where it was, and no other place is named.
     """
     assert job.out is not None
+    progress = Logged.over(progress)
     folders = find_runs(job.out)
     configs = [RunFolder(folder).read_config() for folder in folders]
     store = configs[0].store.open(folders[0], instead=job.store, option="--from-cache")
@@ -86,6 +89,7 @@ def _recipe_to_resume(job: TrainJob, config: RunConfig, folder: Path) -> Recipe:
 
 def start_seeds(job: TrainJob, seeds: Sequence[int], progress: Progress) -> GroupReport:
     """As :func:`start_training`, for several seeds in one pass; each run is ``OUT/seed-N``, ``job.seed`` is ignored."""
+    progress = Logged.over(progress)
     store, name = open_for(job, progress)
     recipe = load_recipe(name, list(job.overrides))
     folder = job.out or RUNS / f"{store_name(store)}-{recipe.name}"
@@ -98,6 +102,7 @@ def start_sweep(job: TrainJob, variants: Sequence[Variant], seeds: Sequence[int]
 
     ``job.overrides`` is ignored: the variants hold all overrides.
     """
+    progress = Logged.over(progress)
     store, name = open_for(job, progress)
     folder = job.out or RUNS / f"{store_name(store)}-{Path(name).stem}-sweep"
     specs = [

@@ -8,7 +8,7 @@ them, and may have different numbers of epochs: each joins the passes that it la
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,7 +16,8 @@ import numpy as np
 
 from mettle_cache.errors import RunError
 from mettle_cache.methods.kernels.ops import pools_tokens
-from mettle_cache.pipelines.progress import Progress
+from mettle_cache.pipelines.logged import Logged
+from mettle_cache.pipelines.progress import VERBOSITY, Progress, detail
 from mettle_cache.pipelines.train.run import Run
 from mettle_cache.pipelines.train.sample_loader import (
     SampleLoader,
@@ -38,7 +39,7 @@ class SharedPass:
     order_seed: int
     train: Split
     selection: Split | None
-    progress: Progress
+    progress: Logged
 
     @property
     def steps(self) -> int:
@@ -82,13 +83,17 @@ def _train_and_score(shared: SharedPass, runs: Sequence[Run], epoch: int, throug
     throughput.clips += len(shared.train)
     throughput.seconds += seconds
     split = shared.selection
+    began = time.perf_counter()
     scores = _score_runs(shared, runs, split) if split else [{} for _ in runs]
+    scored = time.perf_counter()
     for run, run_scores in zip(runs, scores, strict=True):
         if run.failure is None:
             split_name = split.name if split else ""
             line = run.end_epoch(run_scores, split=split_name, speed=len(shared.train) / seconds)
-            name = f"{run.label}: " if run.label else ""
-            shared.progress.note(f"epoch {epoch + 1}/{run.epochs_left.stop}: {name}{line}")
+            shared.progress.note_of(run.label, line, begin=f"epoch {epoch + 1}/{run.epochs_left.stop}: ")
+    spent = {"training": seconds, "scoring": scored - began, "saving": time.perf_counter() - scored}
+    parts = (f"{value:.2f} s of {name}" for name, value in spent.items())
+    detail(shared.progress, f"epoch {epoch + 1}: {', '.join(parts)}")
 
 
 def train_epoch(shared: SharedPass, runs: Sequence[Run], epoch: int) -> float:
@@ -102,9 +107,16 @@ def train_epoch(shared: SharedPass, runs: Sequence[Run], epoch: int) -> float:
             break
         for run in _healthy(runs):
             with _failing_alone(run, shared.progress):
-                run.step(batch, epoch=epoch, index=index)
+                terms = run.step(batch, epoch=epoch, index=index)
+                if VERBOSITY.verbose:
+                    _tell_step(shared, run, terms, f"epoch {epoch + 1}, step {index + 1}/{shared.steps}: ")
         shared.progress.advance(len(batch.rows), nbytes=batch.tokens.nbytes)
     return time.perf_counter() - started
+
+
+def _tell_step(shared: SharedPass, run: Run, terms: Mapping[str, float], begin: str) -> None:
+    listed = ", ".join(f"{name} {value:.4f}" for name, value in terms.items())
+    shared.progress.note_of(run.label, f"loss {sum(terms.values()):.4f} ({listed})", begin=begin)
 
 
 def predict_split(

@@ -4,8 +4,8 @@
 (one row an epoch), ``result.json``, ``predictions-SPLIT.parquet``, ``samples-SPLIT.parquet`` (what each sample scored),
 ``static.safetensors`` (static arrays of the store's codec, where it has any), ``companion-NAME.safetensors`` (what the
 method read beside the store, if anything), and what ``export`` writes here. A file is used only if it has the digest
-that the record lists. Outside the record are what nothing reads back: ``events/`` (TensorBoard) and
-``artefacts-SPLIT/``.
+that the record lists. Outside the record are what nothing reads back: ``events/`` (TensorBoard),
+``artefacts-SPLIT/`` and ``log.txt``.
 
 A commit writes every new file beside the old one, as ``NAME.next``; then the record, which is the moment at which all
 of them count; then it renames them. A reader takes ``NAME.next`` where that is what the record lists.
@@ -27,6 +27,7 @@ from safetensors import SafetensorError, safe_open
 
 from mettle_cache.errors import RunError, UsageError
 from mettle_cache.paths import command_line
+from mettle_cache.pipelines.log_file import LOG
 from mettle_cache.pipelines.places import require_one_run, require_run
 from mettle_cache.pipelines.train.run_config import RunConfig
 from mettle_cache.store.format.files import PARTIAL, file_digest, open_regular
@@ -68,6 +69,10 @@ class RunFolder:
     @property
     def events(self) -> Path:
         return self.path / "events"
+
+    @property
+    def log(self) -> Path:
+        return self.path / LOG
 
     @property
     def metrics(self) -> Path:

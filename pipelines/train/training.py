@@ -8,16 +8,18 @@ from pathlib import Path
 
 import torch
 
-from mettle_cache.devices import choose_device, peak_memory, prepare_process
-from mettle_cache.errors import RunError, UsageError
+from mettle_cache.devices import choose_device, prepare_process
+from mettle_cache.errors import UsageError
 from mettle_cache.paths import command_line, local_path
-from mettle_cache.pipelines.progress import Progress, Silent
+from mettle_cache.pipelines.logged import Logged
+from mettle_cache.pipelines.progress import Progress
 from mettle_cache.pipelines.report.run_reports import GroupReport, TrainReport
 from mettle_cache.pipelines.report.units import format_bytes
 from mettle_cache.pipelines.train.config import SelectOn
 from mettle_cache.pipelines.train.kept_arrays import keep_static
 from mettle_cache.pipelines.train.kept_companions import keep_companions, kept_companions
 from mettle_cache.pipelines.train.loop import SharedPass, Throughput, train_epochs
+from mettle_cache.pipelines.train.outcome import describe_training, report_group
 from mettle_cache.pipelines.train.recipe import Recipe, default_recipe, load_recipe
 from mettle_cache.pipelines.train.run import Run
 from mettle_cache.pipelines.train.run_config import NO_DIGESTS, RunConfig, StoreReference
@@ -106,7 +108,7 @@ def train_runs(
     RunError
         One of the folders holds another run; then none is touched.
     """
-    progress = progress or Silent()
+    logged = Logged.over(progress)
     prepare_process()
     check_shared(specs)
     opened, target = _open(store), choose_device(device)
@@ -115,21 +117,21 @@ def train_runs(
     runs = [_build_run(spec, opened, target, resume) for spec in specs]
     configs = _claimable_configs(specs, select_on, opened, resume)
     shared = SharedPass(
-        loader=SampleLoader.with_grids(opened, [run.task for run in runs], progress, device=target, threads=threads),
+        loader=SampleLoader.with_grids(opened, [run.task for run in runs], logged, device=target, threads=threads),
         batch_size=specs[0].recipe.train.batch_size,
         order_seed=specs[0].recipe.train.order_seed,
         train=train_split,
         selection=selection,
-        progress=progress,
+        progress=logged,
     )
     for note in [*_describe_group(runs), *notes]:
-        progress.note(note)
+        logged.note(note)
     for spec in specs if resume else ():
         if RunFolder(spec.out).is_undigested:
-            progress.note(f"{spec.out}: {NO_DIGESTS}; from now on they have some")
+            logged.note(f"{spec.out}: {NO_DIGESTS}; from now on they have some")
     with _hold_folders(shared, specs, runs, configs, resume):
         throughput = _train(shared, runs, specs[0].folder)
-        return _report_group(shared, specs, runs, throughput, notes)
+        return report_group(shared, specs, runs, throughput, notes)
 
 
 def default_run_folder(store: TokenStore, recipe: Recipe, seed: int) -> Path:
@@ -167,6 +169,8 @@ def _hold_folders(
     claims = [(spec.out, config) for spec, config in zip(specs, configs, strict=True)]
     with ExitStack() as held:
         folders = held.enter_context(claim_runs(claims, resume=resume))
+        logs = {run.label: folder.log for run, folder in zip(runs, folders, strict=True)}
+        held.enter_context(shared.progress.kept_in(logs, describe_training(shared, folders[0].path)))
         for run, folder in zip(runs, folders, strict=True):
             keep_static(folder, shared.loader.store, run.task.layers)
             keep_companions(folder, run.model, shared.loader.store.companions)
@@ -219,11 +223,12 @@ def _choose_splits(store: TokenStore, select_on: SelectOn) -> tuple[Split, Split
 def _train(shared: SharedPass, runs: Sequence[Run], folder: Path) -> Throughput:
     """Train the epochs that are left; says from which epoch each run is resumed, and after Ctrl-C how to resume."""
     for run in runs:
-        done, name = run.history.epochs, f"{run.label}: " if run.label else ""
+        done = run.history.epochs
         if done and run.epochs_left:
-            shared.progress.note(f"{name}resuming after epoch {done} of {run.options.epochs}")
+            shared.progress.note_of(run.label, f"resuming after epoch {done} of {run.options.epochs}")
         elif done:
-            shared.progress.note(f"{name}finished already, after {done} epochs; --set train.epochs=N makes it longer")
+            again = f"finished already, after {done} epochs; --set train.epochs=N makes it longer"
+            shared.progress.note_of(run.label, again)
     try:
         return train_epochs(shared, runs)
     except KeyboardInterrupt:
@@ -231,62 +236,3 @@ def _train(shared: SharedPass, runs: Sequence[Run], folder: Path) -> Throughput:
         again = command_line("mettle train --resume --out", folder)
         shared.progress.note(f"interrupted; go on after epoch {done} with: {again}")
         raise
-
-
-def _report_group(
-    shared: SharedPass, specs: Sequence[RunSpec], runs: Sequence[Run], throughput: Throughput, notes: list[str]
-) -> GroupReport:
-    """Report every run, in its own folder too."""
-    memory, memory_of = peak_memory(shared.loader.device)
-    reports = []
-    for spec, run in zip(specs, runs, strict=True):
-        report = _report_run(shared, spec, run, throughput, notes)
-        _keep_result(RunFolder(spec.out), report, shared.progress)
-        reports.append(report)
-    return GroupReport(
-        folder=specs[0].folder,
-        heads=reports,
-        bytes_read=shared.loader.nbytes,
-        clips_per_second=throughput.clips_per_second,
-        peak_memory_bytes=memory,
-        peak_memory_of=memory_of,
-        notes=notes,
-        errors=[run.failure for run in runs if run.failure is not None],
-    )
-
-
-def _keep_result(folder: RunFolder, report: TrainReport, progress: Progress) -> None:
-    """Put the outcome into the run's result; where nothing was trained, the result of the process that did stays."""
-    try:
-        earlier = folder.read_result()
-    except RunError as error:
-        progress.note(f"{error.message}; written again, without its evaluations")
-        earlier = {}
-    if report.clips_per_second or "training" not in earlier:
-        folder.write_result({**earlier, "training": report.to_json()})
-
-
-def _report_run(shared: SharedPass, spec: RunSpec, run: Run, throughput: Throughput, notes: list[str]) -> TrainReport:
-    splits = [split for split in (shared.train, shared.selection) if split is not None]
-    dropped = {split.name: len(split.dropped) for split in splits}
-    memory, memory_of = peak_memory(shared.loader.device)
-    return TrainReport(
-        out=spec.out,
-        recipe=spec.recipe.name,
-        seed=spec.seed,
-        epochs=run.history.epochs,
-        selected_on=shared.selection.name if shared.selection else "last",
-        metric=run.task.metric,
-        best_epoch=run.history.best_epoch,
-        best_score=run.history.best_score,
-        parameters=run.parameters,
-        samples={split.name: len(split) for split in splits},
-        dropped=dropped,
-        clips_per_second=throughput.clips_per_second,
-        peak_memory_bytes=memory,
-        peak_memory_of=memory_of,
-        history=run.history.rows,
-        notes=notes,
-        variant=spec.variant,
-        failure=run.failure.message if run.failure else None,
-    )

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from mettle_cache.errors import RunError, StoreCorruptError, UsageError
+from mettle_cache.pipelines.logged import Logged
 from mettle_cache.pipelines.progress import Silent
 from mettle_cache.pipelines.report.units import format_bytes
 from mettle_cache.pipelines.train.checkpoint import load_checkpoint
@@ -126,7 +127,9 @@ def test_what_the_heads_hold_together_is_said_before_they_start(store, tmp_path)
 def test_a_smaller_last_batch_is_a_step_too(store, rows, steps):
     loader = SampleLoader(store, store.layers, device=torch.device("cpu"))
     split = Split("train", tuple(range(rows)), ())
-    shared = SharedPass(loader=loader, batch_size=3, order_seed=0, train=split, selection=None, progress=Silent())
+    shared = SharedPass(
+        loader=loader, batch_size=3, order_seed=0, train=split, selection=None, progress=Logged(Silent())
+    )
     assert shared.steps == steps == len(list(loader.batches(split.rows, 3)))
 
 

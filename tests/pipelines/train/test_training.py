@@ -1,4 +1,5 @@
 import csv
+import re
 import shutil
 from pathlib import Path
 
@@ -160,6 +161,11 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(store, tmp_path, epoch, 
         ours, theirs = (load_checkpoint(tmp_path / run / f"{name}.safetensors")[0] for run in ("cut", "whole"))
         assert set(ours) == set(theirs)
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    log = (tmp_path / "cut" / "log.txt").read_text()
+    assert log.count(" start ") == log.count(" end ") == 2
+    assert re.findall(r"epoch (\d)/3: loss [\d.]+, val accuracy", log) == ["1", "2", "3"]
+    told = [" error     interrupted", f"note      resuming after epoch {epoch} of 3", " result    best epoch"]
+    assert sorted(told, key=log.index) == told
 
 
 def test_resuming_a_finished_run_changes_nothing(store, tmp_path):
@@ -267,6 +273,7 @@ def test_records_agree_with_the_report(store, tmp_path):
         "last.safetensors",
         "metrics.csv",
         "events",
+        "log.txt",
         "result.json",
     }
 

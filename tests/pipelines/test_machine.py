@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 import pytest
 
-from mettle_cache.pipelines.benchmark.machine import cpu_model, describe_machine, disk_kind, version_of
+from mettle_cache.pipelines.machine import cpu_model, describe_machine, disk_kind, version_of
 
 CPUINFO = """processor	: 0
 model name	: A Processor

@@ -1,4 +1,4 @@
-"""A description of the machine that a bench ran on, without the names of the machine or its owner."""
+"""A description of the machine that something ran on, without the names of the machine or its owner."""
 
 from __future__ import annotations
 

@@ -1,0 +1,95 @@
+"""What is kept of a training for people: its report, in the run's folder too, and what its log begins with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mettle_cache.devices import peak_memory
+from mettle_cache.errors import RunError
+from mettle_cache.pipelines.machine import describe_machine
+from mettle_cache.pipelines.progress import Progress
+from mettle_cache.pipelines.report.run_reports import GroupReport, TrainReport
+from mettle_cache.pipelines.train.loop import SharedPass, Throughput
+from mettle_cache.pipelines.train.run import Run
+from mettle_cache.pipelines.train.run_folder import RunFolder
+from mettle_cache.pipelines.train.spec import RunSpec
+
+
+def describe_training(shared: SharedPass, folder: Path) -> list[tuple[str, str]]:
+    """The store, the samples and the machine, whose disk is that of ``folder``, for a log."""
+    store, device = shared.loader.store, shared.loader.device
+    splits = [split for split in (shared.train, shared.selection) if split is not None]
+    counts = ", ".join(f"{len(split)} {split.name}" for split in splits)
+    return [
+        ("store", f"{store.path}, key {store.key_digest}, {store.codec}: {counts} samples"),
+        ("device", str(device)),
+        *describe_machine(folder, str(device)).items(),
+    ]
+
+
+def report_group(
+    shared: SharedPass, specs: Sequence[RunSpec], runs: Sequence[Run], throughput: Throughput, notes: list[str]
+) -> GroupReport:
+    """Report every run, in its own folder too."""
+    memory, memory_of = peak_memory(shared.loader.device)
+    reports = []
+    for spec, run in zip(specs, runs, strict=True):
+        report = _report_run(shared, spec, run, throughput, notes)
+        _keep_result(RunFolder(spec.out), report, shared.progress)
+        shared.progress.log("result", _summary(report), of=run.label)
+        reports.append(report)
+    return GroupReport(
+        folder=specs[0].folder,
+        heads=reports,
+        bytes_read=shared.loader.nbytes,
+        clips_per_second=throughput.clips_per_second,
+        peak_memory_bytes=memory,
+        peak_memory_of=memory_of,
+        notes=notes,
+        errors=[run.failure for run in runs if run.failure is not None],
+    )
+
+
+def _keep_result(folder: RunFolder, report: TrainReport, progress: Progress) -> None:
+    """Put the outcome into the run's result; where nothing was trained, the result of the process that did stays."""
+    try:
+        earlier = folder.read_result()
+    except RunError as error:
+        progress.note(f"{error.message}; written again, without its evaluations")
+        earlier = {}
+    if report.clips_per_second or "training" not in earlier:
+        folder.write_result({**earlier, "training": report.to_json()})
+
+
+def _report_run(shared: SharedPass, spec: RunSpec, run: Run, throughput: Throughput, notes: list[str]) -> TrainReport:
+    splits = [split for split in (shared.train, shared.selection) if split is not None]
+    dropped = {split.name: len(split.dropped) for split in splits}
+    memory, memory_of = peak_memory(shared.loader.device)
+    return TrainReport(
+        out=spec.out,
+        recipe=spec.recipe.name,
+        seed=spec.seed,
+        epochs=run.history.epochs,
+        selected_on=shared.selection.name if shared.selection else "last",
+        metric=run.task.metric,
+        best_epoch=run.history.best_epoch,
+        best_score=run.history.best_score,
+        parameters=run.parameters,
+        samples={split.name: len(split) for split in splits},
+        dropped=dropped,
+        clips_per_second=throughput.clips_per_second,
+        peak_memory_bytes=memory,
+        peak_memory_of=memory_of,
+        history=run.history.rows,
+        notes=notes,
+        variant=spec.variant,
+        failure=run.failure.message if run.failure else None,
+    )
+
+
+def _summary(report: TrainReport) -> str:
+    """The outcome in a line."""
+    score = "" if report.best_score is None else f", {report.selected_on} {report.metric} {report.best_score:.2f}"
+    failed = f"; failed: {report.failure}" if report.failure else ""
+    return f"best epoch {report.best_epoch} of {report.epochs}{score}{failed}"
