@@ -25,6 +25,7 @@ mettle extract --dataset ave --root data/AVE \\
 mettle extract --dataset ave --visual vit_small_patch14_dinov2@224=random \\
     --audio shared --codec int4 --layers stages
 mettle extract --dataset avs-s4 --option train_frames=5
+mettle extract --dataset ave --limit 10
 """
 
 
@@ -51,10 +52,13 @@ def extract(chosen: Mapping[str, Any], json: Json = False, debug: Debug = False)
 
 def report_lines(report: ExtractReport) -> list[str]:
     """What was written, what was not, and what to do next."""
-    state = "finished" if report.finished else f"{report.pending} clips wait for other parts"
+    waiting = "clip waits" if report.pending == 1 else "clips wait"
+    state = "finished" if report.finished else f"{report.pending} {waiting} for other parts"
+    left_out = f", {report.left_out} left out by --limit" if report.left_out else ""
     lines = [
         f"store      {report.store} ({state})",
-        f"clips      {report.clips}: {report.written} written, {report.skipped} were there, {report.failed} failed",
+        f"clips      {report.clips}: {report.written} written, {report.skipped} were there, {report.failed} failed"
+        f"{left_out}",
         f"written    {format_bytes(report.nbytes)} in {format_seconds(report.seconds)}",
         f"speed      {report.frames_per_second:.1f} frames/s",
         f"memory     {format_bytes(report.peak_memory)} at most (resident set)",

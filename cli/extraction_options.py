@@ -82,6 +82,12 @@ EXTRACTION: Mapping[str, Setting] = {
         Path | None, path_option(text="The store; by default under cache/.", metavar="STORE"), None, panel=STORED
     ),
     "seed": Setting(int, SEED, 0, panel=STORED),
+    "limit": Setting(
+        int | None,
+        typer.Option(metavar="N", help="Only the first N clips of each split, to try it out; later runs add to them."),
+        None,
+        panel=DATA,
+    ),
     "skip_missing": Setting(
         bool, typer.Option("--skip-missing", help="Go on without clips whose media are missing."), False, panel=DATA
     ),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 import typer
 
 from mettle_cache.cli.options import Debug, Json, StoreArgument
@@ -22,6 +24,7 @@ STATES = {
     "outdated": ", of other tokens than the store's: it is never read, and can be removed",
     "damaged": ", DAMAGED: the training that wants it makes it anew",
 }
+LISTED = 3
 SHOWN = ("array", "layers", "tokens", "width", "cell")
 
 
@@ -62,6 +65,16 @@ def info(store: StoreArgument, json: Json = False, debug: Debug = False) -> None
             f"companion  {one['name']}: {format_bytes(one['nbytes'])}{STATES[one['state']]}"
             for one in facts["companions"]
         ),
-        *(f"failed     {clip}: {reason}" for clip, reason in failed.items()),
+        *failed_lines(failed),
     ]
     emit(facts, lines)
+
+
+def failed_lines(failed: Mapping[str, str]) -> Iterator[str]:
+    """Clips that a store lacks: a line each, or one for all that have a reason in common."""
+    clips_of: dict[str, list[str]] = {}
+    for clip, reason in failed.items():
+        clips_of.setdefault(reason, []).append(clip)
+    for reason, clips in clips_of.items():
+        more = f" and {len(clips) - LISTED} more" if len(clips) > LISTED else ""
+        yield f"failed     {', '.join(clips[:LISTED])}{more}: {reason}"

@@ -53,6 +53,8 @@ class ExtractConfig:
         (i, n), i from 0: only the clips of the i-th of n runs. The part that comes last finishes the store.
     workers, scheduler
         Spread the clips over that many local processes, or over the dask.distributed cluster at that address.
+    limit
+        Take only the first so many clips of each split, for a quick trial; without it the same store gets the others.
     skip_missing
         Go on without the clips whose media are missing or unreadable, and be content with a store that lacks them.
     refresh
@@ -82,6 +84,7 @@ class ExtractConfig:
     part: tuple[int, int] = (0, 1)
     workers: int = 0
     scheduler: str | None = None
+    limit: int | None = None
     skip_missing: bool = False
     refresh: bool = False
     memory: int = MEMORY
@@ -184,6 +187,8 @@ class ExtractConfig:
             yield f"--part {self.part[0] + 1}/{self.part[1]}: the first number must be from 1 to the second"
         if self.clips_per_shard is not None and not 1 <= self.clips_per_shard <= MOST_CLIPS_PER_SHARD:
             yield f"--clips-per-shard {self.clips_per_shard}: must be from 1 to {MOST_CLIPS_PER_SHARD:,}"
+        if self.limit is not None and self.limit < 1:
+            yield f"--limit {self.limit}: must be 1 or more clips of each split"
         if not 0 <= self.workers <= 1024:
             yield f"--workers {self.workers}: must be from 0 (this process alone) to 1024"
         if self.workers and self.scheduler:
@@ -235,6 +240,8 @@ class ExtractReport:
         Clips of the whole store; ``pending`` of them wait for other parts.
     written, skipped, failed
         Clips that this run wrote, clips of its part that were there already, and clips that the store lacks for good.
+    left_out
+        Clips that the store lacks because of ``limit``.
     failures
         Clip id to reason, of the clips that this run could not extract.
     nbytes
@@ -253,6 +260,7 @@ class ExtractReport:
     seconds: float
     frames_per_second: float
     peak_memory: int
+    left_out: int = 0
     failures: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     skip_missing: bool = False

@@ -6,7 +6,7 @@ Everything is checked, and everything wrong is named in one message, before work
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +26,7 @@ from mettle_cache.pipelines.extract.extractor import (
 )
 from mettle_cache.pipelines.extract.failures import Failures
 from mettle_cache.pipelines.extract.late_bundles import keep_late_bundles
+from mettle_cache.pipelines.extract.limit import clips_beyond, count_left_out, limit_notes, of_clips, remaining_samples
 from mettle_cache.pipelines.extract.memory import SourceMemory
 from mettle_cache.pipelines.extract.other_key import other_key_explained
 from mettle_cache.pipelines.extract.pilot import with_static_arrays
@@ -34,16 +35,15 @@ from mettle_cache.pipelines.extract.stream import Outcome, stream_clips
 from mettle_cache.pipelines.extract.weights import remember_backbones
 from mettle_cache.pipelines.progress import Progress, Silent, detail
 from mettle_cache.pipelines.read_back import read_back
-from mettle_cache.pipelines.report.units import format_bytes
+from mettle_cache.pipelines.report.units import count, format_bytes
 from mettle_cache.pipelines.room import check_room
 from mettle_cache.pipelines.signals import InterruptedRunError, stop_on_signals
-from mettle_cache.samples import clips_of_samples
 from mettle_cache.store.format.layout import bytes_per_clip
 from mettle_cache.store.writing.locks import part_clips
 from mettle_cache.store.writing.writer import StoreReport, StoreWriter
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    pass
 
 LISTED = 20
 RESUME = "run the same command again: it goes on where this run stopped"
@@ -109,7 +109,7 @@ def _write_store(
     progress: Progress,
 ) -> ExtractReport:
     """Create or resume the store at ``out``, fill this part of it, and finish it where no clip is left."""
-    about_store = _store_notes(extractor, missing)
+    about_store = [*_store_notes(extractor, missing), *limit_notes(extractor.dataset, config.limit)]
     for note in about_store:
         progress.note(note)
     with with_static_arrays(extractor, config, out, progress) as extractor:
@@ -123,6 +123,7 @@ def _write_store(
                 progress.note(note)
             counts = _fill_store(config, extractor, writer, missing, progress)
             _read_back_the_rest(writer, progress)
+            counts.left_out = count_left_out(writer, clips_beyond(extractor.dataset, config.limit))
             return counts.report(writer.finish(), config, out, [*notes, *about_store])
         except KeyboardInterrupt:
             raise InterruptedRunError(f"stopped before {out} was finished", hint=RESUME) from None
@@ -132,7 +133,8 @@ def _look_at_media(extractor: Extractor, config: ExtractConfig, out: Path, progr
     """What :func:`find_missing` finds; tells the notes before it, and after it what looking at each file adds."""
     dataset = extractor.dataset
     told = dataset.notes
-    for note in (*told, f"looking at the media of {len(dataset.clips)} clips in {dataset.root}"):
+    looked_at = len(dataset.clips) - len(clips_beyond(dataset, config.limit))
+    for note in (*told, f"looking at the media of {count(looked_at, 'clip')} in {dataset.root}"):
         progress.note(note)
     missing = find_missing(dataset, config, out, clips_in_a_shard(extractor, config))
     for note in dataset.notes:
@@ -146,6 +148,7 @@ def _fill_store(
 ) -> _Counts:
     """Record the clips in ``missing`` as failed and extract the others that this part of the store lacks."""
     dataset = extractor.dataset
+    beyond = clips_beyond(dataset, config.limit)
     memory = SourceMemory.open(writer.metadata.record.key_digest, dataset.root)
     lacking = writer.pending(config.part, compare=False)
     changed, notes = find_changed(writer, dataset, memory, progress, refresh=config.refresh)
@@ -161,12 +164,18 @@ def _fill_store(
         damaged = read_back(writer, writer.unread(config.part), progress)
         missing = {**missing, **_unreadable(dataset, config, [writer.clips[index] for index in damaged])}
         pending = sorted({*pending, *damaged})
-    work = [index for index in pending if dataset.clips[index].id not in missing]
+    # what is in the store stays there, beyond the limit too
+    left_out = {
+        index: reason for index in lacking if (reason := beyond.get(writer.clips[index])) and index not in stale
+    }
+    work = [index for index in pending if writer.clips[index] not in missing and index not in left_out]
     clip_bytes = sum(bytes_per_clip(extractor.layers, dataset.segments, extractor.codec).values())
     check_room(writer.path, len(work) * clip_bytes + writer.bytes_of_copies(work))
     counts = _Counts(dataset, skipped=len(mine) - len(pending), notes=notes)
     failures = Failures.of_run(writer, skip=config.skip_missing)
-    for index in pending:
+    for index, reason in left_out.items():
+        failures.leave_out(index, reason)
+    for index in sorted({*pending} - {*left_out}):
         reason = missing.get(dataset.clips[index].id)
         if reason is not None:
             failures.leave_out(index, reason)
@@ -212,7 +221,7 @@ def _extract_clips(
     progress.finish()
     if left:
         raise InterruptedRunError(
-            f"stopped with {left} clips to go; the {counts.written} written by this run are safe in {writer.path}",
+            f"stopped with {count(left, 'clip')} to go; the {counts.written} of this run are safe in {writer.path}",
             hint=RESUME,
         )
 
@@ -240,6 +249,7 @@ class _Counts:
 
     dataset: Dataset
     skipped: int
+    left_out: int = 0
     written: int = 0
     nbytes: int = 0
     seconds: float = 0.0
@@ -265,7 +275,8 @@ class _Counts:
             clips=store.clips + store.failed + store.pending,
             written=self.written,
             skipped=self.skipped,
-            failed=store.failed,
+            failed=store.failed - self.left_out,
+            left_out=self.left_out,
             pending=store.pending,
             nbytes=self.nbytes,
             seconds=self.seconds,
@@ -300,19 +311,9 @@ def _store_notes(extractor: Extractor, missing: Mapping[str, str]) -> list[str]:
     if missing:
         notes.append(
             f"{len(missing)} clips are left out: the accuracy is not comparable with the published one. "
-            f"Samples that remain: {_remaining(extractor.dataset.samples, missing)}"
+            f"Samples that remain: {remaining_samples(extractor.dataset.samples, missing)}"
         )
     return notes
-
-
-def _remaining(samples: pa.Table, missing: Collection[str]) -> str:
-    """For example ``train 3300 of 3339, test 400 of 402``: a clip may be that of many samples, in several splits."""
-    counts: dict[str, list[int]] = {}
-    for split, clips in zip(samples["split"].to_pylist(), clips_of_samples(samples), strict=True):
-        count = counts.setdefault(split, [0, 0])
-        count[0] += not any(clip in missing for clip in clips)
-        count[1] += 1
-    return ", ".join(f"{split} {usable} of {total}" for split, (usable, total) in counts.items())
 
 
 def find_missing(dataset: Dataset, config: ExtractConfig, out: Path, clips_each: int) -> dict[str, str]:
@@ -332,7 +333,8 @@ def find_missing(dataset: Dataset, config: ExtractConfig, out: Path, clips_each:
             mine = [writer.clips[index] for index in writer.pending(config.part, compare=False)]
     except (StoreMissingError, StoreCorruptError):
         pass  # nothing to go on with; create_or_resume says what there is to say
-    return _unreadable(dataset, config, mine)
+    beyond = clips_beyond(dataset, config.limit)
+    return _unreadable(dataset, config, [clip for clip in mine if clip not in beyond])
 
 
 def _unreadable(dataset: Dataset, config: ExtractConfig, mine: Sequence[str]) -> dict[str, str]:
@@ -340,8 +342,9 @@ def _unreadable(dataset: Dataset, config: ExtractConfig, mine: Sequence[str]) ->
     if not mine:
         return {}
     problems_of: dict[str, list[MediaProblem]] = {}
+    looked_at = dataset if config.limit is None else of_clips(dataset, set(mine))
     with config.memory_budget.in_use():
-        for problem in dataset.problems(deep=True):
+        for problem in looked_at.problems(deep=True):
             problems_of.setdefault(problem.clip, []).append(problem)
     missing = {clip: problems_of[clip] for clip in mine if clip in problems_of}
     if missing and not config.skip_missing:

@@ -10,6 +10,11 @@ from mettle_cache.errors import UsageError
 _SIZES = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
+def count(number: int, thing: str, things: str | None = None) -> str:
+    """``1 clip``, ``2 clips``, ``4,097 clips``; ``things`` where the plural has more than an s."""
+    return f"{number:,} {thing if number == 1 else things or f'{thing}s'}"
+
+
 def format_bytes(count: float) -> str:
     """Decimal units, as disks are sold: ``53.9 MB``, ``223 GB``."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
