@@ -35,7 +35,7 @@ def require_store(path: Path) -> None:
     StoreMissingError
         There is none; the message says what is there, the hint what it is good for.
     """
-    if not _is_store(path) or _owner(path):
+    if not is_store(path) or _owner(path):
         place = _look_at(path)
         raise StoreMissingError(
             f"there is no token store at {path}{place.what}",
@@ -73,7 +73,8 @@ def require_one_run(path: Path) -> None:
         raise RunError(f"{path}: this is a folder of runs, not a run", hint=f"name one of them: {_listing(runs)}")
 
 
-def _is_store(path: Path) -> bool:
+def is_store(path: Path) -> bool:
+    """Whether a store lies at a path, finished or not, damaged or not, or is meant to."""
     if path.is_dir():
         # a folder of that name, or with a metadata file half written, may be a store that was killed as it began
         begun = path.suffix == ".zarr" or any(path.glob(f"{ROOT}*"))
@@ -97,7 +98,7 @@ def _look_at(path: Path) -> Place:
         return Place("", _near(path))
     if owner := _owner(path):
         return Place(": it is a part of one", f"name the store: {owner}")
-    if _is_store(path):
+    if is_store(path):
         return Place(
             ": it is a token store",
             f"see it: {command_line('mettle info', path)}; "
@@ -114,7 +115,7 @@ def _look_at(path: Path) -> Place:
 
 def _look_into(folder: Path) -> Place:
     """What a folder is that is neither a store nor a run."""
-    stores = [str(store) for store in sorted(folder.glob("*.zarr")) if _is_store(store)]
+    stores = [str(store) for store in sorted(folder.glob("*.zarr")) if is_store(store)]
     if stores:
         return Place(": it is a folder of stores", f"name one of them: {_listing(stores)}")
     if dataset := _dataset_in(folder):

@@ -70,7 +70,7 @@ def remaining_samples(samples: pa.Table, missing: Collection[str]) -> str:
     """For example ``train 3300 of 3339, test 400 of 402``: a clip may be that of many samples, in several splits."""
     counts: dict[str, list[int]] = {}
     for split, clips in zip(samples["split"].to_pylist(), clips_of_samples(samples), strict=True):
-        count = counts.setdefault(split, [0, 0])
-        count[0] += not any(clip in missing for clip in clips)
-        count[1] += 1
-    return ", ".join(f"{split} {usable} of {total}" for split, (usable, total) in counts.items())
+        usable = counts.setdefault(split, [0, 0])
+        usable[0] += not any(clip in missing for clip in clips)
+        usable[1] += 1
+    return ", ".join(f"{split} {remain} of {total}" for split, (remain, total) in counts.items())

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mettle_cache.datasets import DATASETS, Dataset, MediaProblem
 from mettle_cache.devices import peak_resident
@@ -41,9 +40,6 @@ from mettle_cache.pipelines.signals import InterruptedRunError, stop_on_signals
 from mettle_cache.store.format.layout import bytes_per_clip
 from mettle_cache.store.writing.locks import part_clips
 from mettle_cache.store.writing.writer import StoreReport, StoreWriter
-
-if TYPE_CHECKING:
-    pass
 
 LISTED = 20
 RESUME = "run the same command again: it goes on where this run stopped"

@@ -15,6 +15,8 @@ TELLING = (
     "bench read --help",
     "sweep --list",
     "recipes list",
+    "ls",
+    "clean",
     "recipes show ave-small",
     "datasets",
     "backbones",
