@@ -8,7 +8,7 @@ SOURCES := mettle_cache pipelines cli tests
 # two test processes share the cores: more threads in each would only make them wait for one another
 TEST := OMP_NUM_THREADS=1 $(BIN)/pytest
 
-.PHONY: install demo test test-slow test-real study test-interop check format constraints clean
+.PHONY: install demo test test-slow test-real study test-interop test-loggers check format constraints clean
 
 install: $(STAMP)
 
@@ -23,11 +23,11 @@ demo: install
 
 # worksteal: a module's tests stay in one process, so that what they share is made once
 test: install
-	$(TEST) -n 2 --dist worksteal -m "not slow and not realdata and not interop"
+	$(TEST) -n 2 --dist worksteal -m "not slow and not realdata and not interop and not loggers"
 
 test-slow: install
 	$(TEST) -m slow --timeout 1800
-	$(TEST) -m "hypothesis and not slow and not realdata and not interop" --hypothesis-profile thorough --timeout 1800
+	$(TEST) -m "hypothesis and not slow and not realdata and not interop and not loggers" --hypothesis-profile thorough --timeout 1800
 
 test-real: install
 	$(TEST) -m "realdata and not study" --timeout 7200 -o faulthandler_timeout=0 -s
@@ -44,6 +44,17 @@ test-interop: $(INTEROP)/.installed
 $(INTEROP)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(INTEROP)
 	$(INTEROP)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,interop]'
+	@touch $@
+
+# another: MLflow wants an older importlib_metadata than the one that is locked
+LOGGERS := build/loggers
+test-loggers: $(LOGGERS)/.installed
+	OMP_NUM_THREADS=1 $(LOGGERS)/bin/pytest -m loggers tests/pipelines/train/loggers
+
+$(LOGGERS)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(LOGGERS)
+	grep -v importlib constraints.txt > $(LOGGERS)/constraints.txt
+	$(LOGGERS)/bin/python -m pip install --quiet --constraint $(LOGGERS)/constraints.txt --editable '.[dev,wandb,mlflow]'
 	@touch $@
 
 check: install

@@ -98,7 +98,14 @@ def several(values: list[str] | None) -> tuple[str, ...]:
 TRAINED, RUNS = "What to train", "How to run"
 DEVICE = Setting(str | None, DEVICE_OPTION, None, panel=RUNS)
 
+
 # the fields of pipelines.train.config.TrainJob
+def _loggers(names: list[str] | None) -> tuple[str, ...] | None:
+    from mettle_cache.pipelines.train.loggers.registry import parse_loggers
+
+    return parse_loggers(names) if names else None
+
+
 TRAINING: Mapping[str, Setting] = {
     "store": Setting(
         str | None,
@@ -159,6 +166,18 @@ TRAINING: Mapping[str, Setting] = {
         ),
         None,
         lambda text: None if text is None else parse_size(text),
+        panel=RUNS,
+    ),
+    "log": Setting(
+        list[str] | None,
+        typer.Option(
+            "--log",
+            metavar="NAME,NAME...",
+            help="Where numbers and pictures go: tensorboard, wandb, mlflow, or none. By default what the run to "
+            "resume had, else tensorboard.",
+        ),
+        None,
+        _loggers,
         panel=RUNS,
     ),
 }

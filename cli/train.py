@@ -39,7 +39,7 @@ def register(app: typer.Typer) -> None:
 
 @takes(
     TRAINING,
-    *("store", "recipe", "overrides", "select_on", "seed", "out", "resume", "device", "memory"),
+    *("store", "recipe", "overrides", "select_on", "seed", "out", "resume", "device", "memory", "log"),
     helps={"out": OUT},
 )
 def train(

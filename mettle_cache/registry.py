@@ -108,6 +108,17 @@ class TaskRow(Row):
     recipe: str = ""
 
 
+@dataclass(frozen=True)
+class LoggerRow(Row):
+    """Where a training's numbers go. Its object is a ``mettle_cache.pipelines.train.loggers.protocol.LoggerKind``.
+
+    ``package`` is what must be importable for it, ``extra`` the optional dependency of this package that brings it.
+    """
+
+    package: str = ""
+    extra: str = ""
+
+
 RowT = TypeVar("RowT", bound=Row)
 
 

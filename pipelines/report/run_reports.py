@@ -151,6 +151,13 @@ class GroupReport:
     passes: int = 1
 
     @property
+    def only_head(self) -> TrainReport:
+        """The outcome of a head that was trained alone; raises the RunError that ended it early, if one did."""
+        if self.errors:
+            raise self.errors[0]
+        return self.heads[0]
+
+    @property
     def summary(self) -> list[Spread]:
         """Mean and spread of the best scores; empty where nothing was scored."""
         heads = [(head.variant, None if head.failure else head.best_score) for head in self.heads]

@@ -29,7 +29,8 @@ Videos = Literal["real", "all"]
 class TrainJob:
     """A training request; None means that the run to resume decides, or the store.
 
-    ``memory`` is what several heads may take together, in bytes; None for most of what is free.
+    ``log`` are the names of loggers. ``memory`` is what several heads may take together, in bytes; None for most of
+    what is free.
 
     Raises
     ------
@@ -46,6 +47,7 @@ class TrainJob:
     select_on: str | None = None
     device: str | None = None
     memory: int | None = None
+    log: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         _raise_if_any(resolve_fields(self, "store", "out"), "train")

@@ -23,7 +23,7 @@ from mettle_cache.pipelines.progress import Progress
 from mettle_cache.pipelines.train.checkpoint import load_checkpoint, save_checkpoint
 from mettle_cache.pipelines.train.config import GroundingJob, Videos
 from mettle_cache.pipelines.train.loop import SharedPass, train_epochs
-from mettle_cache.pipelines.train.outcome import describe_training
+from mettle_cache.pipelines.train.outcome import describe_training, open_loggers
 from mettle_cache.pipelines.train.recipe import TrainOptions
 from mettle_cache.pipelines.train.run import Run
 from mettle_cache.pipelines.train.run_config import RunConfig, StoreReference
@@ -94,7 +94,8 @@ def pretrain_grounding(job: GroundingJob, progress: Progress | None = None) -> G
     with ExitStack() as held:
         claimed = held.enter_context(claim_run(folder, config, resume=job.resume))
         held.enter_context(logged.kept_in({run.label: claimed.log}, describe_training(shared, folder)))
-        held.enter_context(run.record(claimed, store_digest=store.key_digest, steps=shared.steps))
+        loggers = open_loggers(claimed, run.label, None, logged)
+        held.enter_context(run.record(claimed, store_digest=store.key_digest, steps=shared.steps, loggers=loggers))
         throughput = train_epochs(shared, [run])
         if run.failure is not None:
             raise run.failure

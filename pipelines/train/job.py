@@ -30,10 +30,7 @@ def start_training(job: TrainJob, progress: Progress) -> TrainReport:
     """
     progress = Logged.over(progress)  # what is said before the run's folder is open goes to its log too
     if job.out in job.runs():
-        group = resume_runs(job, progress)
-        if group.errors:
-            raise group.errors[0]
-        return group.heads[0]
+        return resume_runs(job, progress).only_head
     store, name = open_for(job, progress)
     recipe, seed = load_recipe(name, list(job.overrides)), job.seed or 0
     out = job.out or default_run_folder(store, recipe, seed)
@@ -47,6 +44,7 @@ def start_training(job: TrainJob, progress: Progress) -> TrainReport:
         resume=job.resume,
         device=job.device,
         progress=progress,
+        log=job.log,
     )
 
 
@@ -136,7 +134,9 @@ def _train_group(
     plan = plan_passes(specs, store, device=job.device, memory=job.memory, progress=progress)
     for note in plan.notes():
         progress.note(note)
-    return train_passes(store, plan, select_on=select_on, resume=job.resume, device=job.device, progress=progress)
+    return train_passes(
+        store, plan, select_on=select_on, resume=job.resume, device=job.device, progress=progress, log=job.log
+    )
 
 
 def open_for(job: TrainJob, progress: Progress) -> tuple[TokenStore, str]:

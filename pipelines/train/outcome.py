@@ -7,10 +7,14 @@ from pathlib import Path
 
 from mettle_cache.devices import peak_memory
 from mettle_cache.errors import RunError
+from mettle_cache.pipelines.logged import Logged
 from mettle_cache.pipelines.machine import describe_machine
 from mettle_cache.pipelines.progress import Progress
 from mettle_cache.pipelines.report.run_reports import GroupReport, TrainReport
+from mettle_cache.pipelines.train.loggers.protocol import LoggedRun, Setting
+from mettle_cache.pipelines.train.loggers.run_loggers import RunLoggers
 from mettle_cache.pipelines.train.loop import SharedPass, Throughput
+from mettle_cache.pipelines.train.recipe import flatten_recipe
 from mettle_cache.pipelines.train.run import Run
 from mettle_cache.pipelines.train.run_folder import RunFolder
 from mettle_cache.pipelines.train.spec import RunSpec
@@ -26,6 +30,23 @@ def describe_training(shared: SharedPass, folder: Path) -> list[tuple[str, str]]
         ("device", str(device)),
         *describe_machine(folder, str(device)).items(),
     ]
+
+
+def open_loggers(folder: RunFolder, label: str, names: Sequence[str] | None, progress: Logged) -> RunLoggers:
+    """The loggers ``names`` for the run that has claimed ``folder``."""
+    config = folder.read_config()
+    # of the store what tells one from another, not where it lies
+    about = {"seed": config.seed, "select_on": config.select_on, "store": config.store.key_digest}
+    about |= {"dataset": config.store.dataset, "codec": config.store.codec}
+    settings = {name: value for name, value in {**flatten_recipe(config.recipe), **about}.items() if value is not None}
+    group = folder.path.as_posix().removesuffix(f"/{label}").rpartition("/")[2] if label else ""
+    run = LoggedRun(
+        folder=folder.path,
+        name=label or folder.path.name,
+        group=group,
+        settings={name: value if isinstance(value, Setting) else str(value) for name, value in settings.items()},
+    )
+    return RunLoggers(run, names, lambda text: progress.note_of(label, text))
 
 
 def report_group(

@@ -192,6 +192,7 @@ def train_passes(
     resume: bool = False,
     device: str | None = None,
     progress: Progress | None = None,
+    log: Sequence[str] | None = None,
 ) -> GroupReport:
     """:func:`~mettle_cache.pipelines.train.training.train_runs` for each pass in turn, as one report.
 
@@ -202,7 +203,7 @@ def train_passes(
     UsageError, RunError
         As ``train_runs``.
     """
-    options: dict[str, Any] = {"select_on": select_on, "device": device, "progress": progress}
+    options: dict[str, Any] = {"select_on": select_on, "device": device, "progress": progress, "log": log}
     if len(plan.passes) == 1:
         return train_runs(store, plan.passes[0], resume=resume, **options)
     specs = [spec for one in plan.passes for spec in one]

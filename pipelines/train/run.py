@@ -28,8 +28,9 @@ from mettle_cache.pipelines.train.checkpoint import (
     under_prefix,
     with_prefix,
 )
-from mettle_cache.pipelines.train.events import EventLog
 from mettle_cache.pipelines.train.history import EpochRow, History, history_table
+from mettle_cache.pipelines.train.loggers.protocol import Status
+from mettle_cache.pipelines.train.loggers.run_loggers import RunLoggers
 from mettle_cache.pipelines.train.recipe import TrainOptions
 from mettle_cache.pipelines.train.run_folder import RunFolder
 from mettle_cache.pipelines.train.sample_loader import SampleBatch
@@ -155,10 +156,13 @@ class Run:
         return f"loss {loss:.4f}{scored}, {speed:.1f} clips/s"
 
     @contextmanager
-    def record(self, folder: RunFolder, *, store_digest: str, steps: int) -> Iterator[Run]:
+    def record(
+        self, folder: RunFolder, *, store_digest: str, steps: int, loggers: RunLoggers | None = None
+    ) -> Iterator[Run]:
         """Resume after the last epoch that ``folder`` holds, and write to it what is trained inside the block.
 
         ``store_digest`` is the key of the store that is trained from, ``steps`` the optimiser steps of one epoch.
+        ``loggers`` show how it goes.
 
         Raises
         ------
@@ -167,12 +171,17 @@ class Run:
         """
         if folder.has(folder.last):
             self._resume(folder)
-        with EventLog(folder.events, start_step=self.history.epochs * steps) as log:
-            self._recorder = _Recorder(folder, log, store_digest, steps)
-            try:
-                yield self
-            finally:
-                self._recorder = None
+        self._recorder = _Recorder(folder, loggers, store_digest, steps)
+        status: Status = "failed"
+        try:
+            yield self
+            status = "failed" if self.failure else "finished"
+        except KeyboardInterrupt:
+            status = "stopped"
+            raise
+        finally:
+            self._recorder.close(self, status)
+            self._recorder = None
 
     def load_best(self, folder: RunFolder) -> int:
         """Load the weights of a folder's best epoch; gives the number of that epoch, counted from 1.
@@ -228,15 +237,16 @@ class Run:
 class _Recorder:
     """Keeps a run in its folder: the checkpoints, the table of its epochs, and the events."""
 
-    def __init__(self, folder: RunFolder, log: EventLog, store_digest: str, steps: int) -> None:
+    def __init__(self, folder: RunFolder, loggers: RunLoggers | None, store_digest: str, steps: int) -> None:
         self._folder = folder
-        self._log = log
+        self._loggers = loggers
         self._store_digest = store_digest
         self._steps = steps
         self._identity = folder.read_config().identity
 
     def step(self, terms: Mapping[str, float], *, epoch: int, index: int) -> None:
-        self._log.step(terms, step=epoch * self._steps + index)
+        if self._loggers:
+            self._loggers.scalars({"step/loss": sum(terms.values())}, step=epoch * self._steps + index)
 
     def epoch(self, run: Run, *, best: bool) -> None:
         history, folder = run.history, self._folder
@@ -256,7 +266,15 @@ class _Recorder:
             }
             files[folder.best] = lambda path: save_checkpoint(path, run.model.state_dict(), state)
         folder.commit(files)
-        self._log.epoch(history.rows[-1], step=history.epochs * self._steps)
+        row = {f"epoch/{name}": value for name, value in history.rows[-1].items() if value is not None}
+        if self._loggers:
+            del row["epoch/epoch"]
+            self._loggers.scalars(row, step=history.epochs * self._steps)
+
+    def close(self, run: Run, status: Status) -> None:
+        if self._loggers:
+            score = {} if run.history.best_score is None else {f"best/{run.task.metric}": run.history.best_score}
+            self._loggers.close({**score, "best/epoch": run.history.best_epoch}, status)
 
 
 def mix_seeds(*numbers: int) -> int:

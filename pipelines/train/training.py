@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,7 +20,7 @@ from mettle_cache.pipelines.train.config import SelectOn
 from mettle_cache.pipelines.train.kept_arrays import keep_static
 from mettle_cache.pipelines.train.kept_companions import keep_companions, kept_companions
 from mettle_cache.pipelines.train.loop import SharedPass, Throughput, train_epochs
-from mettle_cache.pipelines.train.outcome import describe_training, report_group
+from mettle_cache.pipelines.train.outcome import describe_training, open_loggers, report_group
 from mettle_cache.pipelines.train.recipe import Recipe, default_recipe, load_recipe
 from mettle_cache.pipelines.train.run import Run
 from mettle_cache.pipelines.train.run_config import NO_DIGESTS, RunConfig, StoreReference
@@ -43,6 +44,7 @@ def train(
     device: str | None = None,
     threads: int = 3,
     progress: Progress | None = None,
+    log: Sequence[str] | None = None,
 ) -> TrainReport:
     """Train one head on the tokens of a store, and keep the best epoch.
 
@@ -61,6 +63,8 @@ def train(
         keeps the last epoch. Where the store has no val samples, ``val`` keeps the last epoch and says so.
     resume
         Go on in ``out`` after the last finished epoch; starts from the beginning where there is none.
+    log
+        The loggers' names; None: those that the run had before, at first ``tensorboard``.
 
     Raises
     ------
@@ -72,16 +76,11 @@ def train(
         There is no finished store at that path, or it is damaged.
     """
     opened = _open(store)
-    if not isinstance(recipe, Recipe):
-        recipe = load_recipe(recipe or default_recipe(opened))
-    folder = local_path(out) if out else default_run_folder(opened, recipe, seed)
-    spec = RunSpec(recipe=recipe, seed=seed, folder=folder)
-    group = train_runs(
-        opened, [spec], select_on=select_on, resume=resume, device=device, threads=threads, progress=progress
-    )
-    if group.errors:
-        raise group.errors[0]
-    return group.heads[0]
+    chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe or default_recipe(opened))
+    folder = local_path(out) if out else default_run_folder(opened, chosen, seed)
+    specs = [RunSpec(recipe=chosen, seed=seed, folder=folder)]
+    options: dict[str, Any] = {"device": device, "threads": threads, "progress": progress, "log": log}
+    return train_runs(opened, specs, select_on=select_on, resume=resume, **options).only_head
 
 
 def train_runs(
@@ -93,6 +92,7 @@ def train_runs(
     device: str | None = None,
     threads: int = 3,
     progress: Progress | None = None,
+    log: Sequence[str] | None = None,
 ) -> GroupReport:
     """Train several heads from one pass over the store for each epoch, and keep the best epoch of each.
 
@@ -129,7 +129,7 @@ def train_runs(
     for spec in specs if resume else ():
         if RunFolder(spec.out).is_undigested:
             logged.note(f"{spec.out}: {NO_DIGESTS}; from now on they have some")
-    with _hold_folders(shared, specs, runs, configs, resume):
+    with _hold_folders(shared, specs, runs, configs, resume, log):
         throughput = _train(shared, runs, specs[0].folder)
         return report_group(shared, specs, runs, throughput, notes)
 
@@ -163,7 +163,12 @@ def _describe_group(runs: Sequence[Run]) -> list[str]:
 
 @contextmanager
 def _hold_folders(
-    shared: SharedPass, specs: Sequence[RunSpec], runs: Sequence[Run], configs: Sequence[RunConfig], resume: bool
+    shared: SharedPass,
+    specs: Sequence[RunSpec],
+    runs: Sequence[Run],
+    configs: Sequence[RunConfig],
+    resume: bool,
+    log: Sequence[str] | None,
 ) -> Iterator[None]:
     """Hold the folder of every run, and resume the run from what is in it."""
     claims = [(spec.out, config) for spec, config in zip(specs, configs, strict=True)]
@@ -174,7 +179,10 @@ def _hold_folders(
         for run, folder in zip(runs, folders, strict=True):
             keep_static(folder, shared.loader.store, run.task.layers)
             keep_companions(folder, run.model, shared.loader.store.companions)
-            held.enter_context(run.record(folder, store_digest=shared.loader.store.key_digest, steps=shared.steps))
+            loggers = open_loggers(folder, run.label, log, shared.progress)
+            held.enter_context(
+                run.record(folder, store_digest=shared.loader.store.key_digest, steps=shared.steps, loggers=loggers)
+            )
         yield
 
 

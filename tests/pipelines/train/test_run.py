@@ -6,6 +6,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from mettle_cache.devices import seeded
 from mettle_cache.errors import RunError
+from mettle_cache.pipelines.train.loggers.protocol import LoggedRun
+from mettle_cache.pipelines.train.loggers.run_loggers import RunLoggers
 from mettle_cache.pipelines.train.recipe import load_recipe
 from mettle_cache.pipelines.train.run import Run, mix_seeds
 from mettle_cache.pipelines.train.run_config import RunConfig, StoreReference
@@ -113,7 +115,8 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(store, tmp_path):
     whole = make(store)
     train(whole, store, range(5))
     for epochs in (range(3), range(3, 5)):
-        with make(store).record(claimed(tmp_path), store_digest="key", steps=2) as run:
+        loggers = RunLoggers(LoggedRun(folder=tmp_path, name="a", group=""), None, pytest.fail)
+        with make(store).record(claimed(tmp_path), store_digest="key", steps=2, loggers=loggers) as run:
             assert run.history.epochs == epochs.start
             train(run, store, epochs)
     assert torch.equal(weights(run), weights(whole))
