@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -26,13 +26,15 @@ BOTH = "audio-visual"
 class SplitEvents:
     """``annotated`` and ``predicted`` by modality, ``[R, C, T]``; the modality is :data:`BOTH` for AVEL.
 
-    ``samples`` names the R samples.
+    ``samples`` names the R samples. ``scores`` are the probabilities of every category, as ``predicted``; empty for a
+    table that an earlier version wrote.
     """
 
     categories: tuple[str, ...]
     samples: tuple[str, ...]
     annotated: Mapping[str, Active]
     predicted: Mapping[str, Active]
+    scores: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
 
 def read_events(table: pa.Table) -> SplitEvents:
@@ -55,8 +57,12 @@ def read_events(table: pa.Table) -> SplitEvents:
         {modality: values[:, place, : len(categories)] for place, modality in enumerate(modalities)}
         for values in active
     )
-    samples = table["filename" if "filename" in table.column_names else "clip"].to_pylist()
-    return SplitEvents(categories, tuple(samples[:: segments * len(modalities)]), annotated, predicted)
+    samples = table["clip" if "clip" in table.column_names else "filename"].to_pylist()
+    scores = {}
+    if "scores" in table.column_names:
+        listed = table["scores"].combine_chunks().flatten().to_numpy().reshape(*shape, len(names)).swapaxes(-1, -2)
+        scores = {modality: listed[:, place, : len(categories)] for place, modality in enumerate(modalities)}
+    return SplitEvents(categories, tuple(samples[:: segments * len(modalities)]), annotated, predicted, scores)
 
 
 def segment_classes(active: Active, *, several: int = -2) -> NDArray[np.int64]:
@@ -66,33 +72,9 @@ def segment_classes(active: Active, *, several: int = -2) -> NDArray[np.int64]:
     return np.where(counts > 1, several, classes).astype(np.int64)
 
 
-def event_scores(outputs: Mapping[str, NDArray[np.floating]]) -> dict[str, NDArray[np.float64]]:
-    """How sure a head is of every category in every segment, 0 to 1, ``[B, C, T]`` by modality.
-
-    From the outputs of the heads of the two tasks: probabilities of AVVP's; of AVEL's the event's sigmoid, for all but
-    the clip's winning category times the category's probability relative to the winner's, or the softmax over
-    categories and background. Empty for any other head.
-    """
-    values = {name: np.asarray(array, np.float64) for name, array in outputs.items()}
-    if {"audio", "visual", "video"} <= values.keys():
-        return {name: values[name].transpose(0, 2, 1) for name in ("audio", "visual")}
-    if {"event", "category"} <= values.keys():
-        event = 1 / (1 + np.exp(-values["event"]))
-        relative = np.exp(values["category"] - values["category"].max(axis=-1, keepdims=True))
-        return {BOTH: relative[:, :, None] * event[:, None, :]}
-    if "segments" in values:
-        return {BOTH: _softmax(values["segments"])[..., :-1].transpose(0, 2, 1)}
-    return {}
-
-
 def _active(cells: Sequence[int | Sequence[int]], categories: int, shape: tuple[int, int, int]) -> Active:
     """``[R, modalities, C, T]`` of a table's cells, each a category number or a list of them."""
     active = np.zeros((len(cells), categories), np.bool_)
     for place, cell in enumerate(cells):
         active[place, cell] = True
     return active.reshape(*shape, categories).swapaxes(-1, -2)
-
-
-def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    raised = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return np.asarray(raised / raised.sum(axis=-1, keepdims=True))

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
-from mettle_cache.errors import UsageError
-from mettle_cache.pipelines.figures.compute.events import BOTH, SplitEvents, event_scores, read_events
+from mettle_cache.pipelines.figures.compute.events import BOTH, SplitEvents, read_events
 from mettle_cache.pipelines.figures.timelines import ClipTimeline, EventLane
-from mettle_cache.pipelines.figures.trained import RunGroup, TrainedRun
+from mettle_cache.pipelines.figures.trained import RunGroup
 
 EXAMPLES = 3
 MOST_LANES = 5
-
-Scores = Mapping[str, NDArray[np.float64]]
 
 
 def group_timelines(group: RunGroup, runs: int) -> list[ClipTimeline]:
@@ -35,21 +29,15 @@ def group_timelines(group: RunGroup, runs: int) -> list[ClipTimeline]:
     ]
     places = group.examples(EXAMPLES)
     alone = group.task.sample_scores(group.predictions(0), rows)
-    scores = [_scores(trained, [rows[place] for place in places], group) for trained in group.runs[:runs]]
     ranks = ("best", "median", "worst") if len(places) == EXAMPLES else ("best", "worst")
     return [
-        clip_timeline(
-            f"{rank}, {alone[place]:.0f} %: {events[0].samples[place]}",
-            events,
-            [{name: array[number] for name, array in of_run.items()} for of_run in scores],
-            place,
-        )
-        for number, (rank, place) in enumerate(zip(ranks, places, strict=False))
+        clip_timeline(f"{rank}, {alone[place]:.0f} %: {events[0].samples[place]}", events, place)
+        for rank, place in zip(ranks, places, strict=False)
     ]
 
 
-def clip_timeline(title: str, events: Sequence[SplitEvents], scores: Sequence[Scores], place: int) -> ClipTimeline:
-    """The timeline of one sample; ``events`` and ``scores`` (``[C, T]`` by modality, or nothing) are by run.
+def clip_timeline(title: str, events: Sequence[SplitEvents], place: int) -> ClipTimeline:
+    """The timeline of one sample by its place; ``events`` are by run.
 
     A lane for each modality and category that is annotated or that any run predicts, annotated ones first, at most
     :data:`MOST_LANES`; ``ClipTimeline.left_out`` counts the others.
@@ -62,20 +50,9 @@ def clip_timeline(title: str, events: Sequence[SplitEvents], scores: Sequence[Sc
             predicted = [of_run.predicted[modality][place, category] for of_run in events]
             if not truth.any() and not any(one.any() for one in predicted):
                 continue
-            sure = [of_run[modality][category] if modality in of_run else None for of_run in scores]
+            sure = [of_run.scores[modality][place, category] if of_run.scores else None for of_run in events]
             label = name if modality == BOTH else f"{modality}: {name}"
             most = sum(int(one.sum()) for one in predicted)
             found.append((not truth.any(), -most, EventLane(label, truth, tuple(predicted), tuple(sure))))
     lanes = [lane for _, _, lane in sorted(found, key=lambda entry: entry[:2])]
     return ClipTimeline(title, tuple(lanes[:MOST_LANES]), left_out=max(len(lanes) - MOST_LANES, 0))
-
-
-def _scores(trained: TrainedRun, rows: Sequence[int], group: RunGroup) -> Scores:
-    """A run's scores of these samples, ``[B, C, T]`` by modality."""
-    parts = []
-    for batch in trained.batches(rows, group.split):
-        outputs = trained.run.outputs(batch)
-        parts.append(event_scores({name: tensor.float().cpu().numpy() for name, tensor in outputs.items()}))
-    if not parts:
-        raise UsageError(f"no sample of the {group.split.name} split has tokens")
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_rgba
 
 from mettle_cache.pipelines.figures.style import COLOURS
@@ -26,6 +27,9 @@ def test_bars_show_annotation_decision_and_score():
         to_rgba(COLOURS[0]),
     ]
     assert figure.axes[0].get_xlim() == (0, 6)
+    # what is decided is outlined, where the height does not show it
+    (outlines,) = [one for one in figure.axes[0].collections if isinstance(one, PolyCollection)]
+    assert [path.get_extents().x0 for path in outlines.get_paths()] == [2, 4]
     # annotation above, runs below it in their order
     assert truth[0].get_y() > first[0].get_y() > second[0].get_y()
 
@@ -37,3 +41,9 @@ def test_an_empty_clip_says_so_and_lanes_left_out_are_counted():
     assert [text.get_text() for text in figure.axes[0].texts] == ["nothing annotated, nothing found"]
     assert figure.axes[1].get_title(loc="left") == "best (+2)"
     assert figure.axes[1].get_xlabel() == "time (s)\nby accuracy"
+
+
+def test_the_highest_score_stands_behind_its_bar():
+    lane = EventLane("Bark", np.array([True]), (np.array([True]),) * 2, (np.array([0.256]), None))
+    figure = draw_timelines([ClipTimeline("best", (lane,))], ["a", "b"], numbers=True)
+    assert [text.get_text().strip() for text in figure.axes[0].texts] == ["0.26"]

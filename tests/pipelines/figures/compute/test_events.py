@@ -1,4 +1,4 @@
-"""Events read back from the tables that tasks write, and scores against their definitions."""
+"""Events and their scores read back from the tables that tasks write, earlier versions' among them."""
 
 import json
 
@@ -7,8 +7,8 @@ import pyarrow as pa
 import pytest
 
 from mettle_cache.errors import UsageError
-from mettle_cache.metrics.avel import predict_event_and_class
-from mettle_cache.pipelines.figures.compute.events import BOTH, event_scores, read_events, segment_classes
+from mettle_cache.pipelines.figures.compute.events import BOTH, read_events, segment_classes
+from mettle_cache.tasks.prediction_columns import score_lists
 
 RNG = np.random.default_rng(5)
 
@@ -24,7 +24,10 @@ def test_events_of_one_class_a_segment():
             "prediction": prediction.ravel().astype(np.int32),
         }
     ).replace_schema_metadata({"categories": json.dumps(["x", "y", "z", "background"])})
-    events = read_events(table)
+    assert read_events(table).scores == {}  # as earlier versions wrote it
+    scores = RNG.random((3, 5, 4), dtype=np.float32)
+    events = read_events(table.append_column("scores", score_lists(scores)))
+    np.testing.assert_array_equal(events.scores[BOTH], scores[..., :3].transpose(0, 2, 1))
     assert (events.categories, events.samples) == (("x", "y", "z"), ("a", "b", "a"))
     for active, labels in ((events.annotated[BOTH], target), (events.predicted[BOTH], prediction)):
         np.testing.assert_array_equal(active, labels[:, None] == np.arange(3)[:, None])
@@ -49,8 +52,12 @@ def test_events_of_several_classes_a_segment_and_modality():
             "prediction": cells[::-1],
         }
     ).replace_schema_metadata({"categories": json.dumps(["x", "y", "z"])})
-    events = read_events(table)
-    assert events.samples == ("v1", "v2")
+    assert read_events(table).samples == ("v1", "v2")  # as earlier versions wrote it
+    scores = RNG.random((2, 2, 4, 3), dtype=np.float32)
+    table = table.append_column("clip", pa.array(np.repeat(["c1", "c2"], 8)))
+    events = read_events(table.append_column("scores", score_lists(scores)))
+    assert events.samples == ("c1", "c2")
+    np.testing.assert_array_equal(events.scores["visual"], scores[:, 1].transpose(0, 2, 1))
     assert list(events.annotated) == ["audio", "visual"]
     for place, modality in enumerate(events.annotated):
         np.testing.assert_array_equal(events.annotated[modality], active[:, place])
@@ -64,21 +71,3 @@ def test_events_of_several_classes_a_segment_and_modality():
 def test_a_table_without_segments_is_refused():
     with pytest.raises(UsageError, match="the task's predictions are no events in segments"):
         read_events(pa.table({"clip": ["a"], "iou": [0.5]}))
-
-
-def test_scores_of_every_kind_of_head():
-    event, category, segments = RNG.normal(size=(2, 4)), RNG.normal(size=(2, 3)), RNG.normal(size=(2, 4, 4))
-    scores = event_scores({"event": event, "category": category})[BOTH]
-    softmax = np.exp(category) / np.exp(category).sum(-1, keepdims=True)
-    relative = softmax / softmax.max(-1, keepdims=True)
-    np.testing.assert_allclose(scores, np.einsum("bc,bt->bct", relative, 1 / (1 + np.exp(-event))))
-    # above a half in the winner alone is what the head decides
-    labels = predict_event_and_class(event, category)
-    np.testing.assert_array_equal(labels < 3, (scores.max(1) > 0.5))
-    scores = event_scores({"segments": segments})[BOTH]
-    softmax = np.exp(segments) / np.exp(segments).sum(-1, keepdims=True)
-    np.testing.assert_allclose(scores, np.moveaxis(softmax[..., :3], 1, 2))
-    heard, seen = RNG.random((2, 2, 4, 3))
-    scores = event_scores({"audio": heard, "visual": seen, "video": RNG.random((2, 3))})
-    np.testing.assert_array_equal(scores["visual"], np.moveaxis(seen, 1, 2))
-    assert event_scores({"logits": event}) == {}

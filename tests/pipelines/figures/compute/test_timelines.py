@@ -8,9 +8,10 @@ from mettle_cache.pipelines.figures.trained import RunGroup, TrainedRun
 from mettle_cache.pipelines.progress import Silent
 
 
-def events(annotated, predicted, modality="audio"):
+def events(annotated, predicted, modality="audio", scores=None):
     names = tuple(f"c{number}" for number in range(annotated.shape[1]))
-    return SplitEvents(names, ("a",), {modality: annotated}, {modality: predicted})
+    known = {} if scores is None else {modality: scores[None]}
+    return SplitEvents(names, ("a",), {modality: annotated}, {modality: predicted}, known)
 
 
 def test_lanes_are_what_is_annotated_then_what_is_found():
@@ -19,7 +20,7 @@ def test_lanes_are_what_is_annotated_then_what_is_found():
     first[0, [5, 0], :2] = True
     second[0, 2, :3] = True
     scores = np.arange(36).reshape(9, 4) / 36
-    timeline = clip_timeline("t", [events(annotated, first), events(annotated, second)], [{"audio": scores}, {}], 0)
+    timeline = clip_timeline("t", [events(annotated, first, scores=scores), events(annotated, second)], 0)
     assert [lane.label for lane in timeline.lanes] == ["audio: c5", "audio: c7", "audio: c2", "audio: c0"]
     lane = timeline.lanes[0]
     np.testing.assert_array_equal(lane.predicted[0], first[0, 5])
@@ -30,7 +31,7 @@ def test_lanes_are_what_is_annotated_then_what_is_found():
 
 def test_lanes_for_which_there_is_no_room_are_counted():
     annotated = np.ones((1, MOST_LANES + 3, 4), bool)
-    timeline = clip_timeline("t", [events(annotated, annotated, BOTH)], [{}], 0)
+    timeline = clip_timeline("t", [events(annotated, annotated, BOTH)], 0)
     assert [lane.label for lane in timeline.lanes] == [f"c{number}" for number in range(MOST_LANES)]
     assert timeline.left_out == 3
 
