@@ -92,7 +92,7 @@ def report_lines(report: EvaluateReport) -> list[str]:
         *(f"differs    {difference}" for difference in report.differs),
         *(f"note       {note}" for note in report.notes),
         f"written    {report.predictions}",
-        *([f"pictures   {report.artefacts}"] if report.artefacts else []),
+        *(f"pictures   {path}" for path in report.pictures),
     ]
 
 

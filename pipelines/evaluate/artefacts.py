@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +15,6 @@ from mettle_cache.datasets import Clip, Dataset, default_root, open_dataset
 from mettle_cache.errors import MediaError, MettleError, UsageError
 from mettle_cache.pipelines.progress import Progress
 from mettle_cache.store.writing.durable import disk_errors
-from mettle_cache.tasks.protocol import Predictions, Task
 
 if TYPE_CHECKING:
     from mettle_cache.store.reading.token_store import TokenStore
@@ -38,9 +39,7 @@ class StoredFrames:
         UsageError, DatasetError
             The root that the user has named is no such data set.
         """
-        if not self._tried:
-            self._tried = True
-            self._opened = self._open()
+        self.open()
         if self._opened is None or clip not in self._opened[1]:
             return None
         dataset, clips = self._opened
@@ -49,6 +48,12 @@ class StoredFrames:
         except MediaError as error:
             self._progress.note(f"no picture of {clip}: {error.message}")
             return None
+
+    def open(self) -> None:
+        """Open the data set, which otherwise the first picture does; raises as that does."""
+        if not self._tried:
+            self._tried = True
+            self._opened = self._open()
 
     def _open(self) -> tuple[Dataset, dict[str, Clip]] | None:
         name, options = self._store.dataset, self._store.key["extraction"].get("options", {})
@@ -64,25 +69,42 @@ class StoredFrames:
         return dataset, {clip.id: clip for clip in dataset.clips}
 
 
-def write_artefacts(
-    task: Task, predictions: Predictions, rows: Sequence[int], folder: Path, frames: StoredFrames
-) -> Path | None:
-    """Write the task's artefacts to ``folder``, replacing those of an earlier evaluation; None if it has none.
+def write_artefacts(files: Iterable[tuple[str, bytes]], folder: Path) -> list[Path]:
+    """Put files in the place of all that ``folder`` holds; what lies in it then, empty where there are no files.
+
+    A reader finds what was there or what is new, never some of each. Whatever goes wrong, what was there stays.
 
     Raises
     ------
     UsageError
-        The task names a file outside the folder.
-    NoRoomError
-        The disk is full.
+        A file's name leads out of the folder.
+    NoRoomError, StoreError
+        The disk is full, or refuses.
     """
-    written = False
-    for name, content in task.artefacts(predictions, rows, frames):
-        path = folder / name
-        if not path.resolve().is_relative_to(folder.resolve()):
-            raise UsageError(f"{name!a} would lie outside {folder}")
-        with disk_errors(path, len(content)):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-        written = True
-    return folder if written else None
+    staged, old = (folder.with_name(f".{folder.name}.{end}") for end in ("new", "old"))
+    _remove(staged)
+    try:
+        for name, content in files:
+            path = staged / name
+            if not path.resolve().is_relative_to(staged.resolve()):
+                raise UsageError(f"{name!a} would lie outside {folder}")
+            with disk_errors(path, len(content)):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+        if not staged.exists():
+            return []
+        _remove(old)
+        with disk_errors(folder, needed=0):
+            if os.path.lexists(folder):
+                folder.rename(old)
+            staged.rename(folder)
+    finally:
+        _remove(staged)
+    _remove(old)
+    return sorted(folder.iterdir())
+
+
+def _remove(folder: Path) -> None:
+    if os.path.lexists(folder):
+        with disk_errors(folder, needed=0):
+            shutil.rmtree(folder)

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import torch
 
 from mettle_cache.devices import choose_device, prepare_process
-from mettle_cache.errors import RunError, StoreError, UsageError
+from mettle_cache.errors import MettleError, RunError, StoreError, UsageError
 from mettle_cache.methods.kernels.ops import pools_tokens
 from mettle_cache.paths import command_line, local_path
 from mettle_cache.pipelines.evaluate.artefacts import StoredFrames, write_artefacts
@@ -57,8 +57,8 @@ def evaluate(
         report = evaluate("runs/first")
         report.scores[report.metric], report.differs
 
-    Writes ``predictions-SPLIT.parquet`` and ``samples-SPLIT.parquet``, what each sample scored, into the run's folder
-    and adds to its ``result.json``. Files by which a task shows its predictions go to ``artefacts-SPLIT``.
+    Writes ``predictions-SPLIT.parquet`` and ``samples-SPLIT.parquet``, what each sample scored, into the run's folder,
+    adds to its ``result.json``, and then draws predictions in ``artefacts-SPLIT``, or notes why it cannot.
 
     Parameters
     ----------
@@ -118,7 +118,6 @@ def evaluate_runs(
     paths, notes = _distinct([local_path(run) for run in runs])
     places = _places(paths, None if out is None else local_path(out))
     stores = _Stores(local_path(store) if isinstance(store, str | Path) else store)
-    reports: dict[Path, EvaluateReport] = {}
     failures: list[tuple[Path, RunError]] = []
     with ExitStack() as held:
         loaded = []
@@ -132,15 +131,35 @@ def evaluate_runs(
                 loaded.append(_load(folder, places[path], config, stores.open(config, path), split, target))
             except RunError as error:
                 failures.append((path, error))
-        for group in _group_by_pass(loaded):
-            for trained, outcome in zip(group, _predict_together(group, threads, progress), strict=True):
-                if isinstance(outcome, RunError):
-                    failures.append((trained.folder.path, outcome))
-                else:
-                    frames = StoredFrames(trained.store, root, progress)
-                    reports[trained.folder.path] = _record(trained, outcome, frames)
+        reports, failed = _evaluate_loaded(loaded, root, threads, progress)
     scored = [reports[path] for path in paths if path in reports]
-    return EvaluationGroup(split=split, reports=scored, failures=failures, notes=[*notes, *_twins(scored)])
+    notes += _twins(scored)
+    return EvaluationGroup(split=split, reports=scored, failures=[*failures, *failed], notes=notes)
+
+
+def _evaluate_loaded(
+    loaded: Sequence[_TrainedRun], root: Path | None, threads: int, progress: Progress
+) -> tuple[dict[Path, EvaluateReport], list[tuple[Path, RunError]]]:
+    """The report of each run by its folder, and the failures of the others."""
+    frames = {id(one.store): StoredFrames(one.store, root, progress) for one in loaded}
+    if root is not None:  # a wrong one is told before anything is computed
+        for of_store in frames.values():
+            of_store.open()
+    reports: dict[Path, EvaluateReport] = {}
+    failures: list[tuple[Path, RunError]] = []
+    predicted: list[tuple[_TrainedRun, Predictions]] = []
+    for group in _group_by_pass(loaded):
+        for trained, outcome in zip(group, _predict_together(group, threads, progress), strict=True):
+            if isinstance(outcome, RunError):
+                failures.append((trained.folder.path, outcome))
+            else:
+                reports[trained.folder.path] = _record(trained, outcome)
+                predicted.append((trained, outcome))
+    # when every score is on the disk, whatever becomes of the pictures
+    for trained, predictions in predicted:
+        path = trained.folder.path
+        reports[path] = _show(trained, predictions, reports[path], frames[id(trained.store)], progress)
+    return reports, failures
 
 
 def _distinct(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
@@ -244,11 +263,10 @@ def _predict_together(group: Sequence[_TrainedRun], threads: int, progress: Prog
     return predictions
 
 
-def _record(trained: _TrainedRun, predictions: Predictions, frames: StoredFrames) -> EvaluateReport:
-    """Write predictions, artefacts and report."""
+def _record(trained: _TrainedRun, predictions: Predictions) -> EvaluateReport:
+    """Write predictions and report."""
     task, place = trained.run.task, trained.place
-    shown = write_artefacts(task, predictions, trained.split.rows, place.artefacts(trained.split.name), frames)
-    report = replace(_report(trained, predictions), artefacts=shown)
+    report = _report(trained, predictions)
     rows, name = trained.split.rows, trained.split.name
     clips = trained.store.samples["clip"].take(pa.array(rows, pa.int64())).to_pylist()
     tables = {
@@ -256,8 +274,39 @@ def _record(trained: _TrainedRun, predictions: Predictions, frames: StoredFrames
         sample_scores_file(place.path, name): sample_scores_table(rows, clips, task.sample_terms(predictions, rows)),
     }
     place.commit({path: partial(_write_table, table) for path, table in tables.items()})
-    place.update_result({"evaluation": {**_earlier(place), trained.split.name: report.to_json()}})
+    _write_report(trained, report)
     return report
+
+
+def _show(
+    trained: _TrainedRun, predictions: Predictions, report: EvaluateReport, frames: StoredFrames, progress: Progress
+) -> EvaluateReport:
+    """Draw the predictions; the report with what was drawn, or with a note that says why nothing was."""
+    task, rows, folder = trained.run.task, trained.split.rows, trained.place.artefacts(trained.split.name)
+
+    def files() -> Iterator[tuple[str, bytes]]:
+        # matplotlib, which nothing but this needs
+        from mettle_cache.pipelines.evaluate.sheets import sheet_files
+
+        yield from task.artefacts(predictions, rows, frames)
+        yield from sheet_files(trained.recipe.task, task, trained.store, report.split, rows, predictions, frames)
+
+    try:
+        pictures = write_artefacts(files(), folder)
+    except Exception as error:  # noqa: BLE001 - a picture may fail in any way, and the scores stand all the same
+        text = error.message if isinstance(error, MettleError) else f"{type(error).__name__}: {error}"
+        note = f"no pictures could be drawn, so {folder.name} is not of this evaluation ({text})"
+        progress.note(f"{report.run}: {note}")
+        report = replace(report, notes=[*report.notes, note])
+    else:
+        report = replace(report, artefacts=folder if pictures else None, pictures=pictures)
+    _write_report(trained, report)
+    return report
+
+
+def _write_report(trained: _TrainedRun, report: EvaluateReport) -> None:
+    evaluation = {**_earlier(trained.place), trained.split.name: report.to_json()}
+    trained.place.update_result({"evaluation": evaluation})
 
 
 def _write_table(table: pa.Table, path: Path) -> None:

@@ -69,3 +69,13 @@ def read_sample_scores(folder: RunFolder, split: str) -> SampleScores | None:
             f"{place}: not samples' scores that this version reads ({error})",
             hint=f"write them again: {command_line('mettle evaluate', folder.path)}",
         ) from error
+
+
+def spread_over_ranks(scores: NDArray[np.float64], count: int) -> list[int]:
+    """Places of at most ``count`` of R samples from the best to the worst, evenly over the ranks of ``scores [R]``.
+
+    Equal ones rank as they are annotated.
+    """
+    ranked = sorted(range(len(scores)), key=lambda place: -scores[place])
+    ranks = sorted({round(rank * (len(ranked) - 1) / max(count - 1, 1)) for rank in range(count)})
+    return [ranked[rank] for rank in ranks]

@@ -13,8 +13,10 @@ from typing import Any, Literal
 
 import numpy as np
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from mettle_cache.store.writing.durable import make_folder, write_files
@@ -24,7 +26,7 @@ Format = Literal["png", "svg"]
 COLUMN_MM = 85.0
 TEXT_POINTS = 7.0
 DOTS_PER_INCH = 300
-BLUE, VERMILION, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
+BLUE, VERMILION, GREEN, ORANGE, YELLOW = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#F0E442"
 COLOURS = (BLUE, VERMILION, GREEN, ORANGE, "#CC79A7", "#56B4E9", "#000000")
 GREY = "#999999"
 PALE = "#DDDDDD"
@@ -78,6 +80,31 @@ def new_figure(height_mm: float, *, pictures: bool = False) -> Figure:
     """An empty figure one column wide, whose parts are arranged when it is drawn; ``pictures`` stand close together."""
     size = (COLUMN_MM / 25.4, height_mm / 25.4)
     return Figure(figsize=size, layout="compressed" if pictures else "constrained")
+
+
+def new_page(height_mm: float) -> tuple[Figure, Axes]:
+    """A figure one column wide that one axes fills, which counts millimetres from the upper left corner.
+
+    What is drawn on it stays where it is put: dozens of small axes would take seconds to arrange.
+    """
+    figure = Figure(figsize=(COLUMN_MM / 25.4, height_mm / 25.4))
+    page = figure.add_axes((0, 0, 1, 1))
+    page.set(xlim=(0, COLUMN_MM), ylim=(height_mm, 0))
+    page.set_axis_off()
+    return figure, page
+
+
+def show_picture(page: Axes, picture: NDArray[np.uint8], left: float, top: float, width: float, height: float) -> None:
+    """Put a picture, RGB ``[H, W, 3]``, on a page, stretched to these millimetres."""
+    extent = (left, left + width, top + height, top)
+    page.imshow(picture, extent=extent, aspect="auto", interpolation="nearest")
+
+
+def legend_row(page: Axes, top: float, entries: Sequence[tuple[str, str]]) -> None:
+    """Patches of colours and their names in one line of a page."""
+    handles = [Patch(facecolor=colour, edgecolor="black", linewidth=0.4, label=name) for name, colour in entries]
+    place = (0.5, 1 - top / page.get_ylim()[0])
+    page.legend(handles=handles, loc="upper center", bbox_to_anchor=place, ncols=len(handles), borderpad=0)
 
 
 @styled

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from mettle_cache.devices import choose_device
 from mettle_cache.errors import RunError
 from mettle_cache.pipelines.evaluate.artefacts import StoredFrames
+from mettle_cache.pipelines.evaluate.sample_scores import spread_over_ranks
 from mettle_cache.pipelines.progress import Progress
 from mettle_cache.pipelines.train.best_run import best_run
 from mettle_cache.pipelines.train.loop import predict_split
@@ -120,6 +121,4 @@ class RunGroup:
         Samples rank by what each scores alone in the task's metric, equal ones as they are annotated.
         """
         scores = self.task.sample_scores(self.predictions(0), self.split.rows)
-        ranked = sorted(range(len(scores)), key=lambda place: -scores[place])
-        ranks = sorted({round(rank * (len(ranked) - 1) / max(count - 1, 1)) for rank in range(count)})
-        return [ranked[rank] for rank in ranks]
+        return spread_over_ranks(scores, count)

@@ -54,8 +54,8 @@ class EvaluateReport:
     set; ``differs`` lists in sentences what separates this run from it, and the two are ``comparable`` where nothing
     does; ``notes`` are to be known all the same. ``times_evaluated`` counts the evaluations of this split, this one
     included. ``variant`` tells the run from those that were trained with it, ``training_failure``
-    is what ended its training early. ``artefacts`` is the folder of files that show the predictions, None where the
-    task has nothing to show.
+    is what ended its training early. ``artefacts`` is the folder of files that show the predictions, None where there
+    are none, and ``pictures`` what lies in it: sheets, and folders with a picture for every frame.
     """
 
     run: Path
@@ -80,6 +80,7 @@ class EvaluateReport:
     variant: str = ""
     training_failure: str | None = None
     artefacts: Path | None = None
+    pictures: list[Path] = field(default_factory=list)
 
     @property
     def comparable(self) -> bool:
@@ -89,7 +90,8 @@ class EvaluateReport:
     def to_json(self) -> dict[str, object]:
         paths = {name: str(getattr(self, name)) for name in ("run", "predictions", "store")}
         shown = None if self.artefacts is None else str(self.artefacts)
-        return {**asdict(self), **paths, "artefacts": shown, "comparable": self.comparable}
+        pictures = [str(path) for path in self.pictures]
+        return {**asdict(self), **paths, "artefacts": shown, "pictures": pictures, "comparable": self.comparable}
 
 
 @dataclass(frozen=True, kw_only=True)

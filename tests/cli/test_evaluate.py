@@ -46,6 +46,12 @@ def test_one_score_stands_beside_the_paper_s_in_one_line(report_of):
     ]
 
 
+def test_pictures_are_named_each(report_of):
+    folder = Path("runs/a/artefacts-test")
+    lines = report_lines(report_of({"miou": 50.0}, {"miou": 80.0}, pictures=[folder / "masks", folder / "overlay.png"]))
+    assert lines[-2:] == [f"pictures   {folder}/masks", f"pictures   {folder}/overlay.png"]
+
+
 def test_several_scores_are_a_table_beside_the_paper_s(report_of):
     lines = report_lines(report_of({"segment_type_av": 57.0, "own": 1.0}, {"segment_type_av": 57.0, "other": 3.0}))
     assert lines[2:8] == [

@@ -237,7 +237,7 @@ def test_timelines_and_maps_tell_modalities_apart(write_store, tmp_path):
     store = write_store()
     train(store, recipe=load_recipe("llp-small", [*SMALL, "train.epochs=1"]), out=tmp_path / "run")
     group = RunGroup([TrainedRun.load(tmp_path / "run", "lcd", store=store)], "test", None, Silent())
-    samples = {sample["filename"]: sample for sample in store.samples.to_pylist()}
+    samples = {sample["clip"]: sample for sample in store.samples.to_pylist()}
     for timeline in group_timelines(group, 1):
         sample = samples[timeline.title.split(": ")[1]]
         lanes = {lane.label: lane for lane in timeline.lanes}

@@ -36,14 +36,13 @@ from mettle_cache.tasks.avs.model import (
     mixed_layers,
     without_mti,
 )
-from mettle_cache.tasks.avs.pictures import SheetVideo, contact_sheet, mask_png
+from mettle_cache.tasks.avs.pictures import mask_png
 from mettle_cache.tasks.avs.published import PUBLISHED
 from mettle_cache.tasks.model import require_method
 from mettle_cache.tasks.protocol import Frames, Predictions, PublishedRow, Task
 
 MASK_BYTES = SIDE * SIDE // 8
 PYRAMID_STAGES = 4
-SHEET_VIDEOS = 8
 
 
 class AvsTask(Task):
@@ -182,19 +181,12 @@ class AvsTask(Task):
         )
 
     def artefacts(self, predictions: Predictions, rows: Sequence[int], frames: Frames) -> Iterator[tuple[str, bytes]]:
-        """``masks/CLIP.png`` of every predicted frame, and ``overlay.png`` with truth and prediction of some videos."""
-        clips, packed = self.samples["clips"].to_pylist(), predictions["masks"]
+        """``masks/CLIP.png`` of every predicted frame."""
+        clips = self.samples["clips"].to_pylist()
         for number, row in enumerate(rows):
             # frames beyond those with a mask are not predicted
-            for clip, mask in zip(clips[row], _unpack(packed[number]), strict=False):
+            for clip, mask in zip(clips[row], _unpack(predictions["masks"][number]), strict=False):
                 yield _picture(clip), mask_png(mask)
-        chosen = sorted({int(place) for place in np.linspace(0, len(rows) - 1, SHEET_VIDEOS)})
-        videos = [
-            SheetVideo([frames(clip) for clip in clips[rows[n]][: len(truth)]], truth, _unpack(packed[n]))
-            for n in chosen
-            for truth in self._masks([rows[n]])
-        ]
-        yield "overlay.png", contact_sheet(videos)
 
     def _masks(self, rows: Sequence[int]) -> NDArray[np.bool_]:
         """Masks ``[B, M, 224, 224]``; the samples of a split have the same number each."""

@@ -9,16 +9,6 @@ from mettle_cache.pipelines.progress import Silent
 from tests.datasets.avsbench_files import write_ms3
 
 
-class Shows:
-    """A task that shows what it is told to."""
-
-    def __init__(self, *files):
-        self.files = files
-
-    def artefacts(self, predictions, rows, frames):
-        yield from self.files
-
-
 class Notes(Silent):
     def __init__(self):
         self.notes = []
@@ -32,34 +22,44 @@ class AStore:
     key = {"extraction": {}}  # noqa: RUF012
 
 
-def test_files_are_written_over_those_of_an_earlier_evaluation(tmp_path):
-    folder = tmp_path / "artefacts"
-    for content in (b"old", b"new"):
-        assert write_artefacts(Shows(("a/b.png", content), ("c.png", b"c")), {}, [], folder, None) == folder
-    assert (folder / "a" / "b.png").read_bytes() == b"new"
-    assert (folder / "c.png").read_bytes() == b"c"
+def test_files_take_the_place_of_those_of_an_earlier_evaluation(tmp_path):
+    folder = tmp_path / "artefacts-test"
+    write_artefacts([("a/b.png", b"old"), ("gone.png", b"old")], folder)
+    assert write_artefacts([("a/b.png", b"new"), ("c.png", b"c")], folder) == [folder / "a", folder / "c.png"]
+    assert {path.name: path.read_bytes() for path in folder.rglob("*.png")} == {"b.png": b"new", "c.png": b"c"}
+    assert list(tmp_path.iterdir()) == [folder]
 
 
-def test_a_task_that_shows_nothing_makes_no_folder(tmp_path):
-    assert write_artefacts(Shows(), {}, [], tmp_path / "artefacts", None) is None
-    assert not (tmp_path / "artefacts").exists()
+def test_what_was_there_stays_whole_where_drawing_fails(tmp_path):
+    folder = tmp_path / "artefacts-test"
+    write_artefacts([("a.png", b"old"), ("b.png", b"old")], folder)
+
+    def failing():
+        yield "a.png", b"new"
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_artefacts(failing(), folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {"a.png": b"old", "b.png": b"old"}
+    # a killed process leaves the new files unfinished, or the old ones aside
+    for left in (".artefacts-test.new", ".artefacts-test.old"):
+        (tmp_path / left).mkdir()
+        (tmp_path / left / "stray.png").touch()
+    write_artefacts([("a.png", b"new")], folder)
+    assert [path.name for path in tmp_path.rglob("*")] == ["artefacts-test", "a.png"]
+
+
+def test_nothing_to_show_makes_no_folder(tmp_path):
+    assert write_artefacts([], tmp_path / "artefacts") == []
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["../out.png", "a/../../out.png", "/out.png"])
 def test_nothing_is_written_outside_the_folder(tmp_path, name):
     name = str(tmp_path) + name if name.startswith("/") else name
     with pytest.raises(UsageError, match="would lie outside"):
-        write_artefacts(Shows((name, b"x")), {}, [], tmp_path / "artefacts", None)
+        write_artefacts([(name, b"x")], tmp_path / "artefacts")
     assert not list(tmp_path.rglob("out.png"))
-
-
-def test_nor_through_a_link(tmp_path):
-    folder = tmp_path / "artefacts"
-    folder.mkdir()
-    (folder / "masks").symlink_to(tmp_path)
-    with pytest.raises(UsageError, match="would lie outside"):
-        write_artefacts(Shows(("masks/out.png", b"x")), {}, [], folder, None)
-    assert not (tmp_path / "out.png").exists()
 
 
 def test_frames_are_those_of_the_data_set(tmp_path):

@@ -10,7 +10,9 @@ from mettle_cache.pipelines.figures.layer_similarity import LayerSimilarity, dra
 from mettle_cache.pipelines.figures.learning_curves import LearningCurve, draw_learning_curves
 from mettle_cache.pipelines.figures.loss_landscape import LossLandscape, draw_loss_landscapes
 from mettle_cache.pipelines.figures.mask_grid import MaskColumn, draw_mask_grid
+from mettle_cache.pipelines.figures.mask_sheet import SheetVideo, draw_mask_sheet
 from mettle_cache.pipelines.figures.meta_token_map import SegmentMap, draw_meta_token_maps
+from mettle_cache.pipelines.figures.question_sheet import AskedQuestion, draw_question_sheet
 from mettle_cache.pipelines.figures.timelines import ClipTimeline, EventLane, draw_timelines
 
 LONG = "lcd.k_visual=4,lcd.norm=false,train.learning_rate=0.0004/seed-12"
@@ -62,7 +64,7 @@ def timelines():
         ClipTimeline("median, 50 %: b", tuple(lane("audio: Acoustic_guitar") for _ in range(5)), left_out=2),
         ClipTimeline("worst, 0 %: c", ()),
     ]
-    return draw_timelines(clips, ["k1", LONG], rule="clips: k1's by segment type av")
+    return draw_timelines(clips, ["k1", LONG], rule="clips: k1's by segment type av", numbers=True)
 
 
 def mask_grid():
@@ -77,6 +79,35 @@ def mask_grid():
         )
 
     return draw_mask_grid([column(number) for number in range(5)], ["lcd", LONG])
+
+
+def mask_sheet():
+    grid = np.stack(np.mgrid[:28, :28])
+
+    def video(number, frames):
+        masks = [((grid - shift) ** 2).sum(0)[None] < 60 for shift in (11, 14)]
+        truth, predicted = (np.repeat(mask, frames, axis=0) for mask in masks)
+        pictures = (None,) * frames if number else tuple(RNG.integers(0, 255, (frames, 45, 60, 3)).astype(np.uint8))
+        title = "dog_barking/a-rather-long-name-00…, 100 %"
+        return SheetVideo(title=title, pictures=pictures, truth=truth, predicted=predicted, ious=(100.0,) * frames)
+
+    rule = "a-store-of-some-name test: 8 of 1200 samples, from best to worst by miou; the frames are not at hand"
+    return draw_mask_sheet([video(number, frames) for number, frames in enumerate((5, 1, 7))], rule=rule)
+
+
+def question_sheet():
+    def question(number):
+        answers = tuple((f"a_long_answer_{place}", probability) for place, probability in enumerate((1.0, 0.4, 0.1, 0)))
+        return AskedQuestion(
+            title=f"video-{number:08d}, Audio-Visual Comparative",
+            question="Is the violin on the left more rhythmic than the electric_bass on the right of the whole video",
+            answers=answers[: 4 - number],
+            right=answers[1][0] if number else "accordion_of_the_left_hand",
+            picture=RNG.integers(0, 255, (45, 60, 3)).astype(np.uint8) if number == 1 else None,
+        )
+
+    rule = "music-avqa test: 8 of 9185 samples, from best to worst by accuracy; the frames are not at hand"
+    return draw_question_sheet([question(number) for number in range(3)], rule=rule)
 
 
 def attention_maps():
@@ -154,7 +185,9 @@ FIGURES = {
         layer_similarity,
         learning_curves,
         mask_grid,
+        mask_sheet,
         meta_token_maps,
+        question_sheet,
         timelines,
     )
 }
