@@ -8,7 +8,7 @@ SOURCES := mettle_cache pipelines cli tests
 # two test processes share the cores: more threads in each would only make them wait for one another
 TEST := OMP_NUM_THREADS=1 $(BIN)/pytest
 
-.PHONY: install demo test test-slow test-real study test-interop test-loggers check format constraints clean
+.PHONY: install demo test test-browser test-slow test-real study test-interop test-loggers check format constraints clean
 
 install: $(STAMP)
 
@@ -23,7 +23,11 @@ demo: install
 
 # worksteal: a module's tests stay in one process, so that what they share is made once
 test: install
-	$(TEST) -n 2 --dist worksteal -m "not slow and not realdata and not interop and not loggers"
+	$(TEST) -n 2 --dist worksteal -m "not slow and not realdata and not interop and not loggers and not browser"
+
+# pages in a headless Chromium from the PATH; skips, and says so, where there is none
+test-browser: install
+	$(TEST) -m browser
 
 test-slow: install
 	$(TEST) -m slow --timeout 1800

@@ -15,6 +15,7 @@ from mettle_cache.cli.table import table_lines
 from mettle_cache.errors import UsageError
 
 if TYPE_CHECKING:
+    from mettle_cache.pipelines.page.build import PageReport
     from mettle_cache.pipelines.tables.table import Table
 
 EPILOG = """Examples:
@@ -24,14 +25,15 @@ mettle report runs/ave-swinv2_l-shared-table9
 mettle report runs/ave-swinv2_l-shared-table9 --groups groups.csv \\
     --format markdown
 mettle report runs/lcd runs/linear --base runs/lcd --split val --json
+mettle report runs/k1 runs/k4 --out report.html --root data/AVE
 mettle report runs/k1 runs/k4 --figures figures
 mettle report runs/k1 runs/k4 --figures figures \\
     --only loss-landscape,timelines --grid 41
 """
-TABLE, DRAWN = "The table", "The figures"
+TABLE, DRAWN = "The table", "A page and figures"
+OUT = "Write one HTML page, which opens anywhere, instead of a table unless --table is given."
 FIGURES = "Draw figures of the runs into this folder, as PNG and SVG, instead of a table unless --table is given."
 ONLY = "Of the figures these kinds only; docs/figures.md lists them. By default all that the runs give."
-
 GROUPS = path_option(
     text="CSV of clips that are not independent: clip, and a column for each thing that they share.",
     metavar="FILE",
@@ -70,12 +72,13 @@ def report(
     groups: Annotated[Path | None, GROUPS] = None,
     split: Annotated[str, SPLIT] = "test",
     form: Annotated[str, FORM] = "text",
+    out: Annotated[Path | None, path_option(text=OUT, metavar="FILE.html", panel=DRAWN)] = None,
     figures: Annotated[Path | None, path_option(text=FIGURES, metavar="DIR", panel=DRAWN)] = None,
     table: Annotated[bool, WITH_TABLE] = False,
     only: Annotated[str | None, typer.Option(metavar="KIND,KIND...", help=ONLY, rich_help_panel=DRAWN)] = None,
     grid: Annotated[int, GRID] = 21,
     store: Annotated[Path | None, STORE] = None,
-    root: Annotated[Path | None, path_option(text="The data set, for frames in figures.", panel=DRAWN)] = None,
+    root: Annotated[Path | None, path_option(text="The data set, for frames.", panel=DRAWN)] = None,
     device: Device = None,
     json: Json = False,
     debug: Debug = False,
@@ -84,17 +87,21 @@ def report(
 
     Differences are paired by seed and by sample; their interval is over both, or over groups of clips that share
     something, the widest of them. One seed has none. Folders of a sweep file have a table each; runs without one are a
-    table together. With --figures draw the runs: what each one's folder and store give, evaluated or not.
+    table together. With --out write a page of the runs: scores beside the paper's, mistakes with pictures, curves and
+    cost. With --figures draw them. Both take what each run's folder and store give, evaluated or not.
     """
     if only is not None and figures is None:
         raise UsageError("--only chooses figures, and none are asked for", hint="add --figures DIR")
-    tables = _collect(runs, split, base, groups, form) if table or figures is None else []
+    tables = _collect(runs, split, base, groups, form) if table or (figures is None and out is None) else []
+    page = None if out is None else _write(runs, out, split, base, groups, store=store, root=root)
     written = []
     if figures is not None:
         written = _draw(runs, figures, split, only, grid, store=store, root=root, device=device)
     shown = {"tables": [one.to_json() for one in tables]} if tables else {}
     drawn = {"figures": [str(path) for path in written]} if figures is not None else {}
-    emit({**shown, **drawn}, [*(report_lines(tables, form) if tables else []), *map(str, written)])
+    told = page.to_json() if page else {}
+    lines = [*(report_lines(tables, form) if tables else []), *(page_lines(page) if page else []), *map(str, written)]
+    emit({**shown, **told, **drawn}, lines)
 
 
 def _collect(runs: list[Path], split: str, base: str | None, groups: Path | None, form: str) -> list[Table]:
@@ -108,6 +115,31 @@ def _collect(runs: list[Path], split: str, base: str | None, groups: Path | None
     from mettle_cache.pipelines.tables.collecting import collect_tables
 
     return collect_tables(runs, split=split, base=base, groups=clips)
+
+
+def _write(
+    runs: list[Path],
+    out: Path,
+    split: str,
+    base: str | None,
+    groups: Path | None,
+    *,
+    store: Path | None,
+    root: Path | None,
+) -> PageReport:
+    from mettle_cache.pipelines.compare.groups import read_groups
+    from mettle_cache.pipelines.page.build import write_page
+    from mettle_cache.pipelines.page.subject import PageOptions
+    from mettle_cache.pipelines.places import require_store
+    from mettle_cache.pipelines.progress import terminal_progress
+
+    if store is not None:
+        require_store(store)
+    if root is not None and not root.is_dir():
+        raise UsageError(f"--root {root}: there is no such folder", hint="name the data set's folder, or leave it out")
+    clips = None if groups is None else read_groups(groups)
+    options = PageOptions(split=split, groups=clips, store=store, root=root, out=out)
+    return write_page(runs, options, terminal_progress(), base=base)
 
 
 def _draw(
@@ -140,6 +172,13 @@ def _draw(
     kinds = tuple(name.strip() for name in (only or "").split(",") if name.strip())
     options = FigureOptions(split=split, only=kinds, landscape=LandscapeOptions(grid=grid))
     return draw_figures(runs, folder, terminal_progress(), options, store=store, root=root, device=device)
+
+
+def page_lines(page: PageReport) -> list[str]:
+    """Where the page is, and what it lacks."""
+    from mettle_cache.pipelines.report.units import format_bytes
+
+    return [f"page       {page.path}, {format_bytes(page.nbytes)}", *(f"lacks      {line}" for line in page.lacks)]
 
 
 def report_lines(tables: Sequence[Table], form: str) -> list[str]:

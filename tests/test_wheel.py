@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("mettle_cache", "pipelines", "cli")
-SHIPPED = ("*.py", "*.toml", "py.typed")
+SHIPPED = ("*.py", "*.toml", "*.html", "*.css", "*.js", "py.typed")
 NEEDS_SETUPTOOLS = 77
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from mettle_cache.pipelines.figures.learning_curves import LearningCurve, draw_l
 from mettle_cache.pipelines.figures.style import save_figure
 from mettle_cache.pipelines.figures.trained import RunGroup, TrainedRun
 from mettle_cache.pipelines.progress import Progress, Silent
+from mettle_cache.pipelines.report.run_labels import run_labels
 from mettle_cache.pipelines.train.run_folder import RunFolder, find_runs
 
 
@@ -86,18 +86,6 @@ def _draw_kind(kind: str, how: FigureKind, group: RunGroup, place: Path, options
         group.progress.finish()
         group.progress.note(f"{place.name}-{kind} is left out: {error.message}")
     return written
-
-
-def run_labels(paths: Sequence[Path]) -> list[str]:
-    """What tells runs apart: their paths below the folder that they have in common, without the end that all have."""
-    absolute = [path.absolute() for path in paths]
-    if not absolute:
-        return []
-    common = os.path.commonpath([path.parent for path in absolute])
-    relative = [path.relative_to(common) for path in absolute]
-    while len(relative) > 1 and len({path.name for path in relative}) == 1:
-        relative = [path.parent for path in relative]
-    return [path.as_posix() for path in relative]
 
 
 def _learning_curves(labels: dict[Path, str], progress: Progress) -> Iterator[tuple[str, Figure]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mettle_cache.pipelines.compare.groups import Groups
 from mettle_cache.pipelines.sweeps.record import read_record
+from mettle_cache.pipelines.sweeps.sweep_file import Sweep
 from mettle_cache.pipelines.tables.scored_runs import read_scored_runs
 from mettle_cache.pipelines.tables.table import Table, make_table
 from mettle_cache.pipelines.train.run_folder import find_runs
@@ -24,15 +25,21 @@ def collect_tables(
     UsageError, DatasetError
         As ``make_table``.
     """
-    tables, others = [], []
+    tables = []
+    for sweep, paths in group_folders(folders):
+        runs = read_scored_runs(paths, split)
+        tables.append(make_table(runs, split=split, sweep=sweep, base=base, groups=groups))
+    return tables
+
+
+def group_folders(folders: Sequence[Path]) -> list[tuple[Sweep | None, list[Path]]]:
+    """The runs of each sweep's folder, and last, without a sweep, all others. Raises RunError as ``collect_tables``."""
+    groups: list[tuple[Sweep | None, list[Path]]] = []
+    others: list[Path] = []
     for folder in dict.fromkeys(folders):
         sweep = read_record(folder)
         if sweep is None:
             others += find_runs(folder)
         else:
-            runs = read_scored_runs(find_runs(folder), split)
-            tables.append(make_table(runs, split=split, sweep=sweep, base=base, groups=groups))
-    if others:
-        runs = read_scored_runs(list(dict.fromkeys(others)), split)
-        tables.append(make_table(runs, split=split, base=base, groups=groups))
-    return tables
+            groups.append((sweep, find_runs(folder)))
+    return [*groups, (None, list(dict.fromkeys(others)))] if others else groups

@@ -46,6 +46,11 @@ class ScoredRun:
         return self.scores[metric]
 
     @property
+    def row(self) -> str:
+        """The name of its row in a table: the variant, else the folder; seeds of one recipe lie side by side in it."""
+        return self.variant or str(self.path.parent if self.path.name.startswith("seed-") else self.path)
+
+    @property
     def failure(self) -> str | None:
         """What ended the training early, None where nothing did."""
         failure: str | None = self.evaluation.get("training_failure")
@@ -60,7 +65,7 @@ def read_scored_runs(folders: Sequence[Path], split: str) -> list[ScoredRun]:
     RunError
         One is damaged, was not evaluated on that split, or was trained on since.
     """
-    runs = [_read(folder, split) for folder in folders]
+    runs = [read_scored_run(folder, split) for folder in folders]
     missing = [folder for folder, run in zip(folders, runs, strict=True) if run is None]
     if missing:
         more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
@@ -73,7 +78,8 @@ def read_scored_runs(folders: Sequence[Path], split: str) -> list[ScoredRun]:
     return [run for run in runs if run is not None]
 
 
-def _read(folder: Path, split: str) -> ScoredRun | None:
+def read_scored_run(folder: Path, split: str) -> ScoredRun | None:
+    """The run in a folder; None where it has no scores on ``split``, or was trained on since. Raises RunError."""
     place = RunFolder(folder)
     config = place.read_config()
     evaluation = place.read_result().get("evaluation", {}).get(split)

@@ -138,9 +138,7 @@ def _subject(runs: Sequence[ScoredRun]) -> tuple[str, tuple[str, str]]:
 def _by_variant(runs: Sequence[ScoredRun], sweep: Sweep | None) -> dict[str, list[ScoredRun]]:
     variants: dict[str, list[ScoredRun]] = {}
     for run in runs:
-        # seeds of one recipe lie side by side
-        alone = run.path.parent if run.path.name.startswith("seed-") else run.path
-        variants.setdefault(run.variant or str(alone), []).append(run)
+        variants.setdefault(run.row, []).append(run)
     for name, members in variants.items():
         seeds = [run.seed for run in members]
         twice = next((run for run in members if seeds.count(run.seed) > 1), None)

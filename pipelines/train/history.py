@@ -38,3 +38,13 @@ def history_table(rows: Sequence[EpochRow]) -> bytes:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue().encode()
+
+
+def parse_history(content: bytes) -> list[EpochRow]:
+    """The inverse of :func:`history_table`, numbers as floats. Raises ValueError for anything else."""
+    rows: list[EpochRow] = []
+    for line in csv.DictReader(content.decode("utf-8").splitlines(), strict=True):
+        if None in line or None in line.values() or "loss" not in line:
+            raise ValueError("a line is too long or too short, or there is no loss")
+        rows.append({name: float(value) if value else None for name, value in line.items()})
+    return rows

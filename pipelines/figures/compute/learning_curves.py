@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import numpy as np
 
 from mettle_cache.errors import RunError
 from mettle_cache.pipelines.figures.learning_curves import LearningCurve
+from mettle_cache.pipelines.train.history import parse_history
 from mettle_cache.pipelines.train.run_folder import RunFolder
 from mettle_cache.tasks.registry import get_task
 
@@ -27,10 +27,10 @@ def run_curve(path: Path, label: str) -> tuple[LearningCurve, str]:
     column = f"{config.select_on}_{metric}"
     table = folder.check(folder.metrics)
     try:
-        rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
-        loss = np.array([float(row["loss"]) for row in rows])
-        score = np.array([float(row.get(column) or "nan") for row in rows])
-    except (KeyError, TypeError, ValueError) as error:
+        rows = parse_history(table.read_bytes())
+        loss = np.array([row["loss"] for row in rows], np.float64)
+        score = np.array([row.get(column) for row in rows], np.float64)
+    except ValueError as error:
         raise RunError(f"{table}: no table of epochs ({error})") from error
     return LearningCurve(label=label, loss=loss, score=score, best=_best(score)), f"{config.select_on} {metric}"
 

@@ -7,7 +7,7 @@ import pytest
 from mettle_cache.errors import OptionsError, RunError, UsageError
 from mettle_cache.pipelines.figures.compute.loss_landscape import LandscapeOptions
 from mettle_cache.pipelines.figures.compute.meta_token_map import MapOptions
-from mettle_cache.pipelines.figures.draw import draw_figures, run_labels
+from mettle_cache.pipelines.figures.draw import draw_figures
 from mettle_cache.pipelines.figures.kinds import FigureOptions
 from mettle_cache.store import TokenStore
 from tests.pipelines.figures.conftest import train_run
@@ -68,12 +68,3 @@ def test_a_split_that_is_not_there(trained_run, tmp_path):
     with pytest.raises(UsageError, match="there is no split 'tset'") as error:
         draw_figures([trained_run], tmp_path, options=FigureOptions(split="tset"))
     assert "did you mean test?" in error.value.hint
-
-
-def test_runs_are_told_apart_by_their_paths(tmp_path):
-    runs = [tmp_path / "a" / "seed-0", tmp_path / "a" / "seed-1", tmp_path / "b" / "seed-0"]
-    assert run_labels(runs) == ["a/seed-0", "a/seed-1", "b/seed-0"]
-    assert run_labels(runs[:2]) == ["seed-0", "seed-1"]
-    assert run_labels(runs[:1]) == ["seed-0"]
-    assert run_labels(runs[::2]) == ["a", "b"]
-    assert run_labels([]) == []

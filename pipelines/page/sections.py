@@ -1,0 +1,157 @@
+"""The parts of a page that compare: scores beside the paper's, variants beside one another, and curves."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mettle_cache.pipelines.page.runs import PageRun
+from mettle_cache.pipelines.page.summary import short_names
+from mettle_cache.pipelines.page.words import score_name, shorten_paths
+from mettle_cache.pipelines.report.text import printable
+from mettle_cache.pipelines.tables.scored_runs import ScoredRun
+from mettle_cache.pipelines.tables.table import Table
+from mettle_cache.pipelines.tables.writing import lines_below, table_cells
+
+_MOST_COLUMNS = 6
+_KINDS = {
+    "backbones": "Backbones",
+    "data": "Data",
+    "protocol": "Protocol",
+    "weights": "Weights",
+    "tokens": "Tokens",
+    "recipe": "Recipe",
+    "sound": "Sound",
+}
+
+
+def score_table(runs: Sequence[PageRun]) -> dict[str, Any]:
+    """Every score of up to six variants, means over their seeds, beside the published ones."""
+    scored = [run.scored for run in runs if run.scored and run.scored.failure is None]
+    variants: dict[str, list[ScoredRun]] = {}
+    for run in scored:
+        variants.setdefault(run.row, []).append(run)
+    shown = dict(list(variants.items())[:_MOST_COLUMNS])
+    names = list(dict.fromkeys(name for run in scored for name in run.evaluation["scores"]))
+    paper: Mapping[str, float] = next(
+        (run.evaluation["paper"]["scores"] for run in scored if run.evaluation.get("paper")), {}
+    )
+    rows = [
+        {
+            "name": score_name(name),
+            "ours": [_mean([run.evaluation["scores"].get(name) for run in members]) for members in shown.values()],
+            "paper": paper.get(name),
+            "main": bool(scored) and name == scored[0].evaluation["metric"],
+        }
+        for name in names
+    ]
+    return {
+        "columns": shorten_paths(list(shown)),
+        "left_out": len(variants) - len(shown),
+        "rows": rows,
+        "paper": bool(paper),
+    }
+
+
+def _mean(scores: Sequence[float | None]) -> dict[str, str] | None:
+    known = [score for score in scores if score is not None]
+    if not known:
+        return None
+    spread = f"± {statistics.stdev(known):.2f}" if len(known) > 1 else ""
+    return {"mean": f"{statistics.fmean(known):.2f}", "spread": spread}
+
+
+def sorted_differences(tables: Sequence[Table]) -> list[tuple[str, list[str]]]:
+    """Sentences on what separates the runs from the paper's, by the word before their colon, rows by short names."""
+    kinds: dict[str, dict[str, None]] = {}
+    for table in tables:
+        for sentence in table.differs:
+            word, colon, rest = sentence.partition(": ")
+            known = bool(colon) and word in _KINDS
+            text = rest if known else sentence
+            for name, short in short_names(table):
+                text = re.sub(rf"(?<=[(\s]){re.escape(name)}(?=[,)])", lambda _, new=short: new, text)
+            kinds.setdefault(_KINDS[word] if known else "Other", {})[printable(text)] = None
+    return [(kind, list(sentences)) for kind, sentences in kinds.items()]
+
+
+def comparison(table: Table) -> dict[str, Any]:
+    """A table as ``mettle report`` prints it, cell by cell, and where its intervals lie on a common scale."""
+    header, cells = table_cells(table)
+    names = dict(short_names(table))
+    base = names.get(table.base, printable(table.base))
+    header = [header[0], header[1], header[2], f"minus {base}", *header[4:]]
+    known = [row.difference for row in table.rows if row.difference]
+    ends = [abs(end) for one in known for end in _ends(one)]
+    reach = max([*ends, 1e-9])
+    bars = []
+    for row in table.rows:
+        one = row.difference
+        if one is None:
+            bars.append(None)
+            continue
+        low, high = _ends(one)
+        place = [50 + 50 * value / reach for value in (low, one.mean, high)]
+        bars.append(
+            {"low": place[0], "mean": place[1], "width": place[2] - place[0], "interval": one.interval is not None}
+        )
+    rows = [
+        {"cells": [name, *line[1:]], "bar": bar, "base": row.name == table.base}
+        for name, line, bar, row in zip(names.values(), cells, bars, table.rows, strict=True)
+    ]
+    below = [(word, printable(sentence)) for word, sentence in lines_below(table) if word != "differs"]
+    return {"title": printable(table.title), "header": header, "rows": rows, "below": below, "reach": f"{reach:.2f}"}
+
+
+def _ends(one: Any) -> tuple[float, float]:
+    return (one.interval.low, one.interval.high) if one.interval else (one.mean, one.mean)
+
+
+def curves(runs: Sequence[PageRun]) -> dict[str, Any] | None:
+    """Loss and score of every run with epochs, for the script, and as a table for those who cannot see a chart."""
+    shown = [run for run in runs if run.epochs]
+    if not shown:
+        return None
+    series = []
+    for run in shown:
+        column = _score_column(run)
+        series.append(
+            {
+                "name": printable(run.label),
+                "loss": [row["loss"] for row in run.epochs],
+                "score": [row.get(column) for row in run.epochs] if column else [],
+                "best": _best_epoch(run, column),
+                "parts": {
+                    name: [row.get(name) for row in run.epochs] for name in run.epochs[0] if name.startswith("loss_")
+                },
+            }
+        )
+    columns = dict.fromkeys(filter(None, (_score_column(run) for run in shown)))
+    label = " and ".join(_column_name(column) for column in columns)
+    return {"series": series, "score": label}
+
+
+def _score_column(run: PageRun) -> str | None:
+    """The column of ``metrics.csv`` that selected the epoch."""
+    metric = run.training.get("metric") or run.evaluation.get("metric")
+    split = run.config.select_on
+    names = [name for name in run.epochs[0] if name.startswith(f"{split}_")]
+    if metric:
+        return f"{split}_{metric}" if f"{split}_{metric}" in names else None
+    return names[0] if names else None
+
+
+def _column_name(column: str) -> str:
+    split, _, metric = column.partition("_")
+    return f"{score_name(metric)} on {split}"
+
+
+def _best_epoch(run: PageRun, column: str | None) -> int:
+    """The selected epoch: the latest of the highest; without scores the last."""
+    scores = [row.get(column) if column else None for row in run.epochs]
+    known = [score for score in scores if score is not None]
+    if not known:
+        return len(run.epochs)
+    return len(scores) - scores[::-1].index(max(known))
