@@ -18,7 +18,7 @@ from mettle_cache.cli.output import MODE, fail, fail_with
 from mettle_cache.cli.streams import guard_streams, lost_result
 from mettle_cache.cli.verbosity import add_verbosity
 from mettle_cache.errors import MettleError
-from mettle_cache.pipelines.progress import VERBOSITY
+from mettle_cache.pipelines.progress import VERBOSITY, stop_bars
 from mettle_cache.pipelines.signals import INTERRUPTED, Command, command_signals, end_process
 
 # in the order of a user's work; each module registers itself on import through `register(app)`
@@ -90,7 +90,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     try:
-        code = int(build_app()(arguments or ["--help"], prog_name="mettle", standalone_mode=False) or 0)
+        code = _call(arguments)
         # typer swallows a KeyboardInterrupt and gives its code
         return _fail_interrupted() if code == INTERRUPTED else code
     except SystemExit as error:  # how typer ends after it has told a shell what it can offer
@@ -110,6 +110,13 @@ def _run(arguments: list[str]) -> int:
             code=1,
             hint="this is a defect of mettle: run again with --debug and report what it prints",
         )
+
+
+def _call(arguments: list[str]) -> int:
+    try:
+        return int(build_app()(arguments or ["--help"], prog_name="mettle", standalone_mode=False) or 0)
+    finally:
+        stop_bars()  # before anything else is said, and before the process ends
 
 
 def _fail_interrupted() -> int:

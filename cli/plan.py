@@ -43,7 +43,7 @@ def plan(
     method: Annotated[
         str | None,
         typer.Option(
-            help="Also say what storing just the layers of this method costs.",
+            help="Also say what storing just the layers of this method costs, and what training it takes.",
             rich_help_panel=TRAINED,
             autocompletion=completion.methods,
         ),
@@ -120,6 +120,10 @@ def method_lines(plan: MethodPlan) -> Iterator[str]:
             f"pooled     {', '.join(plan.pooled)} beside the store: {format_bytes(plan.pooled_bytes)} more; heads then "
             "read these alone"
         )
+    yield (
+        f"training   about {format_bytes(plan.training_bytes)} of memory at batch {plan.batch_size}, {plan.codec}, for "
+        f"{plan.parameters / 1e6:.2f} M weights; the libraries come on top"
+    )
     for name, nbytes in plan.companions.items():
         yield f"companion  {name} beside the store{f': about {format_bytes(nbytes)}' if nbytes else ''}"
     yield from (f"missing    {note}" for note in plan.notes())

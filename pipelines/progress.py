@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 LINE_EVERY_SECONDS = 5.0
+NARROW = 90
+"""A terminal with fewer columns has a short bar, and beside it only what is needed most."""
+# what a short bar, its counts and its rate take
+_BESIDE = 44
 RECENT_SECONDS, RECENT_REPORTS = 60.0, 20
 
 
@@ -103,8 +107,10 @@ class Meter:
         """Infinite before the first item is done."""
         return (self.total - self.done) / self.rate if self.rate else float("inf")
 
-    def describe(self) -> str:
-        """For example ``2.10 clips/s, 113 MB, 8 min 20 s left``."""
+    def describe(self, *, short: bool = False) -> str:
+        """For example ``2.10 clips/s, 113 MB, 8 min 20 s left``, or ``short``: ``2.10/s, 8 min 20 s``."""
+        if short:
+            return f"{format_rate(self.rate)}/s, {format_seconds(self.seconds_left)}"
         parts = [f"{format_rate(self.rate)} {self.unit}/s"]
         if self.nbytes:
             parts.append(format_bytes(self.nbytes))
@@ -131,7 +137,7 @@ class PlainProgress:
     def start(self, total: int, unit: str, what: str) -> None:
         self._meter, self._what = Meter(total, unit, self._clock), what
         self._next_line = self._clock() + self._every
-        self.note(f"{what}: {total} {unit}")
+        self.note(f"{what}: {_counted(total, unit)}")
 
     def advance(self, n: int = 1, *, nbytes: int = 0) -> None:
         if self._meter is None:
@@ -149,7 +155,11 @@ class PlainProgress:
         if self._meter is not None:
             meter, self._meter = self._meter, None
             size = f", {format_bytes(meter.nbytes)}" if meter.nbytes else ""
-            self.note(f"{self._what}: {meter.done} {meter.unit} in {format_seconds(meter.seconds)}{size}")
+            self.note(f"{self._what}: {_counted(meter.done, meter.unit)} in {format_seconds(meter.seconds)}{size}")
+
+
+_SHOWN: list[RichProgress] = []
+"""The bars that are on the terminal now."""
 
 
 class RichProgress:
@@ -163,28 +173,35 @@ class RichProgress:
         self._bar: RichBar | None = None
         self._task: TaskID | None = None
         self._meter: Meter | None = None
+        self._narrow = False
 
     def start(self, total: int, unit: str, what: str) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
         from rich.progress import Progress as Bar
 
         self.finish()
+        self._narrow = self._console.width < NARROW
         columns = (
             TextColumn("{task.description}", markup=False),
-            BarColumn(),
+            BarColumn(bar_width=10 if self._narrow else 30),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}", markup=False),
         )
         self._meter = Meter(total, unit)
         self._bar = Bar(*columns, console=self._console)
         self._bar.start()
-        self._task = self._bar.add_task(printable(what), total=total, rate="")
+        _SHOWN.append(self)
+        shown = printable(what)
+        room = max(8, self._console.width - _BESIDE)
+        if self._narrow and len(shown) > room:
+            shown = f"{shown[: room - 1]}…"
+        self._task = self._bar.add_task(shown, total=total, rate="")
 
     def advance(self, n: int = 1, *, nbytes: int = 0) -> None:
         if self._bar is None or self._task is None or self._meter is None:
             return
         self._meter.add(n, nbytes)
-        self._bar.update(self._task, advance=n, rate=self._meter.describe())
+        self._bar.update(self._task, advance=n, rate=self._meter.describe(short=self._narrow))
 
     def note(self, text: str) -> None:
         self._console.print(printable(text), emoji=False, markup=False, highlight=False, soft_wrap=True)
@@ -192,7 +209,18 @@ class RichProgress:
     def finish(self) -> None:
         if self._bar is not None:
             self._bar.stop()
+            _SHOWN.remove(self)
         self._bar = self._task = self._meter = None
+
+
+def stop_bars() -> None:
+    """End the bars that are shown, whatever became of their work, and give the terminal its cursor back."""
+    for bar in list(_SHOWN):
+        bar.finish()
+
+
+def _counted(number: int, units: str) -> str:
+    return f"{number} {units.removesuffix('s') if number == 1 else units}"
 
 
 def detail(progress: Progress, text: str) -> None:

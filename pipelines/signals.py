@@ -19,6 +19,8 @@ from mettle_cache.errors import MettleError
 INTERRUPTED = 130
 """The exit code of a command that was interrupted."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# a bar hides the cursor, and nothing else of this process runs any more that would show it
+SHOW_CURSOR = b"\x1b[?25h"
 STOPPING = "stopping; once more ends it at once"
 
 Handler = Callable[[int, FrameType | None], None]
@@ -112,6 +114,9 @@ def end_process(code: int = INTERRUPTED) -> NoReturn:
 def _end_now() -> NoReturn:
     """As :func:`end_process` from within a handler, where streams cannot be flushed: one of them may be in use."""
     answer("error: interrupted")
+    with suppress(OSError):
+        if os.isatty(2):
+            os.write(2, SHOW_CURSOR)
     os._exit(INTERRUPTED)
 
 

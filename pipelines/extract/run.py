@@ -195,7 +195,9 @@ def _extract_clips(
     """Extract the clips ``work``, count the outcomes and remember the media; stops cleanly on a signal."""
     on_cluster = bool(config.workers or config.scheduler)
     where = config.scheduler or (f"{config.workers} workers" if on_cluster else str(extractor.device))
-    progress.start(len(work), "clips", f"extract on {where}")
+    # a clip of one segment is a picture
+    unit = "frames" if extractor.dataset.segments == 1 else "clips"
+    progress.start(len(work), unit, f"extract on {where}")
     started, left = time.perf_counter(), len(work)
     stopping = stop_on_signals("stopping; the clips that are being written are finished, once more ends it at once")
     with stopping as stop, closing(memory):

@@ -23,6 +23,7 @@ from mettle_cache.devices import available_cores, one_thread
 from mettle_cache.errors import TokensError, UsageError
 from mettle_cache.pipelines.cells import cells_for
 from mettle_cache.pipelines.in_order import in_order
+from mettle_cache.pipelines.places import is_store
 from mettle_cache.pipelines.progress import Progress, Silent
 from mettle_cache.pipelines.read_back import read_back
 from mettle_cache.pipelines.recode.config import RecodeConfig, RecodeReport
@@ -35,6 +36,7 @@ from mettle_cache.store.format.codecs import Codec, Pilot, StaticArrays, codec_v
 from mettle_cache.store.format.layout import bytes_per_clip
 from mettle_cache.store.format.spec import StoreSpec
 from mettle_cache.store.reading.token_store import TokenStore
+from mettle_cache.store.writing.lifecycle import refuse_foreign
 from mettle_cache.store.writing.writer import StoreReport, StoreWriter
 
 if TYPE_CHECKING:
@@ -193,6 +195,8 @@ def _equal_arrays(ours: StaticArrays, theirs: StaticArrays) -> bool:
 def _recode(recoding: _Recoding, progress: Progress) -> RecodeReport:
     """Make or resume the new store, fill this part of it, and finish it where no clip is left."""
     config, store = recoding.config, recoding.store
+    if not is_store(config.out):
+        refuse_foreign(config.out)  # before the pilot, which takes minutes
     with recoding.static_arrays(progress) as static:
         writer = StoreWriter.create_or_resume(config.out, recoding.spec(static))
     started = time.perf_counter()

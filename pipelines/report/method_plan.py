@@ -27,6 +27,11 @@ from mettle_cache.store.format.codecs import CODECS
 from mettle_cache.tasks.protocol import Task
 from mettle_cache.tasks.registry import TASKS, get_task
 
+WEIGHT_BYTES = 16
+"""What training holds of a weight: itself, its gradient and Adam's two moments, in single precision."""
+BATCHES = 2
+"""One in use, and one that is being read."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MethodPlan:
@@ -35,6 +40,8 @@ class MethodPlan:
     ``layers`` are what has to be stored, ``selection`` says them for ``--layers``. ``missing`` are those of them that
     the planned extraction would not store, ``unselected`` those that the recipe's own ``layers`` leave out. ``pooled``
     are companions with coarser grids, which stand for whole layers while heads train; they take ``pooled_bytes``.
+    ``parameters`` are trained, with ``batch_size`` samples a step in about ``training_bytes`` of memory: what holds a
+    weight (:data:`WEIGHT_BYTES`), and two batches in the codec ``codec``. The libraries come on top.
     ``companions`` are further files beside the store, and about the bytes of each.
     """
 
@@ -47,6 +54,10 @@ class MethodPlan:
     bills: tuple[Bill, ...]
     pooled: tuple[str, ...]
     pooled_bytes: int
+    parameters: int
+    batch_size: int
+    codec: str
+    training_bytes: int
     companions: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, object]:
@@ -80,10 +91,8 @@ def plan_method(
     ----------
     report
         The plan of the extraction, for its clips and its disk.
-    method
-        None: that of the recipe.
-    recipe
-        None: that of the published row of these backbones, else the data set's or its task's.
+    method, recipe
+        None: the method of the recipe, which is that of the published row of these backbones, or else the data set's.
 
     Raises
     ------
@@ -100,6 +109,7 @@ def plan_method(
     selection = _workable_selection(loaded, task.layers, offered)
     layers = select_layers(offered, selection)
     names = tuple(layer.name for layer in layers)
+    bills, parameters = _bills(config, report, layers, selection), _count_trained(task)
     return MethodPlan(
         method=loaded.method,
         recipe=loaded.name,
@@ -107,11 +117,28 @@ def plan_method(
         selection=selection,
         missing=tuple(name for name in names if name not in stored),
         unselected=tuple(name for name in names if name not in {layer.name for layer in selected}),
-        bills=_bills(config, report, layers, selection),
+        bills=bills,
         pooled=tuple(table.stem for table in pooled_tables(task.layers, task.pooled)),
         pooled_bytes=companion_bytes(task.layers, task.pooled, report.segments, report.clips),
+        parameters=parameters,
+        batch_size=loaded.train.batch_size,
+        codec=config.codec_choice.name,
+        training_bytes=WEIGHT_BYTES * parameters + BATCHES * _batch_bytes(config, report, loaded, bills),
         companions=_companion_files(loaded, layers, offered),
     )
+
+
+def _batch_bytes(config: ExtractConfig, report: PlanReport, recipe: Recipe, bills: Sequence[Bill]) -> int:
+    """A training batch as it is stored."""
+    (clip_bytes,) = [bill.clip_bytes for bill in bills if bill.codec == config.codec_choice.name]
+    # a video of several frames that are clips of their own is one sample
+    return clip_bytes * recipe.train.batch_size * max(1, report.clips // max(1, report.rows))
+
+
+def _count_trained(task: Task) -> int:
+    with on_meta():
+        model = task.build_model()
+    return sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
 
 
 def _bills(config: ExtractConfig, report: PlanReport, layers: Sequence[LayerSpec], selection: str) -> tuple[Bill, ...]:

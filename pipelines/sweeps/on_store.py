@@ -67,24 +67,25 @@ def plan_rows(
         reasons = [f"\n  {row.name}: {_reason(error)}" for row, error in refused]
         raise UsageError(
             f"{sweep.name}: {len(refused)} of {len(rows)} rows are not possible on {store.path}:{''.join(reasons)}",
-            hint=_what_helps([error for _, error in refused], planned),
+            hint=_what_helps(planned),
         )
     return planned
 
 
 def _reason(error: MettleError) -> str:
-    return "; ".join(error.problems) if isinstance(error, ConfigError) else error.message
+    """Why a row is refused, and what would help it."""
+    if isinstance(error, ConfigError):
+        return "; ".join(error.problems)
+    if isinstance(error, _LayersMissingError):
+        return f"{error.message} (extract with --layers all, or with {error.layers} too)"
+    return f"{error.message} ({error.hint})" if error.hint else error.message
 
 
-def _what_helps(errors: Sequence[MettleError], possible: Sequence[PlannedRow]) -> str | None:
-    """What to extract for the rows that are refused, and how to go on without them."""
-    layers = dict.fromkeys(error.layers for error in errors if isinstance(error, _LayersMissingError))
-    hints = [f"extract with --layers all, or with these too: {','.join(layers)}"] if layers else []
-    others = (error for error in errors if not isinstance(error, _LayersMissingError | ConfigError))
-    hints += dict.fromkeys(error.hint for error in others if error.hint)
-    if possible:
-        hints.append(f"leave them out: {command_line('--rows', ','.join(one.row.name for one in possible))}")
-    return "; or ".join(hints) or None
+def _what_helps(possible: Sequence[PlannedRow]) -> str:
+    """How to go on without the rows that are refused; each row's own reason says what it would take."""
+    if not possible:
+        return "each row says what it would take"
+    return f"leave them out: {command_line('--rows', ','.join(one.row.name for one in possible))}"
 
 
 class _LayersMissingError(UsageError):

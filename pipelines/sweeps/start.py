@@ -74,9 +74,7 @@ def start_sweep_file(
     """
     progress = Logged.over(progress)
     store, recipe, folder, specs = _specs(job, sweep, common, rows, seeds, progress)
-    select_on = cast(SelectOn, job.select_on or "val")
-    for spec in specs:
-        check_claim(spec.out, run_config(spec, select_on, store), resume=job.resume)
+    _check_claims(job, store, specs)
     write_record(folder, sweep)
     progress.note(f"sweep {sweep.name}, recipe {recipe}, {len(specs)} heads: see {folder}")
     return start_group(job, store, specs, folder, progress)
@@ -93,8 +91,17 @@ def plan_sweep_file(
 ) -> SweepPlan:
     """As :func:`start_sweep_file`, but nothing is trained and nothing written."""
     store, recipe, folder, specs = _specs(job, sweep, common, rows, seeds, progress)
+    if job.resume:
+        _check_claims(job, store, specs)
     passes = plan_passes(specs, store, device=job.device, memory=job.memory, progress=progress)
     return SweepPlan(sweep, recipe, folder, specs, passes)
+
+
+def _check_claims(job: TrainJob, store: TokenStore, specs: Sequence[RunSpec]) -> None:
+    """Make sure that every head may be trained in its folder, before any is. Raises as :func:`start_sweep_file`."""
+    select_on = cast(SelectOn, job.select_on or "val")
+    for spec in specs:
+        check_claim(spec.out, run_config(spec, select_on, store), resume=job.resume)
 
 
 def _specs(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from mettle_cache.errors import RunError, UsageError
 from mettle_cache.paths import command_line
 from mettle_cache.pipelines.train.run_folder import RunFolder
 
+_USUAL_SPLITS = ("test", "val", "train")
 _LISTED = 3
 
 
@@ -66,6 +68,8 @@ def read_scored_runs(folders: Sequence[Path], split: str) -> list[ScoredRun]:
         One is damaged, was not evaluated on that split, or was trained on since.
     """
     runs = [read_scored_run(folder, split) for folder in folders]
+    if not any(runs):
+        _check_split(folders, split)
     missing = [folder for folder, run in zip(folders, runs, strict=True) if run is None]
     if missing:
         more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
@@ -95,6 +99,15 @@ def read_scored_run(folder: Path, split: str) -> ScoredRun | None:
         recipe=config.recipe,
         evaluation=evaluation,
     )
+
+
+def _check_split(folders: Sequence[Path], split: str) -> None:
+    """Refuse the name of a split that is none, by all that the runs' results tell."""
+    scored = [name for folder in folders for name in RunFolder(folder).read_result().get("evaluation", {})]
+    known = list(dict.fromkeys([*scored, *_USUAL_SPLITS]))
+    near = difflib.get_close_matches(split, known, n=1)
+    if split not in known and near:
+        raise UsageError(f"no run here has scores on a split '{split}'", hint=f"did you mean {near[0]}?")
 
 
 def _parents(runs: Sequence[Path]) -> list[Path]:

@@ -306,9 +306,16 @@ def check_claim(path: Path, config: RunConfig, *, resume: bool) -> RunConfig | N
     if problems:
         raise RunError(
             f"{folder.path}: the run here is another one: {'; '.join(problems)}",
-            hint=f"{command_line('mettle train --resume --out', path)} goes on with it; or choose another --out",
+            hint=f"{_resuming(folder)} goes on with it; or choose another --out",
         )
     return continued
+
+
+def _resuming(folder: RunFolder) -> str:
+    """The command that goes on with a run, or with the sweep that it is one of."""
+    if folder.read_config().variant and folder.path.name.startswith("seed-"):
+        return command_line("mettle sweep --resume --out", folder.path.parent.parent)
+    return command_line("mettle train --resume --out", folder.path)
 
 
 def _add_digests(folder: RunFolder, config: RunConfig) -> None:

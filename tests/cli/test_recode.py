@@ -31,3 +31,13 @@ def test_wrong_use_is_told_apart(mettle, tmp_path):
         code, document, _ = mettle("recode", store, "--codec", *words)
         assert code == 2
         assert message in document["error"]["message"]
+
+
+def test_a_place_with_other_things_is_refused_before_the_pilot(mettle, tmp_path):
+    write_store(tmp_path / "a.zarr", make_spec("float16"))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").touch()
+    code, document, err = mettle("recode", tmp_path / "a.zarr", "--codec", "klt2", "--out", tmp_path / "mine")
+    assert code == 1
+    assert "mine holds other things and is not a token store: notes.txt" in document["error"]["message"]
+    assert "look at frames" not in err

@@ -1,10 +1,11 @@
 """Progress: rate, time left and bytes in every line; few lines; nothing on stdout."""
 
 import io
+import re
 
 import pytest
 
-from mettle_cache.pipelines.progress import Meter, PlainProgress, RichProgress, Silent, terminal_progress
+from mettle_cache.pipelines.progress import Meter, PlainProgress, RichProgress, Silent, stop_bars, terminal_progress
 
 
 class Clock:
@@ -125,3 +126,39 @@ def test_markup_in_a_name_is_text(kind, capsys):
     assert "verify [red]a[/red] [/] :smile:" in said
     assert "\x1b[31m" not in said
     assert "\x1b[2J" not in said
+
+
+def test_one_is_told_as_one():
+    stream = io.StringIO()
+    progress = PlainProgress(stream, clock=Clock())
+    progress.start(1, "frames", "extract")
+    progress.advance()
+    progress.finish()
+    assert stream.getvalue().splitlines() == ["extract: 1 frame", "extract: 1 frame in 0.0 s"]
+
+
+def test_a_narrow_terminal_has_all_that_matters_in_one_line(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    progress = RichProgress()
+    progress.start(4097, "clips", "extract on scheduler tcp://10.0.0.1:8786")
+    progress.advance(156, nbytes=10**9)
+    progress.finish()
+    last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err).strip().splitlines()[-1].split("\r")[-1]
+    assert len(last) <= 60
+    assert " 156/4097 " in last
+    assert last.startswith("extract on sche… ")
+
+
+def test_bars_that_are_left_behind_are_ended_and_the_cursor_is_back(monkeypatch, capsys):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    progress = RichProgress()
+    progress.start(10, "clips", "extract")
+    stop_bars()
+    shown = capsys.readouterr().err
+    assert shown.rfind("\x1b[?25h") > shown.rfind("\x1b[?25l") >= 0
+    stop_bars()
+    progress.finish()
+    assert capsys.readouterr().err == ""

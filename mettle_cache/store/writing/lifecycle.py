@@ -59,7 +59,7 @@ def create_store(path: Path, spec: StoreSpec) -> StoreMetadata:
     metadata = _existing_store(new)
     if metadata is None:
         metadata = new
-        _refuse_foreign(path)
+        refuse_foreign(path)
         make_folder(path)
     refuse_links(metadata)
     if metadata.format == new.format:
@@ -224,7 +224,8 @@ def keys_of_records(metadata: StoreMetadata) -> Iterator[str]:
                     yield CommitRecord.from_bytes(line).key
 
 
-def _refuse_foreign(path: Path) -> None:
+def refuse_foreign(path: Path) -> None:
+    """Raise StoreError for a place where a new store would lie among other things."""
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         raise StoreError(f"{path} is not a folder", hint="give another --out")
     foreign = [] if not path.exists() else [item.name for item in path.iterdir() if not _may_precede(item.name)]

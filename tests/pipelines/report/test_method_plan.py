@@ -47,6 +47,16 @@ def test_the_bill_of_all_layers_is_the_extraction_s_own(planned):
     assert plan.bills == tuple(bill for bill in planned[1].bills if bill.layers == "all")
 
 
+def test_training_holds_sixteen_bytes_a_weight_and_two_batches(planned):
+    """For the paper's best AVE row about what is measured: 3.1 to 3.4 GB at batch 16, the process included."""
+    plan = plan_method(*planned, recipe="ave-swin-htsat")
+    (int8,) = [bill for bill in plan.bills if bill.codec == "int8"]
+    assert (plan.batch_size, plan.codec, round(plan.parameters / 1e6, 3)) == (16, "int8", 77.867)
+    assert plan.training_bytes == 16 * plan.parameters + 2 * 16 * int8.clip_bytes
+    small = plan_method(*planned, recipe="ave-swin-htsat", overrides=["train.batch_size=1"])
+    assert plan.training_bytes - small.training_bytes == 2 * 15 * int8.clip_bytes
+
+
 def test_pooled_grids_stand_beside_the_layers(planned):
     plan = plan_method(*planned, method="lst")
     assert plan.pooled == ("pooled-mean-6x6", "pooled-mean-8x8")

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from mettle_cache.errors import RunError
+from mettle_cache.errors import RunError, UsageError
 from mettle_cache.pipelines.evaluate.evaluation import evaluate_runs
 from mettle_cache.pipelines.tables.scored_runs import read_scored_runs
 from mettle_cache.pipelines.train.recipe import load_recipe
@@ -56,3 +56,9 @@ def test_scores_of_a_run_that_was_trained_on_are_old(store, trained, tmp_path):
     stale = [run for run in find_runs(group) if "best" not in run.name]
     with pytest.raises(RunError, match="or were trained on since"):
         read_scored_runs(stale, "test")
+
+
+def test_a_split_that_is_misspelt_is_guessed(trained):
+    with pytest.raises(UsageError, match="no run here has scores on a split 'tset'") as error:
+        read_scored_runs(find_runs(trained), "tset")
+    assert error.value.hint == "did you mean test?"

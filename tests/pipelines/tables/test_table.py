@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from mettle_cache.errors import UsageError
+from mettle_cache.errors import RunError, UsageError
 from mettle_cache.pipelines.compare.intervals import paired_interval
 from mettle_cache.pipelines.evaluate.evaluation import evaluate_runs
-from mettle_cache.pipelines.sweeps.start import start_sweep_file
+from mettle_cache.pipelines.sweeps.start import plan_sweep_file, start_sweep_file
 from mettle_cache.pipelines.sweeps.sweep_file import read_sweep
 from mettle_cache.pipelines.tables.collecting import collect_tables
 from mettle_cache.pipelines.tables.scored_runs import read_scored_runs
@@ -156,3 +156,21 @@ def test_markdown_and_csv_have_the_same_cells(table):
     first, second = csv.DictReader(io.StringIO("\n".join(csv_lines([table]))))
     assert (float(first["mean"]), float(first["low"]), first["target"]) == (remove.mean, one.interval.low, "False")
     assert (second["row"], second["difference"], second["paper"]) == ("Linear", "", "83.3")
+
+
+def test_a_folder_above_a_sweep_says_where_the_sweeps_own_table_is(folder):
+    with pytest.raises(RunError, match="there are sweeps below it") as error:
+        collect_tables([folder.parent])
+    assert error.value.hint == f"mettle report {folder}"
+    shutil.copytree(folder / "Linear", folder.parent / "alone")
+    (table,) = collect_tables([folder.parent])
+    assert table.notes[-1] == f"{folder} is a sweep, whose own table is: mettle report {folder}"
+
+
+def test_a_plan_to_go_on_looks_at_the_runs_that_are_there(folder, tiny_store):
+    job = TrainJob(store=tiny_store(8, 4, 6).path, out=folder, resume=True)
+    options = {"rows": ROWS, "seeds": [0, 1]}
+    plan_sweep_file(job, read_sweep("table10"), Listener(), common=FAST, **options)
+    with pytest.raises(RunError, match=r"the run here is another one: lcd\.dim") as error:
+        plan_sweep_file(job, read_sweep("table10"), Listener(), common=[*FAST, "lcd.dim=24"], **options)
+    assert error.value.hint == f"mettle sweep --resume --out {folder} goes on with it; or choose another --out"
