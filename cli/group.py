@@ -9,7 +9,7 @@ import typer
 from mettle_cache.cli.output import emit
 from mettle_cache.cli.table import table_lines
 from mettle_cache.paths import command_line
-from mettle_cache.pipelines.report.units import format_bytes
+from mettle_cache.pipelines.report.units import count, format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,6 +71,5 @@ def describe_spread(spread: Spread) -> str:
     mean = "no score" if spread.mean is None else f"{spread.mean:.2f}"
     std = "" if spread.std is None else f" ± {spread.std:.2f}"
     failed = f", {spread.failed} failed" if spread.failed else ""
-    count = len(spread.scores)
     variant = f", {spread.variant}" if spread.variant else ""
-    return f"{mean}{std} ({count} head{'' if count == 1 else 's'}{failed}){variant}"
+    return f"{mean}{std} ({count(len(spread.scores), 'head')}{failed}){variant}"

@@ -52,7 +52,7 @@ def info(store: StoreArgument, json: Json = False, debug: Debug = False) -> None
     beside = f", and {format_bytes(static)} of static arrays" if static else ""
     lines = [
         f"store      {store}, format {facts['format']}, {'finished' if facts['finished'] else 'UNFINISHED'}",
-        f"data set   {facts['dataset']}: {', '.join(f'{split} {count}' for split, count in rows.items())} rows",
+        f"data set   {facts['dataset']}: {', '.join(f'{split} {number}' for split, number in rows.items())} rows",
         f"clips      {facts['committed']} of {facts['clips']} committed, {len(failed)} failed",
         f"bytes      {format_bytes(facts['nbytes'])}, {format_bytes(facts['bytes_per_clip'])} a clip, {facts['codec']}"
         f"{beside}",

@@ -14,7 +14,7 @@ from mettle_cache.cli.options import TRAINED, TRAINING, Debug, Json, OptionalSto
 from mettle_cache.cli.output import emit
 from mettle_cache.cli.table import page_width, table_lines
 from mettle_cache.errors import UsageError
-from mettle_cache.pipelines.report.units import format_bytes
+from mettle_cache.pipelines.report.units import count, format_bytes
 from mettle_cache.pipelines.train.spec import Variant, combine_variants, parse_seeds
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ def plan_lines(plan: SweepPlan) -> list[str]:
     for spec in plan.specs:
         seeds.setdefault(spec.variant, []).append(str(spec.seed))
     passes = [
-        f"pass {number}     {len(one)} heads, about {format_bytes(needed)} of memory"
+        f"pass {number}     {count(len(one), 'head')}, about {format_bytes(needed)} of memory"
         for number, (one, needed) in enumerate(zip(plan.passes.passes, plan.passes.needed, strict=True), start=1)
     ]
     return [

@@ -10,7 +10,7 @@ import typer
 from mettle_cache.cli.options import Debug, Json, StoreArgument, path_option
 from mettle_cache.cli.output import emit
 from mettle_cache.paths import command_line
-from mettle_cache.pipelines.report.units import format_bytes
+from mettle_cache.pipelines.report.units import count, format_bytes
 
 if TYPE_CHECKING:
     from mettle_cache.pipelines.extract.verify import SourcesReport
@@ -96,8 +96,8 @@ def report_lines(report: VerifyReport, *, repaired: bool) -> list[str]:
     again = "run the same mettle extract command again" if report.problems else "the next training makes them anew"
     if problems and repaired:
         forgotten = len(report.damaged) + sum(len(one.damaged) for one in report.pooled)
-        removed = f", {len(report.companions)} companions removed" if report.companions else ""
-        lines.append(f"repaired   {forgotten} clips forgotten{removed}; {again}")
+        removed = f", {count(len(report.companions), 'companion')} removed" if report.companions else ""
+        lines.append(f"repaired   {count(forgotten, 'clip')} forgotten{removed}; {again}")
     elif problems:
         repair = command_line("mettle verify --deep --repair", report.path)
         then = "the same mettle extract command" if report.problems else "training, which makes anew what is damaged"
@@ -110,8 +110,8 @@ def report_lines(report: VerifyReport, *, repaired: bool) -> list[str]:
 def sources_lines(media: SourcesReport) -> list[str]:
     """How many media are those of the store, which are not, and what to do about them."""
     lines = [
-        f"media      {media.root}: {media.same} clips the same, {len(media.changed)} changed, {len(media.missing)} "
-        "not there",
+        f"media      {media.root}: {count(media.same, 'clip')} the same, {len(media.changed)} changed, "
+        f"{len(media.missing)} not there",
         *(f"changed    {clip}: {what}" for clip, what in list(media.changed.items())[:LISTED]),
     ]
     if len(media.changed) > LISTED:

@@ -308,7 +308,7 @@ def _store_notes(extractor: Extractor, missing: Mapping[str, str]) -> list[str]:
     ]
     if missing:
         notes.append(
-            f"{len(missing)} clips are left out: the accuracy is not comparable with the published one. "
+            f"{count(len(missing), 'clip')} left out: the accuracy is not comparable with the published one. "
             f"Samples that remain: {remaining_samples(extractor.dataset.samples, missing)}"
         )
     return notes

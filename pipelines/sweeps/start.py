@@ -10,6 +10,7 @@ from typing import cast
 from mettle_cache.pipelines.logged import Logged
 from mettle_cache.pipelines.progress import Progress
 from mettle_cache.pipelines.report.run_reports import GroupReport
+from mettle_cache.pipelines.report.units import count
 from mettle_cache.pipelines.sweeps.on_store import plan_rows
 from mettle_cache.pipelines.sweeps.record import check_record, write_record
 from mettle_cache.pipelines.sweeps.sweep_file import Sweep
@@ -76,7 +77,7 @@ def start_sweep_file(
     store, recipe, folder, specs = _specs(job, sweep, common, rows, seeds, progress)
     _check_claims(job, store, specs)
     write_record(folder, sweep)
-    progress.note(f"sweep {sweep.name}, recipe {recipe}, {len(specs)} heads: see {folder}")
+    progress.note(f"sweep {sweep.name}, recipe {recipe}, {count(len(specs), 'head')}: see {folder}")
     return start_group(job, store, specs, folder, progress)
 
 

@@ -10,6 +10,7 @@ from mettle_cache.errors import RunError
 from mettle_cache.pipelines.logged import Logged
 from mettle_cache.pipelines.progress import Progress
 from mettle_cache.pipelines.report.run_reports import GroupReport, TrainReport
+from mettle_cache.pipelines.report.units import count
 from mettle_cache.pipelines.train.config import SelectOn, TrainJob
 from mettle_cache.pipelines.train.passes import plan_passes, train_passes
 from mettle_cache.pipelines.train.recipe import Recipe, default_recipe, load_recipe, recipe_from_json
@@ -124,7 +125,7 @@ def start_group(
     if RunFolder(folder).config.exists():
         raise RunError(f"{folder}: this is the folder of one run", hint="choose another folder for several with --out")
     recipe = specs[0].recipe.name if specs else ""
-    progress.note(f"store {store.path}, recipe {recipe}, {len(specs)} heads, runs under {folder}")
+    progress.note(f"store {store.path}, recipe {recipe}, {count(len(specs), 'head')}, runs under {folder}")
     return _train_group(job, store, specs, cast(SelectOn, job.select_on or "val"), progress)
 
 
