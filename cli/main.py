@@ -27,6 +27,7 @@ SECTIONS = {
     "Stage one: media to tokens": ("extract", "recode", "verify", "info"),
     "Stage two: tokens to trained heads": ("train", "sweep", "evaluate", "export", "pretrain-grounding"),
     "Look at results": ("report", "compare-codecs", "analyse", "params", "bench"),
+    "Share": ("push", "pull"),
     "Keep order": ("ls", "clean"),
 }
 COMMANDS = tuple(name for names in SECTIONS.values() for name in names)
