@@ -8,7 +8,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil
-import torch
 
 from mettle_cache.devices import available_cores, choose_device
 from mettle_cache.pipelines.report.units import format_bytes
@@ -27,6 +26,8 @@ def describe_machine(folder: Path, device: str | None = None) -> dict[str, str]:
     }
     chosen = choose_device(device)
     if chosen.type == "cuda":
+        import torch
+
         properties = torch.cuda.get_device_properties(chosen)
         facts["GPU"] = f"{properties.name}, {format_bytes(properties.total_memory)}, CUDA {torch.version.cuda}"
     return facts

@@ -93,7 +93,7 @@ def _of_answers(table: pa.Table) -> dict[str, Any]:
     number = {name: place for place, name in enumerate(names)}
     counts = confusion_counts([number[one] for one in truth], [number[one] for one in given], len(names))
     order = np.argsort(-counts.sum(1), kind="stable")
-    names, counts = [names[place] for place in order], counts[np.ix_(order, order)]
+    names, counts = [names[int(place)] for place in order], counts[np.ix_(order, order)]
     types: dict[str, list[bool]] = {}
     for modality, kind, one, other in zip(
         table["modality"].to_pylist(), table["kind"].to_pylist(), truth, given, strict=True
@@ -132,7 +132,7 @@ def _used(names: Sequence[str], counts: Counts, unit: str) -> dict[str, Any]:
     """The confusion among classes that are true or predicted anywhere."""
     used = np.flatnonzero(counts.sum(0) + counts.sum(1))
     return {
-        "names": [printable(names[place]) for place in used],
+        "names": [printable(names[int(place)]) for place in used],
         "counts": counts[np.ix_(used, used)].tolist(),
         "unit": unit,
     }

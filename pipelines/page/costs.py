@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mettle_cache.errors import StoreError
+from mettle_cache.pipelines.machine import cpu_model, disk_kind
 from mettle_cache.pipelines.page.runs import PageRun, PageStore
 from mettle_cache.pipelines.page.words import count
 from mettle_cache.pipelines.report.text import printable
@@ -72,15 +73,17 @@ def machine_rows(stores: Sequence[PageStore], runs: Sequence[PageRun], out: Path
     from mettle_cache.pipelines.doctor import examine_device, examine_memory, examine_products
 
     rows = [
+        ("Processor", cpu_model()),
         ("Device", examine_device().found.split(":")[0]),
         ("Cores and memory", examine_memory().found),
         ("Products of codes", examine_products().found),
     ]
-    place = stores[0].path.parent if stores else out
+    place = disk_folder(stores[0].path.parent if stores else out)
+    rows.append(("Disk", disk_kind(place)))
     try:
-        speed = measure_read_speed(disk_folder(place), nbytes=_PROBE_BYTES)
+        speed = measure_read_speed(place, nbytes=_PROBE_BYTES)
     except StoreError as error:
-        return [*rows, ("Disk", f"not measured: {error.message}")]
+        return [*rows, ("Disk, cold reads", f"not measured: {error.message}")]
     return [*rows, ("Disk, cold reads", f"{format_bytes(speed)}/s{_limit(speed, stores, runs)}")]
 
 

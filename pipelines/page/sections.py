@@ -9,10 +9,10 @@ from typing import Any
 
 from mettle_cache.pipelines.page.runs import PageRun
 from mettle_cache.pipelines.page.summary import short_names
-from mettle_cache.pipelines.page.words import score_name, shorten_paths
+from mettle_cache.pipelines.page.words import method_name, score_name, shorten_paths
 from mettle_cache.pipelines.report.text import printable
 from mettle_cache.pipelines.tables.scored_runs import ScoredRun
-from mettle_cache.pipelines.tables.table import Table
+from mettle_cache.pipelines.tables.table import Table, TableRow
 from mettle_cache.pipelines.tables.writing import lines_below, table_cells
 
 _MOST_COLUMNS = 6
@@ -72,40 +72,67 @@ def sorted_differences(tables: Sequence[Table]) -> list[tuple[str, list[str]]]:
             known = bool(colon) and word in _KINDS
             text = rest if known else sentence
             for name, short in short_names(table):
-                text = re.sub(rf"(?<=[(\s]){re.escape(name)}(?=[,)])", lambda _, new=short: new, text)
+                text = re.sub(rf"(?<=[(\s]){re.escape(name)}(?=[,)])", short.replace("\\", r"\\"), text)
             kinds.setdefault(_KINDS[word] if known else "Other", {})[printable(text)] = None
     return [(kind, list(sentences)) for kind, sentences in kinds.items()]
 
 
-def comparison(table: Table) -> dict[str, Any]:
-    """A table as ``mettle report`` prints it, cell by cell, and where its intervals lie on a common scale."""
+def comparison(table: Table, runs: Sequence[PageRun]) -> dict[str, Any]:
+    """A table as ``mettle report`` prints it, cell by cell, and where its scores and intervals lie on common scales.
+
+    ``runs`` are those of the table, whose methods and codecs stand below the rows' names.
+    """
     header, cells = table_cells(table)
     names = dict(short_names(table))
     base = names.get(table.base, printable(table.base))
     header = [header[0], header[1], header[2], f"minus {base}", *header[4:]]
-    known = [row.difference for row in table.rows if row.difference]
-    ends = [abs(end) for one in known for end in _ends(one)]
-    reach = max([*ends, 1e-9])
-    bars = []
-    for row in table.rows:
-        one = row.difference
-        if one is None:
-            bars.append(None)
-            continue
-        low, high = _ends(one)
-        place = [50 + 50 * value / reach for value in (low, one.mean, high)]
-        bars.append(
-            {"low": place[0], "mean": place[1], "width": place[2] - place[0], "interval": one.interval is not None}
-        )
+    reach = max([*(abs(end) for row in table.rows for end in _ends(row)), 1e-9])
+    scores = [score for row in table.rows for score in row.scores.values()]
     rows = [
-        {"cells": [name, *line[1:]], "bar": bar, "base": row.name == table.base}
-        for name, line, bar, row in zip(names.values(), cells, bars, table.rows, strict=True)
+        {
+            "cells": [names[row.name], *line[1:]],
+            "about": _about([run for run in runs if run.scored and run.scored.row == row.name]),
+            "bar": _bar(row, reach),
+            "seeds": [_place(score, min(scores), max(scores)) for score in row.scores.values()],
+            "base": row.name == table.base,
+        }
+        for line, row in zip(cells, table.rows, strict=True)
     ]
     below = [(word, printable(sentence)) for word, sentence in lines_below(table) if word != "differs"]
-    return {"title": printable(table.title), "header": header, "rows": rows, "below": below, "reach": f"{reach:.2f}"}
+    ends = (f"{min(scores):.2f}", f"{max(scores):.2f}") if scores else ("", "")
+    return {
+        "title": printable(table.title),
+        "header": header,
+        "rows": rows,
+        "below": below,
+        "reach": f"{reach:.2f}",
+        "ends": ends,
+    }
 
 
-def _ends(one: Any) -> tuple[float, float]:
+def _about(runs: Sequence[PageRun]) -> str:
+    methods = dict.fromkeys(method_name(run.method) for run in runs)
+    codecs = dict.fromkeys(run.config.store.codec for run in runs)
+    return ", ".join(map(printable, (*methods, *codecs)))
+
+
+def _bar(row: TableRow, reach: float) -> dict[str, Any] | None:
+    """Where a difference and its interval lie between -reach and reach, in per cent of the width."""
+    ends = _ends(row)
+    if row.difference is None:
+        return None
+    low, mean, high = (_place(value, -reach, reach) for value in (ends[0], row.difference.mean, ends[1]))
+    return {"low": low, "mean": mean, "width": high - low, "interval": row.difference.interval is not None}
+
+
+def _place(value: float, low: float, high: float) -> float:
+    return 50.0 if high <= low else 100 * (value - low) / (high - low)
+
+
+def _ends(row: TableRow) -> tuple[float, ...]:
+    one = row.difference
+    if one is None:
+        return ()
     return (one.interval.low, one.interval.high) if one.interval else (one.mean, one.mean)
 
 

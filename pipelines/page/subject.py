@@ -75,6 +75,7 @@ def tell_subject(runs: Sequence[PageRun], tables: Sequence[Table], options: Page
             lacks.append("no probabilities are kept, so mistakes are not sorted by confidence: evaluate again")
     summary = summarise(runs, opened, tables[0] if tables else None, options.split, options.groups)
     drawn = curves(runs)
+    shown_tables = [table for table in tables if len(table.rows) > 1 or table.title]
     view = {
         "summary": summary,
         "words": task_words(runs[0].task),
@@ -83,8 +84,9 @@ def tell_subject(runs: Sequence[PageRun], tables: Sequence[Table], options: Page
         "recipes": recipes(runs),
         "scores": score_table(runs),
         "differs": sorted_differences(tables),
-        "notes": [printable(line) for line in dict.fromkeys(line for table in tables for line in table.notes)],
-        "tables": [comparison(table) for table in tables if len(table.rows) > 1 or table.title],
+        # a table has its notes below it
+        "notes": [printable(line) for table in tables if table not in shown_tables for line in table.notes],
+        "tables": [comparison(table, runs) for table in shown_tables],
         "curves": drawn,
         "classes": any(classes),
         "clips": None if clips is None else {"count": len(clips.items), "kind": clips.kind},

@@ -217,8 +217,10 @@ def _compared(table: Table) -> list[str]:
     shown = dict(short_names(table))
     base = shown.get(table.base, printable(table.base))
     if best.name == table.base:
-        return [f"Of {count(len(scored), 'row')}, {base} has the highest mean, {best.mean:.2f} %; it is shown here."]
-    lead = f"Of {count(len(scored), 'row')}, {shown[best.name]} has the highest mean, {best.mean:.2f} %"
+        return [
+            f"Of the {count(len(scored), 'row')}, {base} has the highest mean, {best.mean:.2f} %; it is shown here."
+        ]
+    lead = f"Of the {count(len(scored), 'row')}, {shown[best.name]} has the highest mean, {best.mean:.2f} %"
     one = best.difference
     if one is None:
         return [f"{lead}."]

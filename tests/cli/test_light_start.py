@@ -55,6 +55,8 @@ WRONG = {
     "evaluate NOSUCH --store NOSUCH": "there is no token store at NOSUCH",
     "evaluate NOSUCH --root NOSUCH": "there is no such folder",
     "export NOSUCH --device gpu": "there is no device called 'gpu'",
+    "report NOSUCH --out page.txt": "a page is an HTML file",
+    "report NOSUCH --out page.html --root NOSUCH": "there is no such folder",
     "report NOSUCH --figures F --device gpu": "there is no device called 'gpu'",
     "bench read --device gpu": "there is no device called 'gpu'",
     "sweep --from-cache --set x": "must be key=value",

@@ -71,3 +71,20 @@ def test_figures_of_runs_that_nobody_evaluated(sweep, mettle, tmp_path, capsys):
     code, document, _ = mettle("report", sweep, "--figures", folder, "--only", "masks")
     assert code == 1
     assert document["error"]["message"] == "none of the 4 runs gives a figure"
+
+
+def test_a_page_has_the_numbers_of_the_table(sweep, mettle, data, tmp_path):
+    assert mettle("evaluate", sweep)[0] == 0
+    out = tmp_path / "page.html"
+    code, document, _ = mettle("report", sweep, "--out", out, "--table", "--root", data)
+    assert code == 0
+    assert document["page"] == str(out)
+    assert document["bytes"] == out.stat().st_size
+    text = out.read_text("utf-8")
+    for row in document["tables"][0]["rows"]:
+        assert f"{row['mean']:.2f} ± {row['std']:.2f}" in text
+    assert "data:image/jpeg" in text
+    assert str(tmp_path) not in text
+    code, document, _ = mettle("report", sweep, "--out", tmp_path / "sweep")
+    assert code == 2
+    assert document["error"]["hint"].endswith("sweep.html")

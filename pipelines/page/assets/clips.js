@@ -73,7 +73,7 @@ function card(item, clips, runs, run, words) {
   const drawers = { segments: segmentBody, lanes: laneBody, masks: maskBody, answers: answerBody, rows: rowBody };
   const score = item.s[run];
   const single = clips.kind === "answers";
-  const pill = score === null ? "" : single ? (score === 100 ? "right" : "wrong") : `${clips.kind === "masks" ? "IoU " : ""}${percent(score, 0)}`;
+  const pill = score === null ? "" : single ? (score === 100 ? "right" : "wrong") : `${clips.kind === "masks" ? "IoU " : clips.kind === "lanes" ? `${words.metric.replace(/^segment-level /, "")} ` : ""}${percent(score, 0)}`;
   const sure = item.x[run] === null || single ? null : h("p", { class: "foot" }, `surest mistake: ${percent(item.x[run], 0)} sure`);
   return h("article", { class: "card" },
     h("header", {}, h("h3", {}, h("bdi", {}, item.id)), h("span", { class: "pill", "data-tip": single ? false : `${words.metric} of this ${words.sample} alone` }, pill, clips.kind === "segments" && score !== null ? h("small", {}, " right") : null)),
@@ -95,7 +95,7 @@ function block(start, end, of, kind, text, told) {
 }
 
 function lane(name, blocks, label, thin) {
-  return h("div", { class: "lane" }, h("span", { "data-tip": name.length > 9 ? name : false }, name),
+  return h("div", { class: "lane" }, h("span", { "data-tip": name.length > 9 ? name : false }, h("bdi", {}, name)),
     h("div", { class: `track${thin ? " thin" : ""}`, role: "img", "aria-label": label }, blocks));
 }
 
