@@ -155,6 +155,7 @@ def _score_runs(shared: SharedPass, runs: Sequence[Run], split: Split) -> list[d
             if isinstance(outcome, RunError):
                 raise outcome
             scores[id(run)] = run.task.score(outcome, split.rows)
+            run.show(outcome, split)
     return list(scores.values())
 
 

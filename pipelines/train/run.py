@@ -6,9 +6,8 @@ that it would get alone: its random numbers follow from its seed, the epoch and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,17 +23,17 @@ from mettle_cache.pipelines.train.checkpoint import (
     load_checkpoint,
     load_model,
     restore_optimizer,
-    save_checkpoint,
     under_prefix,
     with_prefix,
 )
-from mettle_cache.pipelines.train.history import EpochRow, History, history_table
+from mettle_cache.pipelines.train.epoch_pictures import EpochPictures
+from mettle_cache.pipelines.train.history import EpochRow, History
 from mettle_cache.pipelines.train.loggers.protocol import Status
 from mettle_cache.pipelines.train.loggers.run_loggers import RunLoggers
 from mettle_cache.pipelines.train.recipe import TrainOptions
+from mettle_cache.pipelines.train.recorder import Recorder
 from mettle_cache.pipelines.train.run_folder import RunFolder
-from mettle_cache.pipelines.train.sample_loader import SampleBatch
-from mettle_cache.store.writing.durable import write_file
+from mettle_cache.pipelines.train.sample_loader import SampleBatch, Split
 from mettle_cache.tasks.protocol import Predictions, Task, auxiliary_terms
 
 
@@ -64,7 +63,7 @@ class Run:
         )
         self.scheduler = StepLR(self.optimizer, options.step_size, options.gamma)
         self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
-        self._recorder: _Recorder | None = None
+        self._recorder: Recorder | None = None
         self._loss_sums: dict[str, float] = {}
         self._samples = 0
 
@@ -157,12 +156,18 @@ class Run:
 
     @contextmanager
     def record(
-        self, folder: RunFolder, *, store_digest: str, steps: int, loggers: RunLoggers | None = None
+        self,
+        folder: RunFolder,
+        *,
+        store_digest: str,
+        steps: int,
+        loggers: RunLoggers | None = None,
+        pictures: EpochPictures | None = None,
     ) -> Iterator[Run]:
         """Resume after the last epoch that ``folder`` holds, and write to it what is trained inside the block.
 
         ``store_digest`` is the key of the store that is trained from, ``steps`` the optimiser steps of one epoch.
-        ``loggers`` show how it goes.
+        ``loggers`` show how it goes, with ``pictures``.
 
         Raises
         ------
@@ -171,7 +176,7 @@ class Run:
         """
         if folder.has(folder.last):
             self._resume(folder)
-        self._recorder = _Recorder(folder, loggers, store_digest, steps)
+        self._recorder = Recorder(folder, loggers, pictures, store_digest, steps)
         status: Status = "failed"
         try:
             yield self
@@ -182,6 +187,11 @@ class Run:
         finally:
             self._recorder.close(self, status)
             self._recorder = None
+
+    def show(self, predictions: Predictions, split: Split) -> None:
+        """Show the predictions that score the epoch which ends now."""
+        if self._recorder is not None:
+            self._recorder.show(self, predictions, split)
 
     def load_best(self, folder: RunFolder) -> int:
         """Load the weights of a folder's best epoch; gives the number of that epoch, counted from 1.
@@ -232,49 +242,6 @@ class Run:
         name = self.options.precision
         half = name == "bfloat16" or (name == "auto" and self.device.type == "cuda" and torch.cuda.is_bf16_supported())
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half)
-
-
-class _Recorder:
-    """Keeps a run in its folder: the checkpoints, the table of its epochs, and the events."""
-
-    def __init__(self, folder: RunFolder, loggers: RunLoggers | None, store_digest: str, steps: int) -> None:
-        self._folder = folder
-        self._loggers = loggers
-        self._store_digest = store_digest
-        self._steps = steps
-        self._identity = folder.read_config().identity
-
-    def step(self, terms: Mapping[str, float], *, epoch: int, index: int) -> None:
-        if self._loggers:
-            self._loggers.scalars({"step/loss": sum(terms.values())}, step=epoch * self._steps + index)
-
-    def epoch(self, run: Run, *, best: bool) -> None:
-        history, folder = run.history, self._folder
-        table = history_table(history.rows)
-        # the name is that of the first version's files, which go on to be read
-        last = {"history": vars(history), "trainee": run.state(), "run": self._identity}
-        files: dict[Path, Callable[[Path], None]] = {
-            folder.last: lambda path: save_checkpoint(path, run.tensors(), last),
-            folder.metrics: lambda path: write_file(path, table),
-        }
-        if best:
-            state = {
-                "epoch": history.best_epoch,
-                "score": history.best_score,
-                "store": self._store_digest,
-                "run": self._identity,
-            }
-            files[folder.best] = lambda path: save_checkpoint(path, run.model.state_dict(), state)
-        folder.commit(files)
-        row = {f"epoch/{name}": value for name, value in history.rows[-1].items() if value is not None}
-        if self._loggers:
-            del row["epoch/epoch"]
-            self._loggers.scalars(row, step=history.epochs * self._steps)
-
-    def close(self, run: Run, status: Status) -> None:
-        if self._loggers:
-            score = {} if run.history.best_score is None else {f"best/{run.task.metric}": run.history.best_score}
-            self._loggers.close({**score, "best/epoch": run.history.best_epoch}, status)
 
 
 def mix_seeds(*numbers: int) -> int:

@@ -17,6 +17,7 @@ from mettle_cache.pipelines.progress import Progress
 from mettle_cache.pipelines.report.run_reports import GroupReport, TrainReport
 from mettle_cache.pipelines.report.units import format_bytes
 from mettle_cache.pipelines.train.config import SelectOn
+from mettle_cache.pipelines.train.epoch_pictures import EpochPictures
 from mettle_cache.pipelines.train.kept_arrays import keep_static
 from mettle_cache.pipelines.train.kept_companions import keep_companions, kept_companions
 from mettle_cache.pipelines.train.loop import SharedPass, Throughput, train_epochs
@@ -176,13 +177,14 @@ def _hold_folders(
         folders = held.enter_context(claim_runs(claims, resume=resume))
         logs = {run.label: folder.log for run, folder in zip(runs, folders, strict=True)}
         held.enter_context(shared.progress.kept_in(logs, describe_training(shared, folders[0].path)))
-        for run, folder in zip(runs, folders, strict=True):
+        for spec, run, folder in zip(specs, runs, folders, strict=True):
             keep_static(folder, shared.loader.store, run.task.layers)
             keep_companions(folder, run.model, shared.loader.store.companions)
             loggers = open_loggers(folder, run.label, log, shared.progress)
-            held.enter_context(
-                run.record(folder, store_digest=shared.loader.store.key_digest, steps=shared.steps, loggers=loggers)
-            )
+            store, note = shared.loader.store, shared.progress.note
+            pictures = EpochPictures(spec.recipe.task, run.task, store, note)
+            options: dict[str, Any] = {"loggers": loggers, "pictures": pictures}
+            held.enter_context(run.record(folder, store_digest=store.key_digest, steps=shared.steps, **options))
         yield
 
 
