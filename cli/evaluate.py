@@ -41,6 +41,9 @@ def evaluate(
     out: Annotated[
         Path | None, path_option(text="Where to write the results; by default each run's own folder.")
     ] = None,
+    pictures: Annotated[
+        bool, typer.Option("--pictures/--no-pictures", help="Draw a sheet of predictions for each run.")
+    ] = True,
     device: Device = None,
     json: Json = False,
     debug: Debug = False,
@@ -49,34 +52,43 @@ def evaluate(
 
     Several runs of one store are scored in one pass over it, and their mean and standard deviation given.
     """
-    from mettle_cache.devices import check_device_name
-    from mettle_cache.pipelines.places import require_store
     from mettle_cache.pipelines.progress import terminal_progress
     from mettle_cache.pipelines.train.run_folder import find_runs
 
-    # before PyTorch loads, which takes seconds
+    _check_places(device, store, root)
+    folders = [run for folder in runs for run in find_runs(folder)]
+
+    from mettle_cache.pipelines.evaluate import evaluation
+
+    group = evaluation.evaluate_runs(
+        folders,
+        split=split,
+        store=store,
+        root=root,
+        out=out,
+        pictures=pictures,
+        device=device,
+        progress=terminal_progress(),
+    )
+    if folders == runs[:1]:
+        report = group.only()
+        emit(report.to_json(), report_lines(report))
+        return
+    emit(group.to_json(), evaluation_lines(group))
+    if group.failures:
+        raise typer.Exit(1)
+
+
+def _check_places(device: str | None, store: Path | None, root: Path | None) -> None:
+    """Refuse what is not there before PyTorch loads, which takes seconds."""
+    from mettle_cache.devices import check_device_name
+    from mettle_cache.pipelines.places import require_store
+
     check_device_name(device)
     if store is not None:
         require_store(store)
     if root is not None and not root.is_dir():
         raise UsageError(f"--root {root}: there is no such folder", hint="name the data set's folder, or leave it out")
-    folders = [run for folder in runs for run in find_runs(folder)]
-    progress = terminal_progress()
-
-    from mettle_cache.pipelines.evaluate import evaluation
-
-    if folders == runs[:1]:
-        report = evaluation.evaluate(
-            folders[0], split=split, store=store, root=root, out=out, device=device, progress=progress
-        )
-        emit(report.to_json(), report_lines(report))
-        return
-    group = evaluation.evaluate_runs(
-        folders, split=split, store=store, root=root, out=out, device=device, progress=progress
-    )
-    emit(group.to_json(), evaluation_lines(group))
-    if group.failures:
-        raise typer.Exit(1)
 
 
 def report_lines(report: EvaluateReport) -> list[str]:

@@ -23,11 +23,10 @@ from mettle_cache.errors import UsageError
 from mettle_cache.layers import MODALITIES, LayerSpec
 from mettle_cache.methods.molt_fusion import cosines
 from mettle_cache.paths import local_path
-from mettle_cache.pipelines.evaluate.evaluation import no_samples
 from mettle_cache.pipelines.progress import Progress, Silent
 from mettle_cache.pipelines.train.best_run import best_run
 from mettle_cache.pipelines.train.run_folder import RunFolder
-from mettle_cache.pipelines.train.sample_loader import SampleLoader, Split, read_split
+from mettle_cache.pipelines.train.sample_loader import SampleLoader, Split, no_samples, read_split
 from mettle_cache.store.reading.token_store import TokenStore
 from mettle_cache.tokens import LayerTokens
 

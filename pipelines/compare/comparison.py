@@ -20,11 +20,10 @@ from mettle_cache.pipelines.compare.groups import CLIP, group_columns, read_grou
 from mettle_cache.pipelines.compare.heads import Subject, heads_of
 from mettle_cache.pipelines.compare.intervals import Interval, widest_interval
 from mettle_cache.pipelines.compare.report import CodecRow, CompareReport
-from mettle_cache.pipelines.evaluate.evaluation import no_samples
 from mettle_cache.pipelines.progress import Progress, Silent
 from mettle_cache.pipelines.signals import InterruptedRunError
 from mettle_cache.pipelines.train.recipe import default_recipe, flatten_recipe, load_recipe
-from mettle_cache.pipelines.train.sample_loader import read_split
+from mettle_cache.pipelines.train.sample_loader import no_samples, read_split
 from mettle_cache.pipelines.train.task import bind_task
 from mettle_cache.pipelines.train.training import RUNS
 from mettle_cache.store.format.codecs import get_codec

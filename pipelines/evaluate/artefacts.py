@@ -82,7 +82,7 @@ def write_artefacts(files: Iterable[tuple[str, bytes]], folder: Path) -> list[Pa
         The disk is full, or refuses.
     """
     staged, old = (folder.with_name(f".{folder.name}.{end}") for end in ("new", "old"))
-    _remove(staged)
+    remove_artefacts(staged)
     try:
         for name, content in files:
             path = staged / name
@@ -93,18 +93,19 @@ def write_artefacts(files: Iterable[tuple[str, bytes]], folder: Path) -> list[Pa
                 path.write_bytes(content)
         if not staged.exists():
             return []
-        _remove(old)
+        remove_artefacts(old)
         with disk_errors(folder, needed=0):
             if os.path.lexists(folder):
                 folder.rename(old)
             staged.rename(folder)
     finally:
-        _remove(staged)
-    _remove(old)
+        remove_artefacts(staged)
+    remove_artefacts(old)
     return sorted(folder.iterdir())
 
 
-def _remove(folder: Path) -> None:
+def remove_artefacts(folder: Path) -> None:
+    """Remove a folder of artefacts, if it is there."""
     if os.path.lexists(folder):
         with disk_errors(folder, needed=0):
             shutil.rmtree(folder)

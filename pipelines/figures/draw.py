@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 
 from mettle_cache.errors import MettleError, RunError, StoreError
 from mettle_cache.paths import local_path
-from mettle_cache.pipelines.evaluate.evaluation import no_samples
 from mettle_cache.pipelines.figures.compute.learning_curves import run_curve
 from mettle_cache.pipelines.figures.kinds import KINDS, LEARNING_CURVES, FigureKind, FigureOptions
 from mettle_cache.pipelines.figures.learning_curves import LearningCurve, draw_learning_curves
@@ -19,6 +18,7 @@ from mettle_cache.pipelines.figures.trained import RunGroup, TrainedRun
 from mettle_cache.pipelines.progress import Progress, Silent
 from mettle_cache.pipelines.report.run_labels import run_labels
 from mettle_cache.pipelines.train.run_folder import RunFolder, find_runs
+from mettle_cache.pipelines.train.sample_loader import no_samples
 
 
 def draw_figures(

@@ -210,6 +210,12 @@ class EvaluationGroup:
     failures: list[tuple[Path, RunError]]
     notes: list[str] = field(default_factory=list)
 
+    def only(self) -> EvaluateReport:
+        """The report of the one run that was named. Raises the :class:`RunError` of a run that gave no score."""
+        for _, error in self.failures:
+            raise error
+        return self.reports[0]
+
     @property
     def summary(self) -> list[Spread]:
         """Mean and spread over the runs of each variant; a run whose training failed does not count."""

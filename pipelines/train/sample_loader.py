@@ -5,6 +5,7 @@ A sample is an annotation row; several samples may share a clip, which is stored
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
@@ -16,6 +17,7 @@ from torch import Tensor
 from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec
 from mettle_cache.methods.kernels.ops import compile_kernels
+from mettle_cache.paths import command_line
 from mettle_cache.pipelines.companions.pooled_grids import PooledGrids, pooled_grids
 from mettle_cache.pipelines.progress import Progress
 from mettle_cache.samples import clips_of_samples
@@ -47,6 +49,19 @@ def read_split(store: TokenStore, name: str) -> Split:
         name,
         tuple(row for row in rows if usable.issuperset(clips[row])),
         tuple(row for row in rows if not usable.issuperset(clips[row])),
+    )
+
+
+def no_samples(store: TokenStore, split: Split) -> UsageError:
+    """Why there is nothing to score: every clip of the split failed, or there is no such split."""
+    see = f"see: {command_line('mettle info', str(store.path))}"
+    if split.dropped:
+        return UsageError(f"{store.path}: no sample of the {split.name} split has tokens: every clip failed", hint=see)
+    known = [name for name in dict.fromkeys(store.samples["split"].to_pylist()) if read_split(store, name).rows]
+    near = difflib.get_close_matches(split.name, known, n=1)
+    guess = f"did you mean {near[0]}? " if near else ""
+    return UsageError(
+        f"{store.path}: there is no split '{split.name}'", hint=f"{guess}it has {', '.join(known)}" if known else see
     )
 
 

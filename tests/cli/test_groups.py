@@ -27,7 +27,7 @@ def test_seeds_make_a_folder_of_runs_and_one_document(heads, whole, mettle):
     code, alone, _ = mettle("train", "--from-cache", whole, "--seed", "1", "--out", out.parent / "alone", *FAST)
     assert code == 0
     assert alone["best_score"] == document["heads"][1]["best_score"]
-    assert mettle("evaluate", out / "seed-1")[0] == 0
+    assert mettle("evaluate", out / "seed-1", "--no-pictures")[0] == 0
 
 
 def test_a_group_resumes_and_is_not_trained_over(heads, whole, mettle):
@@ -108,12 +108,12 @@ def test_export_writes_a_file_that_says_what_it_saved(heads, mettle, capsys):
 
 def test_a_group_is_evaluated_as_a_whole(heads, mettle, capsys):
     out, _ = heads
-    code, document, _ = mettle("evaluate", out)
+    code, document, _ = mettle("evaluate", out, "--no-pictures")
     assert code == 0
     assert [entry["run"] for entry in document["runs"]] == [str(out / "seed-0"), str(out / "seed-1")]
     assert len(document["summary"][0]["scores"]) == 2
     (out / "seed-0" / "best.safetensors").unlink()
-    assert run(["evaluate", str(out / "seed-1"), str(out / "seed-0")]) == 1
+    assert run(["evaluate", str(out / "seed-1"), str(out / "seed-0"), "--no-pictures"]) == 1
     words = capsys.readouterr().out
     for expected in (f"failed     {out / 'seed-0'}: ", "best.safetensors: missing", "(1 head)", "paper      "):
         assert expected in words
@@ -121,5 +121,5 @@ def test_a_group_is_evaluated_as_a_whole(heads, mettle, capsys):
 
 def test_one_run_is_one_document(heads, mettle):
     out, _ = heads
-    code, document, _ = mettle("evaluate", out / "seed-0")
+    code, document, _ = mettle("evaluate", out / "seed-0", "--no-pictures")
     assert (code, document["run"]) == (0, str(out / "seed-0"))

@@ -23,7 +23,7 @@ def test_runs_must_have_been_evaluated(sweep, mettle):
 
 
 def test_a_row_a_variant(sweep, mettle, capsys):
-    code, evaluated, _ = mettle("evaluate", sweep)
+    code, evaluated, _ = mettle("evaluate", sweep, "--no-pictures")
     assert code == 0
     code, document, _ = mettle("report", sweep)
     assert code == 0

@@ -28,7 +28,7 @@ def recoded(store, codec, path):
 def do_all(store, recipe, out):
     """Train an epoch, evaluate, export; gives the evaluation's and the export's report."""
     train(store, recipe=recipe, out=out)
-    report, exported = evaluate(out, store=store), export_run(out, store=store, repeats=1)
+    report, exported = evaluate(out, store=store, pictures=False), export_run(out, store=store, repeats=1)
     return report, exported, load_exported(exported.out)
 
 

@@ -180,7 +180,7 @@ def test_weak_labels_teach_what_is_heard_and_seen_when(write_store, tmp_path):
     store = write_store()
     trained = train(store, recipe=load_recipe("llp-small", SMALL), out=tmp_path / "run")
     assert (trained.metric, trained.selected_on) == ("segment_type_av", "val")
-    report = evaluate(tmp_path / "run", store=store)
+    report = evaluate(tmp_path / "run", store=store, pictures=False)
     assert report.floors == {"nothing predicted": pytest.approx(100 / 6)}  # half of the videos share no event
     assert report.scores["segment_type_av"] > 40
     assert len(report.scores) == 11
@@ -204,7 +204,7 @@ def test_the_other_decoders_train_with_motion_features(write_store, tmp_path, de
     recipe = load_recipe("llp-small", [f"head.decoder={decoder}", "head.motion=true", "lcd.dim=8", "train.epochs=1"])
     store = write_store(motion=True)
     train(store, recipe=recipe, out=tmp_path / "run")
-    assert set(evaluate(tmp_path / "run", store=store).scores) == set(AvvpTask.published[0].scores)
+    assert set(evaluate(tmp_path / "run", store=store, pictures=False).scores) == set(AvvpTask.published[0].scores)
 
 
 @pytest.mark.parametrize("decoder", ["mmpyr", "mgn"])
@@ -230,7 +230,7 @@ def test_the_train_split_cannot_be_scored(write_store, tmp_path):
     train(write_store(), recipe=recipe, out=tmp_path / "run")
     message = re.escape("sample 0 (train000_0_10, train) has weak labels only, so its segments cannot be scored")
     with pytest.raises(UsageError, match=message):
-        evaluate(tmp_path / "run", split="train", store=write_store())
+        evaluate(tmp_path / "run", split="train", store=write_store(), pictures=False)
 
 
 def test_timelines_and_maps_tell_modalities_apart(write_store, tmp_path):

@@ -30,7 +30,7 @@ def test_it_trains_and_evaluates(store, tmp_path):
     without = train(store, recipe=load_recipe(RECIPE[0], [*RECIPE[1], "mean.weight=0.0"]), out=tmp_path / "without")
     assert without.history[-1]["loss_auxiliary_size"] == 0
     assert losses[-1] != without.history[-1]["loss"]
-    result = evaluate(tmp_path / "run", store=store)
+    result = evaluate(tmp_path / "run", store=store, pictures=False)
     assert "method = mean instead of lcd" in " ".join(result.differs)
     assert export_run(tmp_path / "run", store=store, repeats=1).folded == {}
 

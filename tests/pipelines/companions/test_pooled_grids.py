@@ -51,20 +51,20 @@ def test_training_reads_grids_in_the_place_of_whole_layers_and_makes_them_once(s
     again = train(store.path, recipe=means(), out=tmp_path / "again")
     losses = [[row["loss"] for row in each.history] for each in (report, again)]
     assert losses[0] == losses[1]
-    assert evaluate(tmp_path / "run", store=store.path).scores
+    assert evaluate(tmp_path / "run", store=store.path, pictures=False).scores
     assert companion.name.startswith("pooled-mean-2x2-")
 
 
 def test_heads_learn_the_same_with_and_without_companions_within_their_rounding(store, tmp_path, monkeypatch):
     with_them = train(store, recipe=means("pooled.how=both"), out=tmp_path / "with")
-    scores = evaluate(tmp_path / "with", store=store).scores
+    scores = evaluate(tmp_path / "with", store=store, pictures=False).scores
     monkeypatch.setattr(TokenStore, "companion_folder", None)
     listener = Listener()
     without = train(store, recipe=means("pooled.how=both"), out=tmp_path / "without", progress=listener)
     assert listener.notes[0] == f"{store.path} takes nothing beside it: layers are pooled whenever they are read"
     for one, other in zip(with_them.history, without.history, strict=True):
         assert one["loss"] == pytest.approx(other["loss"], rel=2e-3)
-    assert evaluate(tmp_path / "with", store=store).scores == pytest.approx(scores)
+    assert evaluate(tmp_path / "with", store=store, pictures=False).scores == pytest.approx(scores)
 
 
 def test_a_batch_has_what_pooling_the_whole_layers_gives(store):

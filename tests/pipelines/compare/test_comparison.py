@@ -62,7 +62,7 @@ def test_heads_are_those_of_train(store, compared, tmp_path, codec):
     for seed in range(2):
         run = tmp_path / f"run-{seed}"
         train(place, recipe=load_recipe("ave-small", FAST), seed=seed, out=run, select_on="last")
-        scores.append(evaluate(run).scores["accuracy"])
+        scores.append(evaluate(run, pictures=False).scores["accuracy"])
     row = compared.row(codec)
     assert row.score == pytest.approx(np.mean(scores))
     assert row.spread == pytest.approx(np.std(scores, ddof=1))

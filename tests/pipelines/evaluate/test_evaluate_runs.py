@@ -69,11 +69,11 @@ def test_a_folder_without_runs_is_refused(tmp_path, name):
 def test_each_run_has_the_result_that_it_has_alone(store, trained, group, tmp_path):
     alone = shutil.copytree(trained, tmp_path / "alone")
     counting = Counting(store)
-    together = evaluate_runs(find_runs(group), store=counting)
+    together = evaluate_runs(find_runs(group), store=counting, pictures=False)
     assert len(counting.asked) == 7
     assert together.failures == []
     for report, name in zip(together.reports, HEADS, strict=True):
-        expected = evaluate(alone / name, store=store)
+        expected = evaluate(alone / name, store=store, pictures=False)
         assert (report.scores, report.seed, report.variant) == (expected.scores, HEADS[name][1], HEADS[name][2])
         assert pq.read_table(report.predictions).equals(pq.read_table(expected.predictions))
         assert json.loads((group / name / "result.json").read_text())["evaluation"]["test"] == report.to_json()
@@ -82,7 +82,7 @@ def test_each_run_has_the_result_that_it_has_alone(store, trained, group, tmp_pa
 def test_other_batch_sizes_take_another_pass(store, group):
     rewrite_recipe(group / "b/seed-0", "train", "batch_size", 2)
     counting = Counting(store)
-    assert len(evaluate_runs(find_runs(group), store=counting).reports) == 3
+    assert len(evaluate_runs(find_runs(group), store=counting, pictures=False).reports) == 3
     assert len(counting.asked) == 14
 
 
@@ -91,7 +91,7 @@ def test_a_run_counts_once_under_whatever_names(store, group, tmp_path, monkeypa
     (tmp_path / "link").symlink_to(run)
     monkeypatch.chdir(group)
     spellings = [run, "b/seed-0", "b/../b/seed-0/", tmp_path / "link", run]
-    together = evaluate_runs(spellings, store=store)
+    together = evaluate_runs(spellings, store=store, pictures=False)
     assert [report.run for report in together.reports] == [run]
     assert [(spread.scores, spread.std) for spread in together.summary] == [
         ([together.reports[0].scores["accuracy"]], None)
@@ -103,14 +103,14 @@ def test_a_run_counts_once_under_whatever_names(store, group, tmp_path, monkeypa
 
 def test_a_copy_of_a_run_is_told(store, group, tmp_path):
     copy = shutil.copytree(group / "b/seed-0", tmp_path / "copy")
-    together = evaluate_runs([group / "b/seed-0", copy], store=store)
+    together = evaluate_runs([group / "b/seed-0", copy], store=store, pictures=False)
     assert len(together.reports) == 2
     (note,) = together.notes
     assert f"{group / 'b/seed-0'} and {copy} hold the same weights" in note
 
 
 def test_every_variant_lists_its_own_differences(store, group):
-    reports = evaluate_runs(find_runs(group), store=store).reports
+    reports = evaluate_runs(find_runs(group), store=store, pictures=False).reports
     by_layers = [any("recipe: layers" in line for line in report.differs) for report in reports]
     by_method = [any("recipe: method" in line for line in report.differs) for report in reports]
     assert by_layers == [False, True, False]
@@ -126,12 +126,12 @@ def test_every_variant_lists_its_own_differences(store, group):
 )
 def test_a_split_that_there_is_not_is_answered_with_those_there_are(store, group, split, message, hint):
     with pytest.raises(UsageError, match=message) as caught:
-        evaluate(group / "b/seed-0", store=store, split=split)
+        evaluate(group / "b/seed-0", store=store, split=split, pictures=False)
     assert caught.value.hint == hint
 
 
 def test_mean_and_deviation_are_of_each_variant(store, group):
-    document = evaluate_runs(find_runs(group), store=store).to_json()
+    document = evaluate_runs(find_runs(group), store=store, pictures=False).to_json()
     scores = [run["scores"]["accuracy"] for run in document["runs"]]
     assert [spread["variant"] for spread in document["summary"]] == ["a", "b"]
     assert document["summary"][0]["mean"] == pytest.approx((scores[0] + scores[1]) / 2)
@@ -142,7 +142,7 @@ def test_mean_and_deviation_are_of_each_variant(store, group):
 def test_a_run_without_an_epoch_or_with_broken_weights_does_not_cost_the_others(store, group):
     (group / "a/seed-2/best.safetensors").unlink()
     rewrite_best(group / "b/seed-0", lambda tensors: tensors["decoder.event.bias"].fill_(float("nan")))
-    together = evaluate_runs(find_runs(group), store=store)
+    together = evaluate_runs(find_runs(group), store=store, pictures=False)
     assert [report.run for report in together.reports] == [group / "a/seed-10"]
     messages = {run: str(error) for run, error in together.failures}
     assert set(messages) == {group / "a/seed-2", group / "b/seed-0"}
@@ -154,7 +154,7 @@ def test_a_run_without_an_epoch_or_with_broken_weights_does_not_cost_the_others(
 def test_a_run_whose_training_failed_is_scored_and_not_averaged(store, group):
     failed = {"failure": "the loss is not finite"}
     rewrite_result(group / "a/seed-2", lambda result: result["training"].update(failed))
-    together = evaluate_runs(find_runs(group / "a"), store=store)
+    together = evaluate_runs(find_runs(group / "a"), store=store, pictures=False)
     assert together.reports[0].training_failure == "the loss is not finite"
     (spread,) = together.summary
     assert (spread.scores, spread.failed) == ([together.reports[1].scores["accuracy"]], 1)
@@ -162,12 +162,12 @@ def test_a_run_whose_training_failed_is_scored_and_not_averaged(store, group):
 
 def test_no_run_has_scores_where_none_could_be_loaded(store, group):
     (group / "b/seed-0/best.safetensors").unlink()
-    together = evaluate_runs([group / "b/seed-0"], store=store)
+    together = evaluate_runs([group / "b/seed-0"], store=store, pictures=False)
     assert (together.reports, together.summary) == ([], [])
     with pytest.raises(RunError, match=r"best\.safetensors: missing"):
-        evaluate(group / "b/seed-0", store=store)
+        evaluate(group / "b/seed-0", store=store, pictures=False)
 
 
 def test_what_is_wrong_for_all_runs_is_raised(store, group):
     with pytest.raises(UsageError, match="there is no split 'holdout'"):
-        evaluate_runs(find_runs(group), split="holdout", store=store)
+        evaluate_runs(find_runs(group), split="holdout", store=store, pictures=False)

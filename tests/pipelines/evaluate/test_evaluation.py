@@ -60,6 +60,9 @@ def test_pictures_are_named_and_replaced(store, run):
             assert picture.width > 900
             assert picture.height > picture.width
         assert sorted(path.name for path in run.glob("*artefacts*")) == ["artefacts-test"]
+    # nothing is left that shows another evaluation than the last
+    assert evaluate(run, store=store, pictures=False).pictures == []
+    assert not list(run.glob("*artefacts*"))
 
 
 def test_a_picture_that_fails_costs_no_score(store, run, monkeypatch):
@@ -89,7 +92,7 @@ def test_a_root_that_is_no_data_set_is_refused_before_anything_is_computed(store
 
 
 def test_targets_are_rebuilt_from_the_annotations(store, run):
-    table = pq.read_table(evaluate(run, store=store).predictions)
+    table = pq.read_table(evaluate(run, store=store, pictures=False).predictions)
     expected = [
         store.vocabulary["categories"].index(row["category"]) if row["start"] <= t < row["end"] else 3
         for row in store.samples.to_pylist()
@@ -100,25 +103,25 @@ def test_targets_are_rebuilt_from_the_annotations(store, run):
 
 
 def test_the_best_weights_are_used(store, run):
-    report = evaluate(run, store=store)
+    report = evaluate(run, store=store, pictures=False)
     _, state = load_checkpoint(run / "best.safetensors")
     assert report.best_epoch == state["epoch"]
     assert report.checkpoint_digest == file_digest(run / "best.safetensors")
     # on val, the evaluation finds the very score that selected the epoch
-    assert evaluate(run, split="val", store=store).scores["accuracy"] == state["score"]
+    assert evaluate(run, split="val", store=store, pictures=False).scores["accuracy"] == state["score"]
 
 
 def test_the_floor_is_beaten_and_stands_beside(store, run):
-    report = evaluate(run, store=store)
+    report = evaluate(run, store=store, pictures=False)
     targets = pq.read_table(report.predictions)["target"].to_numpy().reshape(-1, 10)
     assert report.floors == {"always background": segment_accuracy(np.full_like(targets, 3), targets)}
     assert report.scores["accuracy"] > report.floors["always background"] + 10
 
 
 def test_predictions_do_not_depend_on_how_they_are_batched(store, run):
-    whole = pq.read_table(evaluate(run, store=store).predictions)
+    whole = pq.read_table(evaluate(run, store=store, pictures=False).predictions)
     rewrite_recipe(run, "train", "batch_size", 2)
-    again = pq.read_table(evaluate(run, store=store).predictions)
+    again = pq.read_table(evaluate(run, store=store, pictures=False).predictions)
     assert again.drop_columns("scores").equals(whole.drop_columns("scores"))
     # a sum may be added up in another order
     np.testing.assert_allclose(again["scores"].to_pylist(), whole["scores"].to_pylist(), atol=1e-6)
@@ -126,8 +129,8 @@ def test_predictions_do_not_depend_on_how_they_are_batched(store, run):
 
 def test_evaluations_are_counted_and_training_s_result_stays(store, run):
     before = json.loads((run / "result.json").read_text())["training"]
-    assert [evaluate(run, store=store).times_evaluated for _ in range(2)] == [1, 2]
-    report = evaluate(run, split="val", store=store)
+    assert [evaluate(run, store=store, pictures=False).times_evaluated for _ in range(2)] == [1, 2]
+    report = evaluate(run, split="val", store=store, pictures=False)
     result = json.loads((run / "result.json").read_text())
     assert result["training"] == before
     assert result["evaluation"]["test"]["times_evaluated"] == 2
@@ -145,43 +148,43 @@ def test_the_split_is_read_once(store, run):
             asked.extend(clip for clips in order for clip in clips)
             return store.batches(order, **options)
 
-    evaluate(run, store=Counting())
+    evaluate(run, store=Counting(), pictures=False)
     clips = store.samples.filter(np.equal(store.samples["split"].to_numpy(), "test"))["clip"].to_pylist()
     assert [store.clips[clip] for clip in asked] == clips
 
 
 def test_another_store_is_refused(run, tiny_store):
     with pytest.raises(RunError, match=r"trained from a store with key \w+; .*tiny.zarr has \w+\n"):
-        evaluate(run, store=tiny_store(16, 6, 7, key={"weights": "other"}).path)
+        evaluate(run, store=tiny_store(16, 6, 7, key={"weights": "other"}).path, pictures=False)
 
 
 def test_the_store_is_found_where_it_was_or_where_it_is_said_to_be(run, store, tmp_path):
-    expected = evaluate(run).scores
+    expected = evaluate(run, pictures=False).scores
     moved = shutil.copytree(store.path, tmp_path / "moved.zarr")
     rewrite_store(run, tmp_path / "gone.zarr")
     with pytest.raises(StoreMissingError, match=r"its store is not at .*gone.zarr\n  next: name .* --store"):
-        evaluate(run)
-    assert evaluate(run, store=moved).scores == expected
+        evaluate(run, pictures=False)
+    assert evaluate(run, store=moved, pictures=False).scores == expected
 
 
 def test_an_empty_split_is_refused(run, store):
     with pytest.raises(UsageError, match="there is no split 'holdout'"):
-        evaluate(run, split="holdout", store=store)
+        evaluate(run, split="holdout", store=store, pictures=False)
 
 
 def test_a_folder_without_weights_is_refused(run, store):
     (run / "best.safetensors").unlink()
     with pytest.raises(RunError, match=r"best\.safetensors: missing, although the run's config\.json lists it"):
-        evaluate(run, store=store)
+        evaluate(run, store=store, pictures=False)
 
 
 def test_weights_are_loaded_strictly(run, store):
     rewrite_recipe(run, "lcd", "k_visual", 2)
     with pytest.raises(RunError, match="the weights are not those of this run's model"):
-        evaluate(run, store=store)
+        evaluate(run, store=store, pictures=False)
 
 
 def test_weights_that_are_not_finite_give_no_number(run, store):
     rewrite_best(run, lambda tensors: tensors["decoder.event.bias"].fill_(float("nan")))
     with pytest.raises(RunError, match=r"best\.safetensors: weights that are not finite: decoder\.event\.bias"):
-        evaluate(run, store=store)
+        evaluate(run, store=store, pictures=False)

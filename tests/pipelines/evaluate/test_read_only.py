@@ -31,7 +31,7 @@ def place(store):
     for seed in (0, 1):
         train(store, recipe=RECIPE, out=folder / "runs" / f"seed-{seed}", seed=seed)
     # store and interpreter may lie in folders of root's alone: what is opened and imported late could not be then
-    evaluate(shutil.copytree(folder / "runs" / "seed-0", folder / "before"), store=store)
+    evaluate(shutil.copytree(folder / "runs" / "seed-0", folder / "before"), store=store, pictures=False)
     (folder / "out").mkdir()
     (folder / "out").chmod(0o777)
     for root, _, files in os.walk(folder / "runs"):
@@ -64,15 +64,17 @@ def listed(folder):
 def test_results_go_to_the_folder_that_is_named(store, place, tmp_path):
     run, out = place / "runs" / "seed-0", place / "out"
     before = listed(run)
-    expected = evaluate(shutil.copytree(run, tmp_path / "copy"), store=store, out=tmp_path / "elsewhere")
+    expected = evaluate(
+        shutil.copytree(run, tmp_path / "copy"), store=store, out=tmp_path / "elsewhere", pictures=False
+    )
     with as_user():
         with pytest.raises(
             RunError, match=r"results cannot be written there.*\.lock.*\n.*mettle evaluate .* --out FOLDER"
         ):
-            evaluate(run, store=store)
+            evaluate(run, store=store, pictures=False)
         with pytest.raises(RunError, match=r"head cannot be written there.*\.lock.*\n.*mettle export .* --out FILE"):
             export_run(run, store=store)
-        reports = [evaluate(run, store=store, out=out) for _ in range(2)]
+        reports = [evaluate(run, store=store, out=out, pictures=False) for _ in range(2)]
         head = export_run(run, store=store, out=out / "head.safetensors", repeats=1).out
     assert [report.scores for report in reports] == [expected.scores] * 2
     assert [report.times_evaluated for report in reports] == [1, 2]
@@ -84,7 +86,9 @@ def test_results_go_to_the_folder_that_is_named(store, place, tmp_path):
 
 def test_each_of_several_runs_has_a_folder_of_its_own(store, place):
     with as_user():
-        group = evaluate_runs([place / "runs" / f"seed-{seed}" for seed in (0, 1)], store=store, out=place / "out")
+        group = evaluate_runs(
+            [place / "runs" / f"seed-{seed}" for seed in (0, 1)], store=store, out=place / "out", pictures=False
+        )
     assert [report.predictions.parent for report in group.reports] == [
         place / "out" / f"seed-{seed}" for seed in (0, 1)
     ]
@@ -94,7 +98,7 @@ def test_all_files_of_a_run_have_the_mode_of_other_files(store, tmp_path):
     before = os.umask(0o002)
     try:
         train(store, recipe=RECIPE, out=tmp_path / "run")
-        evaluate(tmp_path / "run", store=store)
+        evaluate(tmp_path / "run", store=store, pictures=False)
         export_run(tmp_path / "run", store=store, repeats=1)
     finally:
         os.umask(before)
@@ -104,4 +108,4 @@ def test_all_files_of_a_run_have_the_mode_of_other_files(store, tmp_path):
 
 def test_another_run_s_folder_is_no_place_for_results(store, place):
     with pytest.raises(UsageError, match="this is a run's folder"):
-        evaluate(place / "runs" / "seed-0", store=store, out=place / "runs" / "seed-1")
+        evaluate(place / "runs" / "seed-0", store=store, out=place / "runs" / "seed-1", pictures=False)

@@ -18,7 +18,7 @@ def group(trained_run, linear_run, tiny_ave):
 
 
 def test_predictions_are_those_of_evaluation(group, trained_run, tiny_ave, tmp_path):
-    report = evaluate(trained_run, store=tiny_ave, out=tmp_path / "out")
+    report = evaluate(trained_run, store=tiny_ave, out=tmp_path / "out", pictures=False)
     predictions = group.predictions(0)
     assert group.task.score(predictions, group.split.rows) == report.scores
     assert group.predictions(0) is predictions

@@ -34,7 +34,7 @@ def trained(store, tmp_path_factory):
 
 def test_scores_are_those_of_the_evaluation(trained, tmp_path):
     group = shutil.copytree(trained, tmp_path / "group")
-    reports = evaluate_runs(find_runs(group)).reports
+    reports = evaluate_runs(find_runs(group), pictures=False).reports
     runs = read_scored_runs(find_runs(group), "test")
     assert [run.scores for run in runs] == [report.scores for report in reports]
     assert [(run.variant, run.seed, run.dataset, run.metric) for run in runs] == [
@@ -51,7 +51,7 @@ def test_runs_that_were_not_evaluated_are_named_with_the_command(trained):
 
 def test_scores_of_a_run_that_was_trained_on_are_old(store, trained, tmp_path):
     group = shutil.copytree(trained, tmp_path / "group")
-    evaluate_runs(find_runs(group))
+    evaluate_runs(find_runs(group), pictures=False)
     train_runs(store, specs(group, epochs=4), select_on="val", resume=True)
     stale = [run for run in find_runs(group) if "best" not in run.name]
     with pytest.raises(RunError, match="or were trained on since"):

@@ -103,7 +103,7 @@ def runs(store, tmp_path_factory):
     stop(store, folder / "stopped", 2, resume=True)
     train(store, recipe=RECIPE, out=folder / "another", seed=1)
     for name in ("finished", "stopped", "another"):
-        evaluate(folder / name, store=store)
+        evaluate(folder / name, store=store, pictures=False)
         export_run(folder / name, store=store, repeats=1)
     return folder
 
@@ -113,7 +113,7 @@ def weights(path):
 
 
 def evaluated(run, store):
-    return evaluate(run, store=store).scores
+    return evaluate(run, store=store, pictures=False).scores
 
 
 def exported(run, store):

@@ -69,7 +69,7 @@ def test_the_run_and_an_exported_head_do_without_the_store_s(trained, tmp_path):
     resumed = train(moved, recipe=longer, out=run, resume=True)
     whole = train(store, recipe=longer, out=tmp_path / "whole")
     assert resumed.history[-1]["loss"] == whole.history[-1]["loss"]
-    assert evaluate(run, store=moved).scores == evaluate(tmp_path / "whole").scores
+    assert evaluate(run, store=moved, pictures=False).scores == evaluate(tmp_path / "whole", pictures=False).scores
 
     report = export_run(run, store=moved, repeats=1)
     assert (report.method, report.folded, report.kept) == ("sherl", {}, {})
@@ -89,7 +89,7 @@ def test_a_run_s_damaged_copy_is_told(trained, tmp_path):
     copy = tmp_path / "run" / "companion-late-audio.safetensors"
     copy.write_bytes(copy.read_bytes()[:-1])
     with pytest.raises(RunError, match=r"companion-late-audio\.safetensors: not what the run's config\.json lists"):
-        evaluate(tmp_path / "run")
+        evaluate(tmp_path / "run", pictures=False)
 
 
 def test_other_methods_keep_none(trained, tmp_path):
