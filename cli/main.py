@@ -25,7 +25,7 @@ from mettle_cache.pipelines.signals import INTERRUPTED, Command, command_signals
 SECTIONS = {
     "Start": ("demo", "doctor", "datasets", "backbones", "methods", "recipes", "plan"),
     "Stage one: media to tokens": ("extract", "recode", "verify", "info"),
-    "Stage two: tokens to trained heads": ("train", "sweep", "evaluate", "export", "pretrain-grounding"),
+    "Stage two: tokens to trained heads": ("train", "sweep", "evaluate", "predict", "export", "pretrain-grounding"),
     "Look at results": ("report", "compare-codecs", "analyse", "params", "bench"),
     "Share": ("push", "pull"),
     "Keep order": ("ls", "clean"),

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from mettle_cache.methods.mti import MTI, MTIOptions
     from mettle_cache.pipelines.evaluate import evaluate
     from mettle_cache.pipelines.extract import ExtractConfig, extract
+    from mettle_cache.pipelines.predict import Predictor
     from mettle_cache.pipelines.train import train
     from mettle_cache.store.reading.dataset import TokenDataset
     from mettle_cache.store.reading.token_store import TokenStore
@@ -65,6 +66,7 @@ __all__ = [
     "NoRoomError",
     "OptionsError",
     "PluginError",
+    "Predictor",
     "RunError",
     "StoreBusyError",
     "StoreCorruptError",
@@ -96,6 +98,7 @@ _MODULES = {
     # the other two stages
     "pipelines.evaluate": ("evaluate",),
     "pipelines.extract": ("ExtractConfig", "extract"),
+    "pipelines.predict": ("Predictor",),
     "pipelines.train": ("train",),
     "store.reading.dataset": ("TokenDataset",),
     "store.reading.token_store": ("TokenStore",),

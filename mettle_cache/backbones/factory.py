@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mettle_cache.backbones.protocol import PRECISIONS, Backbone, BackboneRequest, SharesAudio
+from mettle_cache.backbones.protocol import PRECISIONS, Backbone, BackboneRequest, Family, SharesAudio
 from mettle_cache.backbones.registry import BACKBONES, find_family
 from mettle_cache.errors import UsageError
 from mettle_cache.layers import MODALITIES, LayerSpec
@@ -124,6 +124,27 @@ def frozen_parameters(name: str) -> int:
     module, its fixed STFT kernels and both AudioSet heads included.
     """
     return find_family(split_size(name)[0]).frozen_parameters()
+
+
+def weights_at_hand(name: str) -> Path | None:
+    """The weights file of a published backbone that this machine has: in ``weights/`` or in the hub's cache.
+
+    Raises
+    ------
+    UsageError, PluginError
+        As :func:`layer_table`.
+    """
+    base, _ = split_size(name)
+    if base in BACKBONES:
+        family: Family = BACKBONES.load(base)
+        found = family.info().weights_found
+        return Path(found) if found is not None and Path(found).is_file() else None
+    from mettle_cache.backbones.hub import find_cached
+    from mettle_cache.backbones.timm_network import pretrained_cfg
+
+    cfg = pretrained_cfg(base)
+    repository = cfg.get("hf_hub_id")
+    return find_cached(repository, cfg.get("hf_hub_filename")) if repository else None
 
 
 SMALLEST, LARGEST = 16, 4096

@@ -12,9 +12,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from mettle_cache.datasets.avqa_questions import Question, read_questions
-from mettle_cache.datasets.media.places import Layout, PictureRule, Place
+from mettle_cache.datasets.media.places import Layout, Place
 from mettle_cache.datasets.media_dataset import MediaDataset, media_dataset
-from mettle_cache.datasets.protocol import SAMPLE_COLUMNS, DatasetInfo
+from mettle_cache.datasets.protocol import SAMPLE_COLUMNS, DatasetInfo, PictureRule
 from mettle_cache.datasets.textfile import Problems, quoted
 from mettle_cache.errors import DatasetError
 from mettle_cache.preprocessing import FbankPreprocessing, Preprocessing
@@ -78,7 +78,7 @@ def open_avqa(root: Path) -> MediaDataset:
         vocabulary={**vocabulary, "release": [release]},
         layout=LAYOUT,
         notes=tuple(_notes(release, read, questions, vocabulary)),
-        picture_rule=PictureRule(longer=True),
+        picture_rule=INFO.picture_rule,
     )
 
 
@@ -93,6 +93,7 @@ INFO = DatasetInfo(
         "video_frames/<id>/%04d.jpg and raw_audio/<id>.wav",
     ),
     open=open_avqa,
+    picture_rule=PictureRule(longer=True),
     preprocessing=Preprocessing(
         final_norm=True,
         spread_seconds=True,

@@ -64,6 +64,7 @@ S4_INFO = DatasetInfo(
     layouts=(f"{S4.table} and {S4.folder}/{{visual_frames,gt_masks,wave or audio_wav}}/<split>/<category>/",),
     open=open_s4,
     preprocessing=_PREPROCESSING,
+    media_segments=FRAMES,
     options=(
         DatasetOption(
             name="train_frames",
@@ -83,6 +84,7 @@ MS3_INFO = DatasetInfo(
     layouts=(f"{MS3.table} and {MS3.folder}/{{visual_frames/<video>,gt_masks/<split>,wave or audio_wav/<split>}}/",),
     open=open_ms3,
     preprocessing=_PREPROCESSING,
+    media_segments=FRAMES,
 )
 
 

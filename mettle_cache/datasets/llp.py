@@ -21,9 +21,9 @@ from mettle_cache.datasets.llp_annotations import (
     read_motion,
     read_videos,
 )
-from mettle_cache.datasets.media.places import Layout, PictureRule, Place
+from mettle_cache.datasets.media.places import Layout, Place
 from mettle_cache.datasets.media_dataset import MediaDataset, media_dataset
-from mettle_cache.datasets.protocol import SAMPLE_COLUMNS, DatasetInfo
+from mettle_cache.datasets.protocol import SAMPLE_COLUMNS, DatasetInfo, PictureRule
 from mettle_cache.datasets.textfile import Problems, quoted, read_bytes
 from mettle_cache.errors import DatasetError
 
@@ -112,6 +112,7 @@ INFO = DatasetInfo(
         "the same with frames at 8 a second (%06d.jpg) and LLP_dataset/audio/<id>.wav",
     ),
     open=open_llp,
+    picture_rule=PICTURES,
 )
 
 

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from mettle_cache.datasets.boundary import clip_errors
 from mettle_cache.datasets.media.budget import for_each_clip
 from mettle_cache.datasets.media.fault import MediaFileError
-from mettle_cache.datasets.media.places import SPREAD, Layout, PictureRule, locate_media
+from mettle_cache.datasets.media.places import Layout, locate_media
 from mettle_cache.datasets.media.remarks import Remark, summarise
-from mettle_cache.datasets.protocol import Clip, MediaProblem
+from mettle_cache.datasets.protocol import SPREAD, Clip, MediaProblem, PictureRule
 from mettle_cache.preprocessing import Recording
 
 

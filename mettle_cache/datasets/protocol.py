@@ -36,6 +36,22 @@ class Clip:
 
 
 @dataclass(frozen=True)
+class PictureRule:
+    """Which pictures of a clip's folder stand for its segments (:mod:`mettle_cache.datasets.media.pictures`).
+
+    Pictures are spread evenly over the segments. A layout with a ``rate`` counts them by the second instead: one a
+    second, or ``rate`` of them. ``longer``: clips last longer than their segments, so that any number of pictures is
+    to be expected.
+    """
+
+    rate: int | None = None
+    longer: bool = False
+
+
+SPREAD = PictureRule()
+
+
+@dataclass(frozen=True)
 class MediaProblem:
     """Something about one clip's files that keeps it from being decoded."""
 
@@ -92,7 +108,8 @@ class DatasetInfo:
     ``open`` reads the annotations: it is called with the root, a folder that exists, and every option by its name, as
     text. It raises DatasetError. ``preprocessing`` is what the published code does in its own way around the backbones;
     ``options`` are what else can be chosen. ``many`` says that users have several data sets of this kind, which their
-    folders' names tell apart.
+    folders' names tell apart. ``picture_rule`` chooses among a clip's pictures; ``media_segments`` are the seconds of
+    the media that a clip is one of, where it is not all of them.
     """
 
     name: str
@@ -104,6 +121,8 @@ class DatasetInfo:
     preprocessing: Preprocessing = DEFAULT_PREPROCESSING
     options: tuple[DatasetOption, ...] = ()
     many: bool = False
+    picture_rule: PictureRule = SPREAD
+    media_segments: int | None = None
 
 
 class Dataset(Protocol):

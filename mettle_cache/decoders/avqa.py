@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from mettle_cache.decoders.avqa_grounding import GroundingNet, Pictures, match_targets
+from mettle_cache.decoders.avqa_grounding import GroundingNet, Pictures, match_targets, position_weights
 from mettle_cache.errors import UsageError
 
 MATCH_WEIGHT = 0.5
@@ -73,6 +73,17 @@ class AVQADecoder(nn.Module):
         fused = self.fusion(torch.tanh(torch.cat(attended, dim=-1)))
         outputs = {"answer": self.answer(torch.tanh(fused * encoded))}
         return outputs if match is None else {**outputs, "match": match}
+
+    def look(self, audio: Tensor, positive: Pictures, question: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Where :meth:`forward` looks: shares of the seconds that are seen and heard, ``[B, T]``, and of places.
+
+        The places of each picture are ``[B, T, N]``. Each sums to 1 over its last axis; those of the seconds are the
+        mean over the heads of the attention.
+        """
+        encoded, pictures = self.question(question), self._project(positive)
+        heard, seen, _ = self.grounding(audio, pictures)
+        places, _ = position_weights(pictures, heard)
+        return self.visual_attention.shares(encoded, seen), self.audio_attention.shares(encoded, heard), places
 
     def _project(self, pictures: Pictures) -> Pictures:
         return pictures if self.visual is None else Pictures.of(self.visual(pictures.dense()))
@@ -136,3 +147,8 @@ class TemporalAttention(nn.Module):
         refined = self.linear_2(self.dropout(functional.relu(self.linear_1(attended))))
         normed: Tensor = self.norm(attended + self.dropout(refined))
         return normed
+
+    def shares(self, question: Tensor, seconds: Tensor) -> Tensor:
+        """How much of each second is attended to, ``[B, T]``: the mean over the heads."""
+        weights: Tensor = self.attention(question.unsqueeze(1), seconds, seconds, need_weights=True)[1]
+        return weights.squeeze(1)

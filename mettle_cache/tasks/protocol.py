@@ -138,6 +138,10 @@ class Task(Protocol):
         """
         return StepInputs()
 
+    def beside_media(self) -> str:
+        """What its model is given that neither pictures, sound nor a question hold, in words; empty for nothing."""
+        return ""
+
     def targets(self, rows: Sequence[int]) -> Tensor:
         """Targets of samples, by position in the sample table, leading axis B."""
 

@@ -44,6 +44,7 @@ from mettle_cache.pipelines.train.recipe import Recipe, recipe_from_json
 from mettle_cache.pipelines.train.run_folder import RunFolder, hold_run
 from mettle_cache.pipelines.train.sample_loader import SampleBatch, SampleLoader, evaluation_inputs, read_split
 from mettle_cache.pipelines.train.task import bind_task, task_on_layers
+from mettle_cache.pipelines.train.token_origin import FILE, TOKENS, TokenOrigin
 from mettle_cache.sealing import seal
 from mettle_cache.store.format.codecs import StaticArrays
 from mettle_cache.store.format.files import file_digest
@@ -206,7 +207,7 @@ def fold_model(model: nn.Module) -> dict[str, str]:
 def _check_place(out: Path, run: RunFolder) -> None:
     """Refuse the places of a run's own files, and to write over what no export wrote."""
     own = [run.config, run.last, run.best, run.metrics, run.result, run.static]
-    own += kept_companion_paths(run)
+    own += [run.path / FILE, *kept_companion_paths(run)]
     if out.absolute() in [path.absolute() for path in own]:
         raise UsageError(f"{out} is the place of a file of the run", hint="name another file with --out")
     if out.is_dir():
@@ -285,6 +286,7 @@ def _write(
         "recipe": recipe.to_json(),
         "vocabulary": {name: list(values) for name, values in store.vocabulary.items()},
         "segments": store.segments,
+        TOKENS: TokenOrigin.of(store).to_json(),
         "checkpoint": file_digest(checkpoint),
         "store": store.key_digest,
     }

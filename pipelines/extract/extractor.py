@@ -109,12 +109,16 @@ class Extractor:
             The machine is at an end, or the data set's folder is gone.
         """
         clip, root = self.dataset.clips[index], self.dataset.root
-        inputs = []
         with self.budget.clip(), clip_errors(clip.frames, root), watch(self.dataset, clip) as look:
-            for backbone in self.backbones:
-                with clip_errors(clip.frames if backbone.sample_rate is None else clip.audio, root):
-                    inputs.append(self._read(backbone, index))
-            return PreparedClip(index, tuple(inputs), self.dataset.source_digest(clip), look)
+            return PreparedClip(index, self.read(index), self.dataset.source_digest(clip), look)
+
+    def read(self, index: int) -> tuple[Tensor, ...]:
+        """One clip's input to each backbone, ``[T, *segment_shape]``. Raises as :meth:`prepare`."""
+        clip, inputs = self.dataset.clips[index], []
+        for backbone in self.backbones:
+            with clip_errors(clip.frames if backbone.sample_rate is None else clip.audio, self.dataset.root):
+                inputs.append(self._read(backbone, index))
+        return tuple(inputs)
 
     def encode(self, clips: Sequence[PreparedClip]) -> dict[int, dict[str, LayerTokens]]:
         """Tokens of one group's clips: clip index to layer name to codes ``[T, N, *]`` on the CPU."""
@@ -202,8 +206,8 @@ def build_extractor(
     """
     codec = get_codec(config.codec_choice.name)
     device = device or choose_device(config.device)
-    visual = _create(config.visual, config, "visual")
-    audio = shared_audio(visual) if config.shared else _create(config.audio, config, "audio")
+    visual = configured_backbone(config, "visual")
+    audio = shared_audio(visual) if config.shared else configured_backbone(config, "audio")
     backbones = (visual.to(device), audio.to(device))
     chosen = select_layers([layer for backbone in backbones for layer in backbone.layers], config.layer_selection)
     layers = cells_for(codec, config.dataset, chosen)
@@ -229,8 +233,9 @@ def open_config_dataset(config: ExtractConfig) -> Dataset:
     return dataset
 
 
-def _create(text: str, config: ExtractConfig, modality: str) -> Backbone:
-    choice = parse_backbone(text)
+def configured_backbone(config: ExtractConfig, modality: str) -> Backbone:
+    """The backbone that a configuration names for a modality, on the CPU. Raises as :func:`build_extractor`."""
+    choice = parse_backbone(config.visual if modality == "visual" else config.audio)
     backbone = create_backbone(
         choice.name,
         weights=choice.weights,

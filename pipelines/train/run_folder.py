@@ -3,9 +3,9 @@
 ``config.json`` (the record), ``last.safetensors`` (to resume), ``best.safetensors`` (to evaluate), ``metrics.csv``
 (one row an epoch), ``result.json``, ``predictions-SPLIT.parquet``, ``samples-SPLIT.parquet`` (what each sample scored),
 ``static.safetensors`` (static arrays of the store's codec, where it has any), ``companion-NAME.safetensors`` (what the
-method read beside the store, if anything), and what ``export`` writes here. A file is used only if it has the digest
-that the record lists. Outside the record are what nothing reads back: ``events/`` (TensorBoard),
-``loggers.json``, ``artefacts-SPLIT/`` and ``log.txt``.
+method read beside the store, if anything), ``tokens.json`` (how the store's tokens came from media), and what
+``export`` writes here. A file is used only if it has the digest that the record lists. Outside the record are what
+nothing reads back: ``events/`` (TensorBoard), ``loggers.json``, ``artefacts-SPLIT/`` and ``log.txt``.
 
 A commit writes every new file beside the old one, as ``NAME.next``; then the record, which is the moment at which all
 of them count; then it renames them. A reader takes ``NAME.next`` where that is what the record lists.

@@ -13,6 +13,8 @@ from mettle_cache.tasks.protocol import Task
 from mettle_cache.tasks.registry import get_task
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from mettle_cache.companions import Companion
     from mettle_cache.store.reading.token_store import TokenStore
 
@@ -56,8 +58,9 @@ def task_on_layers(
     vocabulary: Mapping[str, Sequence[str]],
     segments: int,
     companions: Mapping[str, Companion] | None = None,
+    samples: pa.Table | None = None,
 ) -> Task:
-    """The recipe's task on just these layers, without a sample: enough to build its model.
+    """The recipe's task on just these layers and samples; without a sample enough to build its model.
 
     Raises
     ------
@@ -67,7 +70,7 @@ def task_on_layers(
     task_type = get_task(recipe.task)
     return task_type(
         layers,
-        samples=task_type.sample_schema.empty_table(),
+        samples=task_type.sample_schema.empty_table() if samples is None else samples,
         vocabulary=vocabulary,
         segments=segments,
         method=recipe.method_choice(companions),

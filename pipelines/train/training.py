@@ -29,6 +29,7 @@ from mettle_cache.pipelines.train.run_folder import RunFolder, check_claim, clai
 from mettle_cache.pipelines.train.sample_loader import SampleLoader, Split, read_split
 from mettle_cache.pipelines.train.spec import RunSpec, check_shared
 from mettle_cache.pipelines.train.task import bind_task
+from mettle_cache.pipelines.train.token_origin import keep_origin
 from mettle_cache.store.reading.token_store import TokenStore
 
 RUNS = Path("runs")
@@ -180,6 +181,7 @@ def _hold_folders(
         for spec, run, folder in zip(specs, runs, folders, strict=True):
             keep_static(folder, shared.loader.store, run.task.layers)
             keep_companions(folder, run.model, shared.loader.store.companions)
+            keep_origin(folder, shared.loader.store)
             loggers = open_loggers(folder, run.label, log, shared.progress)
             store, note = shared.loader.store, shared.progress.note
             pictures = EpochPictures(spec.recipe.task, run.task, store, note)

@@ -57,6 +57,7 @@ WRONG = {
     "export NOSUCH --device gpu": "there is no device called 'gpu'",
     "report NOSUCH --out page.txt": "a page is an HTML file",
     "report NOSUCH --out page.html --root NOSUCH": "there is no such folder",
+    "predict NOSUCH a.mp4 --device gpu": "there is no device called 'gpu'",
     "report NOSUCH --figures F --device gpu": "there is no device called 'gpu'",
     "bench read --device gpu": "there is no device called 'gpu'",
     "sweep --from-cache --set x": "must be key=value",
@@ -77,7 +78,7 @@ WRONG = {
     "bench read --repeats 0": "--repeats 0",
     "bench --report --from NOSUCH": "there are no results",
 }
-NO_RUN = ("evaluate NOSUCH", "export NOSUCH", "report NOSUCH --figures F")
+NO_RUN = ("evaluate NOSUCH", "predict NOSUCH a.mp4", "export NOSUCH", "report NOSUCH --figures F")
 # one after the other in one process: what is loaded by then was loaded by the first command that has it
 CODE = f"""
 import contextlib, io, json, sys

@@ -13,10 +13,10 @@ from mettle_cache.datasets.media import arrays, pictures, video, waveform
 from mettle_cache.datasets.media.allowance import Allowance, allowed
 from mettle_cache.datasets.media.container import SLACK, measure
 from mettle_cache.datasets.media.fault import MediaFileError, read_head, require_file
-from mettle_cache.datasets.media.places import SPREAD, TRACKS, VIDEOS, PictureRule
+from mettle_cache.datasets.media.places import TRACKS, VIDEOS
 from mettle_cache.datasets.media.remarks import Remark
 from mettle_cache.datasets.media.soundtrack import load_video_audio
-from mettle_cache.datasets.protocol import Clip
+from mettle_cache.datasets.protocol import SPREAD, Clip, PictureRule
 from mettle_cache.preprocessing import Recording
 
 _READ_SIZE = 1 << 20
@@ -25,9 +25,23 @@ _READ_SIZE = 1 << 20
 def load_frames(clip: Clip, segments: int, rule: PictureRule = SPREAD) -> list[NDArray[np.uint8]]:
     """T RGB pictures ``[H, W, 3]``. Raises MediaFileError."""
     with allowed(Allowance()):
-        if _is_video(clip.frames):
-            return video.load_video_frames(clip.frames, [second + 0.5 for second in range(segments)])
+        if is_video(clip.frames):
+            return load_video(clip.frames, segments, rule)
         return pictures.load_pictures(clip.frames, segments, rule)
+
+
+def load_video(path: Path, segments: int, rule: PictureRule = SPREAD) -> list[NDArray[np.uint8]]:
+    """What a video shows in the middle of each of its first T seconds, ``[H, W, 3]`` each.
+
+    Of a video that lasts longer than T seconds by the rule, they are T of all its seconds, spread as pictures are.
+
+    Raises
+    ------
+    MediaFileError
+        As :func:`mettle_cache.datasets.media.video.load_video_frames`.
+    """
+    seconds = max(segments, round(measure(path, "video"))) if rule.longer else segments
+    return video.load_video_frames(path, [second + 0.5 for second in pictures.choose_frames(seconds, segments)])
 
 
 def load_waveform(clip: Clip, segments: int, sample_rate: int) -> NDArray[np.float32]:
@@ -79,7 +93,7 @@ def check_frames(clip: Clip, segments: int, rule: PictureRule = SPREAD, *, deep:
     MediaFileError
         A file is missing or empty or, if ``deep``, does not open.
     """
-    if not _is_video(clip.frames):
+    if not is_video(clip.frames):
         return pictures.check_pictures(clip.frames, segments, rule, deep=deep)
     if deep:
         end = measure(clip.frames, "video")
@@ -115,7 +129,7 @@ def check_recording(path: Path) -> float | None:
 
 def source_files(clip: Clip, segments: int, rule: PictureRule = SPREAD) -> tuple[Path, ...]:
     """The files that decoding uses, each once. Raises MediaFileError where the pictures cannot be told."""
-    frames = [clip.frames] if _is_video(clip.frames) else pictures.segment_pictures(clip.frames, segments, rule)
+    frames = [clip.frames] if is_video(clip.frames) else pictures.segment_pictures(clip.frames, segments, rule)
     return tuple(dict.fromkeys((*frames, clip.audio)))
 
 
@@ -157,5 +171,6 @@ def _is_array(path: Path) -> bool:
     return path.suffix.lower() == ".npy"
 
 
-def _is_video(path: Path) -> bool:
+def is_video(path: Path) -> bool:
+    """Whether a clip's pictures are a video, by its name: what is in it may be something else."""
     return path.suffix.lower() in VIDEOS

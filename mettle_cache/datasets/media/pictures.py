@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from mettle_cache.datasets.media import pixels
 from mettle_cache.datasets.media.fault import MediaFileError, require_file, require_folder
 from mettle_cache.datasets.media.pixels import PictureHeader, check_picture, load_picture
-from mettle_cache.datasets.media.places import SPREAD, PictureRule
 from mettle_cache.datasets.media.remarks import Remark
+from mettle_cache.datasets.protocol import SPREAD, PictureRule
 from mettle_cache.datasets.textfile import escaped
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")

@@ -65,22 +65,6 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class PictureRule:
-    """Which pictures of a clip's folder stand for its segments (:mod:`mettle_cache.datasets.media.pictures`).
-
-    Pictures are spread evenly over the segments. A layout with a ``rate`` counts them by the second instead: one a
-    second, or ``rate`` of them. ``longer``: clips last longer than their segments, so that any number of pictures is
-    to be expected.
-    """
-
-    rate: int | None = None
-    longer: bool = False
-
-
-SPREAD = PictureRule()
-
-
-@dataclass(frozen=True)
 class LocatedMedia:
     """Clips with their paths, the patterns of the places that hold at least one of them, and what to tell the user."""
 

@@ -7,8 +7,10 @@ few samples is a click.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import av
@@ -52,20 +54,53 @@ def load_video_audio(path: Path) -> tuple[NDArray[np.float32], int]:
         that take back a second or more, or more sound than may be read.
     """
     with opened(path) as container:
-        stream = best_stream(path, container, "audio")
-        start, reach, rate, pieces = origin(container), Reach(), 0, []
-        for frame, samples in _decoded(path, container, stream, reach):
-            # the container of an HE-AAC track may tell half the rate, a decoded frame tells it whole
-            rate = rate or frame.sample_rate
-            if frame.sample_rate != rate:
-                raise MediaFileError(path, f"has sound whose rate changes from {rate} to {frame.sample_rate} Hz")
-            take(path, samples.nbytes + _PIECE_BYTES)
-            pieces.append(Piece(samples, None if frame.time is None else frame.time - start))
-        if not pieces:
-            raise MediaFileError(path, "has an audio stream without a sample that can be decoded")
+        stream, reach = best_stream(path, container, "audio"), Reach()
+        rate, decoded = _pieces(path, container, _decoded(path, container, stream, reach))
+        pieces = []
+        for piece in decoded:
+            take(path, piece.samples.nbytes + _PIECE_BYTES)
+            pieces.append(piece)
         track = lay_out(path, pieces, rate)
         refuse_early_end(path, container, stream, len(track) / rate, reach, needed=float("inf"))
     return track, rate
+
+
+def stream_video_audio(path: Path) -> Iterator[tuple[NDArray[np.float32], int]]:
+    """The same track second by second, ``[rate]`` each and the last one shorter, with its rate; of any length.
+
+    Raises
+    ------
+    MediaFileError
+        As :func:`load_video_audio`, in the second where it shows.
+    """
+    with opened(path) as container:
+        stream, reach = best_stream(path, container, "audio"), Reach()
+        rate, pieces = _pieces(path, container, _decoded(path, container, stream, reach, bounded=False))
+        held: list[NDArray[np.float32]] = []
+        reached = dropped = count = 0
+        for piece, start in _placed(pieces, rate):
+            late = min(max(0, reached - start), len(piece.samples))
+            dropped += late if start >= 0 else 0
+            _refuse_overlap(path, dropped, rate)
+            for samples in chain(_silence(start - reached, rate), [piece.samples[late:]]):
+                held.append(samples)
+                count += len(samples)
+                if count >= rate:
+                    joined = np.concatenate(held)
+                    whole = count // rate * rate
+                    for second in range(0, whole, rate):
+                        yield joined[second : second + rate], rate
+                    held, count = [joined[whole:]], count - whole
+            reached = max(reached, start + len(piece.samples))
+        refuse_early_end(path, container, stream, reached / rate, reach, needed=float("inf"))
+        if count:
+            yield np.concatenate(held), rate
+
+
+def _silence(samples: int, rate: int) -> Iterator[NDArray[np.float32]]:
+    """A gap, a second at a time."""
+    for start in range(0, samples, rate):
+        yield np.zeros(min(rate, samples - start), np.float32)
 
 
 def lay_out(path: Path, pieces: list[Piece], rate: int) -> NDArray[np.float32]:
@@ -78,58 +113,88 @@ def lay_out(path: Path, pieces: list[Piece], rate: int) -> NDArray[np.float32]:
     MediaFileError
         Overlaps of more than a second, or time stamps that would make the track longer than any that is read.
     """
-    lengths = np.array([len(piece.samples) for piece in pieces])
-    packed = np.cumsum(lengths) - lengths
-    starts = packed + _shifts(pieces, packed, rate)
-    ends = starts + lengths
-    total = max(0, int(ends.max()))
+    placed = [(piece, start, start + len(piece.samples)) for piece, start in _placed(pieces, rate)]
+    total = max(0, *(end for _, _, end in placed))
     if total > MAX_SAMPLES:
         raise MediaFileError(path, f"has time stamps that put its sound at {total / rate:.0f} s: more than may be read")
     take(path, 4 * total)
     track = np.zeros(total, np.float32)
     reached, dropped = 0, 0
-    for piece, start, end in zip(pieces, starts.tolist(), ends.tolist(), strict=True):
+    for piece, start, end in placed:
         late = min(max(0, reached - start), end - start)
         track[start + late : end] = piece.samples[late:]
         dropped += late if start >= 0 else 0
         reached = max(reached, end)
-    if dropped > _MOST_OVERLAP * rate:
-        raise MediaFileError(path, f"has time stamps that leave no room for {dropped / rate:.1f} s of its sound")
+    _refuse_overlap(path, dropped, rate)
     return track
 
 
-def _shifts(pieces: list[Piece], packed: NDArray[np.int64], rate: int) -> NDArray[np.int64]:
-    """Samples by which each piece lies later than if all were laid end to end, ``[pieces]``."""
-    offsets = np.empty(len(pieces), np.int64)
-    known = 0
-    for index, piece in enumerate(pieces):
-        if piece.start is not None:
-            known = round(piece.start * rate) - int(packed[index])
-        offsets[index] = known
-    shifts = np.empty_like(offsets)
-    shift = int(offsets[0])
-    for index in range(len(offsets)):
-        following = offsets[index : index + _FOLLOWING]
+def _refuse_overlap(path: Path, dropped: int, rate: int) -> None:
+    if dropped > _MOST_OVERLAP * rate:
+        raise MediaFileError(path, f"has time stamps that leave no room for {dropped / rate:.1f} s of its sound")
+
+
+def _placed(pieces: Iterable[Piece], rate: int) -> Iterator[tuple[Piece, int]]:
+    """Each piece and the sample at which it starts; looks :data:`_FOLLOWING` pieces ahead."""
+    source = iter(pieces)
+    # with where each lies if all are laid end to end, and by how much later its time stamp puts it
+    ahead: deque[tuple[Piece, int, int]] = deque()
+    packed = offset = 0
+    shift: int | None = None
+    while True:
+        while len(ahead) < _FOLLOWING and (piece := next(source, None)) is not None:
+            if piece.start is not None:
+                offset = round(piece.start * rate) - packed
+            ahead.append((piece, packed, offset))
+            packed += len(piece.samples)
+        if not ahead:
+            return
+        following = [offset for _, _, offset in ahead]
+        shift = following[0] if shift is None else shift
         slack = rate * (_JITTER if len(following) == _FOLLOWING else _LAST_JITTER)
-        if following.min() - shift > slack:
-            shift = int(following.min())
-        elif shift - following.max() > slack:
-            shift = int(following.max())
-        shifts[index] = shift
-    return shifts
+        if min(following) - shift > slack:
+            shift = min(following)
+        elif shift - max(following) > slack:
+            shift = max(following)
+        piece, start, _ = ahead.popleft()
+        yield piece, start + shift
+
+
+def _pieces(
+    path: Path,
+    container: av.container.InputContainer,
+    decoded: Iterator[tuple[av.AudioFrame, NDArray[np.float32]]],
+) -> tuple[int, Iterator[Piece]]:
+    """The rate of a track, and its pieces. Raises MediaFileError where there are none or the rate changes."""
+    first = next(decoded, None)
+    if first is None:
+        raise MediaFileError(path, "has an audio stream without a sample that can be decoded")
+    # the container of an HE-AAC track may tell half the rate, a decoded frame tells it whole
+    rate, start = first[0].sample_rate, origin(container)
+
+    def pieces() -> Iterator[Piece]:
+        for frame, samples in chain([first], decoded):
+            if frame.sample_rate != rate:
+                raise MediaFileError(path, f"has sound whose rate changes from {rate} to {frame.sample_rate} Hz")
+            yield Piece(samples, None if frame.time is None else frame.time - start)
+
+    return rate, pieces()
 
 
 def _decoded(
-    path: Path, container: av.container.InputContainer, stream: av.stream.Stream, reach: Reach
+    path: Path, container: av.container.InputContainer, stream: av.stream.Stream, reach: Reach, *, bounded: bool = True
 ) -> Iterator[tuple[av.AudioFrame, NDArray[np.float32]]]:
-    """Each frame with its mono samples; channels may come and go, as between a broadcast and its advertisements."""
+    """Each frame with its mono samples; channels may come and go, as between a broadcast and its advertisements.
+
+    More samples of all channels than a recording may have are refused where it is ``bounded``.
+    """
     kind, to_float, total = None, av.AudioResampler(format="fltp"), 0
     for packet in reach.packets(container):
         for frame in packet.decode() if packet.stream is stream else ():
             if kind != (kind := (frame.format.name, frame.layout.name, frame.sample_rate)):
                 to_float = av.AudioResampler(format="fltp")
             total += frame.samples * frame.layout.nb_channels
-            if total > MAX_SAMPLES:
+            if bounded and total > MAX_SAMPLES:
                 raise MediaFileError(path, f"has a sound track of more than {MAX_SAMPLES} samples")
             converted = [mix_down(piece.to_ndarray()) for piece in to_float.resample(frame)]
             yield frame, converted[0] if len(converted) == 1 else np.concatenate(converted or [np.zeros(0, np.float32)])

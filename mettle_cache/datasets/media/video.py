@@ -52,7 +52,12 @@ def load_video_frames(path: Path, times: Sequence[float]) -> list[NDArray[np.uin
         No video, no video stream, nothing decodable, damaged pictures, time stamps that jump back, an end long before
         the header's, or an odd angle.
     """
-    chosen: list[NDArray[np.uint8]] = []
+    return list(stream_video_frames(path, times))
+
+
+def stream_video_frames(path: Path, times: Sequence[float]) -> Iterator[NDArray[np.uint8]]:
+    """The same pictures one by one, so that no more than one is held. Raises as :func:`load_video_frames`."""
+    left = deque(times)
     with opened(path) as container:
         stream = best_stream(path, container, "video")
         start, reach, shown, now = origin(container), Reach(), None, 0.0
@@ -62,15 +67,14 @@ def load_video_frames(path: Path, times: Sequence[float]) -> list[NDArray[np.uin
                     path, f"has time stamps that jump back by {now - time + start:.1f} s, at {now:.1f} s"
                 )
             now = time - start
-            _fill(path, chosen, frame if shown is None else shown, times, until=now)
-            if len(chosen) == len(times):
-                return chosen
+            yield from _shown_until(path, frame if shown is None else shown, left, until=now)
+            if not left:
+                return
             shown = frame
         if shown is None:
             raise MediaFileError(path, "has a video stream without a picture that can be decoded")
         refuse_early_end(path, container, stream, now, reach, needed=times[-1])
-        _fill(path, chosen, shown, times, until=float("inf"))
-    return chosen
+        yield from _shown_until(path, shown, left, until=float("inf"))
 
 
 def _timed_pictures(
@@ -110,15 +114,14 @@ def _take_pictures(path: Path, picture: av.VideoFrame | av.VideoCodecContext, *,
     return int(pixels)
 
 
-def _fill(
-    path: Path, chosen: list[NDArray[np.uint8]], frame: av.VideoFrame, times: Sequence[float], *, until: float
-) -> None:
-    """Append ``frame`` for every wanted time that comes before ``until``, when the next one is shown."""
+def _shown_until(path: Path, frame: av.VideoFrame, left: deque[float], *, until: float) -> Iterator[NDArray[np.uint8]]:
+    """``frame`` for every wanted time that comes before ``until``, when the next one is shown; takes them away."""
     pixels: NDArray[np.uint8] | None = None
-    while len(chosen) < len(times) and times[len(chosen)] < until:
+    while left and left[0] < until:
         if pixels is None:
             pixels = _rgb(path, frame)
-        chosen.append(pixels)
+        left.popleft()
+        yield pixels
 
 
 def _rgb(path: Path, frame: av.VideoFrame) -> NDArray[np.uint8]:

@@ -118,6 +118,9 @@ class AvvpTask(Task):
         """``motion`` ``[B, T, 512]`` where the options ask for it."""
         return StepInputs() if self.motion is None else StepInputs(tensors={"motion": self.motion.read(rows)})
 
+    def beside_media(self) -> str:
+        return "R(2+1)D motion features" if self.options.reads_motion else ""
+
     def targets(self, rows: Sequence[int]) -> Tensor:
         """Weak labels ``[B, C]``, 0 or 1."""
         return torch.from_numpy(self.labels[_index(rows)].astype(np.float32))

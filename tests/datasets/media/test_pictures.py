@@ -9,7 +9,7 @@ from PIL import Image
 
 from mettle_cache.datasets.media.fault import MediaFileError
 from mettle_cache.datasets.media.pictures import check_pictures, choose_frames, load_pictures, segment_pictures
-from mettle_cache.datasets.media.places import SPREAD, PictureRule
+from mettle_cache.datasets.protocol import SPREAD, PictureRule
 
 
 def _fill(folder: Path, names: list[str]) -> Path:

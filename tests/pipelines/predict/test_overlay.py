@@ -1,0 +1,52 @@
+"""Masks on videos: what is tinted, that the rest stays, and that the sound is kept as it was."""
+
+import av
+import numpy as np
+
+from mettle_cache.datasets.media.video import load_video_frames
+from mettle_cache.datasets.protocol import SPREAD
+from mettle_cache.pipelines.predict.media import find_media
+from mettle_cache.pipelines.predict.overlay import TINT, write_overlay
+from mettle_cache.pipelines.predict.windows import ClipForm, plan_windows
+from tests.datasets.media.containers import KINDS, Kind, write_video
+from tests.pipelines.predict.test_windows import grey, turn
+
+FORM = ClipForm(5, 1, SPREAD)
+
+
+def left_half(second):
+    mask = np.zeros((224, 224), bool)
+    mask[:, :112] = second >= 2
+    return mask
+
+
+def overlay(source, path):
+    (item,) = find_media([source])
+    write_overlay(plan_windows(item, FORM), left_half, path)
+    return path
+
+
+def packets(path, kind):
+    with av.open(str(path)) as container:
+        return [bytes(packet) for packet in container.demux(**{kind: 0}) if packet.size]
+
+
+def test_masks_lie_on_their_seconds_of_an_upright_video(tmp_path):
+    source = turn(write_video(tmp_path / "phone.mp4", Kind(".mp4", rate=44_100), seconds=7, picture=grey))
+    shown = overlay(source, tmp_path / "shown.mp4")
+    times = [0.6, 1.9, 2.1, 6.4]
+    for time, before, after in zip(
+        times, load_video_frames(source, times), load_video_frames(shown, times), strict=True
+    ):
+        assert after.shape == before.shape == (48, 32, 3)
+        expected = 0.45 * before[24, 8] + 0.55 * np.array(TINT) * 1.0 if time > 2 else before[24, 8]
+        assert np.abs(after[24, 8] - expected).max() < 12
+        assert np.abs(after[24, 24] - before[24, 24].astype(float)).max() < 6
+    assert packets(shown, "audio") == packets(source, "audio")
+
+
+def test_sound_that_an_mp4_cannot_hold_is_encoded_anew(tmp_path):
+    source = write_video(tmp_path / "clip.mkv", KINDS["mkv"], seconds=5)
+    with av.open(str(overlay(source, tmp_path / "shown.mp4"))) as container:
+        assert container.streams.audio[0].codec_context.name == "aac"
+        assert abs(float(container.duration) / av.time_base - 5) < 0.1
