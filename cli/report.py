@@ -129,7 +129,7 @@ def _write(
 ) -> PageReport:
     from mettle_cache.pipelines.compare.groups import read_groups
     from mettle_cache.pipelines.page.build import write_page
-    from mettle_cache.pipelines.page.subject import PageOptions
+    from mettle_cache.pipelines.page.options import PageOptions
     from mettle_cache.pipelines.places import require_store
     from mettle_cache.pipelines.progress import terminal_progress
 

@@ -16,8 +16,9 @@ from markupsafe import Markup
 
 from mettle_cache.errors import UsageError
 from mettle_cache.paths import command_line
+from mettle_cache.pipelines.page.options import PageOptions
 from mettle_cache.pipelines.page.runs import PageRun, read_run
-from mettle_cache.pipelines.page.subject import PageOptions, Subject, tell_subject
+from mettle_cache.pipelines.page.subject import Subject, tell_subject
 from mettle_cache.pipelines.progress import Progress, Silent
 from mettle_cache.pipelines.report.run_labels import run_labels
 from mettle_cache.pipelines.report.text import printable
@@ -53,10 +54,10 @@ def check_out(path: Path) -> None:
     UsageError
         It may not.
     """
-    if path.suffix.lower() not in (".html", ".htm"):
-        raise UsageError(f"--out {path}: a page is an HTML file", hint=f"for example --out {path.with_suffix('.html')}")
     if path.is_dir():
         raise UsageError(f"--out {path}: this is a folder", hint=f"name a file in it: --out {path / 'report.html'}")
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"--out {path}: a page is an HTML file", hint=f"for example --out {path.with_suffix('.html')}")
     if os.path.lexists(path):
         try:
             with os.fdopen(open_regular(path, follow_links=True), "rb") as file:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mettle_cache.pipelines.page.runs import PageRun
-from mettle_cache.pipelines.page.summary import short_names
+from mettle_cache.pipelines.page.summary import short_names, signed
 from mettle_cache.pipelines.page.words import method_name, score_name, shorten_paths
 from mettle_cache.pipelines.report.text import printable
 from mettle_cache.pipelines.tables.scored_runs import ScoredRun
@@ -78,36 +78,33 @@ def sorted_differences(tables: Sequence[Table]) -> list[tuple[str, list[str]]]:
 
 
 def comparison(table: Table, runs: Sequence[PageRun]) -> dict[str, Any]:
-    """A table as ``mettle report`` prints it, cell by cell, and where its scores and intervals lie on common scales.
+    """A table as ``mettle report`` prints it, cell by cell, with seeds and differences drawn beside their numbers.
 
-    ``runs`` are those of the table, whose methods and codecs stand below the rows' names.
+    ``columns`` have a kind: text, seeds or bar. ``runs`` are those of the table, whose methods and codecs stand below
+    the rows' names.
     """
     header, cells = table_cells(table)
     names = dict(short_names(table))
     base = names.get(table.base, printable(table.base))
-    header = [header[0], header[1], header[2], f"minus {base}", *header[4:]]
     reach = max([*(abs(end) for row in table.rows for end in _ends(row)), 1e-9])
-    scores = [score for row in table.rows for score in row.scores.values()]
-    rows = [
-        {
-            "cells": [names[row.name], *line[1:]],
-            "about": _about([run for run in runs if run.scored and run.scored.row == row.name]),
-            "bar": _bar(row, reach),
-            "seeds": [_place(score, min(scores), max(scores)) for score in row.scores.values()],
-            "base": row.name == table.base,
-        }
-        for line, row in zip(cells, table.rows, strict=True)
-    ]
+    scores = [score for row in table.rows for score in row.scores.values()] or [0.0]
+    columns = [("text", f"minus {base}" if name == f"minus {table.base}" else name) for name in header]
+    drawn = [("seeds", f"{min(scores):.2f} to {max(scores):.2f}"), ("bar", f"{signed(-reach)} to {signed(reach)}")]
+    # seeds after the score, the bar after the difference or its interval
+    places = [header.index(f"{table.split} {table.metric}") + 1]
+    places += [place + 1 for place, name in enumerate(header) if name in ("95 % interval", f"minus {table.base}")][-1:]
+    for place, column in reversed(list(zip(places, drawn, strict=False))):
+        columns.insert(place, column)
+    rows = []
+    for line, row in zip(cells, table.rows, strict=True):
+        content: list[Any] = [names[row.name], *line[1:]]
+        drawings = ([_place(score, min(scores), max(scores)) for score in row.scores.values()], _bar(row, reach))
+        for place, drawing in reversed(list(zip(places, drawings, strict=False))):
+            content.insert(place, drawing)
+        about = _about([run for run in runs if run.scored and run.scored.row == row.name])
+        rows.append({"cells": content, "about": about, "base": row.name == table.base})
     below = [(word, printable(sentence)) for word, sentence in lines_below(table) if word != "differs"]
-    ends = (f"{min(scores):.2f}", f"{max(scores):.2f}") if scores else ("", "")
-    return {
-        "title": printable(table.title),
-        "header": header,
-        "rows": rows,
-        "below": below,
-        "reach": f"{reach:.2f}",
-        "ends": ends,
-    }
+    return {"title": printable(table.title), "columns": columns, "rows": rows, "below": below}
 
 
 def _about(runs: Sequence[PageRun]) -> str:

@@ -7,7 +7,7 @@ import pytest
 
 from mettle_cache.pipelines.page import costs
 from mettle_cache.pipelines.page.build import write_page
-from mettle_cache.pipelines.page.subject import PageOptions
+from mettle_cache.pipelines.page.options import PageOptions
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ import pytest
 
 from mettle_cache.errors import RunError, UsageError
 from mettle_cache.pipelines.page.build import MARKER, script_json, write_page
-from mettle_cache.pipelines.page.subject import PageOptions
+from mettle_cache.pipelines.page.options import PageOptions
 from mettle_cache.pipelines.tables.collecting import collect_tables
 from mettle_cache.pipelines.tables.writing import table_cells
 from tests.pipelines.page.run_files import DATASETS, HOSTILE, TABLES, write_run
@@ -118,8 +118,7 @@ def test_only_a_page_is_written_over(tmp_path, page):
     for place, words in (
         (out, "has not written"),
         (tmp_path / "page.txt", "a page is an HTML file"),
-        (tmp_path / "run", "a page is an HTML file"),
-        (tmp_path, "a page is an HTML file"),
+        (tmp_path, "this is a folder"),
     ):
         with pytest.raises(UsageError, match=words):
             write_page([tmp_path / "run"], PageOptions(out=place))
