@@ -17,6 +17,9 @@ from mettle_cache.pipelines.train.history import EpochRow, parse_history
 from mettle_cache.pipelines.train.run_config import RunConfig
 from mettle_cache.pipelines.train.run_folder import RunFolder
 
+# a mask is a few kB
+_MOST_BYTES = 1 << 20
+
 
 @dataclass(frozen=True, kw_only=True)
 class PageRun:
@@ -57,7 +60,9 @@ class PageRun:
         """A picture that evaluation drew; None where it is not there. It is in no record, so anything may be."""
         folder = RunFolder(self.path).artefacts(split).resolve()
         place = (folder / name).resolve()
-        return place.read_bytes() if place.is_relative_to(folder) and place.is_file() else None
+        if not place.is_relative_to(folder) or not place.is_file() or place.stat().st_size > _MOST_BYTES:
+            return None
+        return place.read_bytes()
 
 
 def read_run(path: Path, label: str, split: str) -> PageRun:

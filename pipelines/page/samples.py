@@ -51,8 +51,13 @@ def tell_samples(
     # the data set has the same samples as a store of it
     at_hand = stores[0].samples if stores else frames.dataset.samples if isinstance(frames, Frames) else None
     samples = mask_samples(at_hand, split)
-    told.clips = _clip_list(told.runs, samples)
-    told.classes = [class_results(run.predictions, told.clips.kind, samples) for run in told.runs]
+    try:
+        told.clips = _clip_list(told.runs, samples)
+        told.classes = [class_results(run.predictions, told.clips.kind, samples) for run in told.runs]
+    except (LookupError, ValueError, TypeError) as error:
+        # a task of another package may have columns of the same names that hold something else
+        lacks.append(f"predictions are shown as they are kept: they are of no form that this page knows ({error})")
+        told.clips = row_clips([run.predictions for run in told.runs], [_own_scores(run) for run in told.runs])
     lacks += _add_pictures(told.clips, told.runs, samples, frames, split, progress)
     if not told.clips.confident and told.clips.kind != "rows":
         lacks.append("no probabilities are kept, so mistakes are not sorted by confidence: evaluate again")

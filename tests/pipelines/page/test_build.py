@@ -11,6 +11,7 @@ from mettle_cache.pipelines.page.build import MARKER, script_json, write_page
 from mettle_cache.pipelines.page.options import PageOptions
 from mettle_cache.pipelines.tables.collecting import collect_tables
 from mettle_cache.pipelines.tables.writing import table_cells
+from tests.pipelines.page import run_files
 from tests.pipelines.page.run_files import DATASETS, HOSTILE, TABLES, write_run
 
 
@@ -87,6 +88,19 @@ def test_damaged_predictions_leave_the_rest(tmp_path, page):
     (tmp_path / "run" / "result.json").write_text("{")
     with pytest.raises(RunError):
         page(tmp_path / "run")
+
+
+def test_a_table_of_an_unknown_form_is_shown_as_it_is(tmp_path, page, monkeypatch):
+    def ragged(rng, samples, scores):
+        table, clips, terms = run_files.avel_table(rng, samples, scores)
+        return table.slice(1), clips, terms
+
+    monkeypatch.setitem(run_files.TABLES, "avel", ragged)
+    write_run(tmp_path / "run")
+    _, data, report = page(tmp_path / "run")
+    assert data[0]["clips"]["kind"] == "rows"
+    assert len(data[0]["clips"]["items"]) == 23
+    assert any("of no form that this page knows" in line for line in report.lacks)
 
 
 def test_a_chapter_for_each_data_set(tmp_path, page):
