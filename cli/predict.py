@@ -126,7 +126,12 @@ def _row_lines(row: dict[str, object]) -> list[str]:
             for event in events[:_EVENTS]
         ]
         more = len(events) - _EVENTS
-        lines += [f"  and {more} more events"] if more > 0 else [] if events else ["  nothing found"]
+        lines += [f"  and {more} more event{'' if more == 1 else 's'}"] if more > 0 else []
+        lines += [] if events else ["  nothing found"]
+    if isinstance(shares := row.get("foreground"), list):
+        sounding = sum(share > 0 for share in shares)
+        mean = 100 * sum(shares) / len(shares)
+        lines.append(f"  a mask in {sounding} of {len(shares)} s, {mean:.1f} % of the picture on average")
     if "question" in row:
         lines.append(f"  {row['question']}? {row['answer']} ({row['probability']:.2f})")
     return lines

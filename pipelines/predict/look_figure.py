@@ -9,10 +9,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from mettle_cache.pipelines.figures.style import COLOUR_MAP, new_figure, shorten, styled
+from mettle_cache.pipelines.figures.style import COLOUR_MAP, TEXT_POINTS, new_figure, shorten, styled
 
 _COLUMNS = 5
-_MM_A_ROW, _MM_AROUND = 24.0, 10.0
+_MM_A_ROW, _MM_AROUND = 26.0, 10.0
 _TITLE_LETTERS = 70
 
 
@@ -41,7 +41,7 @@ def draw_look(title: str, seconds: Sequence[LookedAt]) -> Figure:
         axis.imshow(one.picture)
         strength = (one.places - one.places.min()) / (width or 1.0)
         axis.imshow(strength, cmap=COLOUR_MAP, alpha=0.5, extent=(0, long, height, 0), interpolation="bilinear")
-        axis.set_title(f"{one.second} s: {100 * one.seen:.0f} | {100 * one.heard:.0f} %")
+        axis.set_title(f"{one.second} s\n{100 * one.seen:.0f} | {100 * one.heard:.0f} %")
     figure.suptitle(shorten(title, _TITLE_LETTERS))
-    figure.supxlabel("share of the second in what is seen | in what is heard")
+    figure.supxlabel("share of the second in what is seen | in what is heard", fontsize=TEXT_POINTS)
     return figure

@@ -61,10 +61,13 @@ def _look(path: Path) -> Iterator[MediaItem]:
     if not path.is_dir():
         yield _file_item(path)
         return
+    try:
+        entries = sorted((entry for entry in path.iterdir() if not entry.name.startswith(".")), key=_natural)
+    except OSError as error:
+        raise UsageError(f"{path}: the folder cannot be listed ({error.strerror})") from error
     if _holds_pictures(path):
         yield _picture_item(path)
         return
-    entries = sorted((entry for entry in path.iterdir() if not entry.name.startswith(".")), key=_natural)
     folders = [entry for entry in entries if entry.is_dir() and _holds_pictures(entry)]
     items = [_file_item(entry) for entry in entries if entry.is_file() and entry.suffix.lower() in VIDEOS]
     items += [_picture_item(folder) for folder in folders]
