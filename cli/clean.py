@@ -82,7 +82,7 @@ def preview_lines(removals: Sequence[Removal], command: str) -> list[str]:
     return [
         *table_lines(("size", "what", "path"), rows),
         "",
-        *(f"in use     {one.path}: another process works there, and it stays" for one in removals if one.busy),
+        *(f"in use     {one.path}: another process works with it, and it stays" for one in removals if one.busy),
         *(f"remembered {one.path}: by {_listing(one.remembered_by)}" for one in removals if one.remembered_by),
         f"in all     {format_bytes(sum(one.nbytes for one in removals))}; nothing was removed",
         f"next       {command}",

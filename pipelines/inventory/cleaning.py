@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from mettle_cache.errors import MettleError, StoreUnfinishedError, UsageError
 from mettle_cache.pipelines.inventory.claims import claim, is_busy
 from mettle_cache.pipelines.inventory.entries import Entry, bytes_on_disk, describe, find_places, is_run, is_token_store
 from mettle_cache.pipelines.places import is_store
-from mettle_cache.store.format.files import COMPANIONS, PARTIAL
+from mettle_cache.store.format.files import CLIPS_FILE, COMPANIONS, PARTIAL
 from mettle_cache.store.format.metadata import READY
 
 CHECKPOINT = "last.safetensors"
@@ -36,7 +36,7 @@ class Removal:
     what
         What it is, in words.
     remembered_by
-        Of a store the runs that were trained from it.
+        Of a store the runs that were trained from it; it is busy while one of them is.
     """
 
     path: Path
@@ -79,15 +79,15 @@ def find_removals(
     Raises
     ------
     UsageError
-        There is no such folder, it is a link, or a store within another one.
+        There is no such folder, it is a link, or a store within another one; or what would go as a whole holds another
+        store or run, or the current folder.
     """
     for place in places:
         _check(place)
     entries = [describe(run) for folder in runs for run in find_places(folder) if is_run(run)]
     found: dict[Path, Removal] = {}
     for place in places:
-        whole = is_token_store(place) or is_run(place)
-        removals = [_whole(place, entries)] if whole else _within(place, companions, checkpoints)
+        removals = [_whole(place, entries)] if _is_whole(place) else _within(place, companions, checkpoints)
         found |= {Path(os.path.abspath(one.path)): one for one in removals}
     # what lies in something else that goes is not listed beside it
     return [one for path, one in found.items() if not any(parent in found for parent in path.parents)]
@@ -98,7 +98,10 @@ def remove(removals: Sequence[Removal]) -> Cleaned:
     cleaned = Cleaned()
     for one in removals:
         try:
-            with claim(one.owner):
+            with ExitStack() as claimed:
+                # a training reads its store to its end
+                for folder in (one.owner, *one.remembered_by):
+                    claimed.enter_context(claim(folder))
                 _check_finished(one)
                 _remove(one.path)
         except MettleError as error:
@@ -117,8 +120,26 @@ def _check(place: Path) -> None:
         raise UsageError(f"there is no folder {place}", hint="see what there is: mettle ls")
     if is_store(place) and not is_token_store(place):
         raise UsageError(f"{place} is no token store of mettle-cache", hint="remove it by hand if it is yours")
-    if inside := next((folder for folder in place.absolute().parents if is_token_store(folder)), None):
+    if inside := next((folder for folder in place.resolve().parents if is_token_store(folder)), None):
         raise UsageError(f"{place} is a part of the store {inside}", hint="name the store, or the folder that holds it")
+    if _is_whole(place):
+        _check_alone(place)
+
+
+def _is_whole(place: Path) -> bool:
+    return is_token_store(place) or is_run(place)
+
+
+def _check_alone(place: Path) -> None:
+    """Refuse to remove a store or a run with others in it, or around the user."""
+    here = Path.cwd()
+    if place.resolve() in (here, *here.parents):
+        raise UsageError(f"{place} holds the current folder", hint="go elsewhere, and name it from there")
+    for top, folders, _ in os.walk(place):
+        folders[:] = [name for name in sorted(folders) if Path(top, name) != place / COMPANIONS]
+        for folder in (Path(top, name) for name in folders):
+            if (folder / CLIPS_FILE).is_file() or is_run(folder):
+                raise UsageError(f"{place} holds another store or run: {folder}", hint="move that elsewhere first")
 
 
 def _whole(place: Path, runs: Sequence[Entry]) -> Removal:
@@ -130,7 +151,8 @@ def _whole(place: Path, runs: Sequence[Entry]) -> Removal:
         for run in runs
         if entry.kind == "store" and (run.key == entry.key != "" or Path(run.store) == place.resolve())
     )
-    return Removal(place, place, what, entry.nbytes, is_busy(place), remembered)
+    busy = any(map(is_busy, (place, *remembered)))
+    return Removal(place, place, what, entry.nbytes, busy, remembered)
 
 
 def _within(folder: Path, companions: bool, checkpoints: bool) -> list[Removal]:

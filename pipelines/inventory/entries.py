@@ -73,8 +73,8 @@ def list_entries(folders: Sequence[Path]) -> list[Entry]:
 
 
 def usual_folders() -> list[Path]:
-    """Those of ``cache/`` and ``runs/`` that there are."""
-    return [folder for folder in USUAL if folder.is_dir()]
+    """Those of ``cache/`` and ``runs/`` that there are; of links the folders that they lead to."""
+    return [folder.resolve() if folder.is_symlink() else folder for folder in USUAL if folder.is_dir()]
 
 
 def find_places(folder: Path, depth: int = DEPTH) -> Iterator[Path]:
@@ -123,7 +123,7 @@ def bytes_on_disk(path: Path) -> int:
 
 
 def _blocks(path: Path) -> int:
-    """Of a file that has other names too nothing is freed; one that goes meanwhile takes nothing."""
+    """One that goes meanwhile takes nothing."""
     with suppress(OSError):
         return os.lstat(path).st_blocks * 512
     return 0

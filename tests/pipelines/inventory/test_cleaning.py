@@ -154,6 +154,36 @@ def test_what_is_refused(make, tmp_path):
             find_removals([place])
 
 
+@pytest.mark.parametrize("outer", ["finished store", "finished run"])
+@pytest.mark.parametrize("inner", ["finished store", "finished run"])
+def test_what_holds_another_store_or_run_is_not_removed(make, tmp_path, outer, inner):
+    make(tmp_path / "outer" / "mine" / "inner", inner)
+    shutil.copytree(make(tmp_path / "whole", outer), tmp_path / "outer", dirs_exist_ok=True)
+    with pytest.raises(UsageError, match=f"holds another store or run: {tmp_path}/outer/mine/inner"):
+        find_removals([tmp_path / "outer"])
+
+
+def test_what_holds_the_current_folder_is_not_removed(make, tmp_path, monkeypatch):
+    run = make(tmp_path / "run", "finished run")
+    (run / "src").mkdir()
+    for folder, name in ((run, Path()), (run / "src", Path(".."))):
+        monkeypatch.chdir(folder)
+        with pytest.raises(UsageError, match="holds the current folder"):
+            find_removals([name])
+
+
+def test_a_store_stays_while_one_of_its_runs_is_trained(make, tmp_path):
+    store = make(tmp_path / "a.zarr", "finished store")
+    run = make(tmp_path / "runs" / "one", "unfinished run")
+    (run / "config.json").write_text((run / "config.json").read_text().replace("/stores/ave.zarr", str(store)))
+    with _held(run):
+        (one,) = find_removals([store], runs=[tmp_path / "runs"])
+        cleaned = remove([one])
+    assert one.busy
+    assert cleaned.refused == {store: f"{run} is in use: another process writes, trains or evaluates there"}
+    assert verify_store(store, deep=True).ok
+
+
 def test_what_the_system_refuses_is_told_and_the_rest_goes(make, tmp_path, monkeypatch):
     first, second = (make(tmp_path / name, "unfinished run") for name in "ab")
     remove_tree = shutil.rmtree

@@ -3,7 +3,7 @@
 import pytest
 
 from mettle_cache.errors import UsageError
-from mettle_cache.pipelines.inventory.entries import bytes_on_disk, describe, list_entries
+from mettle_cache.pipelines.inventory.entries import bytes_on_disk, describe, list_entries, usual_folders
 
 
 def test_every_state_is_told(make, tmp_path):
@@ -57,3 +57,11 @@ def test_size_is_what_the_disk_gives_and_follows_no_link(tmp_path):
 def test_no_folder_is_refused(tmp_path):
     with pytest.raises(UsageError, match="there is no folder"):
         list_entries([tmp_path / "nosuch"])
+
+
+def test_a_usual_folder_may_be_a_link_to_another_disk(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "cache").symlink_to("disk")
+    (tmp_path / "runs").mkdir()
+    assert [str(folder) for folder in usual_folders()] == [str(tmp_path / "disk"), "runs"]
