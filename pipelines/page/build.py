@@ -1,4 +1,4 @@
-"""``mettle report --out``: runs to one HTML file, written whole or not at all."""
+"""``mettle report RUN --out FILE``: runs to one HTML file, written whole or not at all."""
 
 from __future__ import annotations
 
