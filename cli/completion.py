@@ -68,8 +68,14 @@ def _sweeps() -> Iterable[str]:
     return list_built_in(SWEEP)
 
 
-datasets, backbones, codecs, methods, tasks, recipes, sweeps = map(
-    _offering, (_datasets, _backbones, _codecs, _methods, _tasks, _recipes, _sweeps)
+def _loggers() -> Iterable[str]:
+    from mettle_cache.pipelines.train.loggers.registry import LOGGERS, NONE
+
+    return (*LOGGERS.names(), NONE)
+
+
+datasets, backbones, codecs, methods, tasks, recipes, sweeps, loggers = map(
+    _offering, (_datasets, _backbones, _codecs, _methods, _tasks, _recipes, _sweeps, _loggers)
 )
 
 

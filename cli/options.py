@@ -175,6 +175,7 @@ TRAINING: Mapping[str, Setting] = {
             metavar="NAME,NAME...",
             help="Where numbers and pictures go: tensorboard, wandb, mlflow, or none. By default what the run to "
             "resume had, else tensorboard.",
+            autocompletion=completion.loggers,
         ),
         None,
         _loggers,

@@ -18,6 +18,8 @@ CASES = {
     "mettle train --from-cache --recipe llp": ["llp-small", "llp-swin-htsat"],
     "mettle recipes co": ["copy"],
     "mettle recipes show ave-vit": ["ave-vit-shared"],
+    "mettle train --log w": ["wandb"],
+    "mettle sweep --log n": ["none"],
     "mettle sweep table1": ["table10", "table11", "table12"],
     "mettle train --from-cache ca": ["cache/a.zarr"],
     "mettle info other/": ["other/b.zarr"],
