@@ -86,8 +86,8 @@ class Pilot(Protocol):
 class Codec(Protocol):
     """Turns tokens into bytes; encoded tokens carry their :class:`~mettle_cache.tokens.TokenFormat`.
 
-    ``limit`` is the largest |x| that it takes. A codec that encodes to other bytes than it once did has a ``version``,
-    an integer above 1, which is in the key of the stores that it writes; without the attribute it is 1.
+    ``limit`` is the largest absolute value that it takes. A codec that encodes to other bytes than it once did has a
+    ``version``, an integer above 1, which is in the key of the stores that it writes; without the attribute it is 1.
     """
 
     @property
