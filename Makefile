@@ -8,7 +8,7 @@ SOURCES := mettle_cache pipelines cli tests
 # two test processes share the cores: more threads in each would only make them wait for one another
 TEST := OMP_NUM_THREADS=1 $(BIN)/pytest
 
-.PHONY: install demo test test-browser test-slow test-real study test-interop test-loggers check format constraints clean
+.PHONY: install demo test test-browser test-slow test-real study test-interop test-loggers docs test-docs check format constraints clean
 
 install: $(STAMP)
 
@@ -23,7 +23,7 @@ demo: install
 
 # worksteal: a module's tests stay in one process, so that what they share is made once
 test: install
-	$(TEST) -n 2 --dist worksteal -m "not slow and not realdata and not interop and not loggers and not browser"
+	$(TEST) -n 2 --dist worksteal -m "not slow and not realdata and not interop and not loggers and not browser and not docs"
 
 # pages in a headless Chromium from the PATH; skips, and says so, where there is none
 test-browser: install
@@ -31,7 +31,7 @@ test-browser: install
 
 test-slow: install
 	$(TEST) -m slow --timeout 1800
-	$(TEST) -m "hypothesis and not slow and not realdata and not interop and not loggers" --hypothesis-profile thorough --timeout 1800
+	$(TEST) -m "hypothesis and not slow and not realdata and not interop and not loggers and not docs" --hypothesis-profile thorough --timeout 1800
 
 test-real: install
 	$(TEST) -m "realdata and not study" --timeout 7200 -o faulthandler_timeout=0 -s
@@ -61,6 +61,20 @@ $(LOGGERS)/.installed: pyproject.toml constraints.txt
 	$(LOGGERS)/bin/python -m pip install --quiet --constraint $(LOGGERS)/constraints.txt --editable '.[dev,wandb,mlflow]'
 	@touch $@
 
+# the site; every warning is an error
+DOCS := $(VENV)/.docs-installed
+docs: $(DOCS)
+	$(BIN)/sphinx-build -q -W --keep-going -b html -d build/doctrees docs build/docs
+	@echo "open build/docs/index.html"
+
+# builds it, and runs the notebooks
+test-docs: $(DOCS)
+	$(TEST) -m docs --timeout 1200
+
+$(DOCS): $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	@touch $@
+
 check: install
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
@@ -73,7 +87,7 @@ format: install
 # run after changing pyproject.toml: the versions of a fresh environment become the lock
 constraints:
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
-	build/lock/bin/python -m pip install --quiet '.[dev]'
+	build/lock/bin/python -m pip install --quiet '.[dev,docs]'
 	build/lock/bin/python -m pip freeze --exclude mettle-cache > constraints.txt
 
 clean:

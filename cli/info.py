@@ -34,7 +34,6 @@ def register(app: typer.Typer) -> None:
 
 def info(store: StoreArgument, json: Json = False, debug: Debug = False) -> None:
     """Show what is in a store, finished or not, and what made it."""
-    from mettle_cache.pipelines.extract.limit import LEFT_OUT
     from mettle_cache.pipelines.places import require_store
     from mettle_cache.store import describe_store
 
@@ -50,13 +49,11 @@ def info(store: StoreArgument, json: Json = False, debug: Debug = False) -> None
     assert isinstance(facts["companions"], list)
     static = facts["static_bytes"]
     assert isinstance(static, int)
-    left_out = sum(reason.startswith(LEFT_OUT) for reason in failed.values())
-    lacking = f"{len(failed) - left_out} failed" + (f", {left_out} {LEFT_OUT}" if left_out else "")
     beside = f", and {format_bytes(static)} of static arrays" if static else ""
     lines = [
         f"store      {store}, format {facts['format']}, {'finished' if facts['finished'] else 'UNFINISHED'}",
         f"data set   {facts['dataset']}: {', '.join(f'{split} {number}' for split, number in rows.items())} rows",
-        f"clips      {facts['committed']} of {facts['clips']} committed, {lacking}",
+        f"clips      {facts['committed']} of {facts['clips']} committed, {len(failed)} failed",
         f"bytes      {format_bytes(facts['nbytes'])}, {format_bytes(facts['bytes_per_clip'])} a clip, {facts['codec']}"
         f"{beside}",
         f"files      {facts['files']:,}, {facts['clips_per_shard']} clips a shard",
@@ -80,4 +77,4 @@ def failed_lines(failed: Mapping[str, str]) -> Iterator[str]:
         clips_of.setdefault(reason, []).append(clip)
     for reason, clips in clips_of.items():
         more = f" and {len(clips) - LISTED} more" if len(clips) > LISTED else ""
-        yield f"no tokens  {', '.join(clips[:LISTED])}{more}: {reason}"
+        yield f"failed     {', '.join(clips[:LISTED])}{more}: {reason}"

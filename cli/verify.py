@@ -84,10 +84,9 @@ def report_lines(report: VerifyReport, *, repaired: bool) -> list[str]:
     """The verdict, the problems, and what to do about them."""
     checked = f"every byte ({format_bytes(report.nbytes)})" if report.deep else "records and sizes; --deep reads all"
     problems = report.all_problems
-    left_out = " or left out" if report.failed else ""
     lines = [
         f"{report.path}: {report.state}",
-        f"clips      {report.clips} committed, {report.failed} failed{left_out}, {report.pending} pending",
+        f"clips      {report.clips} committed, {report.failed} failed, {report.pending} pending",
         f"checked    {checked}",
         *(f"companion  {one.path.name}: {one.state}" for one in report.pooled),
         *(f"problem    {problem}" for problem in problems[:LISTED]),

@@ -87,18 +87,9 @@ def _owner(path: Path) -> Path | None:
     return next((folder for folder in path.parents if (folder / CLIPS_FILE).is_file()), None)
 
 
-def runs_below(path: Path) -> Iterator[Path]:
-    """Runs one or two levels below a folder, but for hidden ones: a pull that was cut off leaves such."""
-    for pattern in (f"*/{RUN_FILE}", f"*/*/{RUN_FILE}"):
-        for config in path.glob(pattern):
-            if not any(part.startswith(".") for part in config.relative_to(path).parts):
-                yield config.parent
-
-
 def _runs_in(path: Path) -> Iterator[Path]:
-    if (path / RUN_FILE).exists():
-        yield path
-    yield from runs_below(path)
+    for pattern in (RUN_FILE, f"*/{RUN_FILE}", f"*/*/{RUN_FILE}"):
+        yield from (config.parent for config in path.glob(pattern))
 
 
 def _look_at(path: Path) -> Place:

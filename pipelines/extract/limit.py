@@ -13,14 +13,10 @@ from typing import TYPE_CHECKING
 from mettle_cache.datasets import Dataset
 from mettle_cache.pipelines.report.units import count
 from mettle_cache.samples import CLIP, SPLIT, clips_of_samples
+from mettle_cache.store.writing.writer import StoreWriter
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-    from mettle_cache.store.writing.writer import StoreWriter
-
-LEFT_OUT = "left out by --limit"
-"""How the reason begins for which a store lacks such a clip."""
 
 
 def clips_beyond(dataset: Dataset, limit: int | None) -> dict[str, str]:
@@ -40,7 +36,7 @@ def clips_beyond(dataset: Dataset, limit: int | None) -> dict[str, str]:
         if name in names or len(names) < limit:
             names.add(name)
             wanted.update(clips)
-    return {clip.id: f"{LEFT_OUT} {limit}" for clip in dataset.clips if clip.id not in wanted}
+    return {clip.id: f"left out by --limit {limit}" for clip in dataset.clips if clip.id not in wanted}
 
 
 def of_clips(dataset: Dataset, clips: Collection[str]) -> Dataset:

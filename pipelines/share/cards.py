@@ -66,7 +66,7 @@ def store_card(store: TokenStore, report: VerifyReport, place: str) -> str:
     prints = store.key["extraction"].get("backbones", {})
     rows = [
         ("data set", f"{store.dataset}, {store.segments} segments a clip"),
-        ("clips", f"{report.clips}" + (f"; {report.failed} others have no tokens" if report.failed else "")),
+        ("clips", f"{report.clips}, of which {report.failed} failed"),
         ("layers", f"{len(store.layers)}: {store.layers[0].name} to {store.layers[-1].name}"),
         ("codec", store.codec),
         ("bytes", format_bytes(sum(file.stat().st_size for file in Path(store.path).rglob("c.*") if file.is_file()))),
@@ -82,9 +82,7 @@ def store_card(store: TokenStore, report: VerifyReport, place: str) -> str:
         made=provenance.get("mettle-cache", "of an unknown version"),
         place=place,
         name=f"cache/{Path(store.path).name}",
-        failed=f"; {report.failed} clips of the data set failed or were left out, and have no tokens"
-        if report.failed
-        else "",
+        failed=f"; {report.failed} clips failed and have no tokens" if report.failed else "",
         key=f"`{store.key_digest}`",
     )
     return _front_matter(["audio-visual", "token-store", store.dataset]) + body

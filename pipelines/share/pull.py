@@ -16,7 +16,6 @@ from mettle_cache.pipelines.share.address import Address
 from mettle_cache.pipelines.share.contents import HEAD
 from mettle_cache.pipelines.share.hub import HubError, hub_errors, open_hub
 from mettle_cache.pipelines.share.push import CARD
-from mettle_cache.pipelines.sweeps.record import RECORD
 from mettle_cache.pipelines.train.run_folder import RunFolder, find_runs
 from mettle_cache.sealing import file_seal_fits
 from mettle_cache.store import verify_store
@@ -55,8 +54,9 @@ def pull(address: Address, progress: Progress, *, out: Path | None = None) -> Pu
     UsageError
         Something is at ``out`` already.
     HubError
-        The hub refuses or cannot be reached, or what is there is nothing of ours, or was not pushed to the end; or what
-        came is not what was pushed, and is removed.
+        The hub refuses or cannot be reached, or what is there is nothing of ours, or was not pushed to the end.
+    StoreCorruptError, RunError
+        What came is not what was pushed; it is removed.
     NoRoomError
         The disk cannot hold it.
     """
@@ -80,10 +80,12 @@ def pull(address: Address, progress: Progress, *, out: Path | None = None) -> Pu
         )
     _remove_others(partial, sizes)
     progress.note("verifying every byte")
-    _verify_or_remove(partial, kind, address)
-    for name in _remove_unlisted(partial) if kind in ("run", "runs") else ():
-        del sizes[name]
-        progress.note(f"left out: {name}, which no run lists")
+    try:
+        _verify(partial, kind)
+    except MettleError:
+        # the client would take the damaged files for fetched ones
+        shutil.rmtree(partial)
+        raise
     with disk_errors(target, needed=0):
         os.rename(partial, target)
         sync_folder(target.parent)
@@ -112,17 +114,16 @@ def _info(api: HfApi, address: Address, kind: str) -> Any:
 def _kind(address: Address, sizes: Mapping[str, int]) -> str:
     for name in sizes:
         parts = PurePosixPath(name).parts
-        if not name.isprintable() or name.startswith("/") or "\\" in name or {"..", _CLIENT} & set(parts):
+        if name.startswith("/") or "\\" in name or {"..", _CLIENT} & set(parts):
             raise HubError(f"{address}: holds a file whose name may not be one of ours: {name!r}")
     if ROOT in sizes:
         if READY not in sizes:
             raise HubError(f"{address}: the store is not there to its end", hint="push it again, which goes on")
         return "store"
-    # other programs' models have a config.json too
-    runs = {str(PurePosixPath(name).parent) for name in sizes if PurePosixPath(name).name == "config.json"}
-    runs = {run for run in runs if str(PurePosixPath(run) / "best.safetensors") in sizes}
-    if runs:
-        return "run" if "." in runs else "runs"
+    if "config.json" in sizes:
+        return "run"
+    if any(PurePosixPath(name).name == "config.json" for name in sizes):
+        return "runs"
     if HEAD in sizes:
         return "head"
     raise HubError(f"{address}: neither a store nor runs of mettle-cache, or not pushed to the end")
@@ -136,39 +137,15 @@ def _remove_others(partial: Path, sizes: Mapping[str, int]) -> None:
             path.unlink()
 
 
-def _remove_unlisted(partial: Path) -> list[str]:
-    """Remove the files of runs that no record vouches for; their names."""
-    listed = {partial / RECORD}
-    for run in find_runs(partial):
-        folder = RunFolder(run)
-        listed |= {folder.config, *(run / name for name in folder.read_config().files)}
-    others = [path for path in sorted(partial.rglob("*")) if not path.is_dir() and path not in listed]
-    for path in others:
-        path.unlink()
-    return [path.relative_to(partial).as_posix() for path in others]
-
-
-def _verify_or_remove(partial: Path, kind: str, address: Address) -> None:
-    try:
-        _verify(partial, kind)
-    except MettleError as error:
-        # the client would take the damaged files for fetched ones
-        shutil.rmtree(partial)
-        raise HubError(
-            f"{address}: what came is not what was pushed ({error.message.replace(f'{partial}/', '')})",
-            hint="pull it again; if that ends the same, it has to be pushed again",
-        ) from error
-
-
 def _verify(partial: Path, kind: str) -> None:
     if kind == "store":
         report = verify_store(partial, deep=True)
         if report.problems or not report.finished:
             first = f" ({report.problems[0]})" if report.problems else ""
-            raise StoreCorruptError(f"the store does not verify{first}")
+            raise StoreCorruptError(f"what came is not the store that was pushed{first}", hint="pull it again")
     elif kind == "head":
         if not file_seal_fits(partial / HEAD):
-            raise StoreCorruptError(f"{HEAD}: its digest is another one")
+            raise StoreCorruptError("what came is not the head that was pushed", hint="pull it again")
     else:
         for run in find_runs(partial):
             folder = RunFolder(run)

@@ -129,11 +129,6 @@ class RunConfig:
 
         return recipe_from_json(self.recipe, where="the run's config.json")
 
-    def lost_its_store(self, asked: RunConfig) -> bool:
-        """Whether the store of a request is this run's by its key, with other tokens in it now."""
-        same_key = self.store.key_digest == asked.store.key_digest
-        return same_key and self.store.has_changed(asked.store.content)
-
     def continued_by(self, asked: RunConfig) -> tuple[RunConfig, list[str]]:
         """This run as it goes on by a request, and what keeps it from that: keys that differ, with both values.
 
@@ -150,7 +145,7 @@ class RunConfig:
                 problems += [] if longer else [f"{key} = {ours} there, {theirs} was asked for: it can only get longer"]
             else:
                 problems.append(f"{key} = {ours} there, {theirs} was asked for")
-        if self.lost_its_store(asked):
+        if self.store.key_digest == asked.store.key_digest and self.store.has_changed(asked.store.content):
             problems.append("the store's clips were extracted again, or added, since the run began")
         recipe = asked.recipe if longer else self.recipe
         return replace(self, recipe=recipe, store=asked.store, variant=self.variant or asked.variant), problems

@@ -28,7 +28,7 @@ from safetensors import SafetensorError, safe_open
 from mettle_cache.errors import RunError, UsageError
 from mettle_cache.paths import command_line
 from mettle_cache.pipelines.log_file import LOG
-from mettle_cache.pipelines.places import require_one_run, require_run, runs_below
+from mettle_cache.pipelines.places import require_one_run, require_run
 from mettle_cache.pipelines.train.run_config import RunConfig
 from mettle_cache.store.format.files import PARTIAL, file_digest, open_regular
 from mettle_cache.store.writing.durable import (
@@ -302,13 +302,11 @@ def check_claim(path: Path, config: RunConfig, *, resume: bool) -> RunConfig | N
         return None
     if not resume:
         raise RunError(f"{folder.path}: a run is here already", hint="add --resume to go on, or choose another --out")
-    there = folder.read_config()
-    continued, problems = there.continued_by(config)
+    continued, problems = folder.read_config().continued_by(config)
     if problems:
-        instead = "choose another --out"
         raise RunError(
             f"{folder.path}: the run here is another one: {'; '.join(problems)}",
-            hint=instead if there.lost_its_store(config) else f"{_resuming(folder)} goes on with it; or {instead}",
+            hint=f"{_resuming(folder)} goes on with it; or choose another --out",
         )
     return continued
 
@@ -389,7 +387,8 @@ def find_runs(path: Path) -> list[Path]:
     if os.path.lexists(RunFolder(path).config):
         return [path]
     require_run(path)
-    return sorted(runs_below(path), key=lambda run: [_natural(part) for part in run.relative_to(path).parts])
+    runs = [config.parent for pattern in ("*/config.json", "*/*/config.json") for config in path.glob(pattern)]
+    return sorted(runs, key=lambda run: [_natural(part) for part in run.relative_to(path).parts])
 
 
 def _natural(text: str) -> list[tuple[int, str]]:

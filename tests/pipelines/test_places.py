@@ -8,7 +8,7 @@ import pytest
 from mettle_cache.datasets.synthetic import write_demo_ave
 from mettle_cache.errors import RunError, StoreMissingError
 from mettle_cache.pipelines.places import require_one_run, require_run, require_store
-from mettle_cache.pipelines.train.run_folder import RunFolder, find_runs
+from mettle_cache.pipelines.train.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -94,10 +94,3 @@ def test_a_relative_path_is_compared_with_its_neighbours(here, monkeypatch):
     with pytest.raises(StoreMissingError) as caught:
         require_store(Path("emty"))
     assert caught.value.hint == "did you mean empty?"
-
-
-def test_what_a_pull_that_was_cut_off_left_is_no_run(tmp_path):
-    for run in ("runs/one", "runs/.two.pull", "runs/.three.pull/seed-0"):
-        (tmp_path / run).mkdir(parents=True)
-        (tmp_path / run / "config.json").touch()
-    assert find_runs(tmp_path) == find_runs(tmp_path / "runs") == [tmp_path / "runs" / "one"]

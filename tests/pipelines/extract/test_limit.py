@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import pyarrow as pa
 import pytest
 
-from mettle_cache.cli.main import run
 from mettle_cache.errors import ConfigError
 from mettle_cache.pipelines.extract.limit import clips_beyond
 from mettle_cache.pipelines.extract.run import extract
@@ -70,15 +69,6 @@ def test_a_limited_store_is_finished_and_says_what_it_is(limited):
     splits = dict(zip(store.samples["clip"].to_pylist(), store.samples["split"].to_pylist(), strict=True))
     assert sorted(splits[clip] for clip in store.clips if clip not in store.failed) == ["test", "train", "val"]
     assert verify_store(out, deep=True).ok
-
-
-def test_info_and_verify_tell_clips_left_out_from_failed_ones(limited, capsys):
-    assert run(["info", str(limited[0])]) == 0
-    shown = capsys.readouterr().out
-    assert "clips      3 of 6 committed, 0 failed, 3 left out by --limit\n" in shown
-    assert "failed  " not in shown
-    assert run(["verify", str(limited[0])]) == 0
-    assert "clips      3 committed, 3 failed or left out, 0 pending\n" in capsys.readouterr().out
 
 
 def test_only_the_media_of_its_clips_are_looked_at(limited, root, tmp_path):

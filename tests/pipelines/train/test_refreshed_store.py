@@ -40,10 +40,8 @@ def test_a_run_on_other_bytes_is_told_apart(tmp_path):
     assert CHANGED in after.differs
     assert not after.comparable
     assert after.scores == before.scores  # clip 0 is in train
-    with pytest.raises(RunError, match="extracted again, or added, since the run began") as refused:
+    with pytest.raises(RunError, match="extracted again, or added, since the run began"):
         train(TokenStore.open(store), recipe=load_recipe("ave-small", [*SHORT, "train.epochs=2"]), out=run, resume=True)
-    # going on as it was is refused as well
-    assert refused.value.hint == "choose another --out"
     # the same bytes again are the same store
     again = tmp_path / "again.zarr"
     write_tiny_store(again, 8, 4, 4)
