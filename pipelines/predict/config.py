@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from mettle_cache.devices import check_device_name
 from mettle_cache.errors import ConfigError, RunError, UsageError
 from mettle_cache.paths import resolve_fields
 from mettle_cache.pipelines.places import require_one_run, require_store
+from mettle_cache.pipelines.predict.media import MediaItem
 
 PREDICTIONS = Path("predictions")
 EXPORTED = "folded.safetensors"
@@ -85,6 +87,22 @@ class PredictConfig:
             raise UsageError(f"{self.folder}: the place of the results is a file", hint="name a folder with --out")
         if (self.folder / "config.json").exists():
             raise UsageError(f"{self.folder}: this is a run's folder", hint="name another one with --out")
+
+    def refuse_beside(self, items: Sequence[MediaItem]) -> None:
+        """Refuse a place of the results where media lie, as those have the names that results get.
+
+        Raises
+        ------
+        UsageError
+            An item lies in the folder of the results.
+        """
+        place = self.folder.resolve()
+        for item in items:
+            if item.path.absolute().parent.resolve() == place:
+                raise UsageError(
+                    f"{item.path}: this lies in {self.folder}, where results might be written over it",
+                    hint="name a folder of the results' own with --out",
+                )
 
     @property
     def folder(self) -> Path:

@@ -11,16 +11,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mettle_cache.errors import MediaError
 from mettle_cache.pipelines.predict.answer import Answer
 from mettle_cache.pipelines.predict.config import PredictConfig, PredictReport
-from mettle_cache.pipelines.predict.media import find_media
+from mettle_cache.pipelines.predict.media import EVENTS_NAME, find_media
 from mettle_cache.pipelines.predict.pictures import draw_answer, write_masks
 from mettle_cache.pipelines.predict.predictor import Failure, Predictor
 from mettle_cache.pipelines.predict.subtitles import events_csv, events_srt
 from mettle_cache.pipelines.progress import Progress, Silent
 from mettle_cache.store.writing.durable import make_folder, write_atomically, write_file
 
-JSON_LINES, PARQUET, EVENTS = "predictions.jsonl", "predictions.parquet", "events.csv"
+JSON_LINES, PARQUET, EVENTS = "predictions.jsonl", "predictions.parquet", f"{EVENTS_NAME}.csv"
 _EVENT_TASKS = ("avel", "avvp")
 
 
@@ -40,13 +41,14 @@ def predict_files(
     Raises
     ------
     RunError, StoreMissingError, WeightsError, UsageError
-        As :meth:`Predictor.load`, or the files or questions make no sense.
+        As :meth:`Predictor.load`, or the files or questions make no sense, or the results would lie among the media.
     NoRoomError, StoreError
         The results cannot be written.
     """
     progress = progress or Silent()
     config.check()
     items = find_media(config.files, config.sound)
+    config.refuse_beside(items)
     if predictor is None:
         predictor = Predictor.load(
             config.run,
@@ -86,8 +88,7 @@ class _Written:
     def add(self, result: Answer | Failure) -> None:
         """Take note of one item, and write its files."""
         if isinstance(result, Failure):
-            self.failures[str(result.item.path)] = result.error.message
-            self.progress.note(f"failed: {result.error}")
+            self._fail(result)
             return
         self.rows += result.rows()
         self.events.append((str(result.item.path), result.events))
@@ -96,7 +97,18 @@ class _Written:
             for name in self.seconds:
                 self.seconds[name] += getattr(window, name)
         self.progress.note(_describe(result))
-        self.files[result.item.name] = list(self._write(result))
+        files: list[Path] = []
+        self.files[result.item.name] = files
+        try:
+            for path in self._write(result):
+                files.append(path)
+        except MediaError as error:
+            # pictures need more of a file than its answer does, which stays
+            self._fail(Failure(result.item, error))
+
+    def _fail(self, failure: Failure) -> None:
+        self.failures[str(failure.item.path)] = failure.error.message
+        self.progress.note(f"failed: {failure.error}")
 
     def write_tables(self) -> None:
         """The tables of all items; none where nothing was answered."""

@@ -12,9 +12,11 @@ from mettle_cache.datasets.media.fault import MediaFileError
 from mettle_cache.datasets.media.pictures import SUFFIXES as PICTURES
 from mettle_cache.datasets.media.places import SOUNDS, TRACKS, VIDEOS
 from mettle_cache.errors import UsageError
-from mettle_cache.paths import local_path
+from mettle_cache.paths import is_utf8, local_path
 from mettle_cache.pipelines.train.spec import folder_name
 
+# the table of all events has its place among the results
+EVENTS_NAME = "events"
 _SOUND_ENDINGS = (".npy", *SOUNDS, *TRACKS)
 
 
@@ -106,7 +108,7 @@ def _natural(path: Path) -> list[tuple[int, str]]:
 
 def _with_names(items: Iterable[MediaItem]) -> list[MediaItem]:
     """Each with a name of its own that may be a file's."""
-    taken: set[str] = set()
+    taken = {EVENTS_NAME}
     named = []
     for item in items:
         plain = folder_name(item.name)
@@ -121,6 +123,8 @@ def _with_names(items: Iterable[MediaItem]) -> list[MediaItem]:
 
 
 def refuse_missing(item: MediaItem) -> None:
-    """Raise MediaFileError for an item of which nothing is there."""
+    """Raise MediaFileError for an item of which nothing is there, or whose name no table can hold."""
+    if not is_utf8(str(item.path)):
+        raise MediaFileError(item.path, "has a name that is not UTF-8", hint="rename it")
     if not item.path.exists():
         raise MediaFileError(item.path, "is missing")

@@ -24,6 +24,8 @@ Mask = NDArray[np.bool_]
 TINT = (213, 94, 0)
 _STRENGTH = 0.55
 _MOST_FPS, _USUAL_FPS = 60, 25
+# a mask has 224 pixels a side: what a camera of today records would only take longer
+_LONGEST = 1280
 # what an MP4 holds as it is; other sound is encoded anew
 _KEPT = ("aac", "mp3")
 _SOUND_RATE = 48_000
@@ -32,7 +34,8 @@ _SOUND_RATE = 48_000
 def write_overlay(plan: MediaPlan, mask_of: Callable[[int], Mask], path: Path) -> None:
     """Write the pictures of an item with the mask ``[224, 224]`` of each second on them, and its sound, as MP4.
 
-    H.264, or MPEG-4 where this build of FFmpeg has no encoder for it. A folder of pictures becomes one a second.
+    H.264, or MPEG-4 where this build of FFmpeg has no encoder for it. A folder of pictures becomes one a second. The
+    longer side has 1280 pixels at most.
 
     Raises
     ------
@@ -65,7 +68,9 @@ def _write(plan: MediaPlan, mask_of: Callable[[int], Mask], path: Path) -> None:
 def _frame_rate(path: Path) -> Fraction:
     with opened(path) as container:
         rate = best_stream(path, container, "video").average_rate
-    return min(Fraction(rate), Fraction(_MOST_FPS)) if rate else Fraction(_USUAL_FPS)
+    # fewer than one a second would leave masks out; MPEG-4 wants short fractions
+    usual = min(max(Fraction(rate), Fraction(1)), Fraction(_MOST_FPS)) if rate else Fraction(_USUAL_FPS)
+    return usual.limit_denominator(1001)
 
 
 def _pictures(plan: MediaPlan, fps: Fraction) -> Iterator[NDArray[np.uint8]]:
@@ -90,11 +95,21 @@ def _tinted(
         return np.asarray(mask, bool)
 
     for number, picture in enumerate(shown):
-        height, width = (side // 2 * 2 for side in picture.shape[:2])
-        tinted = picture[:height, :width].copy()
+        tinted = _even(picture)
+        height, width = tinted.shape[:2]
         mask = resized(int(number / fps), height, width)
         tinted[mask] = ((1 - _STRENGTH) * tinted[mask] + colour).astype(np.uint8)
         yield tinted
+
+
+def _even(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A copy with even sides, of which the longer one is at most ``_LONGEST``."""
+    longest = max(picture.shape[:2])
+    if longest <= _LONGEST:
+        height, width = (side // 2 * 2 for side in picture.shape[:2])
+        return picture[:height, :width].copy()
+    height, width = (max(2, round(side * _LONGEST / longest / 2) * 2) for side in picture.shape[:2])
+    return np.array(Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2))
 
 
 def _video_packets(stream: av.VideoStream, shown: Iterator[NDArray[np.uint8]]) -> Iterator[av.Packet]:

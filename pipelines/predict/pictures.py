@@ -10,8 +10,10 @@ import numpy as np
 from mettle_cache.pipelines.predict.answer import Answer
 from mettle_cache.pipelines.predict.looking import PLACES, SECONDS_HEARD, SECONDS_SEEN
 from mettle_cache.pipelines.predict.windows import open_windows
-from mettle_cache.store.writing.durable import make_folder, write_file
+from mettle_cache.store.writing.durable import make_folder, remove_files, write_file
 from mettle_cache.tasks.avs.pictures import mask_png
+
+_MASK, _MASKS = "{:06d}.png", f"{'[0-9]' * 6}.png"
 
 # matplotlib takes a second to load, so what draws with it is imported where it is used
 
@@ -40,7 +42,9 @@ def write_masks(answer: Answer, folder: Path) -> Path:
     """A mask of 224 x 224 pixels for each second, ``000000.png`` and so on, black and white as AVSBench's own."""
     make_folder(folder)
     for second in range(answer.plan.total):
-        write_file(folder / f"{second:06d}.png", mask_png(answer.mask(second)))
+        write_file(folder / _MASK.format(second), mask_png(answer.mask(second)))
+    # a longer video of the same name may have been answered before
+    remove_files(path for path in folder.glob(_MASKS) if path.name >= _MASK.format(answer.plan.total))
     return folder
 
 

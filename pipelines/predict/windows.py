@@ -89,7 +89,7 @@ def plan_windows(item: MediaItem, form: ClipForm, *, one_clip: bool = False, fil
     seconds, filled = _measure(item, fill)
     # arrays of sound beside pictures are of a clip's length by definition
     seconds = seconds or float(form.seconds)
-    total = max(1, round(seconds))
+    total = max(1, int(seconds + 0.5))
     if one_clip or form.rule.longer or seconds < form.seconds + SLACK:
         return MediaPlan(item, seconds, (0,), min(total, form.seconds), True, filled)
     starts = [*range(0, total - form.seconds + 1, form.seconds)]
