@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _STORE = """# Tokens of {dataset}
 
 Every stored layer's tokens of {clips} clips, made once by frozen backbones; heads are trained from them by
-[mettle-cache](https://pypi.org/project/mettle-cache/) without the backbones or the media.
+mettle-cache without the backbones or the media.
 
 {facts}
 
@@ -37,7 +37,7 @@ Made with `{command}` (mettle-cache {made}).
 """
 _RUNS = """# {title}
 
-{what} trained by [mettle-cache](https://pypi.org/project/mettle-cache/) on stored tokens of frozen backbones, which are
+{what} trained by mettle-cache on stored tokens of frozen backbones, which are
 not in here: a run reads the tokens of a store with the key {key} (data set {dataset}, codec {codec}).
 
 {table}
@@ -51,7 +51,7 @@ not in here: a run reads the tokens of a store with the key {key} (data set {dat
 """
 _HEAD = """# {title}
 
-A head trained by [mettle-cache](https://pypi.org/project/mettle-cache/), folded for inference, in one file.
+A head trained by mettle-cache, folded for inference, in one file.
 `mettle_cache.pipelines.evaluate.export.load_exported("{name}")` makes the module from it.
 
 ## What is verified, and what is not
