@@ -41,7 +41,7 @@ def draw_look(title: str, seconds: Sequence[LookedAt]) -> Figure:
         axis.imshow(one.picture)
         strength = (one.places - one.places.min()) / (width or 1.0)
         axis.imshow(strength, cmap=COLOUR_MAP, alpha=0.5, extent=(0, long, height, 0), interpolation="bilinear")
-        axis.set_title(f"{one.second} s\n{100 * one.seen:.0f} | {100 * one.heard:.0f} %")
+        axis.set_title(f"{one.second} s\n{100 * one.seen:.0f} | {100 * one.heard:.0f}")
     figure.suptitle(shorten(title, _TITLE_LETTERS))
-    figure.supxlabel("share of the second in what is seen | in what is heard", fontsize=TEXT_POINTS)
+    figure.supxlabel("share of the second (%) in what is seen | in what is heard", fontsize=TEXT_POINTS)
     return figure
