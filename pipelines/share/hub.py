@@ -26,7 +26,7 @@ class HubError(MettleError):
 def open_hub(*, writes: bool) -> HfApi:
     """The client. Raises UsageError where it is to write and nobody is logged in, and HubError where it is offline."""
     from huggingface_hub import HfApi, constants, get_token
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
     if constants.HF_HUB_OFFLINE:
         raise HubError("HF_HUB_OFFLINE is set, so the hub is not asked", hint="unset it to push and pull")
@@ -42,17 +42,20 @@ def hub_errors(address: Address) -> Iterator[None]:
     """Say what is wrong in our words; whatever was sent or fetched so far stays for the next attempt."""
     from huggingface_hub import errors
 
+    # of the client's own HTTP library, which has had several names
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
+
     try:
         yield
     except errors.HfHubHTTPError as error:
         raise _refusal(address, error) from error
-    except (errors.HTTPError, errors.LocalEntryNotFoundError, ConnectionError) as error:
+    except (HTTPError, errors.LocalEntryNotFoundError, ConnectionError) as error:
         raise _unreachable(address, error) from error
     except RuntimeError as error:  # what a thread that sends large files met
         cause = error.__cause__
         if isinstance(cause, errors.HfHubHTTPError):
             raise _refusal(address, cause) from error
-        if isinstance(cause, errors.HTTPError | OSError):
+        if isinstance(cause, HTTPError | OSError):
             raise _unreachable(address, cause) from error
         if cause is None and "client has been closed" in str(error):  # by a thread that failed beside this one
             raise _unreachable(address, error) from error
