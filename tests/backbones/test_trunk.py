@@ -87,6 +87,7 @@ def test_two_threads_on_one_trunk_do_not_mix_their_tokens():
     assert all(same(alone[1], tokens) for tokens in results["audio"])
 
 
+@pytest.mark.slow
 def test_the_number_of_threads_does_not_change_the_bits():
     """In a process of its own, for the order of MKL's sums is settled before its first product."""
     code = """if True:

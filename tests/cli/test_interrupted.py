@@ -143,6 +143,7 @@ def test_a_disk_that_is_too_small_is_refused_before_any_work(small_disk, data, w
     assert commits(out) == 0
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_on_the_way_keeps_what_is_done(small_disk, data, whole, tmp_path, mettle, process):
     disk = small_disk(4 * shard_bytes(whole))
     out = disk / "s.zarr"

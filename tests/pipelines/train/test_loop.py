@@ -298,6 +298,7 @@ def assert_same_runs(out, whole):
         assert all(torch.equal(weights[key], expected[key]) for key in expected)
 
 
+@pytest.mark.slow
 def test_kill_9_between_the_saves_of_an_epoch(store, tmp_path, whole):
     """The lines of an epoch come one by one, each after its head's save."""
     kill_after(store, tmp_path, 4, 0)
