@@ -23,7 +23,7 @@ def test_damage_of_a_companion_is_told_and_what_to_do(tmp_path):
         "problem    clip a, visual/s1b01: companions/pooled-mean-2x2-01234567/visual/s1/c.0.0.0: it ends early",
         f"next       mettle verify --deep --repair {tmp_path}, then training, which makes anew what is damaged",
     ]
-    assert report_lines(whole, repaired=True)[-1] == "repaired   1 clips forgotten; the next training makes them anew"
+    assert report_lines(whole, repaired=True)[-1] == "repaired   1 clip forgotten; the next training makes them anew"
 
 
 def test_one_that_is_unfinished_is_no_problem(tmp_path):

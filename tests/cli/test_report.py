@@ -87,4 +87,4 @@ def test_a_page_has_the_numbers_of_the_table(sweep, mettle, data, tmp_path):
     assert str(tmp_path) not in text
     code, document, _ = mettle("report", sweep, "--out", tmp_path / "sweep")
     assert code == 2
-    assert document["error"]["hint"].endswith("sweep.html")
+    assert document["error"]["hint"].endswith("sweep/report.html")

@@ -278,6 +278,7 @@ def test_records_agree_with_the_report(store, tmp_path):
         "events",
         "log.txt",
         "result.json",
+        "tokens.json",
     }
 
 
