@@ -9,6 +9,7 @@ import typer
 
 from mettle_cache.cli.options import Debug, Device, Json, path_argument, path_option
 from mettle_cache.cli.output import emit
+from mettle_cache.pipelines.report.units import count
 
 if TYPE_CHECKING:
     from mettle_cache.pipelines.predict.config import PredictReport
@@ -108,7 +109,7 @@ def report_lines(report: PredictReport) -> list[str]:
     timing = ", ".join(f"{report.timing[part]:.3f} s {part}" for part in ("decoding", "backbones", "head"))
     return [
         *lines,
-        *([f"time       {windows} window{'' if windows == 1 else 's'}, each {timing}"] if windows else []),
+        *([f"time       {count(windows, 'window')}, each {timing}"] if windows else []),
         *(f"note       {note}" for note in report.notes),
         *([f"written    {report.out}"] if report.answered else []),
         *(f"failed     {message}" for message in report.failures.values()),
@@ -126,7 +127,7 @@ def _row_lines(row: dict[str, object]) -> list[str]:
             for event in events[:_EVENTS]
         ]
         more = len(events) - _EVENTS
-        lines += [f"  and {more} more event{'' if more == 1 else 's'}"] if more > 0 else []
+        lines += [f"  and {count(more, 'more event')}"] if more > 0 else []
         lines += [] if events else ["  nothing found"]
     if isinstance(shares := row.get("foreground"), list):
         sounding = sum(share > 0 for share in shares)

@@ -10,9 +10,8 @@ from typing import Any
 from mettle_cache.errors import StoreError
 from mettle_cache.pipelines.machine import cpu_model, disk_kind
 from mettle_cache.pipelines.page.runs import PageRun, PageStore
-from mettle_cache.pipelines.page.words import count
 from mettle_cache.pipelines.report.text import printable
-from mettle_cache.pipelines.report.units import format_bytes, format_rate, format_seconds
+from mettle_cache.pipelines.report.units import count, format_bytes, format_rate, format_seconds
 from mettle_cache.store.reading.disk_speed import measure_read_speed
 from mettle_cache.store.writing.durable import disk_folder
 

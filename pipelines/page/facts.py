@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mettle_cache.pipelines.page.runs import PageRun, PageStore
-from mettle_cache.pipelines.page.words import count, method_name
+from mettle_cache.pipelines.page.words import method_name
 from mettle_cache.pipelines.report.text import printable
+from mettle_cache.pipelines.report.units import count
 
 _MOST_RECIPES = 12
 

@@ -22,8 +22,8 @@ from mettle_cache.pipelines.page.clips.rows import row_clips
 from mettle_cache.pipelines.page.clips.segments import segment_clips
 from mettle_cache.pipelines.page.pictures import Drawn, Frames, Mask, add_masks, add_strips, mask_of_png
 from mettle_cache.pipelines.page.runs import PageRun, PageStore
-from mettle_cache.pipelines.page.words import count
 from mettle_cache.pipelines.progress import Progress
+from mettle_cache.pipelines.report.units import count
 
 MOST_RUNS = 6
 MOST_ITEMS = 150_000

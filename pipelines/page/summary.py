@@ -13,8 +13,9 @@ from mettle_cache.paths import command_line
 from mettle_cache.pipelines.compare.groups import Groups, group_columns
 from mettle_cache.pipelines.compare.intervals import Interval, widest_interval
 from mettle_cache.pipelines.page.runs import PageRun, PageStore
-from mettle_cache.pipelines.page.words import count, method_name, score_name, shorten_paths, task_words
+from mettle_cache.pipelines.page.words import method_name, score_name, shorten_paths, task_words
 from mettle_cache.pipelines.report.text import printable
+from mettle_cache.pipelines.report.units import count
 from mettle_cache.pipelines.tables.table import Table, TableRow
 
 _ROUNDING = 1e-6

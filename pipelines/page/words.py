@@ -91,8 +91,3 @@ def shorten_paths(names: Sequence[str]) -> list[str]:
     common = os.path.commonpath(parents)
     shown = {str(path): os.path.relpath(path, common or os.curdir) for path in paths}
     return [printable(shown.get(str(PurePath(name)), name) if os.sep in name else name) for name in names]
-
-
-def count(number: int, noun: str) -> str:
-    """``1 clip``, ``12 clips``, ``1,200 clips``."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")

@@ -19,6 +19,7 @@ from mettle_cache.pipelines.predict.pictures import draw_answer, write_masks
 from mettle_cache.pipelines.predict.predictor import Failure, Predictor
 from mettle_cache.pipelines.predict.subtitles import events_csv, events_srt
 from mettle_cache.pipelines.progress import Progress, Silent
+from mettle_cache.pipelines.report.units import count
 from mettle_cache.store.writing.durable import make_folder, write_atomically, write_file
 
 JSON_LINES, PARQUET, EVENTS = "predictions.jsonl", "predictions.parquet", f"{EVENTS_NAME}.csv"
@@ -162,6 +163,6 @@ def _describe(answer: Answer) -> str:
         sum(getattr(window, name) for window in windows) / len(windows) for name in ("decoding", "backbones", "head")
     )
     return (
-        f"{answer.item.path}: {len(windows)} window{'' if len(windows) == 1 else 's'}, each {decoding:.2f} s decoding, "
+        f"{answer.item.path}: {count(len(windows), 'window')}, each {decoding:.2f} s decoding, "
         f"{backbones:.2f} s backbones, {head:.3f} s head"
     )

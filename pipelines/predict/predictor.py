@@ -27,6 +27,7 @@ from mettle_cache.pipelines.predict.media import MediaItem, find_media
 from mettle_cache.pipelines.predict.questions import Asked, ask
 from mettle_cache.pipelines.predict.windows import MediaPlan, open_windows, plan_windows
 from mettle_cache.pipelines.progress import Progress, Silent
+from mettle_cache.pipelines.report.units import count
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ class Predictor:
             except MediaError as error:
                 plans.append(Failure(item, error))
         windows = sum(len(plan.starts) for plan in plans if isinstance(plan, MediaPlan))
-        self.progress.start(windows, "windows", f"answer about {len(items)} {'file' if len(items) == 1 else 'files'}")
+        self.progress.start(windows, "windows", f"answer about {count(len(items), 'file')}")
         try:
             with reproducible_passes(self.encoder.extractor.device):
                 yield from self._answers(plans, asked)
