@@ -149,7 +149,7 @@ def _backbone_clock(options: BenchOptions, device: torch.device) -> Callable[[],
     from mettle_cache.backbones import create_backbone
     from mettle_cache.devices import available_cores
     from mettle_cache.pipelines.benchmark.extract import BENCH_BACKBONES, TINY_BACKBONES
-    from mettle_cache.pipelines.benchmark.fullsize import SEGMENTS
+    from mettle_cache.pipelines.benchmark.layer_tokens import SEGMENTS
     from mettle_cache.pipelines.extract.plan import seconds_a_clip
 
     names = TINY_BACKBONES if options.tiny else BENCH_BACKBONES

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec, group_by_array
-from mettle_cache.pipelines.benchmark.fullsize import SEGMENTS, bench_layers, bench_static
+from mettle_cache.pipelines.benchmark.layer_tokens import SEGMENTS, bench_layers, bench_static
 from mettle_cache.pipelines.benchmark.spectral import spectral_tokens
 from mettle_cache.samples import training_clips
 from mettle_cache.store.format.codecs import NO_STATIC, StaticArrays, get_codec

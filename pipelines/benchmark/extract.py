@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from mettle_cache.pipelines.benchmark.extraction import CLIP_BYTES, Extraction, write_media
-from mettle_cache.pipelines.benchmark.fullsize import bench_layers, store_bytes, write_bench_store
+from mettle_cache.pipelines.benchmark.fullsize import store_bytes, write_bench_store
+from mettle_cache.pipelines.benchmark.layer_tokens import bench_layers
 from mettle_cache.pipelines.benchmark.options import BenchOptions, bench_folder
 from mettle_cache.pipelines.benchmark.read import ReadTimer, ReadVariant, StoreToRead
 from mettle_cache.pipelines.benchmark.readers import COLD_BATCH, our_reader, random_order

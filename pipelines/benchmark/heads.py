@@ -9,7 +9,8 @@ import torch
 
 from mettle_cache.backbones import Backbone, create_backbone, shared_audio
 from mettle_cache.layers import LayerSpec
-from mettle_cache.pipelines.benchmark.fullsize import CATEGORIES, SEGMENTS, bench_clip, bench_layers, bench_samples
+from mettle_cache.pipelines.benchmark.fullsize import CATEGORIES, bench_samples
+from mettle_cache.pipelines.benchmark.layer_tokens import SEGMENTS, bench_clip, bench_layers
 from mettle_cache.pipelines.benchmark.stock_attention import use_stock_attention
 from mettle_cache.pipelines.train.recipe import Recipe, load_recipe
 from mettle_cache.pipelines.train.run import Run

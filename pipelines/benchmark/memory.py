@@ -15,8 +15,9 @@ from torch import Tensor
 
 from mettle_cache.devices import choose_device, prepare_process
 from mettle_cache.pipelines.benchmark.child_process import MemoryMeter, call_in_child, serve
-from mettle_cache.pipelines.benchmark.fullsize import bench_layers, store_bytes, write_bench_store
+from mettle_cache.pipelines.benchmark.fullsize import store_bytes, write_bench_store
 from mettle_cache.pipelines.benchmark.heads import bench_recipe, load_libraries, store_run, training_batches
+from mettle_cache.pipelines.benchmark.layer_tokens import bench_layers
 from mettle_cache.pipelines.benchmark.options import BenchOptions, bench_folder
 from mettle_cache.pipelines.benchmark.step_child import token_tensors
 from mettle_cache.pipelines.benchmark.table import BenchRow, BenchTable, Goal, measured

@@ -12,7 +12,8 @@ from pathlib import Path
 from mettle_cache.devices import choose_device
 from mettle_cache.pipelines.benchmark.baselines.protocol import Baseline, ClipArrays, Source
 from mettle_cache.pipelines.benchmark.baselines.registry import BASELINES, is_installed
-from mettle_cache.pipelines.benchmark.fullsize import bench_layers, store_bytes, write_bench_store
+from mettle_cache.pipelines.benchmark.fullsize import store_bytes, write_bench_store
+from mettle_cache.pipelines.benchmark.layer_tokens import bench_layers
 from mettle_cache.pipelines.benchmark.limits import FileRange, RawReader, cached_fraction, evict
 from mettle_cache.pipelines.benchmark.options import BenchOptions, bench_folder
 from mettle_cache.pipelines.benchmark.readers import (

@@ -17,14 +17,9 @@ from mettle_cache.errors import RunError
 from mettle_cache.klt_tokens import KltFormat
 from mettle_cache.layers import LayerSpec
 from mettle_cache.methods.kernels.cpu.amx import has_byte_tiles
-from mettle_cache.pipelines.benchmark.fullsize import (
-    SEGMENTS,
-    bench_layers,
-    bench_static,
-    store_bytes,
-    write_bench_store,
-)
+from mettle_cache.pipelines.benchmark.fullsize import store_bytes, write_bench_store
 from mettle_cache.pipelines.benchmark.heads import bench_recipe
+from mettle_cache.pipelines.benchmark.layer_tokens import SEGMENTS, bench_layers, bench_static
 from mettle_cache.pipelines.benchmark.limits import RawReader, matmul_rate
 from mettle_cache.pipelines.benchmark.options import BenchOptions, bench_folder
 from mettle_cache.pipelines.benchmark.products import Products, affine_products, klt_products

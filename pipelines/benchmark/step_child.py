@@ -19,7 +19,6 @@ from mettle_cache.methods.kernels import klt
 from mettle_cache.methods.kernels.cpu import amx, klt_pooling, pooling
 from mettle_cache.methods.kernels.ops import choose_implementation
 from mettle_cache.pipelines.benchmark.child_process import MemoryMeter, call_in_child, serve
-from mettle_cache.pipelines.benchmark.fullsize import SEGMENTS
 from mettle_cache.pipelines.benchmark.heads import (
     bench_backbones,
     bench_recipe,
@@ -28,6 +27,7 @@ from mettle_cache.pipelines.benchmark.heads import (
     store_run,
     training_batches,
 )
+from mettle_cache.pipelines.benchmark.layer_tokens import SEGMENTS
 from mettle_cache.pipelines.benchmark.online import OnlineSource, now
 from mettle_cache.pipelines.benchmark.stock_attention import use_stock_attention
 from mettle_cache.pipelines.memory import available_memory, counting_saved

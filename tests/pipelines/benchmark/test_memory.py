@@ -2,8 +2,9 @@
 
 import pytest
 
-from mettle_cache.pipelines.benchmark.fullsize import bench_layers, write_bench_store
+from mettle_cache.pipelines.benchmark.fullsize import write_bench_store
 from mettle_cache.pipelines.benchmark.heads import bench_recipe
+from mettle_cache.pipelines.benchmark.layer_tokens import bench_layers
 from mettle_cache.pipelines.benchmark.memory import Breakdown, MemoryRequest, measure_memory, size_goals
 from mettle_cache.pipelines.train.task import bind_task
 from mettle_cache.store import TokenStore

@@ -13,7 +13,8 @@ from mettle_cache.pipelines.benchmark import readers
 from mettle_cache.pipelines.benchmark.baselines.numpy_memmap import NumpyMemmap
 from mettle_cache.pipelines.benchmark.baselines.protocol import Source
 from mettle_cache.pipelines.benchmark.baselines.registry import BASELINES, is_installed
-from mettle_cache.pipelines.benchmark.fullsize import bench_layers, write_bench_store
+from mettle_cache.pipelines.benchmark.fullsize import write_bench_store
+from mettle_cache.pipelines.benchmark.layer_tokens import bench_layers
 from mettle_cache.pipelines.benchmark.options import BenchOptions
 from mettle_cache.pipelines.benchmark.read import (
     CODEC_NAMES,

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mettle_cache.layers import LayerSpec
-from mettle_cache.pipelines.benchmark.fullsize import bench_layers, bench_static
+from mettle_cache.pipelines.benchmark.layer_tokens import bench_layers, bench_static
 from mettle_cache.pipelines.benchmark.spectral import KNOTS, SPECTRA, spectral_tokens
 from mettle_cache.store.format.codecs import encode_layers, get_codec
 
