@@ -14,6 +14,7 @@ from mettle_cache.pipelines.companions.making import NotMadeError, make_companio
 from mettle_cache.pipelines.companions.pooled_table import PooledTable, pooled_tables
 from mettle_cache.pipelines.progress import Progress
 from mettle_cache.store.companion_stores import pooled_from
+from mettle_cache.store.reading.token_source import TokenSource
 from mettle_cache.store.reading.token_store import TokenStore
 from mettle_cache.store.writing.durable import make_folder
 from mettle_cache.store.writing.locks import companions_lock
@@ -32,7 +33,7 @@ class PooledGrids:
         return {each.layer.name: each.name for each in self.table.pooled}
 
 
-def pooled_grids(store: TokenStore, pooled: Iterable[PooledLayer], progress: Progress) -> tuple[PooledGrids, ...]:
+def pooled_grids(store: TokenSource, pooled: Iterable[PooledLayer], progress: Progress) -> tuple[PooledGrids, ...]:
     """The companions that have ``pooled``; those that lack are made first.
 
     Where they cannot be, that is said, and they are left out: whoever wants them pools whole layers.
@@ -47,8 +48,7 @@ def pooled_grids(store: TokenStore, pooled: Iterable[PooledLayer], progress: Pro
     tables = pooled_tables(store.layers, pooled)
     if not tables:
         return ()
-    folder = store.companion_folder
-    if folder is None:
+    if not isinstance(store, TokenStore) or (folder := store.companion_folder) is None:
         progress.note(f"{store.path} takes nothing beside it: layers are pooled whenever they are read")
         return ()
     found = [find_grids(store, folder, table) for table in tables]

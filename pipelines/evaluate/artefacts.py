@@ -17,7 +17,7 @@ from mettle_cache.pipelines.progress import Progress
 from mettle_cache.store.writing.durable import disk_errors
 
 if TYPE_CHECKING:
-    from mettle_cache.store.reading.token_store import TokenStore
+    from mettle_cache.store.reading.token_source import TokenSource
 
 
 class StoredFrames:
@@ -26,7 +26,7 @@ class StoredFrames:
     Without ``root`` the data set's default folder is taken, if it exists. Without media there are no pictures.
     """
 
-    def __init__(self, store: TokenStore, root: Path | None, progress: Progress) -> None:
+    def __init__(self, store: TokenSource, root: Path | None, progress: Progress) -> None:
         self._store, self._root, self._progress = store, root, progress
         self._opened: tuple[Dataset, dict[str, Clip]] | None = None
         self._tried = False

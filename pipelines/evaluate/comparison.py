@@ -15,7 +15,7 @@ from mettle_cache.preprocessing import SHARED
 from mettle_cache.tasks.protocol import PublishedRow, Task
 
 if TYPE_CHECKING:
-    from mettle_cache.store.reading.token_store import TokenStore
+    from mettle_cache.store.reading.token_source import TokenSource
 
 
 # codecs whose tokens changed at most a fifth of a percent of a head's predictions (docs/codecs.md); others have to show
@@ -43,7 +43,7 @@ class Comparison:
 
 
 def compare_with_paper(
-    task: Task, recipe: Recipe, store: TokenStore, split: Split, *, selected_on: str, ended_early: str | None = None
+    task: Task, recipe: Recipe, store: TokenSource, split: Split, *, selected_on: str, ended_early: str | None = None
 ) -> Comparison:
     """Find the row and list the differences; random weights, other data and selection on test among them.
 
@@ -111,7 +111,7 @@ def _data_differences(row: PublishedRow, split: Split) -> list[str]:
     return [f"data: {count} test samples instead of {row.test_samples}"]
 
 
-def _left_out(store: TokenStore, splits: Iterable[str]) -> list[str]:
+def _left_out(store: TokenSource, splits: Iterable[str]) -> list[str]:
     dropped = {name: len(read_split(store, name).dropped) for name in splits}
     return [
         f"data: {name} samples left out because their clips have no tokens: {count}"

@@ -39,14 +39,14 @@ from mettle_cache.store.writing.durable import write_atomically
 from mettle_cache.tasks.protocol import Predictions
 
 if TYPE_CHECKING:
-    from mettle_cache.store.reading.token_store import TokenStore
+    from mettle_cache.store.reading.token_source import TokenSource
 
 
 def evaluate(
     run: str | Path,
     *,
     split: str = "test",
-    store: str | Path | TokenStore | None = None,
+    store: str | Path | TokenSource | None = None,
     root: str | Path | None = None,
     out: str | Path | None = None,
     pictures: bool = True,
@@ -98,7 +98,7 @@ def evaluate_runs(
     runs: Sequence[str | Path],
     *,
     split: str = "test",
-    store: str | Path | TokenStore | None = None,
+    store: str | Path | TokenSource | None = None,
     root: str | Path | None = None,
     out: str | Path | None = None,
     pictures: bool = True,

@@ -22,7 +22,7 @@ from mettle_cache.pipelines.train.sample_loader import Split, no_samples, read_s
 from mettle_cache.store.writing.durable import make_folder
 
 if TYPE_CHECKING:
-    from mettle_cache.store.reading.token_store import TokenStore
+    from mettle_cache.store.reading.token_source import TokenSource
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class RunOnSplit:
     place: RunFolder
     config: RunConfig
     recipe: Recipe
-    store: TokenStore
+    store: TokenSource
     split: Split
     run: Run
     epoch: int
@@ -42,17 +42,19 @@ class RunOnSplit:
 class RunStores:
     """Opens the stores of runs, each of them once; ``instead`` takes the place of all of them."""
 
-    def __init__(self, instead: Path | TokenStore | None) -> None:
+    def __init__(self, instead: Path | TokenSource | None) -> None:
         self._instead = instead
-        self._opened: dict[Path, TokenStore] = {}
+        self._opened: dict[Path, TokenSource] = {}
 
-    def open(self, config: RunConfig, run: Path) -> TokenStore:
+    def open(self, config: RunConfig, run: Path) -> TokenSource:
         """As :meth:`StoreReference.open`."""
-        if self._instead is not None and not isinstance(self._instead, Path):
-            return config.store.open(run, instead=self._instead)
-        path = self._instead or Path(config.store.path)
-        self._opened[path] = config.store.open(run, instead=self._opened.get(path, path))
-        return self._opened[path]
+        given = self._instead
+        path = given if isinstance(given, Path) else Path(config.store.path)
+        known = self._opened.get(path) if given is None or isinstance(given, Path) else given
+        if known is None:
+            known = self._opened[path] = config.store.open(run, instead=path)
+        config.store.check(run, known)
+        return known
 
 
 def distinct_runs(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
@@ -97,7 +99,7 @@ def hold_place(place: RunFolder) -> Iterator[None]:
 
 
 def load_on_split(
-    folder: RunFolder, place: RunFolder, config: RunConfig, store: TokenStore, split: str, device: torch.device
+    folder: RunFolder, place: RunFolder, config: RunConfig, store: TokenSource, split: str, device: torch.device
 ) -> RunOnSplit:
     run, epoch = best_run(folder, config, store, device)
     samples = read_split(store, split)

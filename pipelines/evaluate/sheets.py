@@ -27,7 +27,7 @@ from mettle_cache.pipelines.figures.timelines import draw_timelines
 from mettle_cache.tasks.protocol import Frames, Predictions, Task
 
 if TYPE_CHECKING:
-    from mettle_cache.store.reading.token_store import TokenStore
+    from mettle_cache.store.reading.token_source import TokenSource
 
 SHEET_SAMPLES = 8
 _RULE_LETTERS, _CLIP_LETTERS = 40, 32
@@ -50,7 +50,7 @@ class SheetSamples:
 
 
 def sheet_files(
-    name: str, task: Task, store: TokenStore, split: str, rows: Sequence[int], predictions: Predictions, frames: Frames
+    name: str, task: Task, store: TokenSource, split: str, rows: Sequence[int], predictions: Predictions, frames: Frames
 ) -> Iterator[tuple[str, bytes]]:
     """The sheet of the task called ``name``, as a PNG file's name and content; nothing for a task that has none.
 

@@ -10,7 +10,7 @@ from mettle_cache.preprocessing import SHARED
 from mettle_cache.tasks.protocol import PublishedRow
 
 if TYPE_CHECKING:
-    from mettle_cache.store.reading.token_store import TokenStore
+    from mettle_cache.store.reading.token_source import TokenSource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class StoreFacts:
     file_sound: bool = False
 
 
-def store_facts(store: TokenStore) -> StoreFacts:
+def store_facts(store: TokenSource) -> StoreFacts:
     """Read the facts from the fingerprints of the backbones, which extraction puts into the key.
 
     A backbone of another package may say less in its fingerprint than ours do.

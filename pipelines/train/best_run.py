@@ -9,10 +9,10 @@ from mettle_cache.pipelines.train.run import Run
 from mettle_cache.pipelines.train.run_config import RunConfig
 from mettle_cache.pipelines.train.run_folder import RunFolder
 from mettle_cache.pipelines.train.task import bind_task
-from mettle_cache.store.reading.token_store import TokenStore
+from mettle_cache.store.reading.token_source import TokenSource
 
 
-def best_run(folder: RunFolder, config: RunConfig, store: TokenStore, device: torch.device) -> tuple[Run, int]:
+def best_run(folder: RunFolder, config: RunConfig, store: TokenSource, device: torch.device) -> tuple[Run, int]:
     """The run of a folder, whose record is ``config``, and the number of its best epoch, counted from 1.
 
     What the run keeps beside its weights is taken from the folder, so the store need not have it any more.

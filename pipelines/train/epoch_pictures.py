@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from mettle_cache.pipelines.train.loggers.protocol import Picture
 from mettle_cache.pipelines.train.sample_loader import Split
-from mettle_cache.store.reading.token_store import TokenStore
+from mettle_cache.store.reading.token_source import TokenSource
 from mettle_cache.tasks.protocol import Predictions, Task
 
 SAMPLES = 3
@@ -30,7 +30,7 @@ class EpochPictures:
     ``note`` is told, once, why there are none where drawing fails.
     """
 
-    def __init__(self, name: str, task: Task, store: TokenStore, note: Callable[[str], None]) -> None:
+    def __init__(self, name: str, task: Task, store: TokenSource, note: Callable[[str], None]) -> None:
         self._name = name
         self._task = task
         self._store = store

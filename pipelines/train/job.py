@@ -19,6 +19,7 @@ from mettle_cache.pipelines.train.run_folder import RunFolder, find_runs
 from mettle_cache.pipelines.train.spec import RunSpec, Variant
 from mettle_cache.pipelines.train.training import RUNS, default_run_folder, train
 from mettle_cache.store import TokenStore
+from mettle_cache.store.reading.token_source import TokenSource
 
 
 def start_training(job: TrainJob, progress: Progress) -> TrainReport:
@@ -119,7 +120,7 @@ def start_sweep(job: TrainJob, variants: Sequence[Variant], seeds: Sequence[int]
 
 
 def start_group(
-    job: TrainJob, store: TokenStore, specs: Sequence[RunSpec], folder: Path, progress: Progress
+    job: TrainJob, store: TokenSource, specs: Sequence[RunSpec], folder: Path, progress: Progress
 ) -> GroupReport:
     """Train heads under ``folder``, in as many passes as memory asks for."""
     if RunFolder(folder).config.exists():
@@ -130,7 +131,7 @@ def start_group(
 
 
 def _train_group(
-    job: TrainJob, store: TokenStore, specs: Sequence[RunSpec], select_on: SelectOn, progress: Progress
+    job: TrainJob, store: TokenSource, specs: Sequence[RunSpec], select_on: SelectOn, progress: Progress
 ) -> GroupReport:
     plan = plan_passes(specs, store, device=job.device, memory=job.memory, progress=progress)
     for note in plan.notes():
@@ -152,6 +153,6 @@ def open_for(job: TrainJob, progress: Progress) -> tuple[TokenStore, str]:
     return store, job.recipe or default_recipe(store)
 
 
-def store_name(store: TokenStore) -> str:
+def store_name(store: TokenSource) -> str:
     """What names of folders begin with."""
     return Path(store.path).stem

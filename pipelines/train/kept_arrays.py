@@ -20,13 +20,13 @@ from mettle_cache.store.format.codecs import StaticArrays
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mettle_cache.store.reading.token_store import TokenStore
+    from mettle_cache.store.reading.token_source import TokenSource
 
 STATIC_FORMAT = "mettle-static-1"
 STATIC = "static"
 
 
-def keep_static(folder: RunFolder, store: TokenStore, layers: Iterable[LayerSpec]) -> None:
+def keep_static(folder: RunFolder, store: TokenSource, layers: Iterable[LayerSpec]) -> None:
     """Copy the store's static arrays of these layers into a run that has none yet; nothing for most codecs."""
     if not store.static or folder.has(folder.static):
         return

@@ -28,7 +28,7 @@ from mettle_cache.pipelines.train.sample_loader import SampleBatch, SampleLoader
 from mettle_cache.pipelines.train.spec import RunSpec, check_folders, shared_settings
 from mettle_cache.pipelines.train.task import bind_task
 from mettle_cache.pipelines.train.training import run_config, train_runs
-from mettle_cache.store.reading.token_store import TokenStore
+from mettle_cache.store.reading.token_source import TokenSource
 
 SHARE = 0.7
 """Of the memory that is free, what heads may take where nobody says how much."""
@@ -78,7 +78,7 @@ class PassPlan:
 
 def plan_passes(
     specs: Sequence[RunSpec],
-    store: TokenStore,
+    store: TokenSource,
     *,
     device: str | None = None,
     memory: int | None = None,
@@ -134,7 +134,7 @@ def _together(sizes: Sequence[HeadSize]) -> int:
 class _Sizes:
     """The sizes of heads by their recipe, each measured once."""
 
-    def __init__(self, store: TokenStore, device: torch.device, progress: Progress) -> None:
+    def __init__(self, store: TokenSource, device: torch.device, progress: Progress) -> None:
         self._store = store
         self._device = device
         self._progress = progress
@@ -185,7 +185,7 @@ def _kept(run: Run, batch: SampleBatch) -> int:
 
 
 def train_passes(
-    store: TokenStore,
+    store: TokenSource,
     plan: PassPlan,
     *,
     select_on: SelectOn = "val",

@@ -29,7 +29,7 @@ from mettle_cache.tasks.registry import TASKS, get_task
 
 if TYPE_CHECKING:
     from mettle_cache.companions import Companion
-    from mettle_cache.store.reading.token_store import TokenStore
+    from mettle_cache.store.reading.token_source import TokenSource
 
 _BARE_WORD = re.compile(r"[A-Za-z0-9_.:,/+-]+")
 # what an override may hold: parsing takes time that grows with the square of a key's parts
@@ -129,7 +129,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     return _validate({"name": name, **table}, where=f"recipe {name_or_path}", problems=problems)
 
 
-def default_recipe(store: TokenStore) -> str:
+def default_recipe(store: TokenSource) -> str:
     """The recipe to use where none is named.
 
     That of the published row that the store is for, else the one that its data set names, else its task's.

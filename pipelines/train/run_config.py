@@ -19,6 +19,7 @@ from mettle_cache.store.format.digests import digest_of
 
 if TYPE_CHECKING:
     from mettle_cache.pipelines.train.recipe import Recipe
+    from mettle_cache.store.reading.token_source import TokenSource
     from mettle_cache.store.reading.token_store import TokenStore
 
 FIRST_FORMAT = "mettle-run-1"
@@ -29,22 +30,28 @@ _EPOCHS = "train.epochs"
 
 @dataclass(frozen=True, kw_only=True)
 class StoreReference:
-    """The store that a run was trained from. ``content`` is the digest of its tokens; runs had none of it at first."""
+    """The store that a run was trained from. ``content`` is the digest of its tokens; runs had none of it at first.
+
+    ``computed`` is how the tokens were computed where no store had them (``pipelines.online``): then ``path`` is where
+    their store would be.
+    """
 
     path: str
     key_digest: str
     dataset: str
     codec: str
     content: str = ""
+    computed: dict[str, Any] | None = None
 
     @classmethod
-    def of(cls, store: TokenStore) -> StoreReference:
+    def of(cls, store: TokenSource) -> StoreReference:
         return cls(
             path=str(local_path(Path(store.path).resolve())),
             key_digest=store.key_digest,
             dataset=store.dataset,
             codec=store.codec,
             content=store.content_digest,
+            computed=None if store.computed is None else dict(store.computed),
         )
 
     def has_changed(self, content: str) -> bool:
@@ -72,12 +79,16 @@ class StoreReference:
             raise StoreMissingError(
                 f"{run}: its store is not at {place}", hint=f"name the store's new place with {option}"
             ) from error
+        self.check(run, store)
+        return store
+
+    def check(self, run: Path, store: TokenSource) -> None:
+        """Refuse tokens that are others than those of this store. Raises RunError."""
         if store.key_digest != self.key_digest:
             raise RunError(
                 f"{run}: trained from a store with key {self.key_digest}; {store.path} has {store.key_digest}",
                 hint="use the run's own store, or train again from this one",
             )
-        return store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +121,8 @@ class RunConfig:
     def to_bytes(self) -> bytes:
         """The record as a file's content, with its own digest."""
         table = asdict(self)
+        if self.store.computed is None:  # as earlier versions write and read it
+            del table["store"]["computed"]
         return (json.dumps({**table, "digest": digest_of(table)}, indent=2) + "\n").encode()
 
     @property

@@ -25,7 +25,7 @@ from mettle_cache.tasks.protocol import StepInputs, Task
 from mettle_cache.tokens import TokenBatch
 
 if TYPE_CHECKING:
-    from mettle_cache.store.reading.token_store import TokenStore
+    from mettle_cache.store.reading.token_source import TokenSource
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Split:
         return len(self.rows)
 
 
-def read_split(store: TokenStore, name: str) -> Split:
+def read_split(store: TokenSource, name: str) -> Split:
     """The samples of one split, in the order of the annotations."""
     splits, clips = store.samples["split"].to_pylist(), clips_of_samples(store.samples)
     usable = set(store.clips) - set(store.failed)
@@ -52,7 +52,7 @@ def read_split(store: TokenStore, name: str) -> Split:
     )
 
 
-def no_samples(store: TokenStore, split: Split) -> UsageError:
+def no_samples(store: TokenSource, split: Split) -> UsageError:
     """Why there is nothing to score: every clip of the split failed, or there is no such split."""
     see = f"see: {command_line('mettle info', str(store.path))}"
     if split.dropped:
@@ -88,7 +88,7 @@ class SampleLoader:
 
     def __init__(
         self,
-        store: TokenStore,
+        store: TokenSource,
         layers: Sequence[LayerSpec],
         *,
         device: torch.device,
@@ -107,7 +107,7 @@ class SampleLoader:
     @classmethod
     def for_tasks(
         cls,
-        store: TokenStore,
+        store: TokenSource,
         tasks: Sequence[Task],
         *,
         device: torch.device,
@@ -126,7 +126,7 @@ class SampleLoader:
 
     @classmethod
     def with_grids(
-        cls, store: TokenStore, tasks: Sequence[Task], progress: Progress, *, device: torch.device, threads: int = 3
+        cls, store: TokenSource, tasks: Sequence[Task], progress: Progress, *, device: torch.device, threads: int = 3
     ) -> Self:
         """As :meth:`for_tasks`, with the pooled grids that the tasks read; those that lack are made first."""
         grids = pooled_grids(store, [each for task in tasks for each in task.pooled], progress)
@@ -149,7 +149,7 @@ class SampleLoader:
     def _read(self, clips: Sequence[Sequence[int]]) -> Iterator[TokenBatch]:
         """Whole layers and grids of the same clips as one batch."""
 
-        def read(store: TokenStore, names: Sequence[str]) -> Iterator[TokenBatch]:
+        def read(store: TokenSource, names: Sequence[str]) -> Iterator[TokenBatch]:
             return store.batches(clips, layers=names, threads=self.threads, device=str(self.device))
 
         sources: list[tuple[Iterator[TokenBatch], Mapping[str, str]]] = []

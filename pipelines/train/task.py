@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from mettle_cache.companions import Companion
-    from mettle_cache.store.reading.token_store import TokenStore
+    from mettle_cache.store.reading.token_source import TokenSource
 
 
-def bind_task(recipe: Recipe, store: TokenStore, companions: Mapping[str, Companion] | None = None) -> Task:
+def bind_task(recipe: Recipe, store: TokenSource, companions: Mapping[str, Companion] | None = None) -> Task:
     """The recipe's task on this store. A run's own ``companions`` take the place of the store's.
 
     Raises

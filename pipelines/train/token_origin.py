@@ -19,7 +19,7 @@ from mettle_cache.pipelines.train.run_folder import RunFolder
 from mettle_cache.store.writing.durable import write_file
 
 if TYPE_CHECKING:
-    from mettle_cache.store.reading.token_store import TokenStore
+    from mettle_cache.store.reading.token_source import TokenSource
 
 FILE = "tokens.json"
 # its key in the description of an exported head
@@ -56,7 +56,7 @@ class TokenOrigin:
     store: str
 
     @classmethod
-    def of(cls, store: TokenStore) -> TokenOrigin:
+    def of(cls, store: TokenSource) -> TokenOrigin:
         return cls(
             dataset=store.dataset,
             segments=store.segments,
@@ -81,7 +81,7 @@ class TokenOrigin:
         return plain
 
 
-def keep_origin(folder: RunFolder, store: TokenStore) -> None:
+def keep_origin(folder: RunFolder, store: TokenSource) -> None:
     """Write into a run that has none yet how its store's tokens came from media."""
     path = folder.path / FILE
     if not folder.has(path):

@@ -30,13 +30,14 @@ from mettle_cache.pipelines.train.sample_loader import SampleLoader, Split, read
 from mettle_cache.pipelines.train.spec import RunSpec, check_shared
 from mettle_cache.pipelines.train.task import bind_task
 from mettle_cache.pipelines.train.token_origin import keep_origin
+from mettle_cache.store.reading.token_source import TokenSource
 from mettle_cache.store.reading.token_store import TokenStore
 
 RUNS = Path("runs")
 
 
 def train(
-    store: str | Path | TokenStore,
+    store: str | Path | TokenSource,
     *,
     recipe: Recipe | str | Path | None = None,
     out: str | Path | None = None,
@@ -86,7 +87,7 @@ def train(
 
 
 def train_runs(
-    store: str | Path | TokenStore,
+    store: str | Path | TokenSource,
     specs: Sequence[RunSpec],
     *,
     select_on: SelectOn = "val",
@@ -136,16 +137,16 @@ def train_runs(
         return report_group(shared, specs, runs, throughput, notes)
 
 
-def default_run_folder(store: TokenStore, recipe: Recipe, seed: int) -> Path:
+def default_run_folder(store: TokenSource, recipe: Recipe, seed: int) -> Path:
     """The folder of a run where none is chosen."""
     return RUNS / f"{Path(store.path).stem}-{recipe.name}-{seed}"
 
 
-def _open(store: str | Path | TokenStore) -> TokenStore:
+def _open(store: str | Path | TokenSource) -> TokenSource:
     return TokenStore.open(local_path(store)) if isinstance(store, str | Path) else store
 
 
-def _build_run(spec: RunSpec, store: TokenStore, device: torch.device, resume: bool) -> Run:
+def _build_run(spec: RunSpec, store: TokenSource, device: torch.device, resume: bool) -> Run:
     task = bind_task(spec.recipe, store, kept_companions(RunFolder(spec.out)) if resume else None)
     run = Run(task, spec.recipe.train, seed=spec.seed, device=device, label=spec.name)
     if not (resume and RunFolder(spec.out).has(RunFolder(spec.out).last)):
@@ -191,7 +192,7 @@ def _hold_folders(
 
 
 def _claimable_configs(
-    specs: Sequence[RunSpec], select_on: SelectOn, store: TokenStore, resume: bool
+    specs: Sequence[RunSpec], select_on: SelectOn, store: TokenSource, resume: bool
 ) -> list[RunConfig]:
     """The runs' records. A folder that cannot be theirs is refused now, not when layers have been pooled for hours."""
     configs = [run_config(spec, select_on, store) for spec in specs]
@@ -200,7 +201,7 @@ def _claimable_configs(
     return configs
 
 
-def run_config(spec: RunSpec, select_on: SelectOn, store: TokenStore) -> RunConfig:
+def run_config(spec: RunSpec, select_on: SelectOn, store: TokenSource) -> RunConfig:
     """The record of a run that begins."""
     return RunConfig(
         recipe=spec.recipe.to_json(),
@@ -211,7 +212,7 @@ def run_config(spec: RunSpec, select_on: SelectOn, store: TokenStore) -> RunConf
     )
 
 
-def _choose_splits(store: TokenStore, select_on: SelectOn) -> tuple[Split, Split | None, list[str]]:
+def _choose_splits(store: TokenSource, select_on: SelectOn) -> tuple[Split, Split | None, list[str]]:
     """The samples to train on, those to select the epoch on, if any, and notes for the report."""
     train_split = read_split(store, "train")
     if not train_split.rows:

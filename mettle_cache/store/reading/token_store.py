@@ -86,6 +86,7 @@ class TokenStore:
         self.key_digest = metadata.record.key_digest
         self.provenance: Mapping[str, Any] = metadata.record.provenance
         self.samples = samples
+        self.computed: None = None  # a store has its tokens: see TokenSource
         self.content_digest = digest_of(list(manifest.commits))
         self.clips = manifest.ids
         self.statuses = manifest.statuses
