@@ -14,7 +14,7 @@ from mettle_cache.pipelines.report.units import count, format_bytes
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mettle_cache.pipelines.report.run_reports import GroupReport, Spread
+    from mettle_cache.pipelines.report.run_reports import GroupReport, Spread, TrainReport
 
 
 def emit_group(report: GroupReport, *, table: bool = False) -> None:
@@ -48,11 +48,20 @@ def group_lines(report: GroupReport) -> list[str]:
         f"samples    {', '.join(f'{split} {count}' for split, count in first.samples.items())}",
         f"read       {format_bytes(report.bytes_read)} of tokens, {_how_often(report)}",
         f"speed      {report.clips_per_second:.1f} clips/s through all heads",
-        f"memory     {format_bytes(report.peak_memory_bytes)} at most, {report.peak_memory_of}",
+        *([f"tokens     {report.tokens}"] if report.tokens else []),
+        f"memory     {memory_line(report)}",
         *(f"failed     {head.out}: {head.failure}" for head in report.heads if head.failure),
         *(f"note       {note}" for note in report.notes),
         f"next       {command_line('mettle evaluate', report.folder)}",
     ]
+
+
+def memory_line(report: GroupReport | TrainReport) -> str:
+    """The peak of memory beside what was foretold."""
+    foretold = ""
+    if report.foretold_memory_bytes:
+        foretold = f"; foretold: {format_bytes(report.foretold_memory_bytes)}, libraries and what a step keeps aside"
+    return f"{format_bytes(report.peak_memory_bytes)} at most, {report.peak_memory_of}{foretold}"
 
 
 def _how_often(report: GroupReport) -> str:

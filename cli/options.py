@@ -157,12 +157,23 @@ TRAINING: Mapping[str, Setting] = {
         panel=TRAINED,
     ),
     "device": DEVICE,
+    "resident": Setting(
+        str,
+        typer.Option(
+            metavar="auto|device|memory|disk",
+            help="Where tokens stay once the first epoch has read them: on the device, in host memory or on the disk. "
+            "auto is the nearest that holds them.",
+            autocompletion=completion.one_of("auto", "device", "memory", "disk"),
+        ),
+        "auto",
+        panel=RUNS,
+    ),
     "memory": Setting(
         str | None,
         typer.Option(
             metavar="SIZE",
             help="Memory for heads that are trained together, such as 8GB; those that do not fit take passes of their "
-            "own. By default most of what is free.",
+            "own. It also bounds what tokens take in host memory. By default most of what is free.",
         ),
         None,
         lambda text: None if text is None else parse_size(text),

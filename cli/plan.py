@@ -124,6 +124,7 @@ def method_lines(plan: MethodPlan) -> Iterator[str]:
         f"training   about {format_bytes(plan.training_bytes)} of memory at batch {plan.batch_size}, {plan.codec}, for "
         f"{plan.parameters / 1e6:.2f} M weights; the libraries come on top"
     )
+    yield f"tokens     {plan.tokens}"
     for name, nbytes in plan.companions.items():
         yield f"companion  {name} beside the store{f': about {format_bytes(nbytes)}' if nbytes else ''}"
     yield from (f"missing    {note}" for note in plan.notes())

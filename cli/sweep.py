@@ -74,7 +74,19 @@ def register(app: typer.Typer) -> None:
     app.command("sweep", cls=OptionalStore, epilog=EPILOG)(sweep)
 
 
-@takes(TRAINING, "store", "recipe", "out", "resume", "select_on", "device", "memory", "log", helps={"resume": RESUME})
+@takes(
+    TRAINING,
+    "store",
+    "recipe",
+    "out",
+    "resume",
+    "select_on",
+    "device",
+    "resident",
+    "memory",
+    "log",
+    helps={"resume": RESUME},
+)
 def sweep(
     chosen: Mapping[str, Any],
     name: Annotated[str | None, NAME] = None,

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mettle_cache.cli.group import emit_group
+from mettle_cache.cli.group import emit_group, memory_line
 from mettle_cache.cli.options import TRAINED, TRAINING, Debug, Json, OptionalStore, takes
 from mettle_cache.cli.output import emit
 from mettle_cache.errors import UsageError
 from mettle_cache.paths import command_line
-from mettle_cache.pipelines.report.units import format_bytes
 from mettle_cache.pipelines.train.spec import parse_seeds
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ def register(app: typer.Typer) -> None:
 
 @takes(
     TRAINING,
-    *("store", "recipe", "overrides", "select_on", "seed", "out", "resume", "device", "memory", "log"),
+    *("store", "recipe", "overrides", "select_on", "seed", "out", "resume", "device", "resident", "memory", "log"),
     helps={"out": OUT},
 )
 def train(
@@ -92,7 +91,8 @@ def report_lines(report: TrainReport) -> list[str]:
         f"samples    {', '.join(f'{split} {count}' for split, count in report.samples.items())}",
         f"parameters {report.parameters / 1e6:.2f} M trained",
         f"speed      {report.clips_per_second:.1f} clips/s",
-        f"memory     {format_bytes(report.peak_memory_bytes)} at most, {report.peak_memory_of}",
+        *([f"tokens     {report.tokens}"] if report.tokens else []),
+        f"memory     {memory_line(report)}",
         *(f"note       {note}" for note in report.notes),
         f"next       {command_line('mettle evaluate', report.out)}",
     ]

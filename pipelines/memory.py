@@ -9,12 +9,16 @@ import psutil
 import torch
 from torch import Tensor
 
+from mettle_cache.pipelines.control_groups import memory_left
+
 
 def available_memory(device: torch.device) -> int:
-    """Bytes that could be taken now without swapping."""
+    """Bytes that could be taken now without swapping, and without what a container would end the process for."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
+    free = int(psutil.virtual_memory().available)
+    allowed = memory_left()
+    return free if allowed is None else min(free, allowed)
 
 
 class SavedStorages:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from mettle_cache.backbones.factory import parse_backbone
 from mettle_cache.companions import Companion
 from mettle_cache.datasets import DATASETS
+from mettle_cache.devices import choose_device
 from mettle_cache.errors import UsageError
 from mettle_cache.late_bundle import planned_bundles
 from mettle_cache.layers import MODALITIES, LayerSpec, select_layers
@@ -21,16 +22,13 @@ from mettle_cache.pipelines.companions.pooled_table import companion_bytes, pool
 from mettle_cache.pipelines.extract.config import ExtractConfig
 from mettle_cache.pipelines.extract.plan import Bill, PlanReport, layer_bill
 from mettle_cache.pipelines.report.methods import backbone_layers, task_on_backbones
+from mettle_cache.pipelines.train.foretold import training_bytes
 from mettle_cache.pipelines.train.recipe import Recipe, load_recipe
+from mettle_cache.pipelines.train.residency import foretell_residence
 from mettle_cache.preprocessing import SHARED
 from mettle_cache.store.format.codecs import CODECS
 from mettle_cache.tasks.protocol import Task
 from mettle_cache.tasks.registry import TASKS, get_task
-
-WEIGHT_BYTES = 16
-"""What training holds of a weight: itself, its gradient and Adam's two moments, in single precision."""
-BATCHES = 2
-"""One in use, and one that is being read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +39,10 @@ class MethodPlan:
     the planned extraction would not store, ``unselected`` those that the recipe's own ``layers`` leave out. ``pooled``
     are companions with coarser grids, which stand for whole layers while heads train; they take ``pooled_bytes``.
     ``parameters`` are trained, with ``batch_size`` samples a step in about ``training_bytes`` of memory: what holds a
-    weight (:data:`WEIGHT_BYTES`), and two batches in the codec ``codec``. The libraries come on top.
-    ``companions`` are further files beside the store, and about the bytes of each.
+    weight, and two batches in the codec ``codec`` (:func:`~mettle_cache.pipelines.train.foretold.training_bytes`). The
+    libraries come on top. ``tokens`` says where the tokens of all clips would stay on this machine while a head trains,
+    the ``resident`` tier, and what that gives. ``companions`` are further files beside the store, and about the bytes
+    of each.
     """
 
     method: str
@@ -58,6 +58,8 @@ class MethodPlan:
     batch_size: int
     codec: str
     training_bytes: int
+    resident: str
+    tokens: str
     companions: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, object]:
@@ -105,34 +107,59 @@ def plan_method(
     offered = _offered(config)
     selected = select_layers(offered, loaded.layers)
     task = _task_on(loaded, selected, offered)
-    stored = {layer.name for layer in select_layers(offered, config.layer_selection)}
     selection = _workable_selection(loaded, task.layers, offered)
     layers = select_layers(offered, selection)
     names = tuple(layer.name for layer in layers)
     bills, parameters = _bills(config, report, layers, selection), _count_trained(task)
+    training = training_bytes([parameters], _batch_bytes(config, report, loaded, bills))
     return MethodPlan(
         method=loaded.method,
         recipe=loaded.name,
         layers=names,
         selection=selection,
-        missing=tuple(name for name in names if name not in stored),
-        unselected=tuple(name for name in names if name not in {layer.name for layer in selected}),
+        missing=_lacking(names, select_layers(offered, config.layer_selection)),
+        unselected=_lacking(names, selected),
         bills=bills,
         pooled=tuple(table.stem for table in pooled_tables(task.layers, task.pooled)),
-        pooled_bytes=companion_bytes(task.layers, task.pooled, report.segments, report.clips),
+        pooled_bytes=_pooled_bytes(report, task),
         parameters=parameters,
         batch_size=loaded.train.batch_size,
         codec=config.codec_choice.name,
-        training_bytes=WEIGHT_BYTES * parameters + BATCHES * _batch_bytes(config, report, loaded, bills),
+        training_bytes=training,
+        **_residence(config, report, task, bills, training),
         companions=_companion_files(loaded, layers, offered),
     )
 
 
+def _lacking(names: Sequence[str], layers: Sequence[LayerSpec]) -> tuple[str, ...]:
+    there = {layer.name for layer in layers}
+    return tuple(name for name in names if name not in there)
+
+
+def _residence(
+    config: ExtractConfig, report: PlanReport, task: Task, bills: Sequence[Bill], training: int
+) -> dict[str, str]:
+    """Where the tokens of all clips would stay beside the bytes of training, and what that gives."""
+    whole = set(task.layers) - {each.layer for each in task.pooled}
+    nbytes = (report.clips * _clip_bytes(config, bills) if whole else 0) + _pooled_bytes(report, task)
+    device, speed = choose_device(config.device), report.disk_bytes_per_second
+    tier, words = foretell_residence(nbytes, device, training=training, disk_speed=speed)
+    return {"resident": tier, "tokens": words}
+
+
+def _pooled_bytes(report: PlanReport, task: Task) -> int:
+    return companion_bytes(task.layers, task.pooled, report.segments, report.clips)
+
+
 def _batch_bytes(config: ExtractConfig, report: PlanReport, recipe: Recipe, bills: Sequence[Bill]) -> int:
     """A training batch as it is stored."""
-    (clip_bytes,) = [bill.clip_bytes for bill in bills if bill.codec == config.codec_choice.name]
     # a video of several frames that are clips of their own is one sample
-    return clip_bytes * recipe.train.batch_size * max(1, report.clips // max(1, report.rows))
+    return _clip_bytes(config, bills) * recipe.train.batch_size * max(1, report.clips // max(1, report.rows))
+
+
+def _clip_bytes(config: ExtractConfig, bills: Sequence[Bill]) -> int:
+    (clip_bytes,) = [bill.clip_bytes for bill in bills if bill.codec == config.codec_choice.name]
+    return clip_bytes
 
 
 def _count_trained(task: Task) -> int:

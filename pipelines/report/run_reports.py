@@ -17,6 +17,8 @@ class TrainReport:
     ``best_score`` is None where nothing was scored. ``clips_per_second`` covers the optimiser steps of this process,
     0 where there were none; ``history`` holds the rows of metrics.csv; ``dropped`` counts the samples of each split
     whose clips have no tokens; ``notes`` are the sentences that a reader of the numbers has to know.
+    ``foretold_memory_bytes`` stand beside the peak: weights, their optimiser, batches, and tokens that stay where
+    training is; 0 where nothing was foretold. ``residence`` is where tokens stayed, ``tokens`` says it in words.
 
     Of heads that shared a pass, ``variant`` tells this one from the others, ``clips_per_second`` is that of all of them
     together, and ``failure`` is what ended this one before its last epoch, None where nothing did.
@@ -36,6 +38,9 @@ class TrainReport:
     clips_per_second: float
     peak_memory_bytes: int
     peak_memory_of: str
+    foretold_memory_bytes: int = 0
+    residence: dict[str, object] = field(default_factory=dict)
+    tokens: str = ""
     history: list[dict[str, float | int | None]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     variant: str = ""
@@ -138,8 +143,9 @@ def spread_of(heads: Sequence[tuple[str, float | None]], *, metric: str) -> list
 class GroupReport:
     """The outcome of heads that were trained together; ``errors`` are those of the heads that failed.
 
-    ``bytes_read`` are the tokens read in this process, ``clips_per_second`` covers its optimiser steps of all heads, of
-    the slowest pass where there were several.
+    ``bytes_read`` are the tokens read from the disk in this process, ``clips_per_second`` covers its optimiser steps of
+    all heads, of the slowest pass where there were several. Memory and tokens are described as in a
+    :class:`TrainReport`, those of the pass that took most.
     """
 
     folder: Path
@@ -149,6 +155,9 @@ class GroupReport:
     peak_memory_bytes: int
     peak_memory_of: str
     notes: list[str]
+    foretold_memory_bytes: int = 0
+    residence: dict[str, object] = field(default_factory=dict)
+    tokens: str = ""
     errors: list[RunError] = field(default_factory=list)
     passes: int = 1
 
@@ -178,6 +187,9 @@ class GroupReport:
             "clips_per_second": self.clips_per_second,
             "peak_memory_bytes": self.peak_memory_bytes,
             "peak_memory_of": self.peak_memory_of,
+            "foretold_memory_bytes": self.foretold_memory_bytes,
+            "residence": self.residence,
+            "tokens": self.tokens,
             "notes": self.notes,
         }
 
@@ -192,6 +204,9 @@ def join_groups(groups: Sequence[GroupReport]) -> GroupReport:
         clips_per_second=min((group.clips_per_second for group in groups if group.clips_per_second), default=0.0),
         peak_memory_bytes=largest.peak_memory_bytes,
         peak_memory_of=largest.peak_memory_of,
+        foretold_memory_bytes=largest.foretold_memory_bytes,
+        residence=largest.residence,
+        tokens=largest.tokens,
         notes=list(dict.fromkeys(note for group in groups for note in group.notes)),
         errors=[error for group in groups for error in group.errors],
         passes=len(groups),

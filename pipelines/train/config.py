@@ -21,6 +21,8 @@ MOST_EPOCHS = MOST_VIDEOS = 10_000
 
 # the rule by which a run's best epoch is chosen: the score on a split, or the last epoch
 SelectOn = Literal["val", "test", "last"]
+# where tokens stay from one epoch to the next
+Resident = Literal["auto", "device", "memory", "disk"]
 # the videos of MUSIC-AVQA to pre-train on: the recorded ones, or the synthetic ones too
 Videos = Literal["real", "all"]
 
@@ -29,8 +31,8 @@ Videos = Literal["real", "all"]
 class TrainJob:
     """A training request; None means that the run to resume decides, or the store.
 
-    ``log`` are the names of loggers. ``memory`` is what several heads may take together, in bytes; None for most of
-    what is free.
+    ``log`` are the names of loggers. ``memory`` is what several heads may take together, and with them tokens that stay
+    in the host's memory, in bytes; None for most of what is free. ``resident`` is where tokens stay.
 
     Raises
     ------
@@ -46,6 +48,7 @@ class TrainJob:
     resume: bool = False
     select_on: str | None = None
     device: str | None = None
+    resident: Resident = "auto"
     memory: int | None = None
     log: tuple[str, ...] | None = None
 
@@ -58,12 +61,15 @@ class TrainJob:
         Raises
         ------
         UsageError
-            ``select_on`` is no rule of selection, ``device`` is no device's name, or ``recipe`` no recipe's.
+            ``select_on`` is no rule of selection, ``resident`` no place for tokens, ``device`` is no device's name, or
+            ``recipe`` no recipe's.
         StoreMissingError
             There is no such store, or none was named and none is finished under ``cache/``.
         """
         if self.select_on not in (None, *get_args(SelectOn)):
             raise UsageError(f"--select-on {self.select_on}: choose one of {', '.join(get_args(SelectOn))}")
+        if self.resident not in get_args(Resident):
+            raise UsageError(f"--resident {self.resident}: choose one of {', '.join(get_args(Resident))}")
         check_device_name(self.device)
         if self.recipe is not None:
             read_recipe(self.recipe)

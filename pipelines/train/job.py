@@ -14,6 +14,7 @@ from mettle_cache.pipelines.report.units import count
 from mettle_cache.pipelines.train.config import SelectOn, TrainJob
 from mettle_cache.pipelines.train.passes import plan_passes, train_passes
 from mettle_cache.pipelines.train.recipe import Recipe, default_recipe, load_recipe, recipe_from_json
+from mettle_cache.pipelines.train.residency import Residency
 from mettle_cache.pipelines.train.run_config import RunConfig
 from mettle_cache.pipelines.train.run_folder import RunFolder, find_runs
 from mettle_cache.pipelines.train.spec import RunSpec, Variant
@@ -47,6 +48,7 @@ def start_training(job: TrainJob, progress: Progress) -> TrainReport:
         device=job.device,
         progress=progress,
         log=job.log,
+        residency=Residency(job.resident, job.memory),
     )
 
 
@@ -137,7 +139,14 @@ def _train_group(
     for note in plan.notes():
         progress.note(note)
     return train_passes(
-        store, plan, select_on=select_on, resume=job.resume, device=job.device, progress=progress, log=job.log
+        store,
+        plan,
+        select_on=select_on,
+        resume=job.resume,
+        device=job.device,
+        progress=progress,
+        log=job.log,
+        residency=Residency(job.resident, job.memory),
     )
 
 

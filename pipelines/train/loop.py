@@ -18,6 +18,7 @@ from mettle_cache.errors import RunError
 from mettle_cache.methods.kernels.ops import pools_tokens
 from mettle_cache.pipelines.logged import Logged
 from mettle_cache.pipelines.progress import VERBOSITY, Progress, detail
+from mettle_cache.pipelines.train.residency import Residence
 from mettle_cache.pipelines.train.run import Run
 from mettle_cache.pipelines.train.sample_loader import (
     SampleLoader,
@@ -32,7 +33,11 @@ from mettle_cache.tasks.protocol import Predictions
 
 @dataclass(frozen=True, kw_only=True)
 class SharedPass:
-    """What all runs of a pass share, such as their batches."""
+    """What all runs of a pass share, such as their batches.
+
+    ``residence`` is where tokens stay, None where nobody chose; ``training_bytes`` are foretold for training beside
+    them, 0 where they are not.
+    """
 
     loader: SampleLoader
     batch_size: int
@@ -40,6 +45,19 @@ class SharedPass:
     train: Split
     selection: Split | None
     progress: Logged
+    residence: Residence | None = None
+    training_bytes: int = 0
+
+    @property
+    def foretold_bytes(self) -> int:
+        """Memory that training and tokens that stay are foretold to take on the device that trains."""
+        residence = self.residence
+        there = ("device", "memory") if self.loader.device.type == "cpu" else ("device",)
+        return self.training_bytes + (residence.nbytes if residence and residence.tier in there else 0)
+
+    def residence_notes(self, runs: Sequence[Run]) -> list[str]:
+        """Where the tokens stay, for people."""
+        return [self.residence.describe(max(run.options.epochs for run in runs))] if self.residence else []
 
     @property
     def steps(self) -> int:

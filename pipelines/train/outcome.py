@@ -63,10 +63,13 @@ def report_group(
     return GroupReport(
         folder=specs[0].folder,
         heads=reports,
-        bytes_read=shared.loader.nbytes,
+        bytes_read=shared.loader.bytes_read,
         clips_per_second=throughput.clips_per_second,
         peak_memory_bytes=memory,
         peak_memory_of=memory_of,
+        foretold_memory_bytes=shared.foretold_bytes,
+        residence=_residence(shared),
+        tokens=" ".join(shared.residence_notes(runs)),
         notes=notes,
         errors=[run.failure for run in runs if run.failure is not None],
     )
@@ -102,11 +105,18 @@ def _report_run(shared: SharedPass, spec: RunSpec, run: Run, throughput: Through
         clips_per_second=throughput.clips_per_second,
         peak_memory_bytes=memory,
         peak_memory_of=memory_of,
+        foretold_memory_bytes=shared.foretold_bytes,
+        residence=_residence(shared),
+        tokens=" ".join(shared.residence_notes([run])),
         history=run.history.rows,
         notes=notes,
         variant=spec.variant,
         failure=run.failure.message if run.failure else None,
     )
+
+
+def _residence(shared: SharedPass) -> dict[str, object]:
+    return shared.residence.to_json() if shared.residence else {}
 
 
 def _summary(report: TrainReport) -> str:

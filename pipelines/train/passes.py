@@ -20,8 +20,10 @@ from mettle_cache.pipelines.progress import Progress, Silent
 from mettle_cache.pipelines.report.run_reports import GroupReport, join_groups
 from mettle_cache.pipelines.report.units import format_bytes
 from mettle_cache.pipelines.train.config import SelectOn
+from mettle_cache.pipelines.train.foretold import BATCHES, GRADIENTS, HELD
 from mettle_cache.pipelines.train.kept_companions import kept_companions
 from mettle_cache.pipelines.train.recipe import Recipe
+from mettle_cache.pipelines.train.residency import Residency
 from mettle_cache.pipelines.train.run import Run
 from mettle_cache.pipelines.train.run_folder import RunFolder, claim_runs
 from mettle_cache.pipelines.train.sample_loader import SampleBatch, SampleLoader, read_split, training_inputs
@@ -32,10 +34,6 @@ from mettle_cache.store.reading.token_source import TokenSource
 
 SHARE = 0.7
 """Of the memory that is free, what heads may take where nobody says how much."""
-# weights and Adam's two moments, single precision; gradients are as much as weights
-_HELD, _GRADIENTS = 12, 4
-# a batch in use and one that is being read
-_BUFFERS = 2
 # two, because a normalisation over a batch wants more than one
 _PROBED = 2
 
@@ -154,7 +152,7 @@ class _Sizes:
         # those that a run to resume keeps, where the store has none any more
         task = bind_task(recipe, self._store, kept_companions(RunFolder(spec.out)))
         run = Run(task, recipe.train, seed=0, device=self._device)
-        held, gradients = _HELD * run.parameters, _GRADIENTS * run.parameters
+        held, gradients = HELD * run.parameters, GRADIENTS * run.parameters
         probed = self._rows[:_PROBED]
         if not probed:
             return HeadSize(held, gradients)
@@ -166,7 +164,7 @@ class _Sizes:
         further = len(batch.inputs.rows)
         samples = min(recipe.train.batch_size, len(self._rows))
         times = (samples + further) / (len(probed) + further)
-        return HeadSize(held, gradients + int(times * (_kept(run, batch) + _BUFFERS * batch.tokens.nbytes)))
+        return HeadSize(held, gradients + int(times * (_kept(run, batch) + BATCHES * batch.tokens.nbytes)))
 
 
 def _kept(run: Run, batch: SampleBatch) -> int:
@@ -193,10 +191,12 @@ def train_passes(
     device: str | None = None,
     progress: Progress | None = None,
     log: Sequence[str] | None = None,
+    residency: Residency | None = None,
 ) -> GroupReport:
     """:func:`~mettle_cache.pipelines.train.training.train_runs` for each pass in turn, as one report.
 
-    All folders are claimed before the first pass: whichever is interrupted, a resume finds the runs of all.
+    All folders are claimed before the first pass: whichever is interrupted, a resume finds the runs of all. Tokens that
+    stay do so from one pass to the next.
 
     Raises
     ------
@@ -204,10 +204,12 @@ def train_passes(
         As ``train_runs``.
     """
     options: dict[str, Any] = {"select_on": select_on, "device": device, "progress": progress, "log": log}
+    options["residency"] = residency or Residency()
     if len(plan.passes) == 1:
-        return train_runs(store, plan.passes[0], resume=resume, **options)
+        return train_runs(store, plan.passes[0], resume=resume, needed=plan.needed[0], **options)
     specs = [spec for one in plan.passes for spec in one]
     check_folders(specs)
     with claim_runs([(spec.out, run_config(spec, select_on, store)) for spec in specs], resume=resume):
         pass
-    return join_groups([train_runs(store, one, resume=True, **options) for one in plan.passes])
+    pairs = zip(plan.passes, plan.needed, strict=True)
+    return join_groups([train_runs(store, one, resume=True, needed=needed, **options) for one, needed in pairs])

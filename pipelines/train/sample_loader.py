@@ -6,9 +6,9 @@ A sample is an annotation row; several samples may share a clip, which is stored
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from mettle_cache.paths import command_line
 from mettle_cache.pipelines.companions.pooled_grids import PooledGrids, pooled_grids
 from mettle_cache.pipelines.progress import Progress
 from mettle_cache.samples import clips_of_samples
+from mettle_cache.store.reading.resident import KeepsTokens, ResidentTokens
 from mettle_cache.tasks.protocol import StepInputs, Task
 from mettle_cache.tokens import TokenBatch
 
@@ -101,6 +102,8 @@ class SampleLoader:
         self.device = device
         self.threads = threads
         self.nbytes = 0
+        self._residents: Sequence[ResidentTokens] = ()
+        self._filled_before = 0
         index = {clip: position for position, clip in enumerate(store.clips)}
         self._clips_of_row = [[index[clip] for clip in clips] for clips in clips_of_samples(store.samples)]
 
@@ -132,6 +135,46 @@ class SampleLoader:
         grids = pooled_grids(store, [each for task in tasks for each in task.pooled], progress)
         return cls.for_tasks(store, tasks, device=device, threads=threads, grids=grids)
 
+    def sources(self) -> list[tuple[TokenSource, list[str]]]:
+        """The stores that are read, and the layers of each: the store's own, then grids."""
+        own: list[tuple[TokenSource, list[str]]] = [(self.store, self.names)] if self.names else []
+        return [*own, *((one.store, [*one.names]) for one in self.grids)]
+
+    @property
+    def layers(self) -> int:
+        """How many layers a batch has."""
+        return sum(len(names) for _, names in self.sources())
+
+    def clips_of(self, rows: Iterable[int]) -> list[int]:
+        """The clips of samples, each once, on the clip axis."""
+        return list(dict.fromkeys(clip for row in rows for clip in self._clips_of_row[row]))
+
+    def keepers(self) -> list[tuple[KeepsTokens, list[str]]]:
+        """The :meth:`sources` where all of them can keep what they have read, else none."""
+        found: list[tuple[KeepsTokens, list[str]]] = []
+        for store, names in self.sources():
+            if isinstance(store, KeepsTokens):
+                found.append((store, names))
+        return found if len(found) == len(self.sources()) else []
+
+    def resident_bytes(self, clips: int) -> int:
+        """What the tokens of so many clips take as they are stored; 0 where nothing can be kept."""
+        return sum(store.resident_bytes(clips, names) for store, names in self.keepers())
+
+    def keep(self, residents: Sequence[ResidentTokens]) -> None:
+        """Leave what is read in ``residents``, one for each of :meth:`sources`, and read no more what is there."""
+        self._residents = residents
+        self._filled_before = self._filled
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes that came from the disk, of :attr:`nbytes`."""
+        return self._filled - self._filled_before if self._residents else self.nbytes
+
+    @property
+    def _filled(self) -> int:
+        return sum(resident.filled_bytes for resident in self._residents)
+
     def batches(self, rows: Sequence[int], batch_size: int, inputs: Inputs | None = None) -> Iterator[SampleBatch]:
         """Samples and their tokens, ``batch_size`` at a time; the last batch may be smaller.
 
@@ -149,13 +192,14 @@ class SampleLoader:
     def _read(self, clips: Sequence[Sequence[int]]) -> Iterator[TokenBatch]:
         """Whole layers and grids of the same clips as one batch."""
 
-        def read(store: TokenSource, names: Sequence[str]) -> Iterator[TokenBatch]:
-            return store.batches(clips, layers=names, threads=self.threads, device=str(self.device))
+        def read(place: int, store: TokenSource, names: Sequence[str]) -> Iterator[TokenBatch]:
+            options: dict[str, Any] = {"resident": self._residents[place]} if self._residents else {}
+            return store.batches(clips, layers=names, threads=self.threads, device=str(self.device), **options)
 
-        sources: list[tuple[Iterator[TokenBatch], Mapping[str, str]]] = []
-        if self.names:
-            sources.append((read(self.store, self.names), {}))
-        sources += [(read(one.store, [*one.names]), one.names) for one in self.grids]
+        # what a batch calls the layers of each source
+        called: list[Mapping[str, str]] = [*([{}] if self.names else []), *(one.names for one in self.grids)]
+        parts = [read(place, *source) for place, source in enumerate(self.sources())]
+        sources = list(zip(parts, called, strict=True))
         for batches in zip(*(tokens for tokens, _ in sources), strict=True):
             layers = {
                 names.get(name, name): tokens

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,13 @@ from mettle_cache.pipelines.report.run_reports import GroupReport, TrainReport
 from mettle_cache.pipelines.report.units import format_bytes
 from mettle_cache.pipelines.train.config import SelectOn
 from mettle_cache.pipelines.train.epoch_pictures import EpochPictures
+from mettle_cache.pipelines.train.foretold import training_bytes
 from mettle_cache.pipelines.train.kept_arrays import keep_static
 from mettle_cache.pipelines.train.kept_companions import keep_companions, kept_companions
 from mettle_cache.pipelines.train.loop import SharedPass, Throughput, train_epochs
 from mettle_cache.pipelines.train.outcome import describe_training, open_loggers, report_group
 from mettle_cache.pipelines.train.recipe import Recipe, default_recipe, load_recipe
+from mettle_cache.pipelines.train.residency import Residency
 from mettle_cache.pipelines.train.run import Run
 from mettle_cache.pipelines.train.run_config import NO_DIGESTS, RunConfig, StoreReference
 from mettle_cache.pipelines.train.run_folder import RunFolder, check_claim, claim_runs
@@ -48,12 +51,13 @@ def train(
     threads: int = 3,
     progress: Progress | None = None,
     log: Sequence[str] | None = None,
+    residency: Residency | None = None,
 ) -> TrainReport:
     """Train one head on the tokens of a store, and keep the best epoch.
 
     For example ``train("cache/ave-swinv2_l-htsat.zarr", recipe="ave-swin-htsat").best_score``. On a CPU the same store,
-    recipe and seed give the same weights bit for bit, resumed or not, whatever ``threads``, the number of the store's
-    readers (see :func:`mettle_cache.devices.fix_summation_order` for PyTorch's own threads and earlier products).
+    recipe and seed give the same weights bit for bit, resumed or not, whatever ``threads``, the number of readers (see
+    :func:`mettle_cache.devices.fix_summation_order` for PyTorch's own threads and earlier products).
 
     Parameters
     ----------
@@ -68,22 +72,22 @@ def train(
         Go on in ``out`` after the last finished epoch; starts from the beginning where there is none.
     log
         The loggers' names; None: those that the run had before, at first ``tensorboard``.
+    residency
+        Where tokens stay once they are read; None: the nearest memory that holds them. The numbers are the same.
 
     Raises
     ------
     UsageError, ConfigError
-        The recipe does not fit the store or is not a valid one, or a split that is needed is empty.
-    RunError
-        ``out`` holds another run, or the loss is not finite.
-    StoreError
-        There is no finished store at that path, or it is damaged.
+        The recipe does not fit the store or is not a valid one, a split that is needed is empty, or tokens do not fit.
+    RunError, StoreError
+        ``out`` holds another run, the loss is not finite; or there is no finished store, or it is damaged.
     """
+    options: dict[str, Any] = {"device": device, "threads": threads, "progress": progress, "log": log}
+    options |= {"select_on": select_on, "resume": resume, "residency": residency}
     opened = _open(store)
     chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe or default_recipe(opened))
     folder = local_path(out) if out else default_run_folder(opened, chosen, seed)
-    specs = [RunSpec(recipe=chosen, seed=seed, folder=folder)]
-    options: dict[str, Any] = {"device": device, "threads": threads, "progress": progress, "log": log}
-    return train_runs(opened, specs, select_on=select_on, resume=resume, **options).only_head
+    return train_runs(opened, [RunSpec(recipe=chosen, seed=seed, folder=folder)], **options).only_head
 
 
 def train_runs(
@@ -96,13 +100,15 @@ def train_runs(
     threads: int = 3,
     progress: Progress | None = None,
     log: Sequence[str] | None = None,
+    residency: Residency | None = None,
+    needed: int = 0,
 ) -> GroupReport:
     """Train several heads from one pass over the store for each epoch, and keep the best epoch of each.
 
     Each gets the numbers of a :func:`train` of its own, and a run folder that ``evaluate`` and a resume take.
     A run that fails (its loss is no longer finite) is reported and left at its last finished epoch; the others go on.
     Options are those of :func:`train`; with ``resume`` every run goes on after its own last finished epoch, and those
-    that are new start from the beginning.
+    that are new start from the beginning. ``needed`` is what memory training itself takes, where that was estimated.
 
     Raises
     ------
@@ -127,14 +133,20 @@ def train_runs(
         selection=selection,
         progress=logged,
     )
-    for note in [*_describe_group(runs), *notes]:
-        logged.note(note)
-    for spec in specs if resume else ():
-        if RunFolder(spec.out).is_undigested:
-            logged.note(f"{spec.out}: {NO_DIGESTS}; from now on they have some")
+    shared = _make_room(shared, runs, residency or Residency(), needed)
+    _announce(shared, specs if resume else [], runs, notes)
     with _hold_folders(shared, specs, runs, configs, resume, log):
         throughput = _train(shared, runs, specs[0].folder)
         return report_group(shared, specs, runs, throughput, notes)
+
+
+def _announce(shared: SharedPass, resumed: Sequence[RunSpec], runs: Sequence[Run], notes: Sequence[str]) -> None:
+    """Say what is to be known before the first step."""
+    for note in [*_describe_group(runs), *notes, *shared.residence_notes(runs)]:
+        shared.progress.note(note)
+    for spec in resumed:
+        if RunFolder(spec.out).is_undigested:
+            shared.progress.note(f"{spec.out}: {NO_DIGESTS}; from now on they have some")
 
 
 def default_run_folder(store: TokenSource, recipe: Recipe, seed: int) -> Path:
@@ -152,6 +164,16 @@ def _build_run(spec: RunSpec, store: TokenSource, device: torch.device, resume: 
     if not (resume and RunFolder(spec.out).has(RunFolder(spec.out).last)):
         task.initialise(run.model)
     return run
+
+
+def _make_room(shared: SharedPass, runs: Sequence[Run], residency: Residency, needed: int) -> SharedPass:
+    """The same with room for the tokens that stay, beside the ``needed`` bytes of training: 0 for those foretold."""
+    loader, rows = shared.loader, shared.train.rows
+    batch = loader.resident_bytes(len(loader.clips_of(rows[:1]))) * min(shared.batch_size, len(rows))
+    training = needed or training_bytes([run.parameters for run in runs], batch)
+    splits = [split for split in (shared.train, shared.selection) if split is not None]
+    residence = residency.settle(loader, [row for split in splits for row in split.rows], training=training)
+    return replace(shared, residence=residence, training_bytes=training)
 
 
 def _describe_group(runs: Sequence[Run]) -> list[str]:

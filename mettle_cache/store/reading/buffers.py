@@ -132,6 +132,17 @@ class BatchBuffer:
         self._pieces: dict[tuple[int, int, bool], tuple[Piece, ...]] = {}
         self._tensors = self._cut(self.memory)
 
+    @cached_property
+    def fields(self) -> list[NDArray[np.uint8]]:
+        """What each field of each block takes, ``[size, bytes]``, by run, block and field."""
+        memory = self.memory.numpy()
+        return [
+            memory[place.offset : place.offset + self.size * place.nbytes].reshape(self.size, place.nbytes)
+            for run in self._places
+            for block in run
+            for place in block
+        ]
+
     @property
     def nbytes(self) -> int:
         return self.memory.nbytes
@@ -233,7 +244,7 @@ class SpareMemory:
             piece = min((spare for spare in self._spare if len(spare) >= nbytes), key=len, default=None)
             self._spare = [] if piece is None else [spare for spare in self._spare if spare is not piece]
         if piece is None:
-            piece = _map_memory(nbytes)
+            piece = map_memory(nbytes)
         # every tensor made of this view holds the view, so its end is theirs
         view = np.frombuffer(piece, np.uint8, nbytes)
         weakref.finalize(view, self._take_back, piece).atexit = False
@@ -251,7 +262,7 @@ class SpareMemory:
                 self._spare.append(piece)
 
 
-def _map_memory(nbytes: int) -> mmap.mmap:
+def map_memory(nbytes: int) -> mmap.mmap:
     """Memory that starts on a page; of large pages, which take half the time to get, where the system has them."""
     piece = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import operator
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +17,7 @@ from mettle_cache.errors import StoreError, StoreKeyError, StoreUnfinishedError,
 from mettle_cache.layers import LayerSpec
 from mettle_cache.paths import command_line
 from mettle_cache.store.companions import find_companions
-from mettle_cache.store.format.codecs import CODES, StaticArrays
+from mettle_cache.store.format.codecs import StaticArrays
 from mettle_cache.store.format.digests import digest_of
 from mettle_cache.store.format.files import COMPANIONS
 from mettle_cache.store.format.intact import check_files
@@ -28,11 +27,13 @@ from mettle_cache.store.format.metadata import (
     load_metadata,
     read_ready,
 )
+from mettle_cache.store.reading.assembling import Assembler
 from mettle_cache.store.reading.buffers import BatchBuffer, SpareMemory, block_runs
 from mettle_cache.store.reading.clip_reader import CHECKS, ClipReader
 from mettle_cache.store.reading.disk_speed import READS_AHEAD
 from mettle_cache.store.reading.prefetch import prefetch_batches
-from mettle_cache.tokens import LayerTokens, TokenBatch, TokenFormat
+from mettle_cache.store.reading.resident import ReadClip, ResidentTokens, resident_bytes
+from mettle_cache.tokens import LayerTokens, TokenBatch
 
 if TYPE_CHECKING:
     import zarr
@@ -96,9 +97,7 @@ class TokenStore:
         self.nbytes = metadata.clip_bytes * self.statuses.count("ok")
         self._metadata = metadata
         self._index = {clip: number for number, clip in enumerate(manifest.ids)}
-        self._formats: dict[str, TokenFormat] = {}
-        self._static: dict[torch.device, StaticArrays] = {}
-        self._static_lock = threading.Lock()
+        self._assembler = Assembler(metadata)
         self._memory = SpareMemory()
         stored = (clip for clip, status in enumerate(manifest.statuses) if status == "ok")
         commits = NamedCommits(metadata, manifest.ids, manifest.commits)
@@ -182,7 +181,7 @@ class TokenStore:
         numbers = [self.index(clip) for clip in clips]
         for number in numbers:
             self._check_clip(number)
-        buffer = BatchBuffer(block_runs(self._metadata.layout, names), len(numbers), self._assemble)
+        buffer = BatchBuffer(block_runs(self._metadata.layout, names), len(numbers), self._assembler.tokens)
         for slot, number in enumerate(numbers):
             self._reader.read_clip(number, buffer, slot)
         return buffer.batch(numbers, names)
@@ -270,13 +269,14 @@ class TokenStore:
         threads: int = READS_AHEAD,
         depth: int = 2,
         device: str | torch.device = "cpu",
+        resident: ResidentTokens | None = None,
     ) -> Iterator[TokenBatch]:
         """Batches in the given order, read ahead by threads into reused memory.
 
         A batch is valid until the next one is asked for (on a GPU, for as long as it is kept). ``order`` lists clip
         indexes batch by batch and may be endless. ``depth`` buffers of a batch each are all the memory that is used,
         the one in use included, whatever the size of the store; it is page-locked for a GPU. It is kept for the next
-        iteration until :meth:`close`.
+        iteration until :meth:`close`. What is in ``resident``, of :meth:`keep`, is not read again.
 
         Raises
         ------
@@ -289,18 +289,36 @@ class TokenStore:
         if isinstance(order, Sequence):
             for clip in {clip for clips in order for clip in clips}:
                 self._check_clip(clip)
+        if resident is not None and resident.names != names:
+            raise UsageError("the tokens that stay are those of other layers", hint="keep(clips, layers) of the same")
         runs = block_runs(self._metadata.layout, names)
-        return prefetch_batches(
-            self._read_clip,
-            order,
-            runs,
-            names,
-            self._assemble,
-            threads=threads,
-            depth=depth,
-            device=torch.device(device),
-            allocate=self._memory.take,
-        )
+
+        def read(order: Iterable[Sequence[int]], read_clip: ReadClip) -> Iterator[TokenBatch]:
+            options: dict[str, Any] = {"threads": threads, "depth": depth, "device": torch.device(device)}
+            assemble, allocate = self._assembler.tokens, self._memory.take
+            return prefetch_batches(read_clip, order, runs, names, assemble, allocate=allocate, **options)
+
+        return read(order, self._read_clip) if resident is None else resident.batches(order, read, self._read_clip)
+
+    def keep(
+        self, clips: Iterable[int], layers: Sequence[str] | None = None, device: torch.device | None = None
+    ) -> ResidentTokens:
+        """Room for clips whose tokens stay when :meth:`batches` has read them, on ``device`` or in host memory.
+
+        Raises
+        ------
+        UsageError
+            As :meth:`read`.
+        OSError, torch.OutOfMemoryError
+            There is no such room; :meth:`resident_bytes` says what it takes.
+        """
+        names = self.layer_names(layers)
+        runs = block_runs(self._metadata.layout, names)
+        return ResidentTokens(runs, names, clips, self._assembler.tokens, device)
+
+    def resident_bytes(self, clips: int, layers: Sequence[str] | None = None) -> int:
+        """What :meth:`keep` takes for so many clips."""
+        return resident_bytes(block_runs(self._metadata.layout, self.layer_names(layers)), clips)
 
     @property
     def companion_folder(self) -> Path | None:
@@ -317,7 +335,7 @@ class TokenStore:
         StoreCorruptError
             They are damaged.
         """
-        return self._static_arrays(torch.device("cpu"))
+        return self._assembler.static(torch.device("cpu"))
 
     @property
     def companions(self) -> Mapping[str, CompanionFile]:
@@ -351,29 +369,6 @@ class TokenStore:
     def _read_clip(self, clip: int, buffer: BatchBuffer, slot: int) -> None:
         self._check_clip(clip)
         self._reader.read_clip(clip, buffer, slot)
-
-    def _assemble(self, layer: str, arrays: Mapping[str, torch.Tensor]) -> LayerTokens:
-        codes = arrays[CODES]
-        parts = {part: array for part, array in arrays.items() if part != CODES}
-        static = self._static_arrays(codes.device).get(layer, {})
-        if layer not in self._formats:
-            spec = next(spec for spec in self.layers if spec.name == layer)
-            self._formats[layer] = self._metadata.codec.format(spec, static)
-        return LayerTokens(codes, self._formats[layer], parts, static)
-
-    def _static_arrays(self, device: torch.device) -> StaticArrays:
-        """The codec's static arrays, read once and copied to each device once."""
-        static = self._static.get(device)
-        if static is None:
-            # all batches have the same tensors, whichever thread is the first to ask
-            with self._static_lock:
-                static = self._static.get(device)
-                if static is None:
-                    static = self._static[device] = {
-                        layer: {part: array.to(device) for part, array in arrays.items()}
-                        for layer, arrays in self._metadata.read_static().items()
-                    }
-        return static
 
     def _identity(self) -> str:
         """The digests of the key and of the commits, which tell this store from another one at the same path."""

@@ -20,6 +20,7 @@ from mettle_cache.pipelines.report.units import format_bytes
 from mettle_cache.pipelines.train.checkpoint import load_checkpoint
 from mettle_cache.pipelines.train.loop import SharedPass, predict_split
 from mettle_cache.pipelines.train.recipe import load_recipe
+from mettle_cache.pipelines.train.residency import Residency
 from mettle_cache.pipelines.train.run import Run
 from mettle_cache.pipelines.train.sample_loader import SampleLoader, Split
 from mettle_cache.pipelines.train.spec import RunSpec
@@ -106,7 +107,7 @@ def test_every_clip_is_read_once_an_epoch_whatever_the_number_of_heads(store, tm
             )
             for seed in range(number)
         ]
-        report = train_runs(counting, three)
+        report = train_runs(counting, three, residency=Residency("disk"))
         counts.append(sorted(counting.asked))
         assert report.bytes_read == 3 * (16 + 6) * store.read([0]).nbytes
     assert counts[0] == counts[1] == counts[2]
