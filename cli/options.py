@@ -245,6 +245,8 @@ class OptionalStore(Command):
         rest = super().parse_args(ctx, words)
         if ctx.resilient_parsing or ctx.params.get("listing"):
             return rest
+        if ctx.params.get("online"):
+            return rest
         if ctx.params["store"] is None and not ctx.params["resume"]:
             hint = "name the store, or give --from-cache alone for the newest one under cache/"
             raise UsageError("--from-cache is missing", hint=hint)

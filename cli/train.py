@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mettle_cache.cli.group import emit_group, memory_line
+from mettle_cache.cli.online_options import ONLINE, PANEL
 from mettle_cache.cli.options import TRAINED, TRAINING, Debug, Json, OptionalStore, takes
 from mettle_cache.cli.output import emit
 from mettle_cache.errors import UsageError
@@ -15,7 +16,8 @@ from mettle_cache.paths import command_line
 from mettle_cache.pipelines.train.spec import parse_seeds
 
 if TYPE_CHECKING:
-    from mettle_cache.pipelines.report.run_reports import TrainReport
+    from mettle_cache.pipelines.report.run_reports import GroupReport, TrainReport
+    from mettle_cache.pipelines.train.config import TrainJob
 
 EPILOG = """Examples:
 
@@ -28,6 +30,7 @@ mettle train --from-cache --set lcd.k_visual=1 \\
 mettle train --from-cache --seeds 0-4
 mettle train --resume --out runs/k1
 mettle train --resume --out runs/k1 --set train.epochs=40
+mettle train --online --dataset ave --root data/AVE
 """
 OUT = "Folder of the run, or of the runs with --seeds; by default under runs/."
 
@@ -36,13 +39,30 @@ def register(app: typer.Typer) -> None:
     app.command("train", cls=OptionalStore, epilog=EPILOG)(train)
 
 
-@takes(
-    TRAINING,
-    *("store", "recipe", "overrides", "select_on", "seed", "out", "resume", "device", "resident", "memory", "log"),
-    helps={"out": OUT},
+TRAINED_SO = (
+    "store",
+    "recipe",
+    "overrides",
+    "select_on",
+    "seed",
+    "out",
+    "resume",
+    "device",
+    "resident",
+    "memory",
+    "log",
 )
+
+
+@takes({**TRAINING, **ONLINE}, *TRAINED_SO, *ONLINE, helps={"out": OUT})
 def train(
     chosen: Mapping[str, Any],
+    online: Annotated[
+        bool,
+        typer.Option(
+            "--online", help="Run the backbones in the loop instead of reading a store.", rich_help_panel=PANEL
+        ),
+    ] = False,
     seeds: Annotated[
         str | None,
         typer.Option(
@@ -59,27 +79,63 @@ def train(
 
     A run that was stopped goes on with --resume --out RUN to the numbers of one that was not. A finished one can be
     made longer.
+
+    With --online there is no store: the frozen backbones compute each batch's tokens again, and the run is the one that
+    a store of these tokens would give.
     """
     if chosen["seed"] is not None and seeds is not None:
         raise UsageError("--seed and --seeds exclude each other", hint="name all of them in --seeds")
     several = None if seeds is None else parse_seeds(seeds)
 
-    from mettle_cache.pipelines.progress import terminal_progress
+    given = {name: value for name in ONLINE if (value := chosen[name]) is not None}
+
     from mettle_cache.pipelines.train.config import TrainJob
 
-    job = TrainJob(**chosen)
+    job = TrainJob(**{name: chosen[name] for name in TRAINED_SO})
+    # a run to resume knows what its tokens were computed from
+    if online and ("dataset" in given or not job.resume):
+        show(_start_online(job, given, several))
+    else:
+        show(_start(job, given, several))
+
+
+def _start(job: TrainJob, given: Mapping[str, Any], seeds: list[int] | None) -> TrainReport | GroupReport:
+    from mettle_cache.pipelines.online.config import refuse_without_online
+    from mettle_cache.pipelines.progress import terminal_progress
+
+    refuse_without_online(given, resume=job.resume)
     job.check()  # before PyTorch loads, which takes seconds
 
     from mettle_cache.pipelines.train.job import resume_runs, start_seeds, start_training
 
-    if several is not None:
-        emit_group(start_seeds(job, several, terminal_progress()))
-        return
-    if job.runs() not in ([], [job.out]):
-        emit_group(resume_runs(job, terminal_progress()))
-        return
-    report = start_training(job, terminal_progress())
-    emit(report.to_json(), report_lines(report))
+    if seeds is not None:
+        return start_seeds(job, seeds, terminal_progress())
+    if runs := job.runs():
+        group = resume_runs(job, terminal_progress(), root=given.get("root"))
+        return group.only_head if runs == [job.out] else group
+    return start_training(job, terminal_progress())
+
+
+def _start_online(training: TrainJob, given: Mapping[str, Any], seeds: list[int] | None) -> TrainReport | GroupReport:
+    from mettle_cache.pipelines.online.config import OnlineJob
+    from mettle_cache.pipelines.progress import terminal_progress
+
+    job = OnlineJob.of_options(training, given)
+    job.check()  # before PyTorch loads, which takes seconds
+
+    from mettle_cache.pipelines.online.job import train_online
+
+    return train_online(job, seeds, terminal_progress())
+
+
+def show(report: TrainReport | GroupReport) -> None:
+    """Print the outcome; ends the command with exit code 1 if one of several heads failed."""
+    from mettle_cache.pipelines.report.run_reports import GroupReport
+
+    if isinstance(report, GroupReport):
+        emit_group(report)
+    else:
+        emit(report.to_json(), report_lines(report))
 
 
 def report_lines(report: TrainReport) -> list[str]:

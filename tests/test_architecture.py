@@ -212,7 +212,7 @@ print(after_plan, after_task, loaded())
 """
 STAGE_TWO = tuple(
     f"mettle_cache.{part}"
-    for part in ("tasks", "methods", "decoders", "metrics", "pipelines.train", "pipelines.evaluate")
+    for part in ("tasks", "methods", "decoders", "metrics", "pipelines.train", "pipelines.evaluate", "pipelines.online")
 )
 
 

@@ -57,8 +57,10 @@ class StoredFrames:
 
     def _open(self) -> tuple[Dataset, dict[str, Clip]] | None:
         name, options = self._store.dataset, self._store.key["extraction"].get("options", {})
+        computed = self._store.computed
+        known = default_root(name) if computed is None else Path(computed["root"])
         try:
-            dataset = open_dataset(name, self._root or default_root(name), options)
+            dataset = open_dataset(name, self._root or known, options)
         except MettleError as error:
             if self._root is not None:
                 raise

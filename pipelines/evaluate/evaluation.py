@@ -26,6 +26,7 @@ from mettle_cache.pipelines.evaluate.runs_on_split import (
     hold_place,
     load_on_split,
     result_places,
+    without_failed,
 )
 from mettle_cache.pipelines.evaluate.sample_scores import sample_scores_file, sample_scores_table
 from mettle_cache.pipelines.progress import Progress, Silent
@@ -33,8 +34,10 @@ from mettle_cache.pipelines.report.run_reports import EvaluateReport, Evaluation
 from mettle_cache.pipelines.train.loop import predict_split
 from mettle_cache.pipelines.train.run_config import NO_DIGESTS
 from mettle_cache.pipelines.train.run_folder import RunFolder
+from mettle_cache.pipelines.train.run_tokens import TokenOptions
 from mettle_cache.pipelines.train.sample_loader import SampleLoader, read_split
 from mettle_cache.store.format.files import file_digest
+from mettle_cache.store.reading.token_source import ClipsFailedError
 from mettle_cache.store.writing.durable import write_atomically
 from mettle_cache.tasks.protocol import Predictions
 
@@ -68,7 +71,7 @@ def evaluate(
     run, store
         The folder that training wrote; its store, where that has moved.
     root
-        The data set, for frames to draw predictions on; None: its default place, if it is there.
+        The data set, where it is not in its default place, or for a run without a store where it was.
     out
         A folder for what is written, by default the run's own; else the run is only read.
     pictures
@@ -121,7 +124,8 @@ def evaluate_runs(
     target, root = choose_device(device), local_path(root) if root else None
     paths, notes = distinct_runs([local_path(run) for run in runs])
     places = result_places(paths, None if out is None else local_path(out))
-    stores = RunStores(local_path(store) if isinstance(store, str | Path) else store)
+    options = TokenOptions(device=device, root=root)
+    stores = RunStores(local_path(store) if isinstance(store, str | Path) else store, options, progress)
     failures: list[tuple[Path, RunError]] = []
     with ExitStack() as held:
         loaded = []
@@ -142,9 +146,9 @@ def evaluate_runs(
     return EvaluationGroup(split=split, reports=scored, failures=[*failures, *failed], notes=notes)
 
 
-def _open_frames(loaded: Sequence[RunOnSplit], root: Path | None, progress: Progress) -> dict[int, StoredFrames]:
-    """The frames of each store, by its identity; a ``root`` that is no such data set is told before all else."""
-    frames = {id(one.store): StoredFrames(one.store, root, progress) for one in loaded}
+def _open_frames(loaded: Sequence[RunOnSplit], root: Path | None, progress: Progress) -> dict[str, StoredFrames]:
+    """The frames of each store, by its key; a ``root`` that is no such data set is told before all else."""
+    frames = {one.store.key_digest: StoredFrames(one.store, root, progress) for one in loaded}
     if root is not None:
         for of_store in frames.values():
             of_store.open()
@@ -152,14 +156,14 @@ def _open_frames(loaded: Sequence[RunOnSplit], root: Path | None, progress: Prog
 
 
 def _evaluate_loaded(
-    loaded: Sequence[RunOnSplit], frames: Mapping[int, StoredFrames] | None, threads: int, progress: Progress
+    loaded: Sequence[RunOnSplit], frames: Mapping[str, StoredFrames] | None, threads: int, progress: Progress
 ) -> tuple[dict[Path, EvaluateReport], list[tuple[Path, RunError]]]:
     """The report of each run by its folder, and the failures of the others; without ``frames`` nothing is drawn."""
     reports: dict[Path, EvaluateReport] = {}
     failures: list[tuple[Path, RunError]] = []
     predicted: list[tuple[RunOnSplit, Predictions]] = []
     for group in group_by_pass(loaded):
-        for trained, outcome in zip(group, _predict_together(group, threads, progress), strict=True):
+        for trained, outcome in _predict_together(group, threads, progress):
             if isinstance(outcome, RunError):
                 failures.append((trained.folder.path, outcome))
             else:
@@ -171,7 +175,7 @@ def _evaluate_loaded(
         if frames is None:
             remove_artefacts(drawn)
         else:
-            reports[path] = _show(trained, predictions, reports[path], frames[id(trained.store)], progress)
+            reports[path] = _show(trained, predictions, reports[path], frames[trained.store.key_digest], progress)
     return reports, failures
 
 
@@ -187,17 +191,24 @@ def _twins(reports: Sequence[EvaluateReport]) -> list[str]:
     ]
 
 
-def _predict_together(group: Sequence[RunOnSplit], threads: int, progress: Progress) -> list[Predictions | RunError]:
-    """Each run's predictions, from one pass over the split."""
+def _predict_together(
+    group: Sequence[RunOnSplit], threads: int, progress: Progress
+) -> list[tuple[RunOnSplit, Predictions | RunError]]:
+    """Each run with its predictions, from one pass over the split: over what is left of it where clips fail."""
     first, runs = group[0], [trained.run for trained in group]
     tasks, device = [run.task for run in runs], first.run.device
     loader = SampleLoader.with_grids(first.store, tasks, progress, device=device, threads=threads)
     if any(pools_tokens(run.model) for run in runs):
         loader.compile_kernels(first.split.rows, progress.note)
     progress.start(len(first.split), "clips", f"evaluate {first.split.name}")
-    predictions = predict_split(runs, loader, first.split, first.recipe.train.batch_size, progress)
+    try:
+        predictions = predict_split(runs, loader, first.split, first.recipe.train.batch_size, progress)
+    except ClipsFailedError as error:
+        progress.finish()
+        progress.note(error.message)
+        return _predict_together([without_failed(trained, error.rest) for trained in group], threads, progress)
     progress.finish()
-    return predictions
+    return list(zip(group, predictions, strict=True))
 
 
 def _record(trained: RunOnSplit, predictions: Predictions) -> EvaluateReport:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,12 +13,15 @@ import torch
 
 from mettle_cache.errors import RunError, StoreError, UsageError
 from mettle_cache.paths import command_line
+from mettle_cache.pipelines.progress import Progress
 from mettle_cache.pipelines.train.best_run import best_run
 from mettle_cache.pipelines.train.recipe import Recipe
 from mettle_cache.pipelines.train.run import Run
 from mettle_cache.pipelines.train.run_config import RunConfig
 from mettle_cache.pipelines.train.run_folder import RunFolder, hold_run
+from mettle_cache.pipelines.train.run_tokens import TokenOptions, open_tokens
 from mettle_cache.pipelines.train.sample_loader import Split, no_samples, read_split
+from mettle_cache.store.format.digests import digest_of
 from mettle_cache.store.writing.durable import make_folder
 
 if TYPE_CHECKING:
@@ -40,21 +43,25 @@ class RunOnSplit:
 
 
 class RunStores:
-    """Opens the stores of runs, each of them once; ``instead`` takes the place of all of them."""
+    """Opens what runs were trained on, each store once; ``instead`` takes the place of all of them."""
 
-    def __init__(self, instead: Path | TokenSource | None) -> None:
+    def __init__(self, instead: Path | TokenSource | None, options: TokenOptions, progress: Progress) -> None:
         self._instead = instead
-        self._opened: dict[Path, TokenSource] = {}
+        self._options = options
+        self._progress = progress
+        self._opened: dict[str, TokenSource] = {}
 
     def open(self, config: RunConfig, run: Path) -> TokenSource:
-        """As :meth:`StoreReference.open`."""
+        """As :func:`~mettle_cache.pipelines.train.run_tokens.open_tokens`."""
         given = self._instead
-        path = given if isinstance(given, Path) else Path(config.store.path)
-        known = self._opened.get(path) if given is None or isinstance(given, Path) else given
-        if known is None:
-            known = self._opened[path] = config.store.open(run, instead=path)
-        config.store.check(run, known)
-        return known
+        if given is not None and not isinstance(given, Path):
+            config.store.check(run, given)
+            return given
+        name = str(given) if given else digest_of([config.store.path, config.store.computed])
+        if name not in self._opened:
+            self._opened[name] = open_tokens(run, config, self._options, self._progress, instead=given)
+        config.store.check(run, self._opened[name])
+        return self._opened[name]
 
 
 def distinct_runs(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
@@ -109,6 +116,14 @@ def load_on_split(
     folder.read_result()
     place.read_result()
     return RunOnSplit(folder, place, config, config.load_recipe(), store, samples, run, epoch)
+
+
+def without_failed(trained: RunOnSplit, rest: TokenSource) -> RunOnSplit:
+    """The run on the samples that are left of its split. Raises UsageError where none is."""
+    samples = read_split(rest, trained.split.name)
+    if not samples.rows:
+        raise no_samples(rest, samples)
+    return replace(trained, store=rest, split=samples)
 
 
 def group_by_pass(trained: Sequence[RunOnSplit]) -> list[list[RunOnSplit]]:

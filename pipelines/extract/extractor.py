@@ -57,7 +57,7 @@ class Extractor:
     """Everything that turns clip indexes into codes; safe to use from several threads.
 
     ``cores`` is how many of this machine's may be used; ``static`` holds the codec's static arrays, where it has any;
-    ``budget`` bounds the memory in which clips are decoded.
+    ``budget`` bounds the memory in which clips are decoded; ``codes_on`` is the device that codes end on.
     """
 
     dataset: Dataset
@@ -69,6 +69,7 @@ class Extractor:
     cores: int
     static: StaticArrays = field(default_factory=lambda: NO_STATIC)
     budget: MemoryBudget = field(default_factory=MemoryBudget)
+    codes_on: str = "cpu"
 
     @property
     def clips_a_batch(self) -> int:
@@ -121,14 +122,18 @@ class Extractor:
         return tuple(inputs)
 
     def encode(self, clips: Sequence[PreparedClip]) -> dict[int, dict[str, LayerTokens]]:
-        """Tokens of one group's clips: clip index to layer name to codes ``[T, N, *]`` on the CPU."""
+        """Tokens of one group's clips: clip index to layer name to codes ``[T, N, *]`` on :attr:`codes_on`."""
         codes: dict[int, dict[str, LayerTokens]] = {clip.index: {} for clip in clips}
         with torch.inference_mode():
             for number in range(len(self.backbones)):
                 for clip, tokens in self._forward(number, clips):
                     encoded = encode_layers(tokens, self.codec, self.layers, self.static)
-                    codes[clip] |= {name: layer.to("cpu") for name, layer in encoded.items()}
+                    # static arrays belong to all clips: whoever wants them elsewhere moves them once
+                    codes[clip] |= {name: layer.map(self._deliver) for name, layer in encoded.items()}
         return codes
+
+    def _deliver(self, part: Tensor) -> Tensor:
+        return part.to(self.codes_on)
 
     def frame_tokens(self, frames: Mapping[int, Sequence[Tensor]]) -> list[dict[str, Tensor]]:
         """Tokens ``[N, D]`` by layer of segments of any clips, before the codec, in the order of ``frames``.

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from mettle_cache.backbones import Backbone
 from mettle_cache.backbones.protocol import HasLateBlock
+from mettle_cache.companions import HeldCompanion
 from mettle_cache.errors import UsageError
 from mettle_cache.late_bundle import LateBundle, bundle_name, describe_refusal
 from mettle_cache.layers import LayerSpec
@@ -27,16 +28,25 @@ def keep_late_bundles(metadata: StoreMetadata, backbones: Sequence[Backbone]) ->
     """
     if metadata.format < FORMAT_VERSION:
         return  # a store of an older format is not extended
-    key = metadata.record.key_digest
+    named = {bundle_name(backbone.modality): backbone for backbone in backbones}
+    for name, bundle in late_bundles(metadata.record.key_digest, metadata.layers, backbones).items():
+        if keep_companion(metadata.path, name, bundle.tensors, bundle.description) and bundle.tensors:
+            backbone = named[name]
+            yield f"the last block of {backbone.name} ({backbone.modality}) is kept beside the store, for method sherl"
+
+
+def late_bundles(key: str, stored: Sequence[LayerSpec], backbones: Sequence[Backbone]) -> dict[str, HeldCompanion]:
+    """The late bundles of a store with this key digest and these layers, by the names that they have beside it."""
+    bundles: dict[str, HeldCompanion] = {}
     for backbone in backbones:
         name = bundle_name(backbone.modality)
         try:
-            bundle = _bundle(backbone, metadata.layers)
+            bundle = _bundle(backbone, stored)
         except UsageError as error:
-            keep_companion(metadata.path, name, {}, describe_refusal(error.message, key))
-            continue
-        if keep_companion(metadata.path, name, bundle.tensors, bundle.block.describe(key)):
-            yield f"the last block of {backbone.name} ({backbone.modality}) is kept beside the store, for method sherl"
+            bundles[name] = HeldCompanion(describe_refusal(error.message, key), {})
+        else:
+            bundles[name] = HeldCompanion(bundle.block.describe(key), bundle.tensors)
+    return bundles
 
 
 def _bundle(backbone: Backbone, stored: Sequence[LayerSpec]) -> LateBundle:

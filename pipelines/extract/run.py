@@ -105,7 +105,7 @@ def _write_store(
     progress: Progress,
 ) -> ExtractReport:
     """Create or resume the store at ``out``, fill this part of it, and finish it where no clip is left."""
-    about_store = [*_store_notes(extractor, missing), *limit_notes(extractor.dataset, config.limit)]
+    about_store = [*store_notes(extractor, missing), *limit_notes(extractor.dataset, config.limit)]
     for note in about_store:
         progress.note(note)
     with with_static_arrays(extractor, config, out, progress) as extractor:
@@ -152,13 +152,13 @@ def _fill_store(
         progress.note(note)
     mine = writer.clips_of(config.part)
     stale = [index for index in changed if index in mine]
-    missing = {**missing, **_unreadable(dataset, config, [writer.clips[index] for index in stale])}
+    missing = {**missing, **find_unreadable(dataset, config, [writer.clips[index] for index in stale])}
     if changed:
         writer.forget(changed)
     pending = sorted({*lacking, *stale})
     if not writer.sealed:
         damaged = read_back(writer, writer.unread(config.part), progress)
-        missing = {**missing, **_unreadable(dataset, config, [writer.clips[index] for index in damaged])}
+        missing = {**missing, **find_unreadable(dataset, config, [writer.clips[index] for index in damaged])}
         pending = sorted({*pending, *damaged})
     # what is in the store stays there, beyond the limit too
     left_out = {
@@ -293,7 +293,7 @@ def _task_notes(config: ExtractConfig) -> list[str]:
     return [f"no task learns from {config.dataset}; train needs --recipe with a task"]
 
 
-def _store_notes(extractor: Extractor, missing: Mapping[str, str]) -> list[str]:
+def store_notes(extractor: Extractor, missing: Mapping[str, str]) -> list[str]:
     """Notes for the user about the store, before the extraction begins."""
     notes = [
         f"{backbone.name} ({backbone.modality}) has RANDOM weights ({backbone.weights_source}): "
@@ -332,10 +332,10 @@ def find_missing(dataset: Dataset, config: ExtractConfig, out: Path, clips_each:
     except (StoreMissingError, StoreCorruptError):
         pass  # nothing to go on with; create_or_resume says what there is to say
     beyond = clips_beyond(dataset, config.limit)
-    return _unreadable(dataset, config, [clip for clip in mine if clip not in beyond])
+    return find_unreadable(dataset, config, [clip for clip in mine if clip not in beyond])
 
 
-def _unreadable(dataset: Dataset, config: ExtractConfig, mine: Sequence[str]) -> dict[str, str]:
+def find_unreadable(dataset: Dataset, config: ExtractConfig, mine: Sequence[str]) -> dict[str, str]:
     """Those of the clips ``mine`` that cannot be read, with the reasons; as :func:`find_missing`."""
     if not mine:
         return {}

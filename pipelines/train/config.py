@@ -66,6 +66,11 @@ class TrainJob:
         StoreMissingError
             There is no such store, or none was named and none is finished under ``cache/``.
         """
+        self.check_choices()
+        self.find_store()
+
+    def check_choices(self) -> None:
+        """As :meth:`check`, whatever the tokens come from."""
         if self.select_on not in (None, *get_args(SelectOn)):
             raise UsageError(f"--select-on {self.select_on}: choose one of {', '.join(get_args(SelectOn))}")
         if self.resident not in get_args(Resident):
@@ -73,7 +78,6 @@ class TrainJob:
         check_device_name(self.device)
         if self.recipe is not None:
             read_recipe(self.recipe)
-        self.find_store()
 
     def runs(self) -> list[Path]:
         """The runs in ``out`` to resume; none where the request is not to resume, or names a store to begin one from.
@@ -167,7 +171,10 @@ def find_store(named: Path | None, runs: Sequence[Path]) -> tuple[Path, list[str
     from mettle_cache.pipelines.train.run_folder import RunFolder
 
     if named is None and runs:
-        place = Path(RunFolder(runs[0]).read_config().store.path)
+        reference = RunFolder(runs[0]).read_config().store
+        place = Path(reference.path)
+        if reference.computed is not None:  # its tokens can be computed, whether a store is there or not
+            return place, []
         try:
             load_metadata(place)
         except StoreMissingError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -17,10 +18,11 @@ from mettle_cache.pipelines.train.recipe import Recipe, default_recipe, load_rec
 from mettle_cache.pipelines.train.residency import Residency
 from mettle_cache.pipelines.train.run_config import RunConfig
 from mettle_cache.pipelines.train.run_folder import RunFolder, find_runs
+from mettle_cache.pipelines.train.run_tokens import TokenOptions, open_tokens
 from mettle_cache.pipelines.train.spec import RunSpec, Variant
-from mettle_cache.pipelines.train.training import RUNS, default_run_folder, train
+from mettle_cache.pipelines.train.training import RUNS, default_run_folder
 from mettle_cache.store import TokenStore
-from mettle_cache.store.reading.token_source import TokenSource
+from mettle_cache.store.reading.token_source import ClipsFailedError, TokenSource
 
 
 def start_training(job: TrainJob, progress: Progress) -> TrainReport:
@@ -34,28 +36,22 @@ def start_training(job: TrainJob, progress: Progress) -> TrainReport:
     progress = Logged.over(progress)  # what is said before the run's folder is open goes to its log too
     if job.out in job.runs():
         return resume_runs(job, progress).only_head
-    store, name = open_for(job, progress)
+    return train_one(job, *open_for(job, progress), progress)
+
+
+def train_one(job: TrainJob, tokens: TokenSource, name: str, progress: Progress) -> TrainReport:
+    """Train one head of the recipe ``name`` on these tokens."""
     recipe, seed = load_recipe(name, list(job.overrides)), job.seed or 0
-    out = job.out or default_run_folder(store, recipe, seed)
-    progress.note(f"store {store.path}, recipe {recipe.name}, seed {seed}, run {out}")
-    return train(
-        store,
-        recipe=recipe,
-        out=out,
-        seed=seed,
-        select_on=cast(SelectOn, job.select_on or "val"),
-        resume=job.resume,
-        device=job.device,
-        progress=progress,
-        log=job.log,
-        residency=Residency(job.resident, job.memory),
-    )
+    out = job.out or default_run_folder(tokens, recipe, seed)
+    progress.note(f"{describe_source(tokens)}, recipe {recipe.name}, seed {seed}, run {out}")
+    spec = RunSpec(recipe=recipe, seed=seed, folder=out)
+    return _train_group(job, tokens, [spec], cast(SelectOn, job.select_on or "val"), progress).only_head
 
 
-def resume_runs(job: TrainJob, progress: Progress) -> GroupReport:
+def resume_runs(job: TrainJob, progress: Progress, *, root: Path | None = None) -> GroupReport:
     """Go on with the runs in ``job.out`` by their own records; all else that the request names must agree with them.
 
-    They may get longer, and their store may have moved.
+    They may get longer, and their store may have moved; so may the data set of a run without a store, to ``root``.
 
     Raises
     ------
@@ -68,7 +64,8 @@ def resume_runs(job: TrainJob, progress: Progress) -> GroupReport:
     progress = Logged.over(progress)
     folders = find_runs(job.out)
     configs = [RunFolder(folder).read_config() for folder in folders]
-    store = configs[0].store.open(folders[0], instead=job.store, option="--from-cache")
+    options = TokenOptions(device=job.device, root=root, resuming=True)
+    store = open_tokens(folders[0], configs[0], options, progress, instead=job.store, option="--from-cache")
     specs = [
         RunSpec(
             recipe=_recipe_to_resume(job, config, folder),
@@ -79,7 +76,7 @@ def resume_runs(job: TrainJob, progress: Progress) -> GroupReport:
         )
         for folder, config in zip(folders, configs, strict=True)
     ]
-    progress.note(f"store {store.path}, resuming {', '.join(str(spec.out) for spec in specs)}")
+    progress.note(f"{describe_source(store)}, resuming {', '.join(str(spec.out) for spec in specs)}")
     return _train_group(job, store, specs, cast(SelectOn, job.select_on or configs[0].select_on), progress)
 
 
@@ -92,7 +89,11 @@ def _recipe_to_resume(job: TrainJob, config: RunConfig, folder: Path) -> Recipe:
 def start_seeds(job: TrainJob, seeds: Sequence[int], progress: Progress) -> GroupReport:
     """As :func:`start_training`, for several seeds in one pass; each run is ``OUT/seed-N``, ``job.seed`` is ignored."""
     progress = Logged.over(progress)
-    store, name = open_for(job, progress)
+    return train_seeds(job, seeds, *open_for(job, progress), progress)
+
+
+def train_seeds(job: TrainJob, seeds: Sequence[int], store: TokenSource, name: str, progress: Progress) -> GroupReport:
+    """As :func:`train_one`, for every seed."""
     recipe = load_recipe(name, list(job.overrides))
     folder = job.out or RUNS / f"{store_name(store)}-{recipe.name}"
     specs = [RunSpec(recipe=recipe, seed=seed, folder=folder, name=f"seed-{seed}") for seed in seeds]
@@ -128,26 +129,51 @@ def start_group(
     if RunFolder(folder).config.exists():
         raise RunError(f"{folder}: this is the folder of one run", hint="choose another folder for several with --out")
     recipe = specs[0].recipe.name if specs else ""
-    progress.note(f"store {store.path}, recipe {recipe}, {count(len(specs), 'head')}, runs under {folder}")
+    progress.note(f"{describe_source(store)}, recipe {recipe}, {count(len(specs), 'head')}, runs under {folder}")
     return _train_group(job, store, specs, cast(SelectOn, job.select_on or "val"), progress)
 
 
 def _train_group(
     job: TrainJob, store: TokenSource, specs: Sequence[RunSpec], select_on: SelectOn, progress: Progress
 ) -> GroupReport:
-    plan = plan_passes(specs, store, device=job.device, memory=job.memory, progress=progress)
-    for note in plan.notes():
-        progress.note(note)
-    return train_passes(
-        store,
-        plan,
-        select_on=select_on,
-        resume=job.resume,
-        device=job.device,
-        progress=progress,
-        log=job.log,
-        residency=Residency(job.resident, job.memory),
-    )
+    try:
+        plan = plan_passes(specs, store, device=job.device, memory=job.memory, progress=progress)
+        for note in plan.notes():
+            progress.note(note)
+        report = train_passes(
+            store,
+            plan,
+            select_on=select_on,
+            resume=job.resume,
+            device=job.device,
+            progress=progress,
+            log=job.log,
+            residency=Residency(job.resident, job.memory),
+        )
+    except ClipsFailedError as error:
+        _check_may_begin_again(specs, error)
+        progress.note(error.message)
+        return _train_group(replace(job, resume=True), error.rest, specs, select_on, progress)
+    store.close()
+    return report
+
+
+def _check_may_begin_again(specs: Sequence[RunSpec], error: ClipsFailedError) -> None:
+    """Refuse to leave clips out of runs that have epochs with them. Raises RunError."""
+    begun = [spec.out for spec in specs if RunFolder(spec.out).has(RunFolder(spec.out).last)]
+    if begun:
+        failed = ", ".join(f"{clip}: {reason}" for clip, reason in error.failed.items())
+        raise RunError(
+            f"{begun[0]}: clips that it was trained on cannot be computed any more: {failed}",
+            hint="restore their media, and go on with the same command",
+        ) from error
+
+
+def describe_source(tokens: TokenSource) -> str:
+    """Where tokens come from, in a few words."""
+    if tokens.computed is None:
+        return f"store {tokens.path}"
+    return f"no store: backbones compute the {tokens.codec} tokens of {tokens.computed['root']}"
 
 
 def open_for(job: TrainJob, progress: Progress) -> tuple[TokenStore, str]:

@@ -27,10 +27,13 @@ STATIC = "static"
 
 
 def keep_static(folder: RunFolder, store: TokenSource, layers: Iterable[LayerSpec]) -> None:
-    """Copy the store's static arrays of these layers into a run that has none yet; nothing for most codecs."""
+    """Copy the store's static arrays of these layers into a run that has none yet; nothing for most codecs.
+
+    Those of all layers where tokens are computed: the key that tells them from others has them all.
+    """
     if not store.static or folder.has(folder.static):
         return
-    tensors = static_tensors(store.static, layers)
+    tensors = static_tensors(store.static, layers if store.computed is None else store.layers)
     folder.commit({folder.static: lambda path: write_tensors(path, tensors, STATIC_FORMAT, {"codec": store.codec})})
 
 

@@ -25,8 +25,9 @@ def describe_training(shared: SharedPass, folder: Path) -> list[tuple[str, str]]
     store, device = shared.loader.store, shared.loader.device
     splits = [split for split in (shared.train, shared.selection) if split is not None]
     counts = ", ".join(f"{len(split)} {split.name}" for split in splits)
+    where = store.path if store.computed is None else f"none, computed from {store.computed['root']}"
     return [
-        ("store", f"{store.path}, key {store.key_digest}, {store.codec}: {counts} samples"),
+        ("store", f"{where}, key {store.key_digest}, {store.codec}: {counts} samples"),
         ("device", str(device)),
         *describe_machine(folder, str(device)).items(),
     ]

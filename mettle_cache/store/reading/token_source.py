@@ -89,6 +89,10 @@ class TokenSource(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """The work is done: what was held for it is freed."""
+        ...
+
 
 class ClipsFailedError(MettleError):
     """Clips that a source could not compute; ``failed`` is why, by id, and ``rest`` is the source without them."""

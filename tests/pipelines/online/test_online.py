@@ -1,0 +1,128 @@
+"""Training without a store, beside training from the float16 store that an extraction of the same media makes."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from mettle_cache.datasets import open_dataset
+from mettle_cache.errors import DatasetError, RunError
+from mettle_cache.pipelines.evaluate.evaluation import evaluate
+from mettle_cache.pipelines.extract.run import extract
+from mettle_cache.pipelines.online.config import OnlineJob
+from mettle_cache.pipelines.online.job import train_online
+from mettle_cache.pipelines.train.checkpoint import load_checkpoint
+from mettle_cache.pipelines.train.config import TrainJob
+from mettle_cache.pipelines.train.job import resume_runs, start_training
+from mettle_cache.pipelines.train.run_folder import RunFolder
+from tests.pipelines.extraction import AUDIO, VISUAL, tiny, write_clips
+from tests.pipelines.listener import Listener
+
+SMALL = ("lcd.dim=16", "lcd.heads=2", "train.batch_size=3", "train.epochs=2", "layers=last:2")
+OPTIONS = {"dataset": "ave", "visual": VISUAL, "audio": AUDIO}
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory):
+    return write_clips(tmp_path_factory.mktemp("data") / "AVE", train=5, val=2, test=2)
+
+
+@pytest.fixture(scope="module")
+def stored(media, tmp_path_factory):
+    """A float16 store of the media and a run from it."""
+    folder = tmp_path_factory.mktemp("stored")
+    assert extract(tiny(media, folder / "store.zarr", codec="float16")).ok
+    job = TrainJob(store=folder / "store.zarr", overrides=SMALL, out=folder / "run", log=())
+    start_training(job, Listener())
+    return folder
+
+
+def online(media, out, *, listener=None, overrides=SMALL, resume=False, **options):
+    training = TrainJob(overrides=overrides, out=out, log=(), resume=resume)
+    job = OnlineJob.of_options(training, {**OPTIONS, "root": media, **options})
+    return train_online(job, None, listener or Listener())
+
+
+@pytest.fixture(scope="module")
+def trained(media, tmp_path_factory):
+    out = tmp_path_factory.mktemp("online") / "run"
+    online(media, out)
+    return out
+
+
+def weights(run):
+    """All weights and optimiser state of the last epoch, and the history."""
+    tensors, state = load_checkpoint(RunFolder(run).last)
+    return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}, without_speed(state["history"]["rows"])
+
+
+def without_speed(rows):
+    return [{name: value for name, value in row.items() if name != "clips_per_second"} for row in rows]
+
+
+def test_a_run_without_a_store_is_the_run_from_a_float16_store_bit_for_bit(stored, trained):
+    assert weights(trained) == weights(stored / "run")
+    ours, theirs = (RunFolder(run).read_config() for run in (trained, stored / "run"))
+    assert ours.store.key_digest == theirs.store.key_digest
+    assert (ours.identity, theirs.store.computed) == (theirs.identity, None)
+
+
+def test_both_are_evaluated_alike_and_each_from_the_others_tokens(media, stored, trained, tmp_path):
+    run = shutil.copytree(trained, tmp_path / "run")
+    listener = Listener()
+    ours = evaluate(run, progress=listener)
+    assert any("computed again" in note for note in listener.notes)
+    from_store = evaluate(run, store=stored / "store.zarr", out=tmp_path / "from-store")
+    theirs = evaluate(stored / "run", out=tmp_path / "theirs")
+    assert ours.scores == from_store.scores == theirs.scores
+    assert ours.differs == theirs.differs
+
+
+def test_a_run_goes_on_from_its_own_record_or_from_a_store_of_its_tokens(stored, trained, tmp_path):
+    longer = ("train.epochs=3",)
+    runs = {name: shutil.copytree(trained, tmp_path / name) for name in ("computed", "read")}
+    for name, store in (("computed", None), ("read", stored / "store.zarr")):
+        resume_runs(TrainJob(store=store, out=runs[name], resume=True, overrides=longer, log=()), Listener())
+    assert weights(runs["computed"]) == weights(runs["read"])
+    assert [RunFolder(run).read_config().store.computed is None for run in runs.values()] == [False, True]
+
+
+def test_media_that_moved_are_named_and_others_refused(media, trained, tmp_path):
+    run, moved = shutil.copytree(trained, tmp_path / "run"), shutil.copytree(media, tmp_path / "moved")
+    text = (run / "config.json").read_text()
+    config = RunFolder(run).read_config()
+    gone = replace(config, store=replace(config.store, computed={**config.store.computed, "root": "/gone"}))
+    assert str(media) in text
+    (run / "config.json").write_bytes(gone.to_bytes())
+    with pytest.raises(RunError, match="not at /gone any more") as refused:
+        evaluate(run)
+    assert "--root" in refused.value.hint
+    assert evaluate(run, root=moved).samples == 2
+    other = write_clips(tmp_path / "other", train=2, val=1, test=1)
+    with pytest.raises(RunError, match="annotations"):
+        evaluate(run, root=other)
+
+
+@pytest.fixture
+def damaged(media, tmp_path):
+    """The media, of which one training clip looks whole and cannot be decoded; its id."""
+    root = shutil.copytree(media, tmp_path / "damaged")
+    clip = next(clip for clip in open_dataset("ave", root).clips if clip.frames.is_dir())
+    picture = sorted(clip.frames.iterdir())[0]
+    picture.write_bytes(picture.read_bytes()[:-200])
+    return root, clip.id
+
+
+def test_a_clip_that_fails_is_left_out_as_an_extraction_leaves_it_out(damaged, tmp_path):
+    root, clip = damaged
+    with pytest.raises(DatasetError, match=clip) as refused:
+        online(root, tmp_path / "refused")
+    assert "--skip-missing" in refused.value.hint
+    listener = Listener()
+    report = online(root, tmp_path / "run", listener=listener, skip_missing=True)
+    assert any(clip in note and "cannot be" in note for note in listener.notes)
+    extract(tiny(root, tmp_path / "store.zarr", codec="float16", skip_missing=True))
+    start_training(TrainJob(store=tmp_path / "store.zarr", overrides=SMALL, out=tmp_path / "s", log=()), Listener())
+    assert weights(tmp_path / "run") == weights(tmp_path / "s")
+    assert report.dropped == {"train": 1, "val": 0}
+    assert list(RunFolder(tmp_path / "run").read_config().store.computed["failed"]) == [clip]
