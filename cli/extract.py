@@ -62,6 +62,7 @@ def report_lines(report: ExtractReport) -> list[str]:
         f"written    {format_bytes(report.nbytes)} in {format_seconds(report.seconds)}",
         f"speed      {report.frames_per_second:.1f} frames/s",
         f"memory     {format_bytes(report.peak_memory)} at most (resident set)",
+        *([] if report.precision is None else [f"precision  {report.precision.summary()}"]),
         *(f"failed     {clip}: {reason}" for clip, reason in report.failures.items()),
         *(f"note       {note}" for note in report.notes),
     ]

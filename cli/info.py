@@ -61,6 +61,7 @@ def info(store: StoreArgument, json: Json = False, debug: Debug = False) -> None
         *(f"{name:<10} {value}" for name, value in facts["provenance"].items()),
         "",
         *table_lines(SHOWN, [[stage[name] for name in SHOWN] for stage in stages]),
+        *precision_lines(facts["precision"]),
         *(
             f"companion  {one['name']}: {format_bytes(one['nbytes'])}{STATES[one['state']]}"
             for one in facts["companions"]
@@ -68,6 +69,17 @@ def info(store: StoreArgument, json: Json = False, debug: Debug = False) -> None
         *failed_lines(failed),
     ]
     emit(facts, lines)
+
+
+def precision_lines(record: object) -> list[str]:
+    """How far the tokens are from those of float32: in a line, and by layer."""
+    if not isinstance(record, Mapping):
+        return []
+    from mettle_cache.store.precision_record import PrecisionRecord
+
+    precision = PrecisionRecord.from_json(record)
+    rows = [(name, f"{error.tokens:.2%}", f"{error.normalised:.2%}") for name, error in precision.layers.items()]
+    return [f"precision  {precision.summary()}", *table_lines(("layer", "error", "normalised"), rows)]
 
 
 def failed_lines(failed: Mapping[str, str]) -> Iterator[str]:

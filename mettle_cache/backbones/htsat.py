@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +95,10 @@ class HtsatBackbone:
         """Move the weights; returns the backbone itself."""
         self.trunk.to(device)
         return self
+
+    def at_precision(self, precision: str) -> HtsatBackbone:
+        """A backbone of the same weights in another precision."""
+        return replace(self, trunk=self.trunk.at(precision))
 
     def late_bundle(self) -> LateBundle:
         """The last block and the final norm, to be replayed from the tokens of the block before."""

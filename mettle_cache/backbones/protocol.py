@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mettle_cache.late_bundle import LateBundle
 
 PRECISIONS = ("float32", "bfloat16", "float16")
+EXACT = PRECISIONS[0]
 
 
 @runtime_checkable
@@ -109,6 +110,13 @@ class HasLateBlock(Protocol):
     def late_bundle(self) -> LateBundle:
         """The block and the final norm; raises UsageError, which says why, where there is nothing to replay."""
         ...
+
+
+@runtime_checkable
+class HasPrecisions(Protocol):
+    """A backbone whose weights may also be run in another precision, to be compared."""
+
+    def at_precision(self, precision: str) -> Backbone: ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -115,6 +115,10 @@ class TimmBackbone:
         self.trunk.to(device)
         return self
 
+    def at_precision(self, precision: str) -> TimmBackbone:
+        """A backbone of the same weights in another precision."""
+        return replace(self, trunk=self.trunk.at(precision))
+
     def shared_audio(self) -> TimmBackbone:
         """The same trunk behind the audio front end."""
         return self.audio_view(self)

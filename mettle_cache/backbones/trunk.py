@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -83,9 +84,24 @@ class FrozenTrunk(nn.Module):
         finally:
             self._pass.tokens = None
         outputs = [tokens[index] for index in range(len(self.taps))]
-        if self.precision == "float16" and not all(bool(output.isfinite().all()) for output in outputs):
-            raise UsageError("float16 overflows in this backbone", hint="use precision bfloat16 or float32")
+        if self.precision == "float16":
+            self._check_finite(outputs)
         return outputs
+
+    def at(self, precision: str) -> FrozenTrunk:
+        """The same network with its weights and taps, run in another precision."""
+        other = copy.copy(self)
+        other.precision = precision
+        return other
+
+    def _check_finite(self, outputs: Sequence[Tensor]) -> None:
+        # one answer for all taps: each that is asked for makes the host wait for the device
+        finite = torch.stack([output.isfinite().all() for output in outputs]).tolist()
+        if not all(finite):
+            raise UsageError(
+                f"float16 overflows in this backbone, first in stored block {finite.index(False) + 1} of {len(finite)}",
+                hint="--precision bfloat16 has the range of float32; or use float32",
+            )
 
     def _keep(self, index: int) -> Callable[[nn.Module, object, Tensor], None]:
         def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:

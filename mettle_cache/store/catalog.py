@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
-from mettle_cache.errors import MettleError
+from mettle_cache.errors import MettleError, StoreCorruptError, StoreKeyError
 from mettle_cache.layers import group_by_array
 from mettle_cache.store.companion_stores import list_companions
 from mettle_cache.store.format.digests import digest_of
@@ -13,9 +14,11 @@ from mettle_cache.store.format.intact import check_files
 from mettle_cache.store.format.manifest import open_manifest
 from mettle_cache.store.format.metadata import (
     READY,
+    StoreMetadata,
     load_metadata,
     read_ready,
 )
+from mettle_cache.store.precision_record import find_precision
 
 
 def find_stores(folder: Path | str) -> list[Path]:
@@ -73,11 +76,20 @@ def describe_store(path: Path | str) -> dict[str, object]:
             }
             for array, members in group_by_array(metadata.layers).items()
         ],
+        "precision": _precision(metadata),
         "companions": [companion.to_json() for companion in companions],
         "key_digest": metadata.record.key_digest,
         "key": key.model_dump(mode="json"),
         "provenance": dict(metadata.record.provenance),
     }
+
+
+def _precision(metadata: StoreMetadata) -> dict[str, object] | None:
+    """The record of half precision; None where there is none, or it is damaged, which is for verify to say."""
+    with suppress(StoreCorruptError, StoreKeyError):
+        record = find_precision(metadata.path, metadata.record.key_digest)
+        return None if record is None else record.to_json()
+    return None
 
 
 def _count_files(path: Path) -> int:

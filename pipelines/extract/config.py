@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mettle_cache.backbones.factory import known_layers, parse_backbone
-from mettle_cache.backbones.protocol import PRECISIONS
+from mettle_cache.backbones.protocol import EXACT, PRECISIONS
 from mettle_cache.datasets import DATASETS, dataset_folder, dataset_info, resolve_options
 from mettle_cache.datasets.media.budget import CLIPS_A_BUDGET, MEMORY, MemoryBudget
 from mettle_cache.devices import check_device_name
@@ -20,6 +21,9 @@ from mettle_cache.pipelines.report.units import format_bytes
 from mettle_cache.preprocessing import SHARED, SHARED_MEAN, Preprocessing
 from mettle_cache.store.format.codecs import DEFAULT_CODEC, get_codec
 from mettle_cache.store.format.layout import MOST_CLIPS_PER_SHARD
+
+if TYPE_CHECKING:
+    from mettle_cache.store.precision_record import PrecisionRecord
 
 STORES = Path("cache")
 LEAST_MEMORY, MOST_MEMORY = 64 * 10**6, 10**15
@@ -89,7 +93,7 @@ class ExtractConfig:
     refresh: bool = False
     memory: int = MEMORY
     device: str | None = None
-    precision: str = "float32"
+    precision: str = EXACT
 
     @property
     def codec_choice(self) -> CodecChoice:
@@ -222,6 +226,8 @@ def default_store_path(config: ExtractConfig) -> Path:
     parts = [config.dataset, parse_backbone(config.visual).name, audio]
     if config.root is not None and dataset_info(config.dataset).many:
         parts.insert(1, config.root.resolve().name)
+    if config.precision != EXACT:
+        parts.append(config.precision)
     if config.codec_choice.name != DEFAULT_CODEC:
         parts.append(config.codec_choice.name)
     if config.layers and config.layers != DATASETS.row(config.dataset).layers:
@@ -248,6 +254,8 @@ class ExtractReport:
         Bytes that this run wrote; ``seconds`` and ``frames_per_second`` are of the streaming alone.
     peak_memory
         The most bytes that a process of this run has held (resident set).
+    precision
+        How far the store's tokens are from those of float32; None for float32, and where it was not measured.
     """
 
     store: Path
@@ -264,6 +272,7 @@ class ExtractReport:
     failures: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     skip_missing: bool = False
+    precision: PrecisionRecord | None = None
 
     @property
     def finished(self) -> bool:

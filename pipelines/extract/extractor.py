@@ -126,7 +126,7 @@ class Extractor:
         codes: dict[int, dict[str, LayerTokens]] = {clip.index: {} for clip in clips}
         with torch.inference_mode():
             for number in range(len(self.backbones)):
-                for clip, tokens in self._forward(number, clips):
+                for clip, tokens in self.tokens(number, clips):
                     encoded = encode_layers(tokens, self.codec, self.layers, self.static)
                     # static arrays belong to all clips: whoever wants them elsewhere moves them once
                     codes[clip] |= {name: layer.map(self._deliver) for name, layer in encoded.items()}
@@ -152,8 +152,9 @@ class Extractor:
                     of_frame |= {name: x[place] for name, x in layers.items()}
         return list(tokens.values())
 
-    def _forward(self, number: int, clips: Sequence[PreparedClip]) -> list[tuple[int, dict[str, Tensor]]]:
-        """One group through one backbone: each clip's index and its tokens of the layers that are stored."""
+    def tokens(self, number: int, clips: Sequence[PreparedClip]) -> list[tuple[int, dict[str, Tensor]]]:
+        """One group through one backbone, in inference mode: each clip's index and its tokens ``[T, N, D]`` of the
+        layers that are stored, on the device."""
         backbone, segments, size = self.backbones[number], self.dataset.segments, self.clips_a_batch
         batch = torch.zeros(size, segments, *backbone.segment_shape)
         for clip in clips:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mettle_cache.datasets import DATASETS, Dataset, MediaProblem
@@ -29,6 +29,7 @@ from mettle_cache.pipelines.extract.limit import clips_beyond, count_left_out, l
 from mettle_cache.pipelines.extract.memory import SourceMemory
 from mettle_cache.pipelines.extract.other_key import other_key_explained
 from mettle_cache.pipelines.extract.pilot import with_static_arrays
+from mettle_cache.pipelines.extract.precision import precision_record
 from mettle_cache.pipelines.extract.refresh import find_changed, without_deleted
 from mettle_cache.pipelines.extract.stream import Outcome, stream_clips
 from mettle_cache.pipelines.extract.weights import remember_backbones
@@ -38,6 +39,7 @@ from mettle_cache.pipelines.report.units import count, format_bytes
 from mettle_cache.pipelines.room import check_room
 from mettle_cache.pipelines.signals import InterruptedRunError, stop_on_signals
 from mettle_cache.store.format.layout import bytes_per_clip
+from mettle_cache.store.precision_record import keep_precision
 from mettle_cache.store.writing.locks import part_clips
 from mettle_cache.store.writing.writer import StoreReport, StoreWriter
 
@@ -64,7 +66,8 @@ def extract(config: ExtractConfig, progress: Progress | None = None) -> ExtractR
     Raises
     ------
     UsageError
-        An unknown data set, option, backbone, codec, layer or device, or a root that is no folder.
+        An unknown data set, option, backbone, codec, layer or device, or a root that is no folder; a precision that
+        does not hold what the backbones compute.
     PluginError, WeightsError
         The package that offers the data set or a backbone is broken; weights are missing or damaged.
     DatasetError
@@ -110,6 +113,8 @@ def _write_store(
         progress.note(note)
     with with_static_arrays(extractor, config, out, progress) as extractor:
         spec = without_deleted(store_spec(extractor, config), out)
+        beyond = clips_beyond(extractor.dataset, config.limit)
+        precision = precision_record(extractor, spec, out, {*missing, *beyond}, progress)
         with other_key_explained(out, spec):
             writer = StoreWriter.create_or_resume(out, spec)
     remember_backbones(config, extractor)
@@ -117,10 +122,13 @@ def _write_store(
         try:
             for note in keep_late_bundles(writer.metadata, extractor.backbones):
                 progress.note(note)
+            if precision is not None:
+                keep_precision(writer.path, writer.metadata.record.key_digest, precision)
             counts = _fill_store(config, extractor, writer, missing, progress)
             _read_back_the_rest(writer, progress)
-            counts.left_out = count_left_out(writer, clips_beyond(extractor.dataset, config.limit))
-            return counts.report(writer.finish(), config, out, [*notes, *about_store])
+            counts.left_out = count_left_out(writer, beyond)
+            report = counts.report(writer.finish(), config, out, [*notes, *about_store])
+            return replace(report, precision=precision)
         except KeyboardInterrupt:
             raise InterruptedRunError(f"stopped before {out} was finished", hint=RESUME) from None
 

@@ -129,5 +129,5 @@ def check_range(low: Tensor, high: Tensor, codec: AffineCodec | FloatCodec | Klt
     raise TokensError(
         f"layer {layer}: values from {lowest:g} to {highest:g}; "
         f"codec {codec.name} takes finite values up to {codec.limit:g}",
-        hint="a backbone that overflows wants float32 instead of half precision; large activations want --codec int8",
+        hint="a backbone that overflows in float16 wants --precision bfloat16; large activations want --codec int8",
     )
