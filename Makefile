@@ -8,7 +8,7 @@ SOURCES := mettle_cache pipelines cli tests
 # two test processes share the cores: more threads in each would only make them wait for one another
 TEST := OMP_NUM_THREADS=1 $(BIN)/pytest
 
-.PHONY: install demo test test-browser test-slow test-real study test-interop test-loggers docs test-docs check format constraints clean
+.PHONY: install demo gpu-check test test-browser test-slow test-real study test-interop test-loggers docs test-docs check format constraints clean
 
 install: $(STAMP)
 
@@ -32,6 +32,12 @@ test-browser: install
 test-slow: install
 	$(TEST) -m slow --timeout 1800
 	$(TEST) -m "hypothesis and not slow and not realdata and not interop and not loggers and not docs" --hypothesis-profile thorough --timeout 1800
+
+# on a machine with a GPU and without a network: any Python that has PyTorch, and nothing is installed
+# make gpu-check PARTS="kernels step" PYTHON=python3.12
+PARTS ?=
+gpu-check:
+	PYTHONPATH=$(CURDIR) $(PYTHON) -m mettle_cache.pipelines.benchmark.gpu_check $(PARTS)
 
 test-real: install
 	$(TEST) -m "realdata and not study" --timeout 7200 -o faulthandler_timeout=0 -s

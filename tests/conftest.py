@@ -1,6 +1,7 @@
 """Nothing that a test does is remembered on the computer that it runs on."""
 
 import pytest
+import torch
 from hypothesis import settings
 
 from mettle_cache.pipelines.extract.memory import FOLDER_VARIABLE
@@ -17,3 +18,11 @@ def forgetful(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(FOLDER_VARIABLE, str(tmp_path_factory.mktemp("memory")))
         yield
+
+
+def pytest_collection_modifyitems(items):
+    """Tests for a GPU are skipped, and say so, where there is none."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a GPU"))

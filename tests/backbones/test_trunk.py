@@ -175,7 +175,7 @@ def test_moving_keeps_the_backbone():
     assert backbone.forward_tokens(x)["visual/s1b01"].device == backbone.trunk.device == torch.device("cpu")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("name", ["test_vit2", "test_resnet", "swinv2_tiny_window8_256", "htsat"])
 def test_a_gpu_agrees_with_the_cpu_and_with_itself(name):
     backbone, x = backbone_and_batch(name, count=2)

@@ -169,7 +169,7 @@ def test_int4_puts_the_first_half_of_the_channels_into_the_low_nibbles():
     assert torch.allclose(tokens.floats(), x, atol=0.01)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("name", CODECS)
 def test_a_gpu_encodes_to_the_same_tokens_within_one_code(name):
     x = torch.randn(2, 3, 50, 64, generator=torch.Generator().manual_seed(0)) * 5

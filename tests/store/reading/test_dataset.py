@@ -126,7 +126,7 @@ def test_a_plain_training_loop_learns_from_a_data_loader(store, workers, monkeyp
     assert losses[-1] < losses[0] * (0.1 if workers == 0 else 1)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_batches_can_be_pinned(store):
     dataset = TokenDataset(store, "train", task=task())
     loader = DataLoader(dataset, batch_size=2, collate_fn=dataset.collate, pin_memory=True)

@@ -150,7 +150,7 @@ def test_buffers_grow_with_the_batch_and_are_used_again(runs, monkeypatch):
     assert made == [1, 2, 3]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_batches_arrive_on_a_gpu_and_stay_valid(path):
     store = TokenStore.open(path)
     order = [[clip % 6, (clip + 1) % 6] for clip in range(40)]
