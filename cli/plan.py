@@ -9,7 +9,7 @@ import typer
 
 from mettle_cache.cli import completion
 from mettle_cache.cli.extraction_options import EXTRACTION
-from mettle_cache.cli.options import RUNS, TRAINED, Debug, Json, takes
+from mettle_cache.cli.options import RUNS, TRAINED, Debug, Json, parse_size, takes
 from mettle_cache.cli.output import emit
 from mettle_cache.cli.table import table_lines
 from mettle_cache.pipelines.report.units import format_bytes, format_rate, format_seconds
@@ -23,13 +23,37 @@ EPILOG = """Examples:
 \b
 mettle plan --dataset ave --root data/AVE
 mettle plan --dataset ave --codec int4 --layers stages --no-measure --json
+mettle plan --dataset ave --disk-test 50GB
 mettle plan --dataset ave --method direct
 mettle plan --dataset avs-s4 --set head.lcd_levels=[1,4]
 """
-PLANNED = ("dataset", "root", "visual", "audio", "codec", "layers", "clips_per_shard", "options", "out", "device")
+PLANNED = (
+    "dataset",
+    "root",
+    "visual",
+    "audio",
+    "codec",
+    "layers",
+    "clips_per_shard",
+    "options",
+    "out",
+    "device",
+    "precision",
+)
 
 
-MEASURE = typer.Option("--measure/--no-measure", help="Time a forward pass and the disk.", rich_help_panel=RUNS)
+MEASURE = typer.Option("--measure/--no-measure", help="Time media, a forward pass and the disk.", rich_help_panel=RUNS)
+
+
+DISK_TEST = typer.Option(
+    parser=parse_size,
+    metavar="SIZE",
+    help="Write that much to test the disk, past its fast cache; by default 3 seconds, 4GB at most.",
+    rich_help_panel=RUNS,
+)
+
+
+SET = typer.Option("--set", metavar="KEY=VALUE", help="Change one key of that recipe.", rich_help_panel=TRAINED)
 
 
 def register(app: typer.Typer) -> None:
@@ -40,6 +64,7 @@ def register(app: typer.Typer) -> None:
 def plan(
     chosen: Mapping[str, Any],
     measure: Annotated[bool, MEASURE] = True,
+    disk_test: Annotated[int | None, DISK_TEST] = None,
     method: Annotated[
         str | None,
         typer.Option(
@@ -56,10 +81,7 @@ def plan(
             rich_help_panel=TRAINED,
         ),
     ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change one key of that recipe.", rich_help_panel=TRAINED),
-    ] = None,
+    set_: Annotated[list[str] | None, SET] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -78,7 +100,7 @@ def plan(
 
     from mettle_cache.pipelines.extract.plan import make_plan
 
-    report = make_plan(config, measure=measure, progress=terminal_progress())
+    report = make_plan(config, measure=measure, disk_test=disk_test, progress=terminal_progress())
     document, lines = report.to_json(), report_lines(report)
     if asked:
         of_method = plan_method(config, report, method=method, recipe=recipe, overrides=set_ or ())
@@ -103,6 +125,10 @@ def report_lines(report: PlanReport) -> list[str]:
     ]
     if report.hours is not None:
         lines.append(f"extraction about {format_seconds(report.hours * 3600)} on {report.device}")
+    if report.writing:
+        lines.append(f"writes     {report.writing}")
+    if report.rates.device is not None:
+        lines.append(f"bound      {report.bound}")
     lines.append(f"crossover  {report.verdict}")
     lines += [f"note       {note}" for note in report.notes]
     if report.missing:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,9 +16,11 @@ from mettle_cache.datasets import Dataset
 from mettle_cache.devices import available_cores, choose_device
 from mettle_cache.layers import LayerSpec, group_by_array, select_layers
 from mettle_cache.pipelines.cells import cells_for
+from mettle_cache.pipelines.extract.bound import Rates, codec_for, describe_bound, describe_writes
 from mettle_cache.pipelines.extract.config import ExtractConfig, default_store_path
-from mettle_cache.pipelines.extract.extractor import clips_a_batch_on_gpu, open_config_dataset
+from mettle_cache.pipelines.extract.extractor import Extractor, clips_a_batch_on_gpu, open_config_dataset
 from mettle_cache.pipelines.extract.stream import reproducible_passes
+from mettle_cache.pipelines.extract.trials import measure_decoding, try_disk
 from mettle_cache.pipelines.progress import Progress, Silent
 from mettle_cache.pipelines.room import ROOM_MARGIN
 from mettle_cache.store.format.codecs import CODECS, get_codec
@@ -31,7 +33,8 @@ from mettle_cache.store.format.layout import (
     static_layout,
 )
 from mettle_cache.store.reading.disk_speed import measure_read_speed
-from mettle_cache.store.writing.durable import disk_folder, free_bytes
+from mettle_cache.store.writing.durable import disk_folder
+from mettle_cache.store.writing.write_speed import WriteSpeed, check_room_for_test
 
 LAYER_SETS = ("all", "stages")
 # on a CPU: enough for a steady rate, few enough for a second or two of Swin-V2-L on a core
@@ -74,7 +77,9 @@ class StageBill:
 class PlanReport:
     """The plan of an extraction; rates are None where nothing was measured.
 
-    ``recomputes_per_second`` is clips/s of the frozen backbones alone; ``hours`` what the extraction takes at it.
+    ``recomputes_per_second`` is clips/s of the frozen backbones alone. ``rates`` are those of the extraction's stages,
+    ``bound`` says which of them it waits for, ``hours`` what it takes then. ``writes`` is the test of the disk, and
+    ``writing`` says what it could see.
     """
 
     dataset: str
@@ -93,6 +98,10 @@ class PlanReport:
     recomputes_per_second: float | None
     hours: float | None
     verdict: str
+    rates: Rates
+    bound: str = ""
+    writes: WriteSpeed | None = None
+    writing: str = ""
     notes: tuple[str, ...] = (KNOWN_OF_KLT,)
 
     @property
@@ -101,11 +110,16 @@ class PlanReport:
         return self.missing == 0 and self.chosen.fits
 
     def to_json(self) -> dict[str, object]:
-        return {**asdict(self), "root": str(self.root), "out": str(self.out), "ok": self.ok}
+        own = {"root": str(self.root), "out": str(self.out), "ok": self.ok, "rates": self.rates.to_json()}
+        return {**asdict(self), **own}
 
 
-def make_plan(config: ExtractConfig, *, measure: bool = True, progress: Progress | None = None) -> PlanReport:
-    """Compute what ``config`` would cost. Writes nothing but a temporary file, for the speed of the disk.
+def make_plan(
+    config: ExtractConfig, *, measure: bool = True, disk_test: int | None = None, progress: Progress | None = None
+) -> PlanReport:
+    """Compute what ``config`` would cost. Writes nothing but temporary files, for the speed of the disk.
+
+    ``disk_test``: test the disk by writing so many bytes, instead of for some seconds; also without ``measure``.
 
     Raises
     ------
@@ -113,21 +127,70 @@ def make_plan(config: ExtractConfig, *, measure: bool = True, progress: Progress
         An unknown data set, backbone, codec or layer.
     DatasetError
         Annotations that are missing or malformed.
+    NoRoomError, StoreError
+        The disk has no room for its test, or cannot be written.
     """
     progress = progress or Silent()
     # what is wrong with names shows before the media are looked for
     get_codec(config.codec_choice.name)
     device, layers = choose_device(config.device), _tabled_layers(config)
-    select_layers(layers, config.layer_selection)
+    chosen = select_layers(layers, config.layer_selection)
     backbones = _timed_backbones(config, device) if measure else ()
     dataset, out = open_config_dataset(config), config.out or default_store_path(config)
-    free = free_bytes(out)
-    speed = recompute = None
+    free = check_room_for_test(disk_folder(out), disk_test or 0)
+    speed = recompute = decoding = None
     if measure:
-        progress.note("timing a short forward pass and a cold read; --no-measure skips both")
+        progress.note("timing media, a short forward pass and the disk, for some seconds; --no-measure skips all that")
         recompute = 1 / seconds_a_clip(backbones, device, dataset.segments)
         speed = measure_read_speed(disk_folder(out))
-    return _report(config, dataset, out, layers, free=free, speed=speed, recompute=recompute)
+        decoding = measure_decoding(_decoder(config, dataset, backbones, chosen, device))
+    report = _report(config, dataset, out, layers, free=free, speed=speed, recompute=recompute)
+    writes = None
+    if measure or disk_test:
+        writes = try_disk(
+            disk_folder(out), store_bytes=report.chosen.nbytes, free=free, chosen=disk_test, progress=progress
+        )
+    return _with_stages(report, config.precision, decoding, writes)
+
+
+def _with_stages(report: PlanReport, precision: str, decoding: float | None, writes: WriteSpeed | None) -> PlanReport:
+    """The plan with what was found of the extraction's stages; ``decoding`` in clips/s."""
+    chosen = report.chosen
+    if writes is None:
+        rates, smaller = replace(report.rates, decode=decoding), None
+    else:
+        rates = replace(report.rates, decode=decoding, disk=writes.sustained / chosen.clip_bytes)
+        codecs = {bill.codec: bill.clip_bytes for bill in report.bills if bill.layers == chosen.layers}
+        smaller = codec_for(rates, writes.sustained, codecs, chosen.codec)
+    return replace(
+        report,
+        rates=rates,
+        bound=describe_bound(rates, precision=precision, smaller=smaller),
+        hours=report.clips / rates.expected / 3600 if rates.expected else None,
+        writes=writes,
+        writing=describe_writes(writes, chosen.nbytes) if writes else "",
+    )
+
+
+def _decoder(
+    config: ExtractConfig,
+    dataset: Dataset,
+    backbones: Sequence[Backbone],
+    layers: tuple[LayerSpec, ...],
+    device: torch.device,
+) -> Extractor:
+    """What decodes clips as the extraction would: for the backbones that it runs."""
+    read = {layer.modality for layer in layers}
+    return Extractor(
+        dataset=dataset,
+        backbones=tuple(backbone for backbone in backbones if backbone.modality in read),
+        layers=layers,
+        codec=get_codec(config.codec_choice.name),
+        device=device,
+        precision=config.precision,
+        cores=available_cores(),
+        budget=config.memory_budget,
+    )
 
 
 def _report(
@@ -173,8 +236,9 @@ def _report(
         device=str(choose_device(config.device)),
         disk_bytes_per_second=speed,
         recomputes_per_second=recompute,
-        hours=clips / recompute / 3600 if recompute else None,
+        hours=None,
         verdict=verdict(chosen.reads_per_second, recompute),
+        rates=Rates(decode=None, device=recompute, disk=None, shares_cores=choose_device(config.device).type == "cpu"),
     )
 
 

@@ -97,12 +97,19 @@ def test_a_chosen_layer_set_joins_the_usual_ones(root):
     assert (report.chosen.layers, report.chosen.codec) == ("last:2", "int4")
     assert report.verdict.startswith("not measured")
     assert report.hours is None
+    assert report.bound == "unknown, because not every stage was measured (none; clips/s)"
 
 
 def test_measured_rates_fill_the_bill(root):
     report = make_plan(config(root, visual=SMALL, audio="shared"), measure=True)
     assert report.recomputes_per_second > 0
-    assert report.hours == pytest.approx(report.clips / report.recomputes_per_second / 3600)
+    rates = report.rates
+    assert rates.device == report.recomputes_per_second
+    assert rates.disk == pytest.approx(report.writes.sustained / report.chosen.clip_bytes)
+    assert 0 < rates.expected < min(rates.device, rates.decode)
+    assert report.hours == pytest.approx(report.clips / rates.expected / 3600)
+    assert report.bound.split(":")[0] == rates.bound == report.to_json()["rates"]["bound"]
+    assert "which is as much as the store" in report.writing
     for bill in report.bills:
         assert bill.reads_per_second == pytest.approx(report.disk_bytes_per_second / bill.clip_bytes)
 
