@@ -5,12 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
+import typer
+
+from mettle_cache.cli import completion
 from mettle_cache.cli.extraction_options import EXTRACTION
 from mettle_cache.cli.options import Setting
 
 PANEL = "Without a store (--online)"
+Online = Annotated[
+    bool,
+    typer.Option("--online", help="Run the backbones in the loop instead of reading a store.", rich_help_panel=PANEL),
+]
+FillCache = Annotated[
+    str | None,
+    typer.Option(
+        "--fill-cache",
+        metavar="[STORE]",
+        help="Write tokens to a store as they are computed, and read them from then on; without a value where extract "
+        "would put it, and in extract's codec.",
+        rich_help_panel=PANEL,
+        autocompletion=completion.stores,
+    ),
+]
 _TAKEN = (
     *("dataset", "root", "visual", "audio", "codec", "layers", "options", "limit", "skip_missing", "precision"),
     "clips_per_shard",

@@ -21,6 +21,7 @@ from mettle_cache.errors import UsageError
 from mettle_cache.paths import local_path
 
 NEWEST = ""
+WITHOUT_A_VALUE = ("--from-cache", "--fill-cache")
 
 
 def path_option(*names: str, text: str, metavar: str = "FOLDER", panel: str = OPTIONS) -> Any:
@@ -231,7 +232,7 @@ def _parameter(name: str, setting: Setting, text: str | None) -> inspect.Paramet
 
 
 class OptionalStore(Command):
-    """``--from-cache`` with or without a value, where click's options always want one.
+    """``--from-cache`` and ``--fill-cache`` with or without a value, where click's options always want one.
 
     Left away altogether, there must be a run to resume, which knows its store.
     """
@@ -240,8 +241,8 @@ class OptionalStore(Command):
         words = list(args)
         for index, word in enumerate(words):
             following = words[index + 1 : index + 2]
-            if word == "--from-cache" and (not following or following[0].startswith("-")):
-                words[index] = f"--from-cache={NEWEST}"
+            if word in WITHOUT_A_VALUE and (not following or following[0].startswith("-")):
+                words[index] = f"{word}={NEWEST}"
         rest = super().parse_args(ctx, words)
         if ctx.resilient_parsing or ctx.params.get("listing"):
             return rest

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mettle_cache.cli.group import emit_group, memory_line
-from mettle_cache.cli.online_options import ONLINE, PANEL
+from mettle_cache.cli.online_options import ONLINE, FillCache, Online
 from mettle_cache.cli.options import TRAINED, TRAINING, Debug, Json, OptionalStore, takes
 from mettle_cache.cli.output import emit
 from mettle_cache.errors import UsageError
@@ -31,6 +31,7 @@ mettle train --from-cache --seeds 0-4
 mettle train --resume --out runs/k1
 mettle train --resume --out runs/k1 --set train.epochs=40
 mettle train --online --dataset ave --root data/AVE
+mettle train --online --fill-cache --dataset ave
 """
 OUT = "Folder of the run, or of the runs with --seeds; by default under runs/."
 
@@ -57,12 +58,8 @@ TRAINED_SO = (
 @takes({**TRAINING, **ONLINE}, *TRAINED_SO, *ONLINE, helps={"out": OUT})
 def train(
     chosen: Mapping[str, Any],
-    online: Annotated[
-        bool,
-        typer.Option(
-            "--online", help="Run the backbones in the loop instead of reading a store.", rich_help_panel=PANEL
-        ),
-    ] = False,
+    online: Online = False,
+    fill_cache: FillCache = None,
     seeds: Annotated[
         str | None,
         typer.Option(
@@ -94,16 +91,18 @@ def train(
     job = TrainJob(**{name: chosen[name] for name in TRAINED_SO})
     # a run to resume knows what its tokens were computed from
     if online and ("dataset" in given or not job.resume):
-        show(_start_online(job, given, several))
+        show(_start_online(job, given, fill_cache, several))
     else:
-        show(_start(job, given, several))
+        show(_start(job, given, fill_cache, several))
 
 
-def _start(job: TrainJob, given: Mapping[str, Any], seeds: list[int] | None) -> TrainReport | GroupReport:
+def _start(
+    job: TrainJob, given: Mapping[str, Any], fill: str | None, seeds: list[int] | None
+) -> TrainReport | GroupReport:
     from mettle_cache.pipelines.online.config import refuse_without_online
     from mettle_cache.pipelines.progress import terminal_progress
 
-    refuse_without_online(given, resume=job.resume)
+    refuse_without_online(given, fill, resume=job.resume)
     job.check()  # before PyTorch loads, which takes seconds
 
     from mettle_cache.pipelines.train.job import resume_runs, start_seeds, start_training
@@ -116,11 +115,13 @@ def _start(job: TrainJob, given: Mapping[str, Any], seeds: list[int] | None) -> 
     return start_training(job, terminal_progress())
 
 
-def _start_online(training: TrainJob, given: Mapping[str, Any], seeds: list[int] | None) -> TrainReport | GroupReport:
+def _start_online(
+    training: TrainJob, given: Mapping[str, Any], fill: str | None, seeds: list[int] | None
+) -> TrainReport | GroupReport:
     from mettle_cache.pipelines.online.config import OnlineJob
     from mettle_cache.pipelines.progress import terminal_progress
 
-    job = OnlineJob.of_options(training, given)
+    job = OnlineJob.of_options(training, given, fill)
     job.check()  # before PyTorch loads, which takes seconds
 
     from mettle_cache.pipelines.online.job import train_online

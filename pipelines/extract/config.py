@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -137,6 +137,28 @@ class ExtractConfig:
         """``NAME=VALUE`` of the options that are not at their defaults, in the data set's order. Raises UsageError."""
         usual = resolve_options(self.dataset, {})
         return [f"{name}={value}" for name, value in self.dataset_options.items() if value != usual[name]]
+
+    def words(self) -> list[str]:
+        """The options of ``extract`` that give this configuration, as words of a command; defaults are left away."""
+        defaults = {item.name: item.default for item in fields(self)}
+        words = ["--dataset", self.dataset]
+        for name in (
+            "root",
+            "visual",
+            "audio",
+            "codec",
+            "layers",
+            "clips_per_shard",
+            "seed",
+            "limit",
+            "precision",
+            "out",
+        ):
+            if (value := getattr(self, name)) != defaults[name]:
+                words += [f"--{name.replace('_', '-')}", str(value)]
+        for option in self.options:
+            words += ["--option", option]
+        return [*words, *(["--skip-missing"] if self.skip_missing else [])]
 
     def check_names(self) -> None:
         """Refuse names that nothing answers to, and a folder that is not there, before anything slow is loaded.

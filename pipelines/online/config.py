@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mettle_cache.errors import UsageError
@@ -11,7 +12,7 @@ from mettle_cache.pipelines.extract.config import ExtractConfig
 from mettle_cache.pipelines.train.config import TrainJob
 
 CODEC = "float16"
-"""What tokens are rounded to where nobody says: nothing is stored, so small codes save nothing."""
+"""What tokens are rounded to where nobody says and nothing is stored: small codes save nothing then."""
 # options that are not called as their fields
 _NAMES = {"options": "option"}
 
@@ -19,6 +20,8 @@ _NAMES = {"options": "option"}
 @dataclass(frozen=True, kw_only=True)
 class OnlineJob:
     """Train as ``training`` says, on tokens that are computed as ``extraction`` says.
+
+    ``fill``: they are written to the extraction's store, too, and read from it once they are there.
 
     Raises
     ------
@@ -28,10 +31,13 @@ class OnlineJob:
 
     extraction: ExtractConfig
     training: TrainJob
+    fill: bool = False
 
     @classmethod
-    def of_options(cls, training: TrainJob, given: Mapping[str, Any]) -> OnlineJob:
+    def of_options(cls, training: TrainJob, given: Mapping[str, Any], fill: str | None = None) -> OnlineJob:
         """From the extraction's options that were given, by field; the others are at their defaults.
+
+        ``fill`` is the store to fill, empty for where an extraction would put it; None: none is filled.
 
         Raises
         ------
@@ -50,8 +56,10 @@ class OnlineJob:
             )
         if "dataset" not in given:
             raise UsageError("--online needs the data set", hint="for example --online --dataset ave --root data/AVE")
-        options = {"codec": CODEC, **given, "device": training.device}
-        return cls(extraction=ExtractConfig(**options), training=training)
+        options = {**given, "device": training.device}
+        if fill is None:
+            return cls(extraction=ExtractConfig(**{"codec": CODEC, **options}), training=training)
+        return cls(extraction=ExtractConfig(**options, out=Path(fill) if fill else None), training=training, fill=True)
 
     def check(self) -> None:
         """Refuse what can be seen to be wrong before anything slow is loaded. Raises UsageError, PluginError."""
@@ -73,10 +81,16 @@ class OnlineJob:
         return dict(computed["failed"]) if computed else {}
 
 
-def refuse_without_online(given: Mapping[str, Any], *, resume: bool) -> None:
+def splits_of(select_on: str) -> tuple[str, ...]:
+    """The splits that a training reads."""
+    return ("train", *(() if select_on == "last" else (select_on,)))
+
+
+def refuse_without_online(given: Mapping[str, Any], fill: str | None, *, resume: bool) -> None:
     """Refuse options of an extraction where there is none; a run to resume may have moved media. Raises UsageError."""
     allowed = {"root"} if resume else set()
-    surplus = [f"--{_NAMES.get(name, name).replace('_', '-')}" for name in given if name not in allowed]
+    surplus = [] if fill is None else ["--fill-cache"]
+    surplus += [f"--{_NAMES.get(name, name).replace('_', '-')}" for name in given if name not in allowed]
     if surplus:
         raise UsageError(
             f"{', '.join(surplus)}: these are for --online, which computes tokens; a store has its own",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -20,28 +20,40 @@ from mettle_cache.pipelines.extract.limit import clips_beyond, remaining_samples
 from mettle_cache.pipelines.extract.pilot import with_static_arrays
 from mettle_cache.pipelines.extract.run import find_unreadable, store_notes
 from mettle_cache.pipelines.extract.weights import remember_backbones
+from mettle_cache.pipelines.online.beginning import begin_filling, begin_writing, refuse_finished
+from mettle_cache.pipelines.online.filling_tokens import FillingTokens
 from mettle_cache.pipelines.online.tokens import OnlineTokens
 from mettle_cache.pipelines.progress import Progress
 from mettle_cache.pipelines.report.units import count
 from mettle_cache.store.format.metadata import StoreMetadata
+from mettle_cache.store.writing.writer import StoreWriter
 
 
 def open_online(
-    config: ExtractConfig, progress: Progress, *, failed_before: Mapping[str, str] = MappingProxyType({})
+    config: ExtractConfig,
+    progress: Progress,
+    *,
+    fill: Sequence[str] = (),
+    failed_before: Mapping[str, str] = MappingProxyType({}),
 ) -> OnlineTokens:
     """The tokens of a data set, computed whenever they are read; those of ``failed_before`` are left out.
 
-    Media are looked at first, as an extraction looks at them; a codec's pilot runs where it has one.
+    Media are looked at first, as an extraction looks at them; a codec's pilot runs where it has one. Tokens of the
+    splits ``fill`` are written to the store of the configuration as they are computed, and then read from it.
 
     Raises
     ------
     UsageError, PluginError, WeightsError, DatasetError
-        As :func:`mettle_cache.pipelines.extract.run.extract`.
+        As :func:`mettle_cache.pipelines.extract.run.extract`; or the store is finished.
+    StoreError
+        With ``fill``, as :func:`mettle_cache.pipelines.online.beginning.begin_filling`.
     """
+    out = config.out or default_store_path(config)
+    if fill:
+        refuse_finished(out)
     dataset = open_config_dataset(config)
     extractor = build_extractor(config, dataset)
-    out = config.out or default_store_path(config)
-    failed = left_out(extractor, config, progress)
+    failed = {**failed_before, **left_out(extractor, config, progress)}
     beyond = clips_beyond(dataset, config.limit)
     for note in store_notes(extractor, failed):
         progress.note(note)
@@ -49,16 +61,33 @@ def open_online(
         remain = remaining_samples(dataset.samples, beyond)
         progress.note(f"--limit {config.limit} takes {len(dataset.clips) - len(beyond)} clips; samples: {remain}")
     with with_static_arrays(extractor, config, out, progress) as extractor:
-        metadata = StoreMetadata.of_spec(out, store_spec(extractor, config))
+        writer = begin_writing(extractor, config, out, progress) if fill else None
+        metadata = writer.metadata if writer else StoreMetadata.of_spec(out, store_spec(extractor, config))
     remember_backbones(config, extractor)
-    return OnlineTokens(
-        extractor=extractor,
-        metadata=metadata,
-        recipe=how_computed(config, extractor),
-        failed={**failed_before, **failed, **beyond},
-        skip_missing=config.skip_missing,
-        progress=progress,
+    facts: dict[str, Any] = {
+        "extractor": extractor,
+        "metadata": metadata,
+        "recipe": how_computed(config, extractor),
+        "failed": {**failed, **beyond},
+        "skip_missing": config.skip_missing,
+        "progress": progress,
+    }
+    return fill_store(writer, config, facts, fill) if writer else OnlineTokens(**facts)
+
+
+def fill_store(
+    writer: StoreWriter, config: ExtractConfig, facts: Mapping[str, Any], splits: Sequence[str]
+) -> FillingTokens:
+    """Tokens with the attributes ``facts`` of :class:`OnlineTokens`, which a writer writes, too."""
+    filling = begin_filling(
+        writer,
+        facts["extractor"],
+        config,
+        failed=facts["failed"],
+        splits=splits,
+        progress=facts["progress"],
     )
+    return FillingTokens(**facts, filling=filling)
 
 
 def left_out(extractor: Extractor, config: ExtractConfig, progress: Progress) -> dict[str, str]:
@@ -79,4 +108,5 @@ def how_computed(config: ExtractConfig, extractor: Extractor) -> dict[str, Any]:
         "weights": {modality: str(path.resolve()) for modality, path in files.items() if path.is_file()},
         "clips_per_shard": clips_in_a_shard(extractor, config),
         "skip_missing": config.skip_missing,
+        "options": config.words(),
     }

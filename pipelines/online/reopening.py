@@ -14,6 +14,10 @@ from mettle_cache.layers import MODALITIES
 from mettle_cache.pipelines.extract.config import ExtractConfig
 from mettle_cache.pipelines.extract.extractor import Extractor, extraction_key, open_config_dataset, store_spec
 from mettle_cache.pipelines.extract.memory import remember_weights
+from mettle_cache.pipelines.online.beginning import begin_writing
+from mettle_cache.pipelines.online.config import splits_of
+from mettle_cache.pipelines.online.filling_tokens import FILL
+from mettle_cache.pipelines.online.opening import fill_store
 from mettle_cache.pipelines.online.tokens import OnlineTokens
 from mettle_cache.pipelines.predict.backbones import build_backbones, origin_config
 from mettle_cache.pipelines.progress import Progress
@@ -49,20 +53,31 @@ def reopen(run: Path, config: RunConfig, options: TokenOptions, progress: Progre
         raise RunError(f"{run}: it keeps nothing of how its tokens were computed", hint="train it again")
     extraction = _extraction(run, origin, computed, options)
     extractor = _extractor(folder, origin, extraction, computed, options, progress)
-    progress.note(f"the run has no store: its tokens are computed again from {extractor.dataset.root}")
     metadata = _metadata(run, config, origin, extraction, extractor, progress)
-    return OnlineTokens(
-        extractor=extractor,
-        metadata=metadata,
-        recipe={
-            **{key: value for key, value in computed.items() if key != "failed"},
-            "root": str(extractor.dataset.root),
-        },
-        failed=dict(computed["failed"]),
+    fill = computed.get(FILL) if options.resuming else None
+    facts: dict[str, Any] = {
+        "extractor": extractor,
+        "metadata": metadata,
+        "recipe": _recipe(computed, extractor.dataset.root),
+        "failed": dict(computed["failed"]),
         # a clip of a split that training did not touch may be found to fail now, as an extraction would have found it
-        skip_missing=bool(computed["skip_missing"]) or not options.resuming,
-        progress=progress,
-    )
+        "skip_missing": bool(computed["skip_missing"]) or not options.resuming,
+        "progress": progress,
+    }
+    if fill is None:
+        progress.note(f"the run has no store: its tokens are computed again from {extractor.dataset.root}")
+        return OnlineTokens(**facts)
+    extraction = replace(extraction, out=Path(fill), skip_missing=bool(computed["skip_missing"]))
+    writer = begin_writing(extractor, extraction, Path(fill), progress)
+    return fill_store(writer, extraction, {**facts, "metadata": writer.metadata}, splits_of(config.select_on))
+
+
+def _recipe(computed: Mapping[str, Any], root: Path) -> dict[str, Any]:
+    """How tokens are computed, from ``root`` now."""
+    words = list(computed["options"])
+    if "--root" in words:
+        words[words.index("--root") + 1] = str(root)
+    return {**{key: computed[key] for key in computed if key != "failed"}, "root": str(root), "options": words}
 
 
 def _extraction(run: Path, origin: TokenOrigin, computed: Mapping[str, Any], options: TokenOptions) -> ExtractConfig:

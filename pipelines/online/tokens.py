@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain, tee
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
@@ -185,7 +185,7 @@ class OnlineTokens:
                 while not all(Wanted(number, clip) in ready for clip in clips):
                     self._receive(extractor, next(results), ready, results)
                 codes = {clip: ready.pop(Wanted(number, clip)) for clip in dict.fromkeys(clips)}
-                batch = _stack(clips, codes, static)
+                batch = stack_clips(clips, codes, static)
                 self.clock.waiting += time.perf_counter() - began
                 began = time.perf_counter()
                 yield batch
@@ -193,7 +193,8 @@ class OnlineTokens:
 
     def close(self) -> None:
         """Say how the time was spent."""
-        self.progress.note(self.clock.describe())
+        if self.clock.clips:
+            self.progress.note(self.clock.describe())
 
     def _reading(self, names: Sequence[str] | None) -> Extractor:
         """The extractor of these layers alone."""
@@ -216,13 +217,13 @@ class OnlineTokens:
         reason = self._failure(extractor, computed)
         if reason is None and not isinstance(computed.codes, MediaError):
             ready[computed.wanted] = computed.codes
-            self.clock.clips += 1
+            self._count(computed)
             return
         failed: dict[str, str] = {}
         for each in chain([computed], rest):
             reason = self._failure(extractor, each)
             if reason is None:
-                self.clock.clips += 1
+                self._count(each)
             elif self.clips[each.wanted.clip] not in failed:
                 failed[self.clips[each.wanted.clip]] = reason
                 self.clock.failed += 1
@@ -230,6 +231,14 @@ class OnlineTokens:
             if self.clock.only_failures:
                 break
         raise self._refusal(failed)
+
+    def _count(self, computed: Computed) -> None:
+        """A clip has its codes."""
+        self.clock.clips += 1
+
+    def without(self, failed: Mapping[str, str]) -> Self:
+        """The same without these clips."""
+        return replace(self, failed={**self.failed, **failed})
 
     def _failure(self, extractor: Extractor, computed: Computed) -> str | None:
         """Why a clip has no tokens that a store could hold, if it has none."""
@@ -256,13 +265,16 @@ class OnlineTokens:
         return ClipsFailedError(
             f"{count(len(failed), 'clip')} cannot be computed: beginning again without their samples",
             failed=failed,
-            rest=replace(self, failed={**self.failed, **failed}),
+            rest=self.without(failed),
             hint=MEND,
         )
 
 
-def _stack(clips: Sequence[int], codes: Mapping[int, Codes], static: StaticArrays) -> TokenBatch:
-    """Clips ``[T, N, *]`` as a batch ``[B, T, N, *]``, in new memory that a graph may hold on to."""
+def stack_clips(clips: Sequence[int], codes: Mapping[int, Codes], static: StaticArrays) -> TokenBatch:
+    """Clips ``[T, N, *]`` as a batch ``[B, T, N, *]``, in new memory that a graph may hold on to.
+
+    The layers are those of the first clip; ``static`` are the codec's arrays where the codes are.
+    """
     layers: dict[str, LayerTokens] = {}
     for name in codes[clips[0]]:
         stacked = stack_tokens([codes[clip][name] for clip in clips])

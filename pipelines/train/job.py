@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -64,8 +65,6 @@ def resume_runs(job: TrainJob, progress: Progress, *, root: Path | None = None) 
     progress = Logged.over(progress)
     folders = find_runs(job.out)
     configs = [RunFolder(folder).read_config() for folder in folders]
-    options = TokenOptions(device=job.device, root=root, resuming=True)
-    store = open_tokens(folders[0], configs[0], options, progress, instead=job.store, option="--from-cache")
     specs = [
         RunSpec(
             recipe=_recipe_to_resume(job, config, folder),
@@ -76,8 +75,14 @@ def resume_runs(job: TrainJob, progress: Progress, *, root: Path | None = None) 
         )
         for folder, config in zip(folders, configs, strict=True)
     ]
-    progress.note(f"{describe_source(store)}, resuming {', '.join(str(spec.out) for spec in specs)}")
-    return _train_group(job, store, specs, cast(SelectOn, job.select_on or configs[0].select_on), progress)
+    options = TokenOptions(device=job.device, root=root, resuming=True)
+    named = ", ".join(str(spec.out) for spec in specs)
+    select_on = cast(SelectOn, job.select_on or configs[0].select_on)
+    with closing(
+        open_tokens(folders[0], configs[0], options, progress, instead=job.store, option="--from-cache")
+    ) as store:
+        progress.note(f"{describe_source(store)}, resuming {named}")
+        return _train_group(job, store, specs, select_on, progress)
 
 
 def _recipe_to_resume(job: TrainJob, config: RunConfig, folder: Path) -> Recipe:
@@ -140,7 +145,7 @@ def _train_group(
         plan = plan_passes(specs, store, device=job.device, memory=job.memory, progress=progress)
         for note in plan.notes():
             progress.note(note)
-        report = train_passes(
+        return train_passes(
             store,
             plan,
             select_on=select_on,
@@ -154,8 +159,6 @@ def _train_group(
         _check_may_begin_again(specs, error)
         progress.note(error.message)
         return _train_group(replace(job, resume=True), error.rest, specs, select_on, progress)
-    store.close()
-    return report
 
 
 def _check_may_begin_again(specs: Sequence[RunSpec], error: ClipsFailedError) -> None:
@@ -173,7 +176,9 @@ def describe_source(tokens: TokenSource) -> str:
     """Where tokens come from, in a few words."""
     if tokens.computed is None:
         return f"store {tokens.path}"
-    return f"no store: backbones compute the {tokens.codec} tokens of {tokens.computed['root']}"
+    root, filled = tokens.computed["root"], tokens.computed.get("fill")
+    where = f"store {filled}, which is filled on the way" if filled else "no store"
+    return f"{where}: backbones compute the {tokens.codec} tokens of {root}"
 
 
 def open_for(job: TrainJob, progress: Progress) -> tuple[TokenStore, str]:

@@ -1,5 +1,8 @@
 """``mettle train --online`` as users give it, wrong and right."""
 
+import re
+import shlex
+
 import pytest
 
 from tests.cli.conftest import BACKBONES
@@ -28,10 +31,25 @@ def test_a_run_without_a_store_is_trained_gone_on_with_evaluated_and_listed(fold
     assert mettle("report", "runs/a")[0] == 0
 
 
+def test_a_store_is_filled_where_an_extraction_would_put_it_and_completed_as_is_said(folder, mettle):
+    words = ("--online", "--dataset", "ave", *BACKBONES, "--layers", "last:1", "--out", "runs/b", *FAST)
+    code, _, notes = mettle("train", *words, "--fill-cache")
+    assert code == 0
+    (store,) = folder.glob("cache/*.zarr")
+    (command,) = re.findall(r"This adds them: mettle (.*)", notes)
+    code, report, _ = mettle(*shlex.split(command))
+    assert (code, report["store"], report["written"]) == (0, str(store.relative_to(folder)), 3)
+    assert mettle("evaluate", "runs/b", "--no-pictures")[0] == 0
+    code, document, _ = mettle("train", *words[:-1], "none", "--out", "runs/c", "--fill-cache")
+    assert code == 2
+    assert "nothing to fill" in document["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (("--online", "--dataset", "ave", "--from-cache", "s.zarr"), "--online computes tokens anew"),
+        (("--from-cache", "s.zarr", "--fill-cache"), "--fill-cache: these are for"),
         (("--online",), "--online needs the data set"),
         (("--online", "--dataset", "ave", "--resident", "memory"), "--resident memory"),
         (("--online", "--dataset", "eva"), "eva"),

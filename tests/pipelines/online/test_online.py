@@ -9,22 +9,12 @@ from mettle_cache.datasets import open_dataset
 from mettle_cache.errors import DatasetError, RunError
 from mettle_cache.pipelines.evaluate.evaluation import evaluate
 from mettle_cache.pipelines.extract.run import extract
-from mettle_cache.pipelines.online.config import OnlineJob
-from mettle_cache.pipelines.online.job import train_online
-from mettle_cache.pipelines.train.checkpoint import load_checkpoint
 from mettle_cache.pipelines.train.config import TrainJob
 from mettle_cache.pipelines.train.job import resume_runs, start_training
 from mettle_cache.pipelines.train.run_folder import RunFolder
-from tests.pipelines.extraction import AUDIO, VISUAL, tiny, write_clips
+from tests.pipelines.extraction import tiny, write_clips
 from tests.pipelines.listener import Listener
-
-SMALL = ("lcd.dim=16", "lcd.heads=2", "train.batch_size=3", "train.epochs=2", "layers=last:2")
-OPTIONS = {"dataset": "ave", "visual": VISUAL, "audio": AUDIO}
-
-
-@pytest.fixture(scope="module")
-def media(tmp_path_factory):
-    return write_clips(tmp_path_factory.mktemp("data") / "AVE", train=5, val=2, test=2)
+from tests.pipelines.online.conftest import SMALL
 
 
 @pytest.fixture(scope="module")
@@ -37,30 +27,14 @@ def stored(media, tmp_path_factory):
     return folder
 
 
-def online(media, out, *, listener=None, overrides=SMALL, resume=False, **options):
-    training = TrainJob(overrides=overrides, out=out, log=(), resume=resume)
-    job = OnlineJob.of_options(training, {**OPTIONS, "root": media, **options})
-    return train_online(job, None, listener or Listener())
-
-
 @pytest.fixture(scope="module")
-def trained(media, tmp_path_factory):
+def trained(media, online, tmp_path_factory):
     out = tmp_path_factory.mktemp("online") / "run"
     online(media, out)
     return out
 
 
-def weights(run):
-    """All weights and optimiser state of the last epoch, and the history."""
-    tensors, state = load_checkpoint(RunFolder(run).last)
-    return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}, without_speed(state["history"]["rows"])
-
-
-def without_speed(rows):
-    return [{name: value for name, value in row.items() if name != "clips_per_second"} for row in rows]
-
-
-def test_a_run_without_a_store_is_the_run_from_a_float16_store_bit_for_bit(stored, trained):
+def test_a_run_without_a_store_is_the_run_from_a_float16_store_bit_for_bit(stored, trained, weights):
     assert weights(trained) == weights(stored / "run")
     ours, theirs = (RunFolder(run).read_config() for run in (trained, stored / "run"))
     assert ours.store.key_digest == theirs.store.key_digest
@@ -78,7 +52,7 @@ def test_both_are_evaluated_alike_and_each_from_the_others_tokens(media, stored,
     assert ours.differs == theirs.differs
 
 
-def test_a_run_goes_on_from_its_own_record_or_from_a_store_of_its_tokens(stored, trained, tmp_path):
+def test_a_run_goes_on_from_its_own_record_or_from_a_store_of_its_tokens(stored, trained, weights, tmp_path):
     longer = ("train.epochs=3",)
     runs = {name: shutil.copytree(trained, tmp_path / name) for name in ("computed", "read")}
     for name, store in (("computed", None), ("read", stored / "store.zarr")):
@@ -113,7 +87,7 @@ def damaged(media, tmp_path):
     return root, clip.id
 
 
-def test_a_clip_that_fails_is_left_out_as_an_extraction_leaves_it_out(damaged, tmp_path):
+def test_a_clip_that_fails_is_left_out_as_an_extraction_leaves_it_out(damaged, online, weights, tmp_path):
     root, clip = damaged
     with pytest.raises(DatasetError, match=clip) as refused:
         online(root, tmp_path / "refused")
