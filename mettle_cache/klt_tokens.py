@@ -81,11 +81,10 @@ class KltFormat:
     def shape(self, tokens: LayerTokens) -> tuple[int, int]:
         return self.count, self.width
 
-    def offsets(self) -> Tensor:
-        """o ``[M]``: the code that stands for 0, which lies between two codes."""
-        return torch.cat(
-            [torch.full((number,), (2**bits - 1) / 2) for number, bits in zip(self.planes, BITS, strict=True)]
-        )
+    def offsets(self, device: torch.device | None = None) -> Tensor:
+        """o ``[M]``: the code that stands for 0, which lies between two codes; made on ``device``, None for the CPU."""
+        pairs = zip(self.planes, BITS, strict=True)
+        return torch.cat([torch.full((number,), (2**bits - 1) / 2, device=device) for number, bits in pairs])
 
     def unpack(self, codes: Tensor) -> Tensor:
         """Codes ``[..., R, M]`` uint8 of bytes ``[..., R, C]``."""
@@ -129,7 +128,7 @@ class KltFormat:
     def normalised(self, tokens: LayerTokens, dtype: torch.dtype) -> Tensor:
         basis = tokens.static["basis"][:, : self.components].to(dtype)
         step = tokens.static["step"][: self.components].to(dtype)
-        offsets = self.offsets().to(device=basis.device, dtype=dtype)
+        offsets = self.offsets(basis.device).to(dtype)
         components = (self.unpack(tokens.codes).to(dtype) - offsets) * step
         rows = (components @ basis.mT).unflatten(-1, (self.places, self.width))
         return self.from_cells(rows) + tokens.parts["rest"].to(dtype).unsqueeze(-2)

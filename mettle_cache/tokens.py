@@ -12,6 +12,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from mettle_cache.errors import UsageError
 
@@ -217,7 +218,8 @@ class LayerTokens:
         def move(part: Tensor) -> Tensor:
             return part.to(device, non_blocking=non_blocking)
 
-        return replace(self.map(move), static={name: move(array) for name, array in self.static.items()})
+        static = {name: _kept_on(torch.device(device), array) for name, array in self.static.items()}
+        return replace(self.map(move), static=static)
 
     def pin_memory(self) -> LayerTokens:
         """The same in page-locked memory, from which a GPU can fetch it asynchronously."""
@@ -232,6 +234,19 @@ class LayerTokens:
     def __getitem__(self, index: int | slice | Tensor) -> LayerTokens:
         """Index the leading (clip) axis of every part alike."""
         return self.map(lambda part: part[index])
+
+
+# static arrays belong to all batches of a store: each goes to a device once, and stays while the store's is there
+_ON_DEVICES = WeakTensorKeyDictionary()
+
+
+def _kept_on(device: torch.device, array: Tensor) -> Tensor:
+    if array.device == device:
+        return array
+    copies: dict[torch.device, Tensor] = _ON_DEVICES.setdefault(array, {})
+    if device not in copies:
+        copies[device] = array.to(device)
+    return copies[device]
 
 
 def stack_tokens(samples: Sequence[LayerTokens]) -> LayerTokens:

@@ -100,6 +100,15 @@ def test_moving_moves_everything(kind):
     assert all(array.is_meta for array in (moved.codes, *moved.parts.values(), *moved.static.values()))
 
 
+def test_static_arrays_go_to_a_device_once():
+    """They belong to all batches of a layer, whose own tensors are others every time."""
+    batch = cells()
+    other = replace(batch, codes=batch.codes.clone())
+    weights = [tokens.to("meta").static["weights"] for tokens in (batch, other)]
+    assert weights[0] is weights[1]
+    assert batch.to("cpu").static["weights"] is batch.static["weights"]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_another_process_gets_the_same(kind):
     there = pickle.loads(pickle.dumps(KINDS[kind]))  # noqa: S301 - our own bytes

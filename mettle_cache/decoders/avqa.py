@@ -9,7 +9,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils.rnn import pack_padded_sequence
 
 from mettle_cache.decoders.avqa_grounding import GroundingNet, Pictures, match_targets, position_weights
 from mettle_cache.errors import UsageError
@@ -117,12 +116,28 @@ class QuestionEncoder(nn.Module):
         """Word indexes ``[B, L]``, padded on the right with 0, to ``[B, D]``."""
         words = torch.tanh(self.embedding(question))
         if self.packed:
-            lengths = (question != PADDING).sum(1).clamp_min(1).cpu()
-            _, (hidden, cell) = self.lstm(pack_padded_sequence(words, lengths, batch_first=True, enforce_sorted=False))
+            hidden, cell = self._states_at(words, (question != PADDING).sum(1).clamp_min(1))
         else:
             _, (hidden, cell) = self.lstm(words)
-        encoded: Tensor = self.linear(torch.tanh(torch.cat([hidden[-1], cell[-1]], dim=-1)))
+            hidden, cell = hidden[-1], cell[-1]
+        encoded: Tensor = self.linear(torch.tanh(torch.cat([hidden, cell], dim=-1)))
         return encoded
+
+    def _states_at(self, words: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """The LSTM's states ``[B, D]`` after ``lengths`` ``[B]`` of ``words`` ``[B, L, D]``.
+
+        Step by step, because a packed sequence wants the lengths on the host, which would wait for the device.
+        """
+        from_words, from_state, bias, further_bias = self.lstm.all_weights[0]
+        inputs = functional.linear(words, from_words, bias + further_bias)
+        hidden = cell = words.new_zeros(len(words), self.lstm.hidden_size)
+        for place, given in enumerate(inputs.unbind(1)):
+            into, forget, new, out = (given + functional.linear(hidden, from_state)).chunk(4, dim=-1)
+            moved = forget.sigmoid() * cell + into.sigmoid() * new.tanh()
+            asked = (place < lengths).unsqueeze(-1)
+            hidden = torch.where(asked, out.sigmoid() * moved.tanh(), hidden)
+            cell = torch.where(asked, moved, cell)
+        return hidden, cell
 
 
 class TemporalAttention(nn.Module):

@@ -8,7 +8,7 @@ them, and may have different numbers of epochs: each joins the passes that it la
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -28,6 +28,7 @@ from mettle_cache.pipelines.train.sample_loader import (
     evaluation_inputs,
     training_inputs,
 )
+from mettle_cache.pipelines.train.step_terms import StepTerms
 from mettle_cache.tasks.protocol import Predictions
 
 
@@ -120,21 +121,39 @@ def train_epoch(shared: SharedPass, runs: Sequence[Run], epoch: int) -> float:
     rows = shared.train.rows
     order = [rows[position] for position in epoch_order(len(rows), seed=shared.order_seed, epoch=epoch)]
     inputs = common_inputs([training_inputs(run.task, rows, order_seed=shared.order_seed, epoch=epoch) for run in runs])
+    steps = _StepLines(shared)
     for index, batch in enumerate(shared.loader.batches(order, shared.batch_size, inputs)):
         if not any(_healthy(runs)):
             break
         for run in _healthy(runs):
             with _failing_alone(run, shared.progress):
-                terms = run.step(batch, epoch=epoch, index=index)
-                if VERBOSITY.verbose:
-                    _tell_step(shared, run, terms, f"epoch {epoch + 1}, step {index + 1}/{shared.steps}: ")
+                steps.tell(run, run.step(batch, epoch=epoch, index=index))
         shared.progress.advance(len(batch.rows), nbytes=batch.tokens.nbytes)
+    for run in _healthy(runs):
+        with _failing_alone(run, shared.progress):
+            run.settle()
+            steps.tell(run, None)
     return time.perf_counter() - started
 
 
-def _tell_step(shared: SharedPass, run: Run, terms: Mapping[str, float], begin: str) -> None:
-    listed = ", ".join(f"{name} {value:.4f}" for name, value in terms.items())
-    shared.progress.note_of(run.label, f"loss {sum(terms.values()):.4f} ({listed})", begin=begin)
+class _StepLines:
+    """A line a step and run where the user wants to see them, one step late: a device must not wait for a line."""
+
+    def __init__(self, shared: SharedPass) -> None:
+        self._shared = shared
+        self._last: dict[int, StepTerms] = {}
+
+    def tell(self, run: Run, terms: StepTerms | None) -> None:
+        """Tell of the run's step before this one, whose terms have been read."""
+        if not VERBOSITY.verbose:
+            return
+        earlier = self._last.pop(id(run), None)
+        if terms is not None:
+            self._last[id(run)] = terms
+        if earlier is not None:
+            listed = ", ".join(f"{name} {value:.4f}" for name, value in earlier.items())
+            begin = f"epoch {earlier.epoch + 1}, step {earlier.index + 1}/{self._shared.steps}: "
+            self._shared.progress.note_of(run.label, f"loss {sum(earlier.values()):.4f} ({listed})", begin=begin)
 
 
 def predict_split(

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from mettle_cache.devices import choose_device, prepare_process
-from mettle_cache.errors import RunError
 from mettle_cache.methods.kernels.ops import pools_tokens
 from mettle_cache.pipelines.memory import available_memory, counting_saved
 from mettle_cache.pipelines.progress import Progress, Silent
@@ -175,10 +174,7 @@ def _kept(run: Run, batch: SampleBatch) -> int:
         for tensor in (layer.codes, *layer.parts.values(), *layer.static.values())
     ]
     with counting_saved([*run.model.parameters(), *run.model.buffers(), *stored]) as saved:
-        try:
-            run.step(batch, epoch=0, index=0)
-        except RunError:  # the loss is not finite, which training will say of this head
-            return saved.nbytes
+        run.step(batch, epoch=0, index=0)
     return saved.nbytes
 
 

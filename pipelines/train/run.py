@@ -7,7 +7,7 @@ that it would get alone: its random numbers follow from its seed, the epoch and 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,8 @@ from mettle_cache.pipelines.train.recipe import TrainOptions
 from mettle_cache.pipelines.train.recorder import Recorder
 from mettle_cache.pipelines.train.run_folder import RunFolder
 from mettle_cache.pipelines.train.sample_loader import SampleBatch, Split
+from mettle_cache.pipelines.train.step_terms import StepTerms
+from mettle_cache.store.reading.device_copy import to_device
 from mettle_cache.tasks.protocol import Predictions, Task, auxiliary_terms
 
 
@@ -64,6 +66,7 @@ class Run:
         self.scheduler = StepLR(self.optimizer, options.step_size, options.gamma)
         self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
         self._recorder: Recorder | None = None
+        self._unread: StepTerms | None = None
         self._loss_sums: dict[str, float] = {}
         self._samples = 0
 
@@ -77,39 +80,48 @@ class Run:
         rate: float = self.optimizer.param_groups[0]["lr"]
         return rate
 
-    def step(self, batch: SampleBatch, *, epoch: int, index: int) -> dict[str, float]:
-        """One optimiser step; the loss terms.
+    def step(self, batch: SampleBatch, *, epoch: int, index: int) -> StepTerms:
+        """One optimiser step; its loss terms, which are read and checked within the next one or by :meth:`settle`.
 
-        Dropout's random numbers follow from seed, epoch and step alone: not from other heads, readers or a resume.
+        Nothing here waits for the device. Dropout's random numbers follow from seed, epoch and step alone: not from
+        other heads, readers or a resume.
 
         Raises
         ------
         RunError
-            The loss is not finite.
+            The loss of the step before is not finite.
         """
         self.model.train()
-        targets = self.task.targets(batch.rows).to(self.device)
+        targets = to_device(self.task.targets(batch.rows), self.device)
         with seeded(mix_seeds(self.seed, epoch + 1, index), self.device):
             with self._precision():
                 outputs = self._forward(batch)
             terms = {**self.task.loss(self.model, outputs, targets), **auxiliary_terms(outputs)}
             stacked = torch.stack(list(terms.values()))
         stacked.sum().backward()
-        # one transfer, and only once the backward pass is queued: a GPU must not wait for it
-        values = dict(zip(terms, stacked.tolist(), strict=True))
-        if not np.isfinite(list(values.values())).all():
-            listed = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-            raise RunError(
-                f"epoch {epoch + 1}, step {index + 1}: the loss is not finite ({listed})",
-                hint="lower train.learning_rate, or check the tokens with: mettle verify STORE --deep",
-            )
         self.optimizer.step()
         # now and not before the next step: heads that share a pass would all hold theirs meanwhile
         self.optimizer.zero_grad(set_to_none=True)
-        self._count(values, samples=len(batch.rows))
-        if self._recorder is not None:
-            self._recorder.step(values, epoch=epoch, index=index)
-        return values
+        earlier, place = self._unread, {"samples": len(batch.rows), "epoch": epoch, "index": index}
+        self._unread = StepTerms(list(terms), stacked, **place)
+        self._read(earlier)
+        return self._unread
+
+    def settle(self) -> None:
+        """Read what the last step has left, and make sure that the weights are still finite.
+
+        Raises
+        ------
+        RunError
+            The step's loss or a weight is not.
+        """
+        earlier, self._unread = self._unread, None
+        self._read(earlier)
+        finite = torch.stack([parameter.detach().isfinite().all() for parameter in self.model.parameters()]).all()
+        if not finite:
+            raise RunError(
+                f"epoch {self.history.epochs + 1}: weights are not finite any more", hint="lower train.learning_rate"
+            )
 
     def predict(self, batch: SampleBatch) -> Predictions:
         """Predictions for a batch, with dropout off."""
@@ -126,7 +138,7 @@ class Run:
     def loss(self, batch: SampleBatch) -> float:
         """The loss of a batch, all terms together, with dropout off."""
         outputs = self.outputs(batch)
-        targets = self.task.targets(batch.rows).to(self.device)
+        targets = to_device(self.task.targets(batch.rows), self.device)
         terms = {**self.task.loss(self.model, outputs, targets), **auxiliary_terms(outputs)}
         return float(sum(terms.values()))
 
@@ -135,7 +147,13 @@ class Run:
 
         ``scores`` are those on ``split``, empty without one; ``speed`` is in clips a second. Gives the epoch's line
         for a human. A kill leaves the folder's state before the epoch's end or after it, never between.
+
+        Raises
+        ------
+        RunError
+            As :meth:`settle`; then nothing is kept.
         """
+        self.settle()
         terms = {name: total / self._samples for name, total in self._loss_sums.items()}
         self._loss_sums, self._samples = {}, 0
         loss, metric = sum(terms.values()), self.task.metric
@@ -227,21 +245,26 @@ class Run:
         except (KeyError, TypeError, ValueError) as error:
             raise RunError(f"{folder.last}: the checkpoint is not one of this run ({error})") from error
 
-    def _count(self, terms: Mapping[str, float], *, samples: int) -> None:
-        """Add one step's loss terms to the epoch's means."""
+    def _read(self, terms: StepTerms | None) -> None:
+        """Check a step's loss terms, add them to the epoch's means, and show them."""
+        if terms is None:
+            return
+        terms.check()
         for name, value in terms.items():
-            self._loss_sums[name] = self._loss_sums.get(name, 0.0) + value * samples
-        self._samples += samples
+            self._loss_sums[name] = self._loss_sums.get(name, 0.0) + value * terms.samples
+        self._samples += terms.samples
+        if self._recorder is not None:
+            self._recorder.step(terms, epoch=terms.epoch, index=terms.index)
 
     def _forward(self, batch: SampleBatch) -> dict[str, Tensor]:
-        inputs = {name: tensor.to(self.device) for name, tensor in batch.inputs.tensors.items()}
+        inputs = {name: to_device(tensor, self.device) for name, tensor in batch.inputs.tensors.items()}
         outputs: dict[str, Tensor] = self.model(batch.tokens.layers, **inputs)
         return outputs
 
-    def _precision(self) -> torch.autocast:
+    def _precision(self) -> AbstractContextManager[object]:
         name = self.options.precision
         half = name == "bfloat16" or (name == "auto" and self.device.type == "cuda" and torch.cuda.is_bf16_supported())
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half)
+        return torch.autocast(self.device.type, dtype=torch.bfloat16) if half else nullcontext()
 
 
 def mix_seeds(*numbers: int) -> int:

@@ -102,7 +102,7 @@ def fits(rows: Rows) -> bool:
 
 def component_pieces(codes: Tensor, form: KltFormat, step: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """As many frames at a time as fit the cache, their codes ``[F, R, bytes]`` as components ``[f, R, M]``."""
-    offsets, steps = form.offsets().to(step), step[: form.components]
+    offsets, steps = form.offsets(step.device).to(step), step[: form.components]
     for window in frame_windows(codes, codes.shape[1] * form.components, step.dtype):
         yield window, form.unpack(codes[window]).to(step.dtype).sub_(offsets).mul_(steps)
 

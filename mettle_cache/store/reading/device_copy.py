@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
+
+from mettle_cache.store.reading.buffers import BatchBuffer
+from mettle_cache.tokens import TokenBatch
+
+Wait = Callable[[], None]
+"""Returns when a buffer may be filled again."""
+
+
+def no_wait() -> None:
+    """It may be filled now."""
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
@@ -14,3 +26,58 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+class HostCopy:
+    """Numbers of a device on their way to the host. Reading them waits for this copy, and not for what came after."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        detached = tensor.detach()
+        if tensor.device.type != "cuda":
+            self._host = detached.clone()
+            self._copied: torch.cuda.Event | None = None
+            return
+        self._host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        self._host.copy_(detached, non_blocking=True)
+        self._copied = torch.cuda.Event()
+        self._copied.record(torch.cuda.current_stream(tensor.device))
+
+    def read(self) -> list[float]:
+        """The numbers ``[K]``."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        numbers: list[float] = self._host.tolist()
+        return numbers
+
+
+class Transfer:
+    """Hands filled buffers over to ``device``: nothing to do on a CPU, one asynchronous copy on a GPU.
+
+    On CUDA the copy runs on a stream of its own, beside the kernels of the step before. The step's stream waits for it,
+    so does a reader that wants to fill the buffer again, and nobody else does.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.pinned = device.type == "cuda"
+        self._stream = torch.cuda.Stream(device) if self.pinned else None
+
+    def deliver(
+        self, buffer: BatchBuffer, clips: Sequence[int], names: Sequence[str]
+    ) -> tuple[TokenBatch, Wait | None]:
+        """The batch in ``buffer`` on the device, and what to wait for before the buffer is filled again.
+
+        None where the batch is the buffer's own memory, as on a CPU: then it is the next batch that is waited for.
+        """
+        if self.device.type == "cpu":
+            return buffer.batch(clips, names), None
+        if self._stream is None:
+            return buffer.batch_in(buffer.memory.to(self.device), clips, names), no_wait
+        current = torch.cuda.current_stream(self.device)
+        with torch.cuda.stream(self._stream):
+            memory = buffer.memory.to(self.device, non_blocking=True)
+            copied = self._stream.record_event()
+        current.wait_event(copied)
+        # the allocator must not give this memory away while kernels of the consumer's stream still read it
+        memory.record_stream(current)
+        return buffer.batch_in(memory, clips, names), copied.synchronize

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from mettle_cache.store.reading.buffers import Allocate, Assemble, BatchBuffer, BlockRun, new_memory, pinned_memory
+from mettle_cache.store.reading.device_copy import Transfer, Wait, no_wait
 from mettle_cache.tokens import TokenBatch
 
 ReadClip = Callable[[int, BatchBuffer, int], None]
@@ -36,7 +37,7 @@ def prefetch_batches(
     device: torch.device,
     allocate: Allocate = new_memory,
 ) -> Iterator[TokenBatch]:
-    """Batches of ``order`` one by one; each is valid until the next one is asked for.
+    """Batches of ``order`` one by one; each is valid until the next is asked for, on a GPU for as long as it is kept.
 
     ``depth`` buffers make up the ring, the one in use included; they are all the memory that this takes, whatever the
     size of the store; ``allocate`` gives it, unless a GPU wants it page-locked. ``order`` may be endless: no more of it
@@ -45,65 +46,40 @@ def prefetch_batches(
     """
     waiting = iter(order)
     transfer = Transfer(device)
-    free: list[BatchBuffer | None] = [None] * depth
+    # a buffer, and what a reader waits for before it fills it again
+    free: deque[tuple[BatchBuffer | None, Wait]] = deque([(None, no_wait)] * depth)
     filling: deque[_Filling] = deque()
     executor = ThreadPoolExecutor(threads, "mettle-read")
 
-    def start(clips: Sequence[int]) -> None:
-        buffer = free.pop()
-        if buffer is None or buffer.size < len(clips):
-            buffer = BatchBuffer(runs, len(clips), assemble, allocate=pinned_memory if transfer.pinned else allocate)
-        filling.append(
-            _Filling(clips, buffer, [executor.submit(read_clip, clip, buffer, i) for i, clip in enumerate(clips)])
-        )
+    def read(clip: int, buffer: BatchBuffer, slot: int, wait: Wait) -> None:
+        wait()
+        read_clip(clip, buffer, slot)
+
+    def start_reading() -> None:
+        while free and (clips := next(waiting, None)) is not None:
+            buffer, wait = free.popleft()
+            if buffer is None or buffer.size < len(clips):
+                memory = pinned_memory if transfer.pinned else allocate
+                buffer, wait = BatchBuffer(runs, len(clips), assemble, allocate=memory), no_wait
+            reads = [executor.submit(read, clip, buffer, slot, wait) for slot, clip in enumerate(clips)]
+            filling.append(_Filling(tuple(clips), buffer, reads))
 
     try:
         while True:
-            while free and (clips := next(waiting, None)) is not None:
-                start(tuple(clips))
+            start_reading()
             if not filling:
                 return
             ready = filling.popleft()
-            for read in ready.reads:
-                read.result()
-            yield transfer.deliver(ready.buffer, ready.clips, names)
-            transfer.wait()
-            free.append(ready.buffer)
+            for one in ready.reads:
+                one.result()
+            batch, copied = transfer.deliver(ready.buffer, ready.clips, names)
+            if copied is not None:
+                # the batch is another memory: the next one is read while the device works on this one
+                free.append((ready.buffer, copied))
+                start_reading()
+            yield batch
+            if copied is None:
+                free.append((ready.buffer, no_wait))
     finally:
         # waits for the reads under way (a clip each): they write into buffers that are about to be freed
         executor.shutdown(wait=True, cancel_futures=True)
-
-
-class Transfer:
-    """Hands filled buffers over to ``device``: nothing to do on a CPU, one asynchronous copy on a GPU.
-
-    On CUDA the copy runs on a stream of its own, beside the kernels of the step before; the current stream waits for
-    it, the host does not until :meth:`wait`.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.pinned = device.type == "cuda"
-        self._stream = torch.cuda.Stream(device) if self.pinned else None
-        self._copied: torch.cuda.Event | None = None
-
-    def deliver(self, buffer: BatchBuffer, clips: Sequence[int], names: Sequence[str]) -> TokenBatch:
-        """The batch in ``buffer``, on the device; on a CPU it is the buffer's own memory."""
-        if self.device.type == "cpu":
-            return buffer.batch(clips, names)
-        if self._stream is None:
-            return buffer.batch_in(buffer.memory.to(self.device), clips, names)
-        current = torch.cuda.current_stream(self.device)
-        with torch.cuda.stream(self._stream):
-            memory = buffer.memory.to(self.device, non_blocking=True)
-            self._copied = self._stream.record_event()
-        current.wait_event(self._copied)
-        # the allocator must not give this memory away while kernels of the consumer's stream still read it
-        memory.record_stream(current)
-        return buffer.batch_in(memory, clips, names)
-
-    def wait(self) -> None:
-        """Return when the buffer that was delivered last may be filled again."""
-        if self._copied is not None:
-            self._copied.synchronize()
-            self._copied = None

@@ -193,18 +193,36 @@ def test_a_loss_that_is_not_finite_names_epoch_step_and_terms(store):
         batch.tokens.clips,
     )
     broken = replace(batch, tokens=nan)
-    before = weights(run)
-    with pytest.raises(RunError, match=r"epoch 3, step 2: the loss is not finite \(event nan, .*\n.*learning_rate"):
-        run.step(broken, epoch=2, index=1)
-    assert torch.equal(weights(run), before)
+    terms = run.step(broken, epoch=2, index=1)
+    message = r"epoch 3, step 2: the loss is not finite \(event nan, .*\n.*learning_rate"
+    # found when the next step is under way, and at the epoch's end at the latest
+    with pytest.raises(RunError, match=message):
+        run.step(batch, epoch=2, index=2)
+    with pytest.raises(RunError, match=message):
+        terms.check()
+    other = make(store)
+    other.step(broken, epoch=2, index=1)
+    with pytest.raises(RunError, match=message):
+        other.end_epoch({})
+    assert other.history.epochs == 0
+
+
+def test_weights_that_are_not_finite_end_the_run_though_every_loss_was(store):
+    run = make(store)
+    run.step(next(batches(store, run)), epoch=0, index=0)
+    next(run.model.parameters()).data[0] = float("inf")
+    with pytest.raises(RunError, match=r"epoch 1: weights are not finite any more\n.*learning_rate"):
+        run.end_epoch({})
+    assert run.history.epochs == 0
 
 
 def test_one_term_that_is_not_finite_is_enough(store, monkeypatch):
     run = make(store)
     loss = type(run.task).loss
     monkeypatch.setattr(run.task, "loss", lambda *given: {**loss(run.task, *given), "far": torch.tensor(torch.inf)})
+    run.step(next(batches(store, run)), epoch=0, index=0)
     with pytest.raises(RunError, match=r"the loss is not finite \(event \d.*, far inf\)"):
-        run.step(next(batches(store, run)), epoch=0, index=0)
+        run.settle()
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

@@ -4,6 +4,7 @@ import itertools
 import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -148,6 +149,39 @@ def test_buffers_grow_with_the_batch_and_are_used_again(runs, monkeypatch):
         codes = batch.layers[NAMES[0]].codes
         assert codes.flatten(1)[:, 0].tolist() == list(batch.clips)
     assert made == [1, 2, 3]
+
+
+class LateCopy:
+    """Stands for a GPU: a batch is another memory, into which the buffer is copied some time after it was delivered."""
+
+    pinned = False
+
+    def __init__(self, device):
+        self.executor = ThreadPoolExecutor(1)
+
+    def deliver(self, buffer, clips, names):
+        memory = torch.empty_like(buffer.memory)
+
+        def copy():
+            time.sleep(0.005)
+            memory.copy_(buffer.memory)
+
+        return buffer.batch_in(memory, clips, names), self.executor.submit(copy).result
+
+
+def test_a_buffer_is_filled_again_after_its_copy_and_before_the_next_batch_is_asked_for(runs, monkeypatch):
+    monkeypatch.setattr(prefetch, "Transfer", LateCopy)
+    asked = []
+    order = ([asked.append(number) or number] for number in range(9))
+    batches = prefetch_batches(fill_with, order, runs, NAMES, assemble, threads=2, depth=2, device=CPU)
+    kept = []
+    for number, batch in enumerate(batches):
+        # the buffer of this batch has its next clips already, though the batch is not copied yet
+        assert len(asked) == min(9, number + 3)
+        kept.append(batch)
+    time.sleep(0.1)
+    for number, batch in enumerate(kept):
+        assert torch.all(batch.layers[NAMES[0]].codes == number)
 
 
 @pytest.mark.gpu
