@@ -180,6 +180,14 @@ TRAINING: Mapping[str, Setting] = {
         lambda text: None if text is None else parse_size(text),
         panel=RUNS,
     ),
+    "graph": Setting(
+        bool,
+        typer.Option(
+            "--graph/--no-graph", help="On a GPU, capture steps of the same shape as one graph and replay it."
+        ),
+        True,
+        panel=RUNS,
+    ),
     "log": Setting(
         list[str] | None,
         typer.Option(

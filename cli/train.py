@@ -51,6 +51,7 @@ TRAINED_SO = (
     "device",
     "resident",
     "memory",
+    "graph",
     "log",
 )
 

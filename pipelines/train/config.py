@@ -32,7 +32,8 @@ class TrainJob:
     """A training request; None means that the run to resume decides, or the store.
 
     ``log`` are the names of loggers. ``memory`` is what several heads may take together, and with them tokens that stay
-    in the host's memory, in bytes; None for most of what is free. ``resident`` is where tokens stay.
+    in the host's memory, in bytes; None for most of what is free. ``resident`` is where tokens stay,
+    ``graph`` whether steps on a GPU are captured as a graph.
 
     Raises
     ------
@@ -50,6 +51,7 @@ class TrainJob:
     device: str | None = None
     resident: Resident = "auto"
     memory: int | None = None
+    graph: bool = True
     log: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:

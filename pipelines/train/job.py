@@ -154,6 +154,7 @@ def _train_group(
             progress=progress,
             log=job.log,
             residency=Residency(job.resident, job.memory),
+            graph=job.graph,
         )
     except ClipsFailedError as error:
         _check_may_begin_again(specs, error)

@@ -28,6 +28,7 @@ from mettle_cache.pipelines.train.sample_loader import (
     evaluation_inputs,
     training_inputs,
 )
+from mettle_cache.pipelines.train.step_graph import StaticBatch
 from mettle_cache.pipelines.train.step_terms import StepTerms
 from mettle_cache.tasks.protocol import Predictions
 
@@ -37,7 +38,7 @@ class SharedPass:
     """What all runs of a pass share, such as their batches.
 
     ``residence`` is where tokens stay, None where nobody chose; ``training_bytes`` are foretold for training beside
-    them, 0 where they are not.
+    them, 0 where they are not. ``static`` holds the batches that heads replay their steps on; None: steps as they are.
     """
 
     loader: SampleLoader
@@ -48,6 +49,7 @@ class SharedPass:
     progress: Logged
     residence: Residence | None = None
     training_bytes: int = 0
+    static: StaticBatch | None = None
 
     @property
     def foretold_bytes(self) -> int:
@@ -125,9 +127,10 @@ def train_epoch(shared: SharedPass, runs: Sequence[Run], epoch: int) -> float:
     for index, batch in enumerate(shared.loader.batches(order, shared.batch_size, inputs)):
         if not any(_healthy(runs)):
             break
+        held = shared.static.hold(batch) if shared.static else batch
         for run in _healthy(runs):
             with _failing_alone(run, shared.progress):
-                steps.tell(run, run.step(batch, epoch=epoch, index=index))
+                steps.tell(run, run.step(held, epoch=epoch, index=index))
         shared.progress.advance(len(batch.rows), nbytes=batch.tokens.nbytes)
     for run in _healthy(runs):
         with _failing_alone(run, shared.progress):

@@ -188,6 +188,7 @@ def train_passes(
     progress: Progress | None = None,
     log: Sequence[str] | None = None,
     residency: Residency | None = None,
+    graph: bool = True,
 ) -> GroupReport:
     """:func:`~mettle_cache.pipelines.train.training.train_runs` for each pass in turn, as one report.
 
@@ -200,7 +201,7 @@ def train_passes(
         As ``train_runs``.
     """
     options: dict[str, Any] = {"select_on": select_on, "device": device, "progress": progress, "log": log}
-    options["residency"] = residency or Residency()
+    options |= {"residency": residency or Residency(), "graph": graph}
     if len(plan.passes) == 1:
         return train_runs(store, plan.passes[0], resume=resume, needed=plan.needed[0], **options)
     specs = [spec for one in plan.passes for spec in one]

@@ -6,7 +6,7 @@ that it would get alone: its random numbers follow from its seed, the epoch and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -34,6 +34,7 @@ from mettle_cache.pipelines.train.recipe import TrainOptions
 from mettle_cache.pipelines.train.recorder import Recorder
 from mettle_cache.pipelines.train.run_folder import RunFolder
 from mettle_cache.pipelines.train.sample_loader import SampleBatch, Split
+from mettle_cache.pipelines.train.step_graph import Capture, GraphedStep, StepTensors, capture_on_cuda
 from mettle_cache.pipelines.train.step_terms import StepTerms
 from mettle_cache.store.reading.device_copy import to_device
 from mettle_cache.tasks.protocol import Predictions, Task, auxiliary_terms
@@ -45,10 +46,21 @@ class Run:
     Without a folder it trains, predicts and keeps its history. :meth:`record` gives it a folder to resume from and to
     write to; :meth:`load_best` loads the best weights of a folder.
 
-    ``label`` stands before its lines of progress. ``failure`` is what ended it early, if anything did.
+    ``label`` stands before its lines of progress. ``failure`` is what ended it early, if anything did. ``note`` is told
+    what a user has to know of its steps, which ``capture`` makes a graph of where a batch is static.
     """
 
-    def __init__(self, task: Task, options: TrainOptions, *, seed: int, device: torch.device, label: str = "") -> None:
+    def __init__(
+        self,
+        task: Task,
+        options: TrainOptions,
+        *,
+        seed: int,
+        device: torch.device,
+        label: str = "",
+        note: Callable[[str], None] = lambda _: None,
+        capture: Capture = capture_on_cuda,
+    ) -> None:
         self.task = task
         self.options = options
         self.seed = seed
@@ -59,13 +71,15 @@ class Run:
         with seeded(mix_seeds(seed)):
             model = task.build_model()
         self.model = model.to(device)
-        # fused: one pass over weights and state instead of a dozen
-        self.optimizer = Adam(
-            self.model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay, fused=True
-        )
+        rate, decay = options.learning_rate, options.weight_decay
+        # fused: one pass over weights and state instead of a dozen; capturable: its count of steps is on the device
+        settings: dict[str, Any] = {"fused": True, "capturable": device.type == "cuda"}
+        self.optimizer = Adam(self.model.parameters(), lr=rate, weight_decay=decay, **settings)
         self.scheduler = StepLR(self.optimizer, options.step_size, options.gamma)
         self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
         self._recorder: Recorder | None = None
+        self._steps = GraphedStep(self, capture, note)
+        self._names: tuple[str, ...] = ()
         self._unread: StepTerms | None = None
         self._loss_sums: dict[str, float] = {}
         self._samples = 0
@@ -93,17 +107,11 @@ class Run:
         """
         self.model.train()
         targets = to_device(self.task.targets(batch.rows), self.device)
+        tensors = StepTensors(batch.tokens.layers, self._inputs(batch), targets)
         with seeded(mix_seeds(self.seed, epoch + 1, index), self.device):
-            with self._precision():
-                outputs = self._forward(batch)
-            terms = {**self.task.loss(self.model, outputs, targets), **auxiliary_terms(outputs)}
-            stacked = torch.stack(list(terms.values()))
-        stacked.sum().backward()
-        self.optimizer.step()
-        # now and not before the next step: heads that share a pass would all hold theirs meanwhile
-        self.optimizer.zero_grad(set_to_none=True)
+            stacked = self._steps(tensors, static=batch.static, rate=self.learning_rate)
         earlier, place = self._unread, {"samples": len(batch.rows), "epoch": epoch, "index": index}
-        self._unread = StepTerms(list(terms), stacked, **place)
+        self._unread = StepTerms(self._names, stacked, **place)
         self._read(earlier)
         return self._unread
 
@@ -132,7 +140,8 @@ class Run:
         """The model's outputs for a batch, with dropout off."""
         self.model.eval()
         with self._precision():
-            return self._forward(batch)
+            outputs: dict[str, Tensor] = self.model(batch.tokens.layers, **self._inputs(batch))
+            return outputs
 
     @torch.no_grad()
     def loss(self, batch: SampleBatch) -> float:
@@ -241,6 +250,9 @@ class Run:
             load_model(self.model, under_prefix("model", tensors), where=folder.last)
             trained = state["trainee"]
             restore_optimizer(self.optimizer, under_prefix("optimizer", tensors), trained["optimizer"])
+            for group in self.optimizer.param_groups:
+                # the run may have begun on another device
+                group["capturable"] = self.device.type == "cuda"
             self.scheduler.load_state_dict(trained["scheduler"])
         except (KeyError, TypeError, ValueError) as error:
             raise RunError(f"{folder.last}: the checkpoint is not one of this run ({error})") from error
@@ -256,10 +268,25 @@ class Run:
         if self._recorder is not None:
             self._recorder.step(terms, epoch=terms.epoch, index=terms.index)
 
-    def _forward(self, batch: SampleBatch) -> dict[str, Tensor]:
-        inputs = {name: to_device(tensor, self.device) for name, tensor in batch.inputs.tensors.items()}
-        outputs: dict[str, Tensor] = self.model(batch.tokens.layers, **inputs)
-        return outputs
+    def compute_terms(self, tensors: StepTensors) -> Tensor:
+        """The loss terms ``[K]`` of a step; draws dropout's numbers."""
+        with self._precision():
+            outputs = self.model(tensors.layers, **tensors.inputs)
+        terms = {**self.task.loss(self.model, outputs, tensors.targets), **auxiliary_terms(outputs)}
+        self._names = tuple(terms)
+        return torch.stack(list(terms.values()))
+
+    def compute_step(self, tensors: StepTensors) -> Tensor:
+        """As :meth:`compute_terms`, and go back from their sum to new weights."""
+        stacked = self.compute_terms(tensors)
+        stacked.sum().backward()
+        self.optimizer.step()
+        # now and not before the next step: heads that share a pass would all hold theirs meanwhile
+        self.optimizer.zero_grad(set_to_none=True)
+        return stacked
+
+    def _inputs(self, batch: SampleBatch) -> dict[str, Tensor]:
+        return {name: to_device(tensor, self.device) for name, tensor in batch.inputs.tensors.items()}
 
     def _precision(self) -> AbstractContextManager[object]:
         name = self.options.precision

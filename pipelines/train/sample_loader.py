@@ -74,11 +74,15 @@ def epoch_order(count: int, *, seed: int, epoch: int) -> list[int]:
 
 @dataclass(frozen=True)
 class SampleBatch:
-    """B samples by position, their tokens, and further inputs; the tokens of ``inputs.rows`` follow those of the B."""
+    """B samples by position, their tokens, and further inputs; the tokens of ``inputs.rows`` follow those of the B.
+
+    ``static``: the tokens of all such batches are in the same memory.
+    """
 
     rows: list[int]
     tokens: TokenBatch
     inputs: StepInputs
+    static: bool = False
 
 
 class SampleLoader:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from mettle_cache.pipelines.train.run_config import NO_DIGESTS, RunConfig, Store
 from mettle_cache.pipelines.train.run_folder import RunFolder, check_claim, claim_runs
 from mettle_cache.pipelines.train.sample_loader import SampleLoader, Split, read_split
 from mettle_cache.pipelines.train.spec import RunSpec, check_shared
+from mettle_cache.pipelines.train.step_graph import StaticBatch
 from mettle_cache.pipelines.train.task import bind_task
 from mettle_cache.pipelines.train.token_origin import keep_origin
 from mettle_cache.store.reading.token_source import TokenSource
@@ -52,12 +54,13 @@ def train(
     progress: Progress | None = None,
     log: Sequence[str] | None = None,
     residency: Residency | None = None,
+    graph: bool = True,
 ) -> TrainReport:
     """Train one head on the tokens of a store, and keep the best epoch.
 
     For example ``train("cache/ave-swinv2_l-htsat.zarr", recipe="ave-swin-htsat").best_score``. On a CPU the same store,
-    recipe and seed give the same weights bit for bit, resumed or not, whatever ``threads``, the number of readers (see
-    :func:`mettle_cache.devices.fix_summation_order` for PyTorch's own threads and earlier products).
+    recipe and seed give the same weights bit for bit, resumed or not, whatever ``threads`` read (PyTorch's own: see
+    :func:`mettle_cache.devices.fix_summation_order`).
 
     Parameters
     ----------
@@ -72,8 +75,8 @@ def train(
         Go on in ``out`` after the last finished epoch; starts from the beginning where there is none.
     log
         The loggers' names; None: those that the run had before, at first ``tensorboard``.
-    residency
-        Where tokens stay once they are read; None: the nearest memory that holds them. The numbers are the same.
+    residency, graph
+        Where tokens stay once they are read, None for the nearest memory; whether steps on a GPU are captured.
 
     Raises
     ------
@@ -83,7 +86,7 @@ def train(
         ``out`` holds another run, the loss is not finite; or there is no finished store, or it is damaged.
     """
     options: dict[str, Any] = {"device": device, "threads": threads, "progress": progress, "log": log}
-    options |= {"select_on": select_on, "resume": resume, "residency": residency}
+    options |= {"select_on": select_on, "resume": resume, "residency": residency, "graph": graph}
     opened = _open(store)
     chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe or default_recipe(opened))
     folder = local_path(out) if out else default_run_folder(opened, chosen, seed)
@@ -102,6 +105,7 @@ def train_runs(
     log: Sequence[str] | None = None,
     residency: Residency | None = None,
     needed: int = 0,
+    graph: bool = True,
 ) -> GroupReport:
     """Train several heads from one pass over the store for each epoch, and keep the best epoch of each.
 
@@ -123,7 +127,7 @@ def train_runs(
     opened, target = _open(store), choose_device(device)
     train_split, selection, notes = _choose_splits(opened, select_on)
     # built before the folders are claimed: a recipe that does not fit the layers must not leave a run behind
-    runs = [_build_run(spec, opened, target, resume) for spec in specs]
+    runs = [_build_run(spec, opened, target, resume, logged) for spec in specs]
     configs = _claimable_configs(specs, select_on, opened, resume)
     shared = SharedPass(
         loader=SampleLoader.with_grids(opened, [run.task for run in runs], logged, device=target, threads=threads),
@@ -133,7 +137,7 @@ def train_runs(
         selection=selection,
         progress=logged,
     )
-    shared = _make_room(shared, runs, residency or Residency(), needed)
+    shared = _make_room(shared, runs, residency or Residency(), needed, graph)
     _announce(shared, specs if resume else [], runs, notes)
     with _hold_folders(shared, specs, runs, configs, resume, log):
         throughput = _train(shared, runs, specs[0].folder)
@@ -158,22 +162,25 @@ def _open(store: str | Path | TokenSource) -> TokenSource:
     return TokenStore.open(local_path(store)) if isinstance(store, str | Path) else store
 
 
-def _build_run(spec: RunSpec, store: TokenSource, device: torch.device, resume: bool) -> Run:
+def _build_run(spec: RunSpec, store: TokenSource, device: torch.device, resume: bool, progress: Logged) -> Run:
     task = bind_task(spec.recipe, store, kept_companions(RunFolder(spec.out)) if resume else None)
-    run = Run(task, spec.recipe.train, seed=spec.seed, device=device, label=spec.name)
+    note = partial(progress.note_of, spec.name)
+    run = Run(task, spec.recipe.train, seed=spec.seed, device=device, label=spec.name, note=note)
     if not (resume and RunFolder(spec.out).has(RunFolder(spec.out).last)):
         task.initialise(run.model)
     return run
 
 
-def _make_room(shared: SharedPass, runs: Sequence[Run], residency: Residency, needed: int) -> SharedPass:
+def _make_room(shared: SharedPass, runs: Sequence[Run], residency: Residency, needed: int, graph: bool) -> SharedPass:
     """The same with room for the tokens that stay, beside the ``needed`` bytes of training: 0 for those foretold."""
     loader, rows = shared.loader, shared.train.rows
+    static = StaticBatch() if graph and loader.device.type == "cuda" else None
     batch = loader.resident_bytes(len(loader.clips_of(rows[:1]))) * min(shared.batch_size, len(rows))
     training = needed or training_bytes([run.parameters for run in runs], batch)
+    training += batch if static else 0
     splits = [split for split in (shared.train, shared.selection) if split is not None]
     residence = residency.settle(loader, [row for split in splits for row in split.rows], training=training)
-    return replace(shared, residence=residence, training_bytes=training)
+    return replace(shared, residence=residence, training_bytes=training, static=static)
 
 
 def _describe_group(runs: Sequence[Run]) -> list[str]:

@@ -25,6 +25,32 @@ class _Filling:
     reads: list[Future[None]]
 
 
+class _Ring:
+    """Buffers that are ``free``, each with what a reader waits for before it fills it, and those that are read into."""
+
+    def __init__(
+        self, read_clip: ReadClip, executor: ThreadPoolExecutor, depth: int, make_buffer: Callable[[int], BatchBuffer]
+    ) -> None:
+        self.free: deque[tuple[BatchBuffer | None, Wait]] = deque([(None, no_wait)] * depth)
+        self.filling: deque[_Filling] = deque()
+        self._read_clip = read_clip
+        self._executor = executor
+        self._make_buffer = make_buffer
+
+    def start_reading(self, waiting: Iterator[Sequence[int]]) -> None:
+        """Read the next batches into all free buffers."""
+        while self.free and (clips := next(waiting, None)) is not None:
+            buffer, wait = self.free.popleft()
+            if buffer is None or buffer.size < len(clips):
+                buffer, wait = self._make_buffer(len(clips)), no_wait
+            reads = [self._executor.submit(self._read, clip, buffer, slot, wait) for slot, clip in enumerate(clips)]
+            self.filling.append(_Filling(tuple(clips), buffer, reads))
+
+    def _read(self, clip: int, buffer: BatchBuffer, slot: int, wait: Wait) -> None:
+        wait()
+        self._read_clip(clip, buffer, slot)
+
+
 def prefetch_batches(
     read_clip: ReadClip,
     order: Iterable[Sequence[int]],
@@ -46,40 +72,25 @@ def prefetch_batches(
     """
     waiting = iter(order)
     transfer = Transfer(device)
-    # a buffer, and what a reader waits for before it fills it again
-    free: deque[tuple[BatchBuffer | None, Wait]] = deque([(None, no_wait)] * depth)
-    filling: deque[_Filling] = deque()
+    memory = pinned_memory if transfer.pinned else allocate
     executor = ThreadPoolExecutor(threads, "mettle-read")
-
-    def read(clip: int, buffer: BatchBuffer, slot: int, wait: Wait) -> None:
-        wait()
-        read_clip(clip, buffer, slot)
-
-    def start_reading() -> None:
-        while free and (clips := next(waiting, None)) is not None:
-            buffer, wait = free.popleft()
-            if buffer is None or buffer.size < len(clips):
-                memory = pinned_memory if transfer.pinned else allocate
-                buffer, wait = BatchBuffer(runs, len(clips), assemble, allocate=memory), no_wait
-            reads = [executor.submit(read, clip, buffer, slot, wait) for slot, clip in enumerate(clips)]
-            filling.append(_Filling(tuple(clips), buffer, reads))
-
+    ring = _Ring(read_clip, executor, depth, lambda size: BatchBuffer(runs, size, assemble, allocate=memory))
     try:
         while True:
-            start_reading()
-            if not filling:
+            ring.start_reading(waiting)
+            if not ring.filling:
                 return
-            ready = filling.popleft()
-            for one in ready.reads:
-                one.result()
+            ready = ring.filling.popleft()
+            for read in ready.reads:
+                read.result()
             batch, copied = transfer.deliver(ready.buffer, ready.clips, names)
             if copied is not None:
                 # the batch is another memory: the next one is read while the device works on this one
-                free.append((ready.buffer, copied))
-                start_reading()
+                ring.free.append((ready.buffer, copied))
+                ring.start_reading(waiting)
             yield batch
             if copied is None:
-                free.append((ready.buffer, no_wait))
+                ring.free.append((ready.buffer, no_wait))
     finally:
         # waits for the reads under way (a clip each): they write into buffers that are about to be freed
         executor.shutdown(wait=True, cancel_futures=True)

@@ -55,8 +55,8 @@ def write(path, dataset, samples, layers, segments, vocabulary):
     return TokenStore.open(path)
 
 
-def write_llp(path):
-    samples = test_llp.make_samples([test_llp.make_video(number, "train") for number in range(4)], motion=True)
+def write_llp(path, clips=4):
+    samples = test_llp.make_samples([test_llp.make_video(number, "train") for number in range(clips)], motion=True)
     vocabulary = {"categories": test_llp.CATEGORIES, "dense_annotations": test_llp.SOURCES}
     return write(path, "llp", samples, LAYERS, 10, vocabulary)
 
