@@ -130,6 +130,8 @@ def report_lines(report: PlanReport) -> list[str]:
     if report.rates.device is not None:
         lines.append(f"bound      {report.bound}")
     lines.append(f"crossover  {report.verdict}")
+    if report.online is not None:
+        lines.append(f"online     without a store: {report.online}")
     lines += [f"note       {note}" for note in report.notes]
     if report.missing:
         lines.append(f"missing    media of {report.missing} clips: mettle extract lists them")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -138,8 +138,11 @@ class ExtractConfig:
         usual = resolve_options(self.dataset, {})
         return [f"{name}={value}" for name, value in self.dataset_options.items() if value != usual[name]]
 
-    def words(self) -> list[str]:
-        """The options of ``extract`` that give this configuration, as words of a command; defaults are left away."""
+    def words(self, *, without: Sequence[str] = ()) -> list[str]:
+        """The options of ``extract`` that give this configuration, as words of a command, but for those of some fields.
+
+        Options with their default value are left away, and those that change nothing of a store.
+        """
         defaults = {item.name: item.default for item in fields(self)}
         words = ["--dataset", self.dataset]
         for name in (
@@ -154,7 +157,7 @@ class ExtractConfig:
             "precision",
             "out",
         ):
-            if (value := getattr(self, name)) != defaults[name]:
+            if name not in without and (value := getattr(self, name)) != defaults[name]:
                 words += [f"--{name.replace('_', '-')}", str(value)]
         for option in self.options:
             words += ["--option", option]

@@ -15,6 +15,7 @@ from mettle_cache.backbones import Backbone, create_backbone, layer_table, parse
 from mettle_cache.datasets import Dataset
 from mettle_cache.devices import available_cores, choose_device
 from mettle_cache.layers import LayerSpec, group_by_array, select_layers
+from mettle_cache.paths import command_line
 from mettle_cache.pipelines.cells import cells_for
 from mettle_cache.pipelines.extract.bound import Rates, codec_for, describe_bound, describe_writes
 from mettle_cache.pipelines.extract.config import ExtractConfig, default_store_path
@@ -79,7 +80,8 @@ class PlanReport:
 
     ``recomputes_per_second`` is clips/s of the frozen backbones alone. ``rates`` are those of the extraction's stages,
     ``bound`` says which of them it waits for, ``hours`` what it takes then. ``writes`` is the test of the disk, and
-    ``writing`` says what it could see.
+    ``writing`` says what it could see. ``online`` is the command that trains without a store, where that is faster or
+    the store does not fit.
     """
 
     dataset: str
@@ -102,6 +104,7 @@ class PlanReport:
     bound: str = ""
     writes: WriteSpeed | None = None
     writing: str = ""
+    online: str | None = None
     notes: tuple[str, ...] = (KNOWN_OF_KLT,)
 
     @property
@@ -238,8 +241,19 @@ def _report(
         recomputes_per_second=recompute,
         hours=None,
         verdict=verdict(chosen.reads_per_second, recompute),
+        online=None if _store_pays(chosen, recompute) else _online(config),
         rates=Rates(decode=None, device=recompute, disk=None, shares_cores=choose_device(config.device).type == "cpu"),
     )
+
+
+def _store_pays(chosen: Bill, recomputes: float | None) -> bool:
+    slower = recomputes is not None and chosen.reads_per_second is not None and chosen.reads_per_second < recomputes
+    return chosen.fits and not slower
+
+
+def _online(config: ExtractConfig) -> str:
+    """The training that computes these tokens in every step; in its own codec, because nothing is stored."""
+    return command_line("mettle train --online", *config.words(without=("codec", "out", "seed")))
 
 
 def verdict(reads: float | None, recomputes: float | None) -> str:
@@ -251,7 +265,7 @@ def verdict(reads: float | None, recomputes: float | None) -> str:
         return f"{rates}: every epoch from the store is {reads / recomputes:.1f} times faster than the backbone alone"
     return (
         f"{rates}: an epoch from this disk is SLOWER than the backbone; the store still saves memory, and time over "
-        "several heads that share a read. int4 or fewer layers help"
+        "several heads that share a read. int4 or fewer layers help; so does training without a store, with --online"
     )
 
 

@@ -117,13 +117,23 @@ def test_measured_rates_fill_the_bill(root):
 def test_a_disk_that_is_too_small_and_media_that_are_missing_are_said(root, tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr("mettle_cache.store.writing.durable.shutil.disk_usage", lambda _: usage(10, 9, 1))
-    assert not make_plan(config(root), measure=False).ok
+    report = make_plan(config(root, layers="last:1", codec="int4"), measure=False)
+    assert not report.ok
+    assert report.online == f"mettle train --online --dataset ave --root {root} --layers last:1"
     monkeypatch.undo()
+    assert make_plan(config(root), measure=False).online is None
     copy = shutil.copytree(root, tmp_path / "AVE")
     shutil.rmtree(next((copy / "frames").iterdir()))
     report = make_plan(config(copy), measure=False)
     assert report.missing == 1
     assert not report.ok
+
+
+def test_where_computing_is_faster_the_command_that_trains_so_is_said(root, monkeypatch):
+    monkeypatch.setattr(plan, "seconds_a_clip", lambda *arguments: 1e-9)
+    report = make_plan(config(root, visual=SMALL, audio="shared"), measure=True)
+    assert "SLOWER" in report.verdict
+    assert report.online == f"mettle train --online --dataset ave --root {root} --visual {SMALL} --audio shared"
 
 
 def test_what_does_not_exist_is_refused(root):
