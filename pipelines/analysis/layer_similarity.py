@@ -22,6 +22,7 @@ from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec
 from mettle_cache.paths import command_line, local_path
 from mettle_cache.pipelines.progress import Progress, Silent
+from mettle_cache.store.reading.token_source import TokenSource
 from mettle_cache.store.reading.token_store import TokenStore
 from mettle_cache.tokens import LayerTokens
 
@@ -67,7 +68,7 @@ class SimilarityReport:
 
 
 def layer_similarity(
-    store: str | Path | TokenStore,
+    store: str | Path | TokenSource,
     *,
     clips: int | None = None,
     threads: int = 3,
@@ -89,7 +90,7 @@ def layer_similarity(
     StoreError
         There is no finished store at that path, or it is damaged.
     """
-    opened = store if isinstance(store, TokenStore) else TokenStore.open(local_path(store))
+    opened = TokenStore.open(local_path(store)) if isinstance(store, str | Path) else store
     pairs = {layer.name: _input_of(layer, opened.layers) for layer in opened.layers}
     if not any(isinstance(before, LayerSpec) for before in pairs.values()):
         raise UsageError(
@@ -131,9 +132,9 @@ def _alike(before: LayerSpec, after: LayerSpec) -> bool:
     return (before.grid, before.tokens, before.width) == (after.grid, after.tokens, after.width)
 
 
-def _choose_clips(store: TokenStore, clips: int | None) -> list[int]:
+def _choose_clips(store: TokenSource, clips: int | None) -> list[int]:
     """Places on the clip axis, evenly spread over the clips that have tokens."""
-    whole = [number for number, status in enumerate(store.statuses) if status == "ok"]
+    whole = [number for number, clip in enumerate(store.clips) if clip not in store.failed]
     if not whole or (clips is not None and clips < 1):
         see = command_line("mettle info", str(store.path))
         raise UsageError(f"{store.path}: there are no clips with tokens to read", hint=f"see: {see}")
@@ -188,7 +189,7 @@ def _row(name: str, before: LayerSpec | str, found: _Cosines | None) -> LayerCos
     return LayerCosine(layer=name, mean=mean, std=variance**0.5, low=found.quantile(_LOW), high=found.quantile(_HIGH))
 
 
-def _notes(store: TokenStore) -> list[str]:
+def _notes(store: TokenSource) -> list[str]:
     """What else a reader has to know of these tokens."""
     backbones = store.key.get("extraction", {}).get("backbones", {})
     normed = [name for name, found in backbones.items() if found.get("final_norm")]

@@ -26,6 +26,7 @@ from mettle_cache.paths import local_path
 from mettle_cache.pipelines.progress import Progress, Silent
 from mettle_cache.pipelines.train.best_run import best_run
 from mettle_cache.pipelines.train.run_folder import RunFolder
+from mettle_cache.pipelines.train.run_tokens import TokenOptions, open_tokens
 from mettle_cache.pipelines.train.sample_loader import SampleLoader, Split, no_samples, read_split
 from mettle_cache.store.reading.token_store import TokenStore
 from mettle_cache.tokens import LayerTokens
@@ -124,7 +125,8 @@ def layer_token_facts(
     folder, target = RunFolder(local_path(run)), choose_device(device)
     config = folder.read_config()
     recipe = config.load_recipe()
-    opened = config.store.open(folder.path, instead=local_path(store) if isinstance(store, str | Path) else store)
+    given = local_path(store) if isinstance(store, str | Path) else store
+    opened = open_tokens(folder.path, config, TokenOptions(device=device), progress, instead=given)
     trained, _ = best_run(folder, config, opened, target)
     trained.model.eval()
     method = _require_layer_wise(trained.model, f"{folder.path}: its method {recipe.method}")

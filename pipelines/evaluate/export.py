@@ -42,6 +42,7 @@ from mettle_cache.pipelines.train.kept_companions import (
 )
 from mettle_cache.pipelines.train.recipe import Recipe, recipe_from_json
 from mettle_cache.pipelines.train.run_folder import RunFolder, hold_run
+from mettle_cache.pipelines.train.run_tokens import TokenOptions, open_tokens
 from mettle_cache.pipelines.train.sample_loader import SampleBatch, SampleLoader, evaluation_inputs, read_split
 from mettle_cache.pipelines.train.task import bind_task, task_on_layers
 from mettle_cache.pipelines.train.token_origin import FILE, TOKENS, TokenOrigin
@@ -53,6 +54,7 @@ from mettle_cache.tasks.protocol import Task
 from mettle_cache.tokens import LayerTokens
 
 if TYPE_CHECKING:
+    from mettle_cache.store.reading.token_source import TokenSource
     from mettle_cache.store.reading.token_store import TokenStore
 
 # single precision: what is allowed between the features of the folded and of the trained LCD, against their peak
@@ -127,7 +129,7 @@ def export_run(
     inside = out.absolute().parent.resolve() == run.resolve()
     with _hold(run) if inside else nullcontext(RunFolder(run)) as folder:
         checkpoint = folder.check(folder.best)
-        opened = config.store.open(run, instead=store)
+        opened = open_tokens(run, config, TokenOptions(device=device), Silent(), instead=store)
         companions = kept_companions(folder)
         task = bind_task(recipe, opened, companions)
         trained, folded = _load_twice(task, checkpoint, folder.best, target)
@@ -274,7 +276,7 @@ def _write(
     model: nn.Module,
     task: Task,
     recipe: Recipe,
-    store: TokenStore,
+    store: TokenSource,
     checkpoint: Path,
     companions: Mapping[str, Companion],
     path: Path,
@@ -311,7 +313,7 @@ def _task_of(table: Mapping[str, Any], companions: Mapping[str, Companion]) -> T
     )
 
 
-def _one_sample(task: Task, store: TokenStore, device: torch.device) -> SampleBatch:
+def _one_sample(task: Task, store: TokenSource, device: torch.device) -> SampleBatch:
     """The first sample that has tokens, on the device."""
     for split in dict.fromkeys(store.samples["split"].to_pylist()):
         rows = read_split(store, split).rows[:1]

@@ -12,12 +12,13 @@ from mettle_cache.devices import choose_device
 from mettle_cache.errors import RunError
 from mettle_cache.pipelines.evaluate.artefacts import StoredFrames
 from mettle_cache.pipelines.evaluate.sample_scores import spread_over_ranks
-from mettle_cache.pipelines.progress import Progress
+from mettle_cache.pipelines.progress import Progress, Silent
 from mettle_cache.pipelines.train.best_run import best_run
 from mettle_cache.pipelines.train.loop import predict_split
 from mettle_cache.pipelines.train.recipe import Recipe
 from mettle_cache.pipelines.train.run import Run
 from mettle_cache.pipelines.train.run_folder import RunFolder
+from mettle_cache.pipelines.train.run_tokens import TokenOptions, open_tokens
 from mettle_cache.pipelines.train.sample_loader import (
     SampleBatch,
     SampleLoader,
@@ -28,6 +29,7 @@ from mettle_cache.pipelines.train.sample_loader import (
 from mettle_cache.tasks.protocol import Predictions, Task
 
 if TYPE_CHECKING:
+    from mettle_cache.store.reading.token_source import TokenSource
     from mettle_cache.store.reading.token_store import TokenStore
 
 
@@ -37,7 +39,7 @@ class TrainedRun:
 
     label: str
     recipe: Recipe
-    store: TokenStore
+    store: TokenSource
     run: Run
 
     @classmethod
@@ -55,7 +57,7 @@ class TrainedRun:
         """
         folder = RunFolder(path)
         config = folder.read_config()
-        opened = config.store.open(path, instead=store)
+        opened = open_tokens(path, config, TokenOptions(device=device), Silent(), instead=store)
         run, _ = best_run(folder, config, opened, choose_device(device))
         return cls(label, config.load_recipe(), opened, run)
 
@@ -83,7 +85,7 @@ class RunGroup:
         self._predicted: dict[int, Predictions] = {}
 
     @property
-    def store(self) -> TokenStore:
+    def store(self) -> TokenSource:
         return self.runs[0].store
 
     @property

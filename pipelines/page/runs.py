@@ -142,4 +142,6 @@ def read_store(run: PageRun, instead: Path | None) -> PageStore | str:
             return f"another store lies at {path.name}: its key is {facts['key_digest']}; --store names the run's own"
         return PageStore(path=path, facts=facts, samples=load_metadata(path).read_samples())
     except StoreError as error:
+        if run.config.store.computed is not None:
+            return f"it was trained without a store, so nothing of one is told ({path.name} would be it)"
         return f"the store {path.name} cannot be told of ({error.message}); --store names its new place"

@@ -42,7 +42,7 @@ def portable_run(path: Path) -> dict[str, Content]:
     if folder.result.name in files:
         content = (json.dumps(_without_places(folder.read_result()), indent=2) + "\n").encode()
         files[folder.result.name], digests[folder.result.name] = content, digest(content)
-    store = replace(config.store, path=Path(config.store.path).name)
+    store = replace(config.store, path=Path(config.store.path).name, computed=_without_places(config.store.computed))
     return {**files, folder.config.name: replace(config, store=store, files=digests).to_bytes()}
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import ConfigDict, TypeAdapter
 
 from mettle_cache.errors import RunError, StoreMissingError
-from mettle_cache.paths import local_path
+from mettle_cache.paths import command_line, local_path
 from mettle_cache.pipelines.train.config import SelectOn
 from mettle_cache.store.format.digests import digest_of
 
@@ -76,9 +76,10 @@ class StoreReference:
         try:
             store = TokenStore.open(place) if isinstance(place, Path) else place
         except StoreMissingError as error:
-            raise StoreMissingError(
-                f"{run}: its store is not at {place}", hint=f"name the store's new place with {option}"
-            ) from error
+            hint = f"name the store's new place with {option}"
+            if self.computed is not None:  # it was computed, and there never was one
+                hint = f"make it: {command_line('mettle extract', *self.computed['options'])}; or {hint}"
+            raise StoreMissingError(f"{run}: its store is not at {place}", hint=hint) from error
         self.check(run, store)
         return store
 

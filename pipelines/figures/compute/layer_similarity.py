@@ -12,12 +12,12 @@ from mettle_cache.pipelines.figures.layer_similarity import LayerSimilarity
 from mettle_cache.pipelines.progress import Progress
 
 if TYPE_CHECKING:
-    from mettle_cache.store.reading.token_store import TokenStore
+    from mettle_cache.store.reading.token_source import TokenSource
 
 CLIPS = 8
 
 
-def store_similarities(store: TokenStore, progress: Progress, *, clips: int = CLIPS) -> list[LayerSimilarity]:
+def store_similarities(store: TokenSource, progress: Progress, *, clips: int = CLIPS) -> list[LayerSimilarity]:
     """One line for each modality that has layers to compare, over all tokens of clips that lie evenly over the store.
 
     Raises

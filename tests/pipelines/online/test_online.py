@@ -8,9 +8,12 @@ import pytest
 from mettle_cache.datasets import open_dataset
 from mettle_cache.errors import DatasetError, RunError
 from mettle_cache.pipelines.evaluate.evaluation import evaluate
+from mettle_cache.pipelines.evaluate.export import export_run
 from mettle_cache.pipelines.extract.run import extract
+from mettle_cache.pipelines.share.portable import portable_run
 from mettle_cache.pipelines.train.config import TrainJob
 from mettle_cache.pipelines.train.job import resume_runs, start_training
+from mettle_cache.pipelines.train.run_config import RunConfig
 from mettle_cache.pipelines.train.run_folder import RunFolder
 from tests.pipelines.extraction import tiny, write_clips
 from tests.pipelines.listener import Listener
@@ -100,3 +103,11 @@ def test_a_clip_that_fails_is_left_out_as_an_extraction_leaves_it_out(damaged, o
     assert weights(tmp_path / "run") == weights(tmp_path / "s")
     assert report.dropped == {"train": 1, "val": 0}
     assert list(RunFolder(tmp_path / "run").read_config().store.computed["failed"]) == [clip]
+
+
+def test_other_commands_compute_the_tokens_too_and_a_shared_run_names_no_place(media, trained, tmp_path):
+    run = shutil.copytree(trained, tmp_path / "run")
+    assert export_run(run, repeats=1).out.is_file()
+    record = portable_run(run)["config.json"]
+    assert str(media.parent).encode() not in record
+    assert RunConfig.from_bytes(record).store.computed["root"] == media.name
