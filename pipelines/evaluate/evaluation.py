@@ -198,14 +198,14 @@ def _predict_together(
     first, runs = group[0], [trained.run for trained in group]
     tasks, device = [run.task for run in runs], first.run.device
     loader = SampleLoader.with_grids(first.store, tasks, progress, device=device, threads=threads)
-    if any(pools_tokens(run.model) for run in runs):
-        loader.compile_kernels(first.split.rows, progress.note)
-    progress.start(len(first.split), "clips", f"evaluate {first.split.name}")
     try:
+        if any(pools_tokens(run.model) for run in runs):
+            loader.compile_kernels(first.split.rows, progress.note)
+        progress.start(len(first.split), "clips", f"evaluate {first.split.name}")
         predictions = predict_split(runs, loader, first.split, first.recipe.train.batch_size, progress)
     except ClipsFailedError as error:
         progress.finish()
-        progress.note(error.message)
+        progress.note(f"{error.message}: beginning again without")
         return _predict_together([without_failed(trained, error.rest) for trained in group], threads, progress)
     progress.finish()
     return list(zip(group, predictions, strict=True))

@@ -263,7 +263,7 @@ class OnlineTokens:
             what = f"{count(len(failed), 'clip')} of {self.extractor.dataset.root} cannot be computed:"
             return DatasetError("\n  - ".join((what, *lines, *rest)), hint=MEND)
         return ClipsFailedError(
-            f"{count(len(failed), 'clip')} cannot be computed: beginning again without their samples",
+            f"{count(len(failed), 'clip')} cannot be computed: {'; '.join([*lines, *rest])}",
             failed=failed,
             rest=self.without(failed),
             hint=MEND,

@@ -158,7 +158,7 @@ def _train_group(
         )
     except ClipsFailedError as error:
         _check_may_begin_again(specs, error)
-        progress.note(error.message)
+        progress.note(f"{error.message}: beginning again without")
         return _train_group(replace(job, resume=True), error.rest, specs, select_on, progress)
 
 

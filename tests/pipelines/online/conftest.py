@@ -1,7 +1,11 @@
 """Media to train on without a store, and how."""
 
+import shutil
+
+import numpy as np
 import pytest
 
+from mettle_cache.datasets import open_dataset
 from mettle_cache.pipelines.online.config import OnlineJob
 from mettle_cache.pipelines.online.job import train_online
 from mettle_cache.pipelines.train.checkpoint import load_checkpoint
@@ -44,3 +48,19 @@ def weights():
         return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}, rows
 
     return of
+
+
+@pytest.fixture
+def damage(media, tmp_path):
+    """``damage(split)``: a copy of the media of which one clip of a split looks whole and cannot be decoded; its id."""
+
+    def make(split):
+        root = shutil.copytree(media, tmp_path / "damaged")
+        dataset = open_dataset("ave", root)
+        of_split = dataset.samples.filter(np.equal(dataset.samples["split"].to_numpy(), split))["clip"].to_pylist()
+        clip = next(clip for clip in dataset.clips if clip.frames.is_dir() and clip.id in of_split)
+        picture = sorted(clip.frames.iterdir())[0]
+        picture.write_bytes(picture.read_bytes()[:-200])
+        return root, clip.id
+
+    return make

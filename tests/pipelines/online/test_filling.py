@@ -97,6 +97,17 @@ def test_a_run_goes_on_from_the_store_once_an_extraction_has_finished_it(media, 
     assert "--from-cache" in refused.value.hint
 
 
+def test_a_clip_that_fails_fails_in_the_store_too(damage, online, tmp_path):
+    root, clip = damage("train")
+    store = tmp_path / "store.zarr"
+    online(root, tmp_path / "run", fill=str(store), codec="int8", skip_missing=True, **STORED)
+    assert list(TokenStore.open(store, allow_unfinished=True).failed) == [clip]
+    options = {"codec": "int8", "skip_missing": True, **STORED}
+    assert extract(tiny(root, store, **options)).finished
+    assert extract(tiny(root, tmp_path / "whole.zarr", **options)).finished
+    assert tree(store) == tree(tmp_path / "whole.zarr")
+
+
 def test_what_was_written_in_an_epoch_is_read_when_opening_the_store_anew_pays():
     order = [[0, 1], [1, 2], [0, 3]]
     assert plan_steps(order, {3}) == [Step((0, 1), ()), Step((1, 2), ()), Step((0,), (3,))]

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 
-from mettle_cache.datasets import open_dataset
 from mettle_cache.errors import DatasetError, RunError
 from mettle_cache.pipelines.evaluate.evaluation import evaluate
 from mettle_cache.pipelines.evaluate.export import export_run
@@ -80,18 +79,8 @@ def test_media_that_moved_are_named_and_others_refused(media, trained, tmp_path)
         evaluate(run, root=other)
 
 
-@pytest.fixture
-def damaged(media, tmp_path):
-    """The media, of which one training clip looks whole and cannot be decoded; its id."""
-    root = shutil.copytree(media, tmp_path / "damaged")
-    clip = next(clip for clip in open_dataset("ave", root).clips if clip.frames.is_dir())
-    picture = sorted(clip.frames.iterdir())[0]
-    picture.write_bytes(picture.read_bytes()[:-200])
-    return root, clip.id
-
-
-def test_a_clip_that_fails_is_left_out_as_an_extraction_leaves_it_out(damaged, online, weights, tmp_path):
-    root, clip = damaged
+def test_a_clip_that_fails_is_left_out_as_an_extraction_leaves_it_out(damage, online, weights, tmp_path):
+    root, clip = damage("train")
     with pytest.raises(DatasetError, match=clip) as refused:
         online(root, tmp_path / "refused")
     assert "--skip-missing" in refused.value.hint
@@ -103,6 +92,28 @@ def test_a_clip_that_fails_is_left_out_as_an_extraction_leaves_it_out(damaged, o
     assert weights(tmp_path / "run") == weights(tmp_path / "s")
     assert report.dropped == {"train": 1, "val": 0}
     assert list(RunFolder(tmp_path / "run").read_config().store.computed["failed"]) == [clip]
+
+
+def test_a_clip_that_only_scoring_reads_is_left_out_of_the_score_and_said(damage, online, tmp_path):
+    root, clip = damage("test")
+    online(root, tmp_path / "run")
+    listener = Listener()
+    report = evaluate(tmp_path / "run", progress=listener)
+    assert (report.samples, report.dropped) == (1, 1)
+    assert any("test samples left out" in line for line in report.differs)
+    assert any(clip in note for note in listener.notes)
+
+
+def test_a_run_does_not_go_on_without_clips_that_its_epochs_had(media, trained, tmp_path):
+    root, run = shutil.copytree(media, tmp_path / "later"), shutil.copytree(trained, tmp_path / "run")
+    for picture in root.rglob("*.jpg"):
+        picture.write_bytes(picture.read_bytes()[:-200])
+    job = TrainJob(out=run, resume=True, overrides=("train.epochs=3",), log=())
+    with pytest.raises((RunError, DatasetError), match="cannot be computed") as refused:
+        resume_runs(job, Listener(), root=root)
+    assert refused.value.hint
+    assert RunFolder(run).read_config().store.computed["failed"] == {}
+    assert RunFolder(run).last.read_bytes() == RunFolder(trained).last.read_bytes()
 
 
 def test_other_commands_compute_the_tokens_too_and_a_shared_run_names_no_place(media, trained, tmp_path):
