@@ -37,7 +37,9 @@ def evaluate(
         str, typer.Option(help="The split to score.", autocompletion=completion.one_of("train", "val", "test"))
     ] = "test",
     store: Annotated[Path | None, path_option(text="The runs' store, where it has moved.", metavar="STORE")] = None,
-    root: Annotated[Path | None, path_option(text="The data set, to draw predictions on its frames.")] = None,
+    root: Annotated[
+        Path | None, path_option(text="The data set, for frames to draw on, or where it has moved.")
+    ] = None,
     out: Annotated[
         Path | None, path_option(text="Where to write the results; by default each run's own folder.")
     ] = None,

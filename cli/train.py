@@ -111,7 +111,8 @@ def _start(
     if seeds is not None:
         return start_seeds(job, seeds, terminal_progress())
     if runs := job.runs():
-        group = resume_runs(job, terminal_progress(), root=given.get("root"))
+        moved = {"visual": given.get("visual"), "audio": given.get("audio")}
+        group = resume_runs(job, terminal_progress(), root=given.get("root"), weights=moved)
         return group.only_head if runs == [job.out] else group
     return start_training(job, terminal_progress())
 

@@ -87,8 +87,14 @@ def splits_of(select_on: str) -> tuple[str, ...]:
 
 
 def refuse_without_online(given: Mapping[str, Any], fill: str | None, *, resume: bool) -> None:
-    """Refuse options of an extraction where there is none; a run to resume may have moved media. Raises UsageError."""
-    allowed = {"root"} if resume else set()
+    """Refuse options of an extraction where there is none; a run to resume may have moved media and weights.
+
+    Raises
+    ------
+    UsageError
+        Names the options.
+    """
+    allowed = {"root", "visual", "audio"} if resume else set()
     surplus = [] if fill is None else ["--fill-cache"]
     surplus += [f"--{_NAMES.get(name, name).replace('_', '-')}" for name in given if name not in allowed]
     if surplus:

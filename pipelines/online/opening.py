@@ -8,6 +8,8 @@ from types import MappingProxyType
 from typing import Any
 
 from mettle_cache.backbones import parse_backbone
+from mettle_cache.errors import StoreError
+from mettle_cache.paths import command_line
 from mettle_cache.pipelines.extract.config import ExtractConfig, default_store_path
 from mettle_cache.pipelines.extract.extractor import (
     Extractor,
@@ -25,7 +27,7 @@ from mettle_cache.pipelines.online.filling_tokens import FillingTokens
 from mettle_cache.pipelines.online.tokens import OnlineTokens
 from mettle_cache.pipelines.progress import Progress
 from mettle_cache.pipelines.report.units import count
-from mettle_cache.store.format.metadata import StoreMetadata
+from mettle_cache.store.format.metadata import StoreMetadata, load_metadata, read_ready
 from mettle_cache.store.writing.writer import StoreWriter
 
 
@@ -63,6 +65,9 @@ def open_online(
     with with_static_arrays(extractor, config, out, progress) as extractor:
         writer = begin_writing(extractor, config, out, progress) if fill else None
         metadata = writer.metadata if writer else StoreMetadata.of_spec(out, store_spec(extractor, config))
+    if holds_tokens(metadata):
+        read = command_line("mettle train --from-cache", out)
+        progress.note(f"store {out} holds these very tokens; reading them is likely to be faster: {read}")
     remember_backbones(config, extractor)
     facts: dict[str, Any] = {
         "extractor": extractor,
@@ -73,6 +78,15 @@ def open_online(
         "progress": progress,
     }
     return fill_store(writer, config, facts, fill) if writer else OnlineTokens(**facts)
+
+
+def holds_tokens(metadata: StoreMetadata) -> bool:
+    """Whether the store of these metadata lies at its path, and is finished."""
+    try:
+        there = load_metadata(metadata.path)
+        return there.record.key_digest == metadata.record.key_digest and read_ready(there) is not None
+    except StoreError:
+        return False  # there is none, or none to be read
 
 
 def fill_store(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mettle_cache.devices import available_cores, choose_device, prepare_process
-from mettle_cache.errors import RunError
+from mettle_cache.errors import RunError, WeightsError
 from mettle_cache.layers import MODALITIES
 from mettle_cache.pipelines.extract.config import ExtractConfig
 from mettle_cache.pipelines.extract.extractor import Extractor, extraction_key, open_config_dataset, store_spec
@@ -102,7 +102,12 @@ def _extractor(
     device = choose_device(options.device)
     modalities = [modality for modality in MODALITIES if modality in origin.extraction.get("backbones", {})]
     _recall_weights(origin, computed)
-    built = build_backbones(origin, modalities, device, named=options.weights, note=progress.note)
+    try:
+        built = build_backbones(origin, modalities, device, named=options.weights, note=progress.note)
+    except WeightsError as error:
+        if not options.resuming:  # the commands that only read a run take no weights
+            error.hint = "put the file into weights/, or name a store with the tokens that the run was trained on"
+        raise
     for note in built.notes:
         progress.note(note)
     return Extractor(

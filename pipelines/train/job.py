@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import cast
 
 from mettle_cache.errors import RunError
@@ -49,10 +50,17 @@ def train_one(job: TrainJob, tokens: TokenSource, name: str, progress: Progress)
     return _train_group(job, tokens, [spec], cast(SelectOn, job.select_on or "val"), progress).only_head
 
 
-def resume_runs(job: TrainJob, progress: Progress, *, root: Path | None = None) -> GroupReport:
+def resume_runs(
+    job: TrainJob,
+    progress: Progress,
+    *,
+    root: Path | None = None,
+    weights: Mapping[str, str | None] = MappingProxyType({}),
+) -> GroupReport:
     """Go on with the runs in ``job.out`` by their own records; all else that the request names must agree with them.
 
-    They may get longer, and their store may have moved; so may the data set of a run without a store, to ``root``.
+    They may get longer, and their store may have moved; so may the data set of a run without a store, to ``root``, and
+    its backbones' weights, to the ``NAME=FILE`` of each modality.
 
     Raises
     ------
@@ -75,7 +83,7 @@ def resume_runs(job: TrainJob, progress: Progress, *, root: Path | None = None) 
         )
         for folder, config in zip(folders, configs, strict=True)
     ]
-    options = TokenOptions(device=job.device, root=root, resuming=True)
+    options = TokenOptions(device=job.device, root=root, weights=weights, resuming=True)
     named = ", ".join(str(spec.out) for spec in specs)
     select_on = cast(SelectOn, job.select_on or configs[0].select_on)
     with closing(

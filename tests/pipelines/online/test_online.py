@@ -5,10 +5,14 @@ from dataclasses import replace
 
 import pytest
 
-from mettle_cache.errors import DatasetError, RunError
+from mettle_cache.errors import DatasetError, MediaError, RunError
 from mettle_cache.pipelines.evaluate.evaluation import evaluate
 from mettle_cache.pipelines.evaluate.export import export_run
+from mettle_cache.pipelines.extract.extractor import Extractor
+from mettle_cache.pipelines.extract.failures import EveryClipFailsError
 from mettle_cache.pipelines.extract.run import extract
+from mettle_cache.pipelines.online import tokens
+from mettle_cache.pipelines.online.opening import open_online
 from mettle_cache.pipelines.share.portable import portable_run
 from mettle_cache.pipelines.train.config import TrainJob
 from mettle_cache.pipelines.train.job import resume_runs, start_training
@@ -122,3 +126,20 @@ def test_other_commands_compute_the_tokens_too_and_a_shared_run_names_no_place(m
     record = portable_run(run)["config.json"]
     assert str(media.parent).encode() not in record
     assert RunConfig.from_bytes(record).store.computed["root"] == media.name
+
+
+def test_where_nothing_can_be_computed_that_is_the_error(media, online, tmp_path, monkeypatch):
+    monkeypatch.setattr(tokens, "MOST_BEFORE_A_SUCCESS", 3)
+
+    def broken(extractor, index):
+        raise MediaError("the decoder is broken")
+
+    monkeypatch.setattr(Extractor, "prepare", broken)
+    with pytest.raises(EveryClipFailsError, match=r"none of the first 3 clips could be computed:\n  - .*the decoder"):
+        online(media, tmp_path / "run", skip_missing=True)
+
+
+def test_a_finished_store_of_these_tokens_is_pointed_at(media, stored):
+    listener = Listener()
+    open_online(tiny(media, stored / "store.zarr", codec="float16"), listener)
+    assert any("holds these very tokens" in note and "--from-cache" in note for note in listener.notes)
