@@ -22,13 +22,14 @@ from mettle_cache.pipelines.logged import Logged
 from mettle_cache.pipelines.progress import Progress
 from mettle_cache.pipelines.train.checkpoint import load_checkpoint, save_checkpoint
 from mettle_cache.pipelines.train.config import GroundingJob, Videos
-from mettle_cache.pipelines.train.loop import SharedPass, train_epochs
+from mettle_cache.pipelines.train.loop import train_epochs
 from mettle_cache.pipelines.train.outcome import describe_training, open_loggers
 from mettle_cache.pipelines.train.recipe import TrainOptions
 from mettle_cache.pipelines.train.run import Run
 from mettle_cache.pipelines.train.run_config import RunConfig, StoreReference
 from mettle_cache.pipelines.train.run_folder import RunFolder, claim_run
 from mettle_cache.pipelines.train.sample_loader import SampleLoader, Split, read_split
+from mettle_cache.pipelines.train.shared_pass import SharedPass
 from mettle_cache.sealing import seal
 from mettle_cache.store import TokenStore
 from mettle_cache.tasks.avqa.grounding import GroundingTask

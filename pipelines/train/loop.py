@@ -16,9 +16,8 @@ import numpy as np
 
 from mettle_cache.errors import RunError
 from mettle_cache.methods.kernels.ops import pools_tokens
-from mettle_cache.pipelines.logged import Logged
 from mettle_cache.pipelines.progress import VERBOSITY, Progress, detail
-from mettle_cache.pipelines.train.residency import Residence
+from mettle_cache.pipelines.train.out_of_memory import telling_what_fits
 from mettle_cache.pipelines.train.run import Run
 from mettle_cache.pipelines.train.sample_loader import (
     SampleLoader,
@@ -28,44 +27,9 @@ from mettle_cache.pipelines.train.sample_loader import (
     evaluation_inputs,
     training_inputs,
 )
-from mettle_cache.pipelines.train.step_graph import StaticBatch
+from mettle_cache.pipelines.train.shared_pass import SharedPass
 from mettle_cache.pipelines.train.step_terms import StepTerms
 from mettle_cache.tasks.protocol import Predictions
-
-
-@dataclass(frozen=True, kw_only=True)
-class SharedPass:
-    """What all runs of a pass share, such as their batches.
-
-    ``residence`` is where tokens stay, None where nobody chose; ``training_bytes`` are foretold for training beside
-    them, 0 where they are not. ``static`` holds the batches that heads replay their steps on; None: steps as they are.
-    """
-
-    loader: SampleLoader
-    batch_size: int
-    order_seed: int
-    train: Split
-    selection: Split | None
-    progress: Logged
-    residence: Residence | None = None
-    training_bytes: int = 0
-    static: StaticBatch | None = None
-
-    @property
-    def foretold_bytes(self) -> int:
-        """Memory that training and tokens that stay are foretold to take on the device that trains."""
-        residence = self.residence
-        there = ("device", "memory") if self.loader.device.type == "cpu" else ("device",)
-        return self.training_bytes + (residence.nbytes if residence and residence.tier in there else 0)
-
-    def residence_notes(self, runs: Sequence[Run]) -> list[str]:
-        """Where the tokens stay, for people."""
-        return [self.residence.describe(max(run.options.epochs for run in runs))] if self.residence else []
-
-    @property
-    def steps(self) -> int:
-        """Optimiser steps of one epoch."""
-        return -(-len(self.train) // self.batch_size)
 
 
 @dataclass
@@ -130,7 +94,9 @@ def train_epoch(shared: SharedPass, runs: Sequence[Run], epoch: int) -> float:
         held = shared.static.hold(batch) if shared.static else batch
         for run in _healthy(runs):
             with _failing_alone(run, shared.progress):
-                steps.tell(run, run.step(held, epoch=epoch, index=index))
+                with telling_what_fits(shared, run, f"epoch {epoch + 1}, step {index + 1}"):
+                    terms = run.step(held, epoch=epoch, index=index)
+                steps.tell(run, terms)
         shared.progress.advance(len(batch.rows), nbytes=batch.tokens.nbytes)
     for run in _healthy(runs):
         with _failing_alone(run, shared.progress):

@@ -13,10 +13,11 @@ from mettle_cache.pipelines.progress import Progress
 from mettle_cache.pipelines.report.run_reports import GroupReport, TrainReport
 from mettle_cache.pipelines.train.loggers.protocol import LoggedRun, Setting
 from mettle_cache.pipelines.train.loggers.run_loggers import RunLoggers
-from mettle_cache.pipelines.train.loop import SharedPass, Throughput
+from mettle_cache.pipelines.train.loop import Throughput
 from mettle_cache.pipelines.train.recipe import flatten_recipe
 from mettle_cache.pipelines.train.run import Run
 from mettle_cache.pipelines.train.run_folder import RunFolder
+from mettle_cache.pipelines.train.shared_pass import SharedPass
 from mettle_cache.pipelines.train.spec import RunSpec
 
 

@@ -14,18 +14,18 @@ import torch
 
 from mettle_cache.devices import choose_device, prepare_process
 from mettle_cache.methods.kernels.ops import pools_tokens
-from mettle_cache.pipelines.memory import available_memory, counting_saved
+from mettle_cache.pipelines.memory import available_memory
 from mettle_cache.pipelines.progress import Progress, Silent
 from mettle_cache.pipelines.report.run_reports import GroupReport, join_groups
 from mettle_cache.pipelines.report.units import format_bytes
 from mettle_cache.pipelines.train.config import SelectOn
-from mettle_cache.pipelines.train.foretold import BATCHES, GRADIENTS, HELD
+from mettle_cache.pipelines.train.head_size import HeadSize, probe_step
 from mettle_cache.pipelines.train.kept_companions import kept_companions
 from mettle_cache.pipelines.train.recipe import Recipe
 from mettle_cache.pipelines.train.residency import Residency
 from mettle_cache.pipelines.train.run import Run
 from mettle_cache.pipelines.train.run_folder import RunFolder, claim_runs
-from mettle_cache.pipelines.train.sample_loader import SampleBatch, SampleLoader, read_split, training_inputs
+from mettle_cache.pipelines.train.sample_loader import SampleLoader, read_split
 from mettle_cache.pipelines.train.spec import RunSpec, check_folders, shared_settings
 from mettle_cache.pipelines.train.task import bind_task
 from mettle_cache.pipelines.train.training import run_config, train_runs
@@ -33,16 +33,6 @@ from mettle_cache.store.reading.token_source import TokenSource
 
 SHARE = 0.7
 """Of the memory that is free, what heads may take where nobody says how much."""
-# two, because a normalisation over a batch wants more than one
-_PROBED = 2
-
-
-@dataclass(frozen=True)
-class HeadSize:
-    """Bytes that a head holds all the time, and those of its step, which are free again for the next head's."""
-
-    held: int
-    step: int
 
 
 @dataclass(frozen=True)
@@ -151,31 +141,10 @@ class _Sizes:
         # those that a run to resume keeps, where the store has none any more
         task = bind_task(recipe, self._store, kept_companions(RunFolder(spec.out)))
         run = Run(task, recipe.train, seed=0, device=self._device)
-        held, gradients = HELD * run.parameters, GRADIENTS * run.parameters
-        probed = self._rows[:_PROBED]
-        if not probed:
-            return HeadSize(held, gradients)
         loader = SampleLoader.for_tasks(self._store, [run.task], device=self._device, threads=1)
-        if pools_tokens(run.model):
-            loader.compile_kernels(probed, self._progress.note)
-        inputs = training_inputs(run.task, self._rows, order_seed=recipe.train.order_seed, epoch=0)
-        (batch,) = loader.batches(probed, _PROBED, inputs)
-        further = len(batch.inputs.rows)
-        samples = min(recipe.train.batch_size, len(self._rows))
-        times = (samples + further) / (len(probed) + further)
-        return HeadSize(held, gradients + int(times * (_kept(run, batch) + BATCHES * batch.tokens.nbytes)))
-
-
-def _kept(run: Run, batch: SampleBatch) -> int:
-    """Bytes that the forward pass of a step keeps for the backward pass, weights and stored tokens aside."""
-    stored = [
-        tensor
-        for layer in batch.tokens.layers.values()
-        for tensor in (layer.codes, *layer.parts.values(), *layer.static.values())
-    ]
-    with counting_saved([*run.model.parameters(), *run.model.buffers(), *stored]) as saved:
-        run.step(batch, epoch=0, index=0)
-    return saved.nbytes
+        if self._rows and pools_tokens(run.model):
+            loader.compile_kernels(self._rows[:1], self._progress.note)
+        return probe_step(run, loader, self._rows).at(min(recipe.train.batch_size, len(self._rows)))
 
 
 def train_passes(

@@ -23,7 +23,7 @@ from mettle_cache.pipelines.train.epoch_pictures import EpochPictures
 from mettle_cache.pipelines.train.foretold import training_bytes
 from mettle_cache.pipelines.train.kept_arrays import keep_static
 from mettle_cache.pipelines.train.kept_companions import keep_companions, kept_companions
-from mettle_cache.pipelines.train.loop import SharedPass, Throughput, train_epochs
+from mettle_cache.pipelines.train.loop import Throughput, train_epochs
 from mettle_cache.pipelines.train.outcome import describe_training, open_loggers, report_group
 from mettle_cache.pipelines.train.recipe import Recipe, default_recipe, load_recipe
 from mettle_cache.pipelines.train.residency import Residency
@@ -31,6 +31,7 @@ from mettle_cache.pipelines.train.run import Run
 from mettle_cache.pipelines.train.run_config import NO_DIGESTS, RunConfig, StoreReference
 from mettle_cache.pipelines.train.run_folder import RunFolder, check_claim, claim_runs
 from mettle_cache.pipelines.train.sample_loader import SampleLoader, Split, read_split
+from mettle_cache.pipelines.train.shared_pass import SharedPass
 from mettle_cache.pipelines.train.spec import RunSpec, check_shared
 from mettle_cache.pipelines.train.step_graph import StaticBatch
 from mettle_cache.pipelines.train.task import bind_task

@@ -25,10 +25,13 @@ from mettle_cache.pipelines.train.config import Resident
 from mettle_cache.pipelines.train.residency import Residency
 from mettle_cache.pipelines.train.run import Run
 from mettle_cache.pipelines.train.sample_loader import SampleLoader, read_split
+from mettle_cache.pipelines.train.step_graph import WARM_STEPS, StaticBatch
 from mettle_cache.store.reading.token_store import TokenStore
 
 CODECS = ("int8", "klt1.5")
 BATCHES = 3
+# epochs of as many steps as batches that are not timed: those before the capture, and that of the capture
+_WARM = 1 + -(-WARM_STEPS // BATCHES)
 # floats that one update of Adam moves for each parameter: weight, gradient and two moments read, all but one written
 _ADAM_FLOATS = 7
 # at most twice the floor from the device, nine tenths of the slower of disk and bus from the disk; batch 16 in 4 GB
@@ -95,7 +98,7 @@ def from_every_tier(store: TokenStore, path: Path, codec: str, batch: int, setti
 
 
 def measure(store: TokenStore, head: Run, tier: Resident, batch: int, setting: Setting) -> float:
-    """Clips a second, after an epoch that fills the tier and compiles what has to be compiled.
+    """Clips a second, after epochs that fill the tier, compile what has to be compiled, and capture the step.
 
     Raises
     ------
@@ -105,13 +108,13 @@ def measure(store: TokenStore, head: Run, tier: Resident, batch: int, setting: S
     rows = read_split(store, "train").rows[: BATCHES * batch]
     loader = SampleLoader(store, head.task.layers, device=setting.device)
     Residency(tier).settle(loader, rows, training=0)
-    seconds = []
-    for epoch in range(1 + setting.repeats):
+    static, seconds = StaticBatch() if setting.device.type == "cuda" else None, []
+    for epoch in range(_WARM + setting.repeats):
         started = now(setting.device)
         for index, each in enumerate(loader.batches(rows, batch)):
-            head.step(each, epoch=epoch, index=index)
+            head.step(static.hold(each) if static else each, epoch=epoch, index=index)
         seconds.append(now(setting.device) - started)
-    return len(rows) / sorted(seconds[1:])[setting.repeats // 2]
+    return len(rows) / sorted(seconds[_WARM:])[setting.repeats // 2]
 
 
 def measure_limits(store: TokenStore, path: Path, head: Run, batch: int, setting: Setting) -> Limits:

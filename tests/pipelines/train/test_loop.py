@@ -18,11 +18,12 @@ from mettle_cache.pipelines.logged import Logged
 from mettle_cache.pipelines.progress import Silent
 from mettle_cache.pipelines.report.units import format_bytes
 from mettle_cache.pipelines.train.checkpoint import load_checkpoint
-from mettle_cache.pipelines.train.loop import SharedPass, predict_split
+from mettle_cache.pipelines.train.loop import predict_split
 from mettle_cache.pipelines.train.recipe import load_recipe
 from mettle_cache.pipelines.train.residency import Residency
 from mettle_cache.pipelines.train.run import Run
 from mettle_cache.pipelines.train.sample_loader import SampleLoader, Split
+from mettle_cache.pipelines.train.shared_pass import SharedPass
 from mettle_cache.pipelines.train.spec import RunSpec
 from mettle_cache.pipelines.train.task import bind_task
 from mettle_cache.pipelines.train.training import train, train_runs

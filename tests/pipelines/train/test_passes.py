@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from mettle_cache.errors import RunError
 from mettle_cache.pipelines.train.config import TrainJob
+from mettle_cache.pipelines.train.head_size import HeadSize
 from mettle_cache.pipelines.train.job import resume_runs
-from mettle_cache.pipelines.train.passes import HeadSize, plan_passes, split_heads, train_passes
+from mettle_cache.pipelines.train.passes import plan_passes, split_heads, train_passes
 from mettle_cache.pipelines.train.recipe import load_recipe
 from mettle_cache.pipelines.train.run_folder import RunFolder, find_runs
 from mettle_cache.pipelines.train.spec import RunSpec

@@ -41,12 +41,12 @@ def case(request, tiny_store, tmp_path_factory):
     return store, load_recipe(request.param, [*small, "head.decoder=mgn"])
 
 
-def train(case, static, **options):
+def train(case, static, device=CPU, **options):
     """Epochs of batches of 4, 4 and 2 samples; the run and its losses."""
     store, recipe = case
     notes = []
-    run = Run(bind_task(recipe, store), recipe.train, seed=1, device=CPU, note=notes.append, **options)
-    loader, rows, losses = SampleLoader.for_tasks(store, [run.task], device=CPU), list(range(10)), []
+    run = Run(bind_task(recipe, store), recipe.train, seed=1, device=device, note=notes.append, **options)
+    loader, rows, losses = SampleLoader.for_tasks(store, [run.task], device=device), list(range(10)), []
     for epoch in range(EPOCHS):
         inputs = training_inputs(run.task, rows, order_seed=0, epoch=epoch)
         for index, batch in enumerate(loader.batches(rows, 4, inputs)):
@@ -104,3 +104,14 @@ def test_what_cannot_be_captured_runs_as_it_is_and_says_so_once(case):
 def test_a_graph_with_another_loss_than_the_step_ends_the_run(case):
     with pytest.raises(RunError, match=r"captured step gives the loss terms \[.*\n.*--no-graph"):
         train(case, StaticBatch(), capture=lambda step: lambda: step() + 0.01)
+
+
+@pytest.mark.gpu
+def test_a_captured_step_on_a_gpu_learns_what_the_step_itself_does(case):
+    """The same dropout too: its seed and offset are inputs of the graph."""
+    device = torch.device("cuda")
+    _, losses, _ = train(case, None, device)
+    _, found, notes = train(case, StaticBatch(), device)
+    assert notes == []
+    for ours, theirs in zip(found, losses, strict=True):
+        assert ours == pytest.approx(theirs, rel=0.02)
