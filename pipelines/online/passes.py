@@ -87,13 +87,14 @@ def compute_clips(extractor: Extractor, order: Iterable[Sequence[int]]) -> Gener
 
     def prepare(clip: int) -> PreparedClip | MediaError:
         try:
-            return extractor.prepare(clip)
+            # sound becomes spectra by products; of this thread alone: a head that trains meanwhile keeps its own
+            with one_thread(extractor.device):
+                return extractor.prepare(clip)
         except MediaError as error:
             return error
 
     def compute(members: Sequence[tuple[Wanted, PreparedClip | MediaError]]) -> list[Computed]:
         readable = {wanted.clip: clip for wanted, clip in members if isinstance(clip, PreparedClip)}
-        # this thread's products alone: a head that trains meanwhile keeps its threads
         with one_thread(extractor.device):
             codes = encode_clips(extractor, list(readable.values())) if readable else {}
         return [
