@@ -47,7 +47,8 @@ class TrainOptions(Options):
     """Optimiser, schedule and order (Table 13).
 
     ``batch_size`` counts samples. Adam at ``learning_rate``, times ``gamma`` every ``step_size`` epochs.
-    ``precision`` is that of the method: ``auto`` is bfloat16 autocast on a GPU that has it, float32 elsewhere.
+    ``precision`` is that of the method's products: ``auto`` is float32, since bfloat16 autocast moves the gradients of
+    every method that it touches by 2 to 9 % (docs/gpu.md, "The step").
     ``order_seed`` alone decides the order of samples, apart from the run's seed, so that heads of different seeds can
     share one pass over a store and still get the numbers that each would get alone.
     """

@@ -289,8 +289,7 @@ class Run:
         return {name: to_device(tensor, self.device) for name, tensor in batch.inputs.tensors.items()}
 
     def _precision(self) -> AbstractContextManager[object]:
-        name = self.options.precision
-        half = name == "bfloat16" or (name == "auto" and self.device.type == "cuda" and torch.cuda.is_bf16_supported())
+        half = self.options.precision == "bfloat16"
         return torch.autocast(self.device.type, dtype=torch.bfloat16) if half else nullcontext()
 
 
