@@ -44,7 +44,7 @@ PARTS = {
 KERNELS = "mettle_cache.methods.kernels"
 BENCHES = "mettle_cache.pipelines.benchmark"
 # a folder a machine: only what is in it, the one dispatch, and whoever tells what the machine has know of it
-CPU_KERNELS = f"{KERNELS}.cpu"
+MACHINES = (f"{KERNELS}.cpu", f"{KERNELS}.cuda")
 TELLS_WHAT_THERE_IS = ("pipelines/doctor.py", "pipelines/benchmark/")
 # resolved: mettle_cache holds links to the other two
 SOURCES = sorted({path.resolve() for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")})
@@ -140,7 +140,7 @@ def uses_of_machines(path):
     if module_name(path).startswith(KERNELS) or str(path.relative_to(ROOT)).startswith(TELLS_WHAT_THERE_IS):
         return
     for module in imported_modules(path):
-        if module.startswith(CPU_KERNELS):
+        if module.startswith(MACHINES):
             yield f"{path} imports {module}: ask {KERNELS}.ops"
 
 

@@ -16,7 +16,7 @@ Shapes: F frames, N tokens, D channels, R rows, P places, M components, V vector
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -26,6 +26,9 @@ from torch import Tensor
 from mettle_cache.klt_tokens import KltFormat
 from mettle_cache.methods.kernels import klt_rows, reference
 from mettle_cache.methods.kernels.cpu import klt_pooling, pooling
+from mettle_cache.methods.kernels.cuda import klt_pooling as gpu_klt_pooling
+from mettle_cache.methods.kernels.cuda import pooling as gpu_pooling
+from mettle_cache.methods.kernels.cuda.machine import can_run
 from mettle_cache.methods.kernels.klt_rows import Coordinates, Rows, RowsGradient
 from mettle_cache.methods.kernels.reference import PoolingGradient
 from mettle_cache.tokens import LayerTokens
@@ -36,9 +39,11 @@ def fits(tokens: LayerTokens, queries: Tensor) -> bool:
     return isinstance(tokens.format, KltFormat)
 
 
-def announced(note: Callable[[str], None]) -> AbstractContextManager[None]:
-    """See :func:`mettle_cache.methods.kernels.cpu.compiled.announced`."""
-    return pooling.announced(note)
+def announced(note: Callable[[str], None], device: torch.device) -> AbstractContextManager[None]:
+    """Call ``note`` once if a machine's own kernel is compiled inside the block."""
+    if device.type == "cpu":
+        return pooling.announced(note, device)
+    return gpu_pooling.announced(note, device) if can_run(device) else nullcontext()
 
 
 def norm_gradients(
@@ -62,7 +67,7 @@ class RowPooling(Protocol):
     ) -> RowsGradient: ...
 
 
-ROW_POOLINGS: tuple[RowPooling, ...] = (klt_pooling, klt_rows)
+ROW_POOLINGS: tuple[RowPooling, ...] = (klt_pooling, gpu_klt_pooling, klt_rows)
 
 
 def choose_row_pooling(rows: Rows) -> RowPooling:

@@ -28,6 +28,8 @@ from torch.autograd.function import once_differentiable
 
 from mettle_cache.methods.kernels import klt, reference
 from mettle_cache.methods.kernels.cpu import pooling
+from mettle_cache.methods.kernels.cuda import pooling as gpu_pooling
+from mettle_cache.methods.kernels.cuda.machine import tell_what_is_missing
 from mettle_cache.methods.kernels.projections import ProjectionWeights, finish, pooled_gradients, weight_gradients
 from mettle_cache.methods.kernels.reference import PoolingGradient
 from mettle_cache.tokens import LayerTokens
@@ -61,11 +63,11 @@ class Implementation(Protocol):
         """From ``values * norm`` and ``values @ norm_bias`` back to ``norm`` and ``norm_bias [D]``, whose gradients it
         gives, and to ``values [D, D]``, whose gradient takes the place of ``d_normed``; ``d_shift`` is ``[D]``."""
 
-    def announced(self, note: Callable[[str], None]) -> AbstractContextManager[None]:
-        """Call ``note`` once if something is compiled inside the block."""
+    def announced(self, note: Callable[[str], None], device: torch.device) -> AbstractContextManager[None]:
+        """Call ``note`` once if something is compiled inside the block for tokens on ``device``."""
 
 
-IMPLEMENTATIONS: tuple[Implementation, ...] = (pooling, klt, reference)
+IMPLEMENTATIONS: tuple[Implementation, ...] = (pooling, gpu_pooling, klt, reference)
 
 
 def choose_implementation(tokens: LayerTokens, queries: Tensor) -> Implementation:
@@ -97,9 +99,10 @@ def compile_kernels(layers: Iterable[LayerTokens], note: Callable[[str], None]) 
     frames = [tokens.flatten_frames()[:1] for tokens in kinds.values()]
     queries = [torch.zeros(1, frame.width, device=frame.codes.device) for frame in frames]
     ways = [choose_implementation(*pair) for pair in zip(frames, queries, strict=True)]
+    tell_what_is_missing((frame.codes.device for frame in frames), note)
     with ExitStack() as announcements:
-        for way in dict.fromkeys(ways):
-            announcements.enter_context(way.announced(note))
+        for way, device in dict.fromkeys((way, frame.codes.device) for way, frame in zip(ways, frames, strict=True)):
+            announcements.enter_context(way.announced(note, device))
         for way, frame, query in zip(ways, frames, queries, strict=True):
             context, mixed = way.pool(frame, query, None, None, 1)
             way.pool_backward(frame, query, None, None, context, mixed)

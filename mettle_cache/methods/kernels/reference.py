@@ -33,7 +33,7 @@ def fits(tokens: LayerTokens, queries: Tensor) -> bool:
 
 
 @contextlib.contextmanager
-def announced(note: Callable[[str], None]) -> Iterator[None]:
+def announced(note: Callable[[str], None], device: torch.device) -> Iterator[None]:
     """Nothing is compiled."""
     yield
 

@@ -199,7 +199,7 @@ def test_kernels_are_compiled_ahead_for_each_kind_of_tokens_and_announced_once(m
         for name in ("pool", "pool_backward", "norm_gradients"):
             whole = getattr(way, name)
             monkeypatch.setattr(way, name, lambda *given, n=name, f=whole: called.append(n) or f(*given))
-    monkeypatch.setattr(pooling, "announced", lambda note: nullcontext(note("compiling")))
+    monkeypatch.setattr(pooling, "announced", lambda note, device: nullcontext(note("compiling")))
     int8, float16 = (
         make_tokens(form, 6, 9, 16).map(lambda part: part.unflatten(0, (2, 3))) for form in ("int8", "float16")
     )

@@ -44,7 +44,7 @@ def _is_compiled_for(tokens: LayerTokens) -> bool:
     return isinstance(tokens.format, FloatFormat) and tokens.codes.dtype in _FLOATS
 
 
-def announced(note: Callable[[str], None]) -> AbstractContextManager[None]:
+def announced(note: Callable[[str], None], device: torch.device) -> AbstractContextManager[None]:
     """See :func:`mettle_cache.methods.kernels.cpu.compiled.announced`."""
     from mettle_cache.methods.kernels.cpu.compiled import announced
 
