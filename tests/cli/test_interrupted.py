@@ -97,6 +97,7 @@ def test_ctrl_c_on_a_terminal_reaches_the_workers_too(process, data, whole, tmp_
     assert tree(out) == tree(whole)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_a_message_and_resumable(process, data, whole, tmp_path):
     """The file size limit stands in for the disk: writing beyond it fails as writing to a full disk does."""
     out = tmp_path / "s.zarr"

@@ -1,4 +1,4 @@
-"""Run the kernels in Triton's interpreter and leave what they give in a file: ``python interpreted.py FILE``.
+"""Run the kernels in Triton's interpreter and leave what they give in a file: ``python interpreted.py FILE [more]``.
 
 Triton decides when a kernel is decorated whether it is compiled or interpreted, so that this is a process of its own.
 """
@@ -13,7 +13,7 @@ import triton.runtime.interpreter as interpreter
 
 from mettle_cache.methods.kernels import klt
 from mettle_cache.methods.kernels.cuda import klt_pooling, pooling
-from tests.methods.kernels.cuda.cases import CASES, STAGE
+from tests.methods.kernels.cuda.cases import CASES, MORE_CASES, STAGE
 
 _patch = interpreter._patch_lang_tensor
 
@@ -53,4 +53,8 @@ if __name__ == "__main__":
     klt_pooling.fits, klt.ROW_POOLINGS = klt_pooling.is_kernel_for, (klt_pooling,)
     interpreter._patch_lang_tensor = let_loops_end_at_numbers
     warnings.simplefilter("error")
-    torch.save({"stage": run_stage(STAGE), **{str(case): run(case) for case in CASES}}, sys.argv[1])
+    if "more" in sys.argv:
+        given = {str(case): run(case) for case in MORE_CASES}
+    else:
+        given = {"stage": run_stage(STAGE), **{str(case): run(case) for case in CASES}}
+    torch.save(given, sys.argv[1])

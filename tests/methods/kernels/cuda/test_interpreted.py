@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mettle_cache.methods.kernels import reference
-from tests.methods.kernels.cuda.cases import CASES
+from tests.methods.kernels.cuda.cases import CASES, MORE_CASES
 from tests.methods.kernels.test_ops import pool_plainly
 
 ROOT = Path(__file__).parents[4]
@@ -19,12 +19,11 @@ LIMIT = 2e-6
 pytest.importorskip("triton")
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    file = tmp_path_factory.mktemp("interpreted") / "results.pt"
+def interpret(file, *arguments):
+    """What a process of its own computes."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     ran = subprocess.run(
-        [sys.executable, "-m", "tests.methods.kernels.cuda.interpreted", str(file)],
+        [sys.executable, "-m", "tests.methods.kernels.cuda.interpreted", str(file), *arguments],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -32,6 +31,16 @@ def results(tmp_path_factory):
     )
     assert ran.returncode == 0, ran.stderr[-3000:]
     return torch.load(file, weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    return interpret(tmp_path_factory.mktemp("interpreted") / "results.pt")
+
+
+@pytest.fixture(scope="module")
+def more_results(tmp_path_factory):
+    return interpret(tmp_path_factory.mktemp("interpreted") / "results.pt", "more")
 
 
 def distance(ours, exact):
@@ -43,9 +52,11 @@ def distance(ours, exact):
     return (difference / largest if largest else difference).item()
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_outputs_and_gradients_are_exact_to_the_rounding_of_float32(case, results):
-    """In float64 on decoded tokens; the limit is larger only where float32 itself is not so exact in PyTorch."""
+def assert_exact(case, ours):
+    """Compare with attention in float64 on decoded tokens.
+
+    The limit is larger only where float32 itself is not so exact in PyTorch.
+    """
     tokens, queries, mixing, d_context, d_mixed = case.inputs()
     leaves = [queries.double().requires_grad_()]
     leaves += [] if mixing is None else [mixing.double().requires_grad_()]
@@ -55,12 +66,22 @@ def test_outputs_and_gradients_are_exact_to_the_rounding_of_float32(case, result
     exact = {"context": plain[0].detach().transpose(0, 1), "mixed": plain[1].detach(), "queries": gradients[0]}
     exact |= {} if mixing is None else {"mixing": gradients[1]}
     single = reference.pool_backward(tokens, queries, mixing, case.eps, d_context, d_mixed)
-    ours = results[str(case)]
     assert ours["back"].keys() == exact.keys()
     for name, pooled in zip(("context", "mixed"), ours["pooled"], strict=True):
         assert distance(pooled, exact[name]) <= max(LIMIT, 2 * distance(getattr(single, name), exact[name])), name
     for name, found in ours["back"].items():
         assert distance(found, exact[name]) <= max(LIMIT, 2 * distance(getattr(single, name), exact[name])), name
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_outputs_and_gradients_are_exact_to_the_rounding_of_float32(case, results):
+    assert_exact(case, results[str(case)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", MORE_CASES, ids=str)
+def test_so_are_those_of_the_other_kinds(case, more_results):
+    assert_exact(case, more_results[str(case)])
 
 
 def test_layers_of_a_stage_in_one_launch_get_the_numbers_that_each_gets_alone(results):
