@@ -40,10 +40,12 @@ class Residence:
     def describe(self, epochs: int) -> str:
         """Where tokens are, and what that gives in so many epochs."""
         tokens = f"{format_bytes(self.nbytes)} of {self.layers} layers and {self.clips:,} clips"
+        every = f"in each of {epochs} epochs" if epochs > 1 else "in the one epoch"
         if self.tier == "disk":
             reason = f", because {self.reason}" if self.reason else ""
-            return f"{tokens} are read from the disk in each of {epochs} epochs{reason}"
-        return f"{tokens} stay {PLACES[self.tier]}: the disk is read once, and not in each of {epochs} epochs"
+            return f"{tokens} are read from the disk {every}{reason}"
+        gain = f": the disk is read once, and not {every}" if epochs > 1 else ""
+        return f"{tokens} stay {PLACES[self.tier]}{gain}"
 
 
 @dataclass(frozen=True)
