@@ -218,7 +218,7 @@ class LayerTokens:
         def move(part: Tensor) -> Tensor:
             return part.to(device, non_blocking=non_blocking)
 
-        static = {name: _kept_on(torch.device(device), array) for name, array in self.static.items()}
+        static = {name: kept_on(torch.device(device), array) for name, array in self.static.items()}
         return replace(self.map(move), static=static)
 
     def pin_memory(self) -> LayerTokens:
@@ -240,7 +240,8 @@ class LayerTokens:
 _ON_DEVICES = WeakTensorKeyDictionary()
 
 
-def _kept_on(device: torch.device, array: Tensor) -> Tensor:
+def kept_on(device: torch.device, array: Tensor) -> Tensor:
+    """A static array on ``device``; whoever asks again gets the same memory."""
     if array.device == device:
         return array
     copies: dict[torch.device, Tensor] = _ON_DEVICES.setdefault(array, {})

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ from mettle_cache.datasets.synthetic import write_demo_ave
 from mettle_cache.errors import RunError
 from mettle_cache.pipelines.benchmark.readers import same_arrays
 from mettle_cache.pipelines.extract.config import ExtractConfig
+from mettle_cache.pipelines.extract.encoding import encode_group
 from mettle_cache.pipelines.extract.extractor import (
     Extractor,
     PreparedClip,
@@ -29,7 +30,7 @@ from mettle_cache.pipelines.extract.extractor import (
 )
 from mettle_cache.pipelines.extract.plan import run_passes
 from mettle_cache.pipelines.extract.stream import reproducible_passes, stream_clips
-from mettle_cache.store.format.codecs import NO_STATIC, encode_layers, get_codec
+from mettle_cache.store.format.codecs import NO_STATIC, get_codec
 from mettle_cache.store.reading.token_store import TokenStore
 from mettle_cache.store.writing.shards import stored_arrays
 from mettle_cache.store.writing.writer import StoreWriter
@@ -144,7 +145,8 @@ class Extraction:
 
     def _encoded(self) -> dict[str, LayerTokens]:
         extractor = self.extractor
-        return _to_host(encode_layers(self.tokens, extractor.codec, extractor.layers, extractor.static))
+        tokens, later = [(0, self.tokens)], extractor.checks_later
+        return encode_group(tokens, extractor.codec, extractor.layers, extractor.static, checks_later=later)[0]
 
     def _extract(self, path: Path) -> None:
         with self._open_writer(path) as writer:
@@ -165,10 +167,6 @@ class Extraction:
 
     def _open_writer(self, path: Path) -> StoreWriter:
         return StoreWriter.create_or_resume(path, store_spec(self.extractor, replace(self.config, out=path)))
-
-
-def _to_host(codes: Mapping[str, LayerTokens]) -> dict[str, LayerTokens]:
-    return {name: tokens.to("cpu") for name, tokens in codes.items()}
 
 
 # what clips of the published data sets have, so that decoding costs what it would

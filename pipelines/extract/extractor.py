@@ -31,11 +31,12 @@ from mettle_cache.errors import MediaError, UsageError
 from mettle_cache.layers import LayerSpec, select_layers
 from mettle_cache.pipelines.cells import cells_for
 from mettle_cache.pipelines.extract.config import ExtractConfig
+from mettle_cache.pipelines.extract.encoding import Codes, encode_group
 from mettle_cache.pipelines.extract.sources import Look, watch
-from mettle_cache.store.format.codecs import DEFAULT_CODEC, NO_STATIC, Codec, StaticArrays, encode_layers, get_codec
+from mettle_cache.store.format.codecs import DEFAULT_CODEC, NO_STATIC, Codec, StaticArrays, get_codec
 from mettle_cache.store.format.layout import default_clips_per_shard
 from mettle_cache.store.format.spec import StoreSpec
-from mettle_cache.tokens import LayerTokens
+from mettle_cache.store.reading.device_copy import to_device
 
 SEGMENTS_A_BATCH_ON_GPU = 40
 # one pass computes while the other's codes travel to the host
@@ -75,6 +76,11 @@ class Extractor:
     def clips_a_batch(self) -> int:
         """Clips that share one forward pass."""
         return 1 if self.device.type == "cpu" else clips_a_batch_on_gpu(self.dataset.segments)
+
+    @property
+    def checks_later(self) -> bool:
+        """Whether the ranges of a group's tokens are judged when its codes leave the device, and not layer by layer."""
+        return self.device.type != "cpu"
 
     @property
     def frames_a_pass(self) -> int:
@@ -121,19 +127,18 @@ class Extractor:
                 inputs.append(self._read(backbone, index))
         return tuple(inputs)
 
-    def encode(self, clips: Sequence[PreparedClip]) -> dict[int, dict[str, LayerTokens]]:
+    def encode(self, clips: Sequence[PreparedClip]) -> dict[int, Codes]:
         """Tokens of one group's clips: clip index to layer name to codes ``[T, N, *]`` on :attr:`codes_on`."""
-        codes: dict[int, dict[str, LayerTokens]] = {clip.index: {} for clip in clips}
+        tokens = (pair for number in range(len(self.backbones)) for pair in self.tokens(number, clips))
         with torch.inference_mode():
-            for number in range(len(self.backbones)):
-                for clip, tokens in self.tokens(number, clips):
-                    encoded = encode_layers(tokens, self.codec, self.layers, self.static)
-                    # static arrays belong to all clips: whoever wants them elsewhere moves them once
-                    codes[clip] |= {name: layer.map(self._deliver) for name, layer in encoded.items()}
-        return codes
-
-    def _deliver(self, part: Tensor) -> Tensor:
-        return part.to(self.codes_on)
+            return encode_group(
+                tokens,
+                self.codec,
+                self.layers,
+                self.static,
+                checks_later=self.checks_later,
+                codes_on=self.codes_on,
+            )
 
     def frame_tokens(self, frames: Mapping[int, Sequence[Tensor]]) -> list[dict[str, Tensor]]:
         """Tokens ``[N, D]`` by layer of segments of any clips, before the codec, in the order of ``frames``.
@@ -169,7 +174,7 @@ class Extractor:
     def _pass(self, number: int, batch: Tensor) -> dict[str, Tensor]:
         """The layers that are stored of one backbone, of a whole batch of segments."""
         stored = {layer.name for layer in self.layers}
-        tokens = self.backbones[number].forward_tokens(batch.to(self.device))
+        tokens = self.backbones[number].forward_tokens(to_device(batch, self.device))
         return {name: x for name, x in tokens.items() if name in stored}
 
     def describe(self, error: MediaError) -> str:

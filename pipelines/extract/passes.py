@@ -8,10 +8,9 @@ import torch
 
 from mettle_cache.datasets.boundary import describe, is_out_of_memory, out_of_memory
 from mettle_cache.errors import MachineError, MediaError
+from mettle_cache.pipelines.extract.encoding import Codes
 from mettle_cache.pipelines.extract.extractor import Extractor, PreparedClip
-from mettle_cache.tokens import LayerTokens
 
-Codes = dict[str, LayerTokens]
 _DEVICE_ERRORS = (torch.OutOfMemoryError, torch.AcceleratorError)
 # what libraries under PyTorch say in a plain RuntimeError
 _DEVICE_WORDS = ("CUDA error", "CUDA driver error", "CUBLAS_STATUS", "CUDNN_STATUS", "cuDNN error", "CUFFT_")

@@ -18,8 +18,9 @@ from queue import Empty, SimpleQueue
 import torch
 
 from mettle_cache.errors import MediaError, TokensError
+from mettle_cache.pipelines.extract.encoding import Codes
 from mettle_cache.pipelines.extract.extractor import Extractor, PreparedClip
-from mettle_cache.pipelines.extract.passes import Codes, encode_clips
+from mettle_cache.pipelines.extract.passes import encode_clips
 from mettle_cache.pipelines.extract.sources import Look
 from mettle_cache.store.writing.writer import StoreWriter
 

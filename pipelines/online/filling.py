@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from mettle_cache.pipelines.extract.encoding import Codes
 from mettle_cache.pipelines.extract.extractor import PreparedClip
 from mettle_cache.pipelines.extract.memory import SourceMemory
-from mettle_cache.pipelines.extract.passes import Codes
 from mettle_cache.pipelines.extract.stream import WRITERS
 from mettle_cache.store.reading.token_store import TokenStore
 from mettle_cache.store.writing.writer import StoreReport, StoreWriter

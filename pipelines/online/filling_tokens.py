@@ -12,7 +12,7 @@ import torch
 
 from mettle_cache.errors import MediaError
 from mettle_cache.paths import command_line
-from mettle_cache.pipelines.extract.passes import Codes
+from mettle_cache.pipelines.extract.encoding import Codes
 from mettle_cache.pipelines.online.filling import Filling, Step, plan_steps
 from mettle_cache.pipelines.online.passes import Computed, Wanted, compute_clips
 from mettle_cache.pipelines.online.tokens import OnlineTokens, stack_clips

@@ -14,8 +14,9 @@ from itertools import islice, tee
 
 from mettle_cache.devices import one_thread
 from mettle_cache.errors import MediaError
+from mettle_cache.pipelines.extract.encoding import Codes
 from mettle_cache.pipelines.extract.extractor import Extractor, PreparedClip
-from mettle_cache.pipelines.extract.passes import Codes, encode_clips
+from mettle_cache.pipelines.extract.passes import encode_clips
 from mettle_cache.pipelines.extract.stream import reproducible_passes
 from mettle_cache.pipelines.in_order import in_order
 

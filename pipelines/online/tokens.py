@@ -16,10 +16,10 @@ import torch
 from mettle_cache.companions import HeldCompanion
 from mettle_cache.errors import DatasetError, MediaError, MettleError, TokensError
 from mettle_cache.layers import LayerSpec
+from mettle_cache.pipelines.extract.encoding import Codes
 from mettle_cache.pipelines.extract.extractor import Extractor
 from mettle_cache.pipelines.extract.failures import MOST_BEFORE_A_SUCCESS, EveryClipFailsError
 from mettle_cache.pipelines.extract.late_bundles import late_bundles
-from mettle_cache.pipelines.extract.passes import Codes
 from mettle_cache.pipelines.online.passes import Computed, Wanted, compute_clips
 from mettle_cache.pipelines.progress import Progress
 from mettle_cache.pipelines.report.units import count, format_seconds

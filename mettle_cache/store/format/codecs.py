@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from mettle_cache.errors import PluginError, StoreError, UsageError
 from mettle_cache.layers import LayerSpec
@@ -20,6 +20,7 @@ from mettle_cache.registry import CodecRow, Registry
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from mettle_cache.store.format.ranges import RangeChecks
     from mettle_cache.tokens import LayerTokens, TokenFormat
 
 DEFAULT_CODEC = "int8"
@@ -129,6 +130,27 @@ class Codec(Protocol):
         ...
 
 
+@runtime_checkable
+class TakesChecks(Codec, Protocol):
+    """A codec whose ``encode`` can leave the check of the tokens' range to its caller, who makes one of many layers.
+
+    On a device each check makes the host wait. ``takes_checks`` tells such a codec from others; they check at once.
+    """
+
+    @property
+    def takes_checks(self) -> bool: ...
+
+    def encode(
+        self,
+        tokens: Mapping[str, Tensor],
+        layers: Sequence[LayerSpec],
+        static: StaticArrays,
+        checks: RangeChecks | None = None,
+    ) -> dict[str, LayerTokens]:
+        """As :meth:`Codec.encode`; with ``checks`` ranges are noted there, and no number is read from the device."""
+        ...
+
+
 CODECS = Registry(
     "codec",
     "mettle_cache.codecs",
@@ -169,11 +191,17 @@ def get_codec(name: str) -> Codec:
 
 
 def encode_layers(
-    tokens: Mapping[str, Tensor], codec: Codec, layers: Sequence[LayerSpec] = (), static: StaticArrays = NO_STATIC
+    tokens: Mapping[str, Tensor],
+    codec: Codec,
+    layers: Sequence[LayerSpec] = (),
+    static: StaticArrays = NO_STATIC,
+    *,
+    checks: RangeChecks | None = None,
 ) -> dict[str, LayerTokens]:
     """Encode ``{layer name: [..., T, N, D]}``; an error names the layer.
 
-    ``layers`` and ``static`` are for codecs that look at them; those of this package do not.
+    ``layers`` and ``static`` are for codecs that look at them. What is noted in ``checks`` is for the caller to judge
+    before the codes are used; a codec that does not take checks refuses at once.
 
     Raises
     ------
@@ -186,7 +214,10 @@ def encode_layers(
     lacking = sorted(tokens.keys() - static.keys())
     if lacking and codec.pilot(members) is not None:
         raise UsageError(f"codec {codec.name} needs the static arrays of its pilot for {', '.join(lacking[:5])}")
-    encoded = codec.encode(tokens, members, static)
+    if checks is not None and isinstance(codec, TakesChecks) and codec.takes_checks:
+        encoded = codec.encode(tokens, members, static, checks)
+    else:
+        encoded = codec.encode(tokens, members, static)
     if encoded.keys() != tokens.keys():
         raise StoreError(f"codec {codec.name} encoded {sorted(encoded)} when it was given {sorted(tokens)}")
     return encoded

@@ -27,11 +27,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mettle_cache.errors import TokensError
+from mettle_cache.store.format.ranges import RangeChecks, check_range
 from mettle_cache.tokens import FLOATS, INT4, INT8, LayerTokens, pack_int4
 
 if TYPE_CHECKING:
-    from mettle_cache.store.format.klt import KltCodec
     from mettle_cache.store.format.quantisers import AffineCodec, FloatCodec
 
 _FLOAT16_TINY = 2.0**-24
@@ -39,8 +38,10 @@ _FLOAT16_TINY = 2.0**-24
 _LARGEST_CENTRE = 2040.0
 
 
-def encode_floats(x: Tensor, codec: FloatCodec, layer: str) -> LayerTokens:
+def encode_floats(x: Tensor, codec: FloatCodec, layer: str, checks: RangeChecks | None = None) -> LayerTokens:
     """``x`` ``[..., T, N, D]`` rounded to the codec's type; ``layer`` is named in errors.
+
+    With ``checks`` the range is noted there, and nothing is refused.
 
     Raises
     ------
@@ -49,13 +50,13 @@ def encode_floats(x: Tensor, codec: FloatCodec, layer: str) -> LayerTokens:
     """
     codes = torch.empty(x.shape, dtype=getattr(torch, codec.dtype), device=x.device)
     for frames, out in _in_cache(x, codes):
-        check_range(frames.amin(), frames.amax(), codec, layer)
+        check_range(frames.amin(), frames.amax(), codec, layer, checks)
         out.copy_(frames)
     return LayerTokens(codes, FLOATS)
 
 
-def encode_affine(x: Tensor, codec: AffineCodec, layer: str) -> LayerTokens:
-    """``x`` ``[..., T, N, D]`` as affine codes with scale and zero ``[..., T, D]``; raises as :func:`encode_floats`."""
+def encode_affine(x: Tensor, codec: AffineCodec, layer: str, checks: RangeChecks | None = None) -> LayerTokens:
+    """``x`` ``[..., T, N, D]`` as affine codes with scale and zero ``[..., T, D]``; else as :func:`encode_floats`."""
     form = INT4 if codec.packed else INT8
     codes = torch.empty(*x.shape[:-1], codec.code_width(x.shape[-1]), dtype=form.code_dtype, device=x.device)
     scale = torch.empty(x.shape[:-2] + x.shape[-1:], dtype=torch.float16, device=x.device)
@@ -65,7 +66,7 @@ def encode_affine(x: Tensor, codec: AffineCodec, layer: str) -> LayerTokens:
     done = 0
     for frames, out in _in_cache(x, codes, one_by_one=codec.keeps_mean):
         low, high = frames.amin(-2), frames.amax(-2)
-        check_range(low.amin(), high.amax(), codec, layer)
+        check_range(low.amin(), high.amax(), codec, layer, checks)
         rows = slice(done, done + len(frames))
         flat_scale[rows], flat_zero[rows] = choose_scale_and_zero(low, high, codec)
         scratch = torch.empty_like(frames) if scratch is None else scratch
@@ -118,16 +119,3 @@ def _in_cache(x: Tensor, codes: Tensor, *, one_by_one: bool = False) -> Iterator
     for start in range(0, len(frames), step):
         piece = frames[start : start + step].float()
         yield piece.contiguous() if one_by_one else piece, out[start : start + step]
-
-
-def check_range(low: Tensor, high: Tensor, codec: AffineCodec | FloatCodec | KltCodec, layer: str) -> None:
-    """Refuse tokens of ``layer`` whose extremes are not finite or beyond the codec's limit. Raises TokensError."""
-    # NaN fails both comparisons, so this refuses it too
-    lowest, highest = torch.stack((low, high)).tolist()
-    if lowest >= -codec.limit and highest <= codec.limit:
-        return
-    raise TokensError(
-        f"layer {layer}: values from {lowest:g} to {highest:g}; "
-        f"codec {codec.name} takes finite values up to {codec.limit:g}",
-        hint="a backbone that overflows in float16 wants --precision bfloat16; large activations want --codec int8",
-    )

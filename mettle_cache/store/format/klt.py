@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from mettle_cache.errors import StoreError
 from mettle_cache.layers import LayerSpec
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mettle_cache.klt_tokens import KltFormat
+    from mettle_cache.store.format.ranges import RangeChecks
     from mettle_cache.tokens import LayerTokens
 
 # components a group, which have the same number of bits and so fill whole bytes
@@ -46,6 +47,7 @@ class KltCodec:
     shifted: bool = False
     cells: bool = True
     limit: float = 6e4
+    takes_checks: ClassVar[bool] = True
 
     def arrays(self, layers: Sequence[LayerSpec], segments: int) -> tuple[CodecArray, ...]:
         layer = layers[0]
@@ -102,7 +104,11 @@ class KltCodec:
         return KltPilot(layers, self)
 
     def encode(
-        self, tokens: Mapping[str, Tensor], layers: Sequence[LayerSpec], static: StaticArrays
+        self,
+        tokens: Mapping[str, Tensor],
+        layers: Sequence[LayerSpec],
+        static: StaticArrays,
+        checks: RangeChecks | None = None,
     ) -> dict[str, LayerTokens]:
         from mettle_cache.store.format.klt_encoding import encode_klt
 
@@ -110,7 +116,7 @@ class KltCodec:
         unknown = sorted(tokens.keys() - table.keys())
         if unknown:
             raise StoreError(f"codec {self.name} needs the layer table's rows of {', '.join(unknown[:5])}")
-        return {name: encode_klt(x, self, table[name], static[name]) for name, x in tokens.items()}
+        return {name: encode_klt(x, self, table[name], static[name], checks) for name, x in tokens.items()}
 
     def row_bytes(self, layer: LayerSpec) -> int:
         """C: bytes of a row of codes, ``rate`` bits for each of its P D values, rounded; at least 1 if ``rate`` > 0."""

@@ -25,8 +25,8 @@ from torch import Tensor
 from mettle_cache.devices import one_thread
 from mettle_cache.klt_tokens import BITS, KltFormat
 from mettle_cache.layers import LayerSpec
-from mettle_cache.store.format.encoding import check_range
-from mettle_cache.tokens import LayerTokens
+from mettle_cache.store.format.ranges import RangeChecks, check_range
+from mettle_cache.tokens import LayerTokens, kept_on
 
 if TYPE_CHECKING:
     from mettle_cache.store.format.klt import KltCodec
@@ -34,8 +34,12 @@ if TYPE_CHECKING:
 EPSILON = 1e-5
 
 
-def encode_klt(x: Tensor, codec: KltCodec, layer: LayerSpec, static: Mapping[str, Tensor]) -> LayerTokens:
-    """``x`` ``[..., T, N, D]`` as klt codes, by the static arrays of ``layer``.
+def encode_klt(
+    x: Tensor, codec: KltCodec, layer: LayerSpec, static: Mapping[str, Tensor], checks: RangeChecks | None = None
+) -> LayerTokens:
+    """``x`` ``[..., T, N, D]`` as klt codes, by the static arrays of ``layer``, which lie on the CPU.
+
+    With ``checks`` the range is noted there, and nothing is refused.
 
     Raises
     ------
@@ -43,7 +47,7 @@ def encode_klt(x: Tensor, codec: KltCodec, layer: LayerSpec, static: Mapping[str
         A value that is not finite or is beyond the codec's limit; names the layer.
     """
     form = codec.format(layer, static)
-    encoder = _Encoder.of(form, {name: array.to(x.device) for name, array in static.items()})
+    encoder = _Encoder.of(form, layer, codec, {name: kept_on(x.device, static[name]) for name in ("basis", "step")})
     frames = x.flatten(0, -3)
     rows = form.count // form.places
     # zeros: bytes that no plane fills stay so
@@ -52,30 +56,32 @@ def encode_klt(x: Tensor, codec: KltCodec, layer: LayerSpec, static: Mapping[str
     parts = {name: torch.empty(len(frames), *shapes[name], dtype=torch.float16, device=x.device) for name in form.parts}
     with one_thread(x.device):
         for number, frame in enumerate(frames):
-            encoder.encode(frame, layer, codec, codes[number], {name: part[number] for name, part in parts.items()})
+            encoder.encode(frame, codes[number], {name: part[number] for name, part in parts.items()}, checks)
     leading = x.shape[:-2]
     parts = {name: part.view(*leading, *shapes[name]) for name, part in parts.items()}
     return LayerTokens(codes.view(*leading, *codes.shape[1:]), form, parts, static)
 
 
-def token_norms(frame: Tensor, layer: LayerSpec, codec: KltCodec) -> Tensor:
+def token_norms(frame: Tensor, layer: LayerSpec, codec: KltCodec, checks: RangeChecks | None = None) -> Tensor:
     """Mean and standard deviation over the channels of tokens ``[N, D]`` float32, as they are stored: float16
     ``[N, 2]``. Raises TokensError as :func:`encode_klt`."""
-    check_range(*frame.aminmax(), codec, layer.name)
+    check_range(*frame.aminmax(), codec, layer.name, checks)
     mean = frame.mean(-1)
     # eight times faster than var_mean
     variance = (frame - mean.unsqueeze(-1)).square_().mean(-1)
     return torch.stack((mean, (variance + EPSILON).sqrt()), -1).to(torch.float16)
 
 
-def rows_and_mean(frame: Tensor, layer: LayerSpec, codec: KltCodec) -> tuple[Tensor, Tensor, Tensor]:
+def rows_and_mean(
+    frame: Tensor, layer: LayerSpec, codec: KltCodec, checks: RangeChecks | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Rows ``[R, P D]`` of normalised tokens less their frame's mean, that mean ``[D]``, and the norms ``[N, 2]``.
 
     ``frame`` is ``[N, D]``; all but the norms in float32.
     """
     # sums depend on the order of the values in memory
     frame = frame.float().contiguous()
-    norm = token_norms(frame, layer, codec)
+    norm = token_norms(frame, layer, codec, checks)
     mean, deviation = norm.float().unbind(-1)
     normalised = (frame - mean.unsqueeze(-1)) / deviation.unsqueeze(-1)
     centre = normalised.mean(0)
@@ -88,21 +94,22 @@ class _Encoder:
     """A layer's static arrays of its M components, as float32 on the tokens' device; ``basis`` is ``[P D, M]``."""
 
     form: KltFormat
+    layer: LayerSpec
+    codec: KltCodec
     basis: Tensor
     step: Tensor
     offsets: Tensor
 
     @classmethod
-    def of(cls, form: KltFormat, static: Mapping[str, Tensor]) -> _Encoder:
+    def of(cls, form: KltFormat, layer: LayerSpec, codec: KltCodec, static: Mapping[str, Tensor]) -> _Encoder:
         basis = static["basis"][:, : form.components].float().contiguous()
-        return cls(form, basis, static["step"][: form.components].float(), form.offsets().to(basis.device))
+        step = static["step"][: form.components].float()
+        return cls(form, layer, codec, basis, step, form.offsets(basis.device))
 
-    def encode(
-        self, frame: Tensor, layer: LayerSpec, codec: KltCodec, codes: Tensor, parts: Mapping[str, Tensor]
-    ) -> None:
+    def encode(self, frame: Tensor, codes: Tensor, parts: Mapping[str, Tensor], checks: RangeChecks | None) -> None:
         """Encode tokens ``[N, D]`` into codes ``[R, C]`` and parts."""
         form = self.form
-        rows, centre, norm = rows_and_mean(frame, layer, codec)
+        rows, centre, norm = rows_and_mean(frame, self.layer, self.codec, checks)
         components = self._quantise(rows @ self.basis)
         codes[:, : form.row_bytes] = form.pack(components)
         parts["norm"].copy_(norm)

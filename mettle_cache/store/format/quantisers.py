@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from mettle_cache.errors import StoreError
 from mettle_cache.layers import LayerSpec
@@ -16,6 +16,7 @@ from mettle_cache.store.format.codecs import CODES, CodecArray, Pilot, StaticArr
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from mettle_cache.store.format.ranges import RangeChecks
     from mettle_cache.tokens import LayerTokens, TokenFormat
 
 _FLOAT16_MAX = 65504.0
@@ -28,6 +29,7 @@ class FloatCodec:
     name: str
     dtype: str
     limit: float
+    takes_checks: ClassVar[bool] = True
 
     def arrays(self, layers: Sequence[LayerSpec], segments: int) -> tuple[CodecArray, ...]:
         axes, shape = ("segment", "token", "channel"), (segments, layers[0].tokens, layers[0].width)
@@ -42,11 +44,15 @@ class FloatCodec:
         return None
 
     def encode(
-        self, tokens: Mapping[str, Tensor], layers: Sequence[LayerSpec], static: StaticArrays
+        self,
+        tokens: Mapping[str, Tensor],
+        layers: Sequence[LayerSpec],
+        static: StaticArrays,
+        checks: RangeChecks | None = None,
     ) -> dict[str, LayerTokens]:
         from mettle_cache.store.format.encoding import encode_floats
 
-        return {name: encode_floats(x, self, name) for name, x in tokens.items()}
+        return {name: encode_floats(x, self, name, checks) for name, x in tokens.items()}
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,7 @@ class AffineCodec:
     packed: bool = False
     keeps_mean: bool = False
     version: int = 1
+    takes_checks: ClassVar[bool] = True
 
     @property
     def steps(self) -> int:
@@ -97,11 +104,15 @@ class AffineCodec:
         return None
 
     def encode(
-        self, tokens: Mapping[str, Tensor], layers: Sequence[LayerSpec], static: StaticArrays
+        self,
+        tokens: Mapping[str, Tensor],
+        layers: Sequence[LayerSpec],
+        static: StaticArrays,
+        checks: RangeChecks | None = None,
     ) -> dict[str, LayerTokens]:
         from mettle_cache.store.format.encoding import encode_affine
 
-        return {name: encode_affine(x, self, name) for name, x in tokens.items()}
+        return {name: encode_affine(x, self, name, checks) for name, x in tokens.items()}
 
     def code_width(self, width: int) -> int:
         """Stored values a token of ``width`` channels.

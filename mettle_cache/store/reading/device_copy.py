@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 from mettle_cache.store.reading.buffers import BatchBuffer
 from mettle_cache.tokens import TokenBatch
+
+# where a tensor may begin in a packed copy: values of any type lie at multiples of their size
+_ALIGNMENT = 16
 
 Wait = Callable[[], None]
 """Returns when a buffer may be filled again."""
@@ -19,7 +24,7 @@ def no_wait() -> None:
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A small tensor of the host on ``device``; the host does not wait for the copy.
+    """A tensor of the host on ``device``; the host does not wait for the copy.
 
     From ordinary memory CUDA would wait. The allocator of page-locked memory reuses it after the copy only.
     """
@@ -48,6 +53,65 @@ class HostCopy:
             self._copied.synchronize()
         numbers: list[float] = self._host.tolist()
         return numbers
+
+
+class HostTensors:
+    """Tensors of one device on their way to host memory, in one packed copy whose memory they share there.
+
+    On CUDA the copy goes by a stream of its own into page-locked memory, so that neither the device's next work nor
+    whoever queues it waits for it.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        packed = pack(tensors)
+        self._like = tuple(tensors)
+        self._copied: torch.cuda.Event | None = None
+        if packed.device.type != "cuda":
+            self._host = packed.to("cpu")
+            return
+        stream = _copies(packed.device)
+        stream.wait_stream(torch.cuda.current_stream(packed.device))
+        self._host = torch.empty(packed.shape, dtype=torch.uint8, pin_memory=True)
+        with torch.cuda.stream(stream):
+            self._host.copy_(packed, non_blocking=True)
+            # whoever waits leaves its core to the decoders
+            self._copied = torch.cuda.Event(blocking=True)
+            self._copied.record(stream)
+        # the allocator must not give this memory away while it is read
+        packed.record_stream(stream)
+
+    def wait(self) -> list[Tensor]:
+        """The tensors, when they are there."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return unpack(self._host, self._like)
+
+
+@cache
+def _copies(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
+
+
+def pack(tensors: Sequence[Tensor]) -> Tensor:
+    """The bytes of tensors of one device, one after the other, as one uint8 tensor there."""
+    if not tensors:
+        return torch.empty(0, dtype=torch.uint8)
+    padding = torch.zeros(_ALIGNMENT, dtype=torch.uint8, device=tensors[0].device)
+    pieces = [
+        piece
+        for tensor in tensors
+        for piece in (tensor.flatten().view(torch.uint8), padding[: -tensor.nbytes % _ALIGNMENT])
+    ]
+    return torch.cat(pieces)
+
+
+def unpack(packed: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """The inverse of :func:`pack`, as views of ``packed``; ``like`` have the types and shapes of what was packed."""
+    ends = accumulate((-(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT for tensor in like), initial=0)
+    return [
+        packed[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+        for start, tensor in zip(ends, like, strict=False)
+    ]
 
 
 class Transfer:

@@ -18,7 +18,8 @@ from mettle_cache.pipelines.benchmark.gpu_check.findings import Finding
 from mettle_cache.pipelines.benchmark.gpu_check.setting import Setting
 from mettle_cache.pipelines.benchmark.heads import bench_backbones
 from mettle_cache.pipelines.benchmark.layer_tokens import SEGMENTS
-from mettle_cache.store.format.codecs import NO_STATIC, encode_layers, get_codec
+from mettle_cache.pipelines.extract.encoding import encode_group
+from mettle_cache.store.format.codecs import NO_STATIC, get_codec
 
 CODEC = "int8"
 EXACT, HALF = "float32", ("bfloat16", "float16")
@@ -59,11 +60,11 @@ def rates(
     name: str, backbones: Sequence[Backbone], inputs: Sequence[Tensor], clips: int, alone: float, setting: Setting
 ) -> Iterator[Finding]:
     """Clips a second of the backbones, and with codes in host memory."""
-    layers, codec = _layers(backbones), get_codec(CODEC)
+    layers, codec, on_gpu = _layers(backbones), get_codec(CODEC), setting.device.type != "cpu"
 
     def encode() -> None:
-        for one in encode_layers(forward(backbones, inputs), codec, layers, NO_STATIC).values():
-            one.to("cpu")
+        # a group of one clip, as long as all of them
+        encode_group([(0, forward(backbones, inputs))], codec, layers, NO_STATIC, checks_later=on_gpu)
 
     rate = clips / setting.time(lambda: forward(backbones, inputs), repeats=3)
     yield Finding(what=f"bare backbones in {name}", value=rate, unit="clips/s", note=f"{rate / alone:.1f} x {EXACT}")
