@@ -241,7 +241,10 @@ _ON_DEVICES = WeakTensorKeyDictionary()
 
 
 def kept_on(device: torch.device, array: Tensor) -> Tensor:
-    """A static array on ``device``; whoever asks again gets the same memory."""
+    """A static array on ``device``; whoever asks again gets the same memory, as long as ``array`` lives.
+
+    Threads that ask for it first at the same time may each fetch it.
+    """
     if array.device == device:
         return array
     copies: dict[torch.device, Tensor] = _ON_DEVICES.setdefault(array, {})

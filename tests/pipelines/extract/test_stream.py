@@ -106,6 +106,76 @@ def test_passes_overlap_up_to_the_number_at_once():
     assert extractor.most_at_once == 3
 
 
+@dataclass
+class Gate(Ledger):
+    """A writer that is stuck until it is opened."""
+
+    opened: threading.Event = field(default_factory=threading.Event)
+
+    def write_clip(self, index, tokens, *, source):
+        assert self.opened.wait(30)
+        return super().write_clip(index, tokens, source=source)
+
+
+def wait_until(condition):
+    limit = time.monotonic() + 30
+    while not condition() and time.monotonic() < limit:
+        time.sleep(0.001)
+    assert condition()
+
+
+def run_in_thread(extractor, writer, count):
+    """Whole stream in a thread of its own; returns it and where its outcomes go."""
+    outcomes = []
+    stream = stream_clips(extractor, writer, list(range(count)), threading.Event())
+    thread = threading.Thread(target=lambda: outcomes.extend(stream))
+    thread.start()
+    return thread, outcomes
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_a_slow_disk_stops_the_passes_only_when_everything_that_may_be_under_way_waits_for_it(size):
+    extractor, encoded = WatchedExtractor(size=size), []
+    encode = extractor.encode
+
+    def noted(clips):
+        encoded.extend(clip.index for clip in clips)
+        return encode(clips)
+
+    extractor.encode = noted
+    writer = Gate(extractor)
+    thread, outcomes = run_in_thread(extractor, writer, 100)
+    most = size * (extractor.passes_at_once + AHEAD)
+    wait_until(lambda: len(encoded) == most)
+    time.sleep(0.2)
+    assert (len(encoded), writer.written, outcomes) == (most, {}, [])
+    writer.opened.set()
+    thread.join(30)
+    assert set(writer.written) == {outcome.index for outcome in outcomes} == set(range(100))
+
+
+def test_a_pass_whose_codes_are_on_their_way_does_not_keep_another_from_computing():
+    extractor, computed, arrived = WatchedExtractor(passes_at_once=2), [], threading.Event()
+    encode = extractor.encode
+
+    def copying(clips):
+        codes = encode(clips)
+        computed.append(clips[0].index)
+        if clips[0].index == 0:
+            assert arrived.wait(30)
+        return codes
+
+    extractor.encode = copying
+    ledger = Ledger(extractor)
+    thread, outcomes = run_in_thread(extractor, ledger, 100)
+    # all that may be under way beside the clip that does not arrive
+    wait_until(lambda: len(outcomes) == 99)
+    assert 0 not in ledger.written
+    arrived.set()
+    thread.join(30)
+    assert set(ledger.written) == set(computed) == set(range(100))
+
+
 def test_a_bad_clip_fails_alone_even_within_a_batch():
     extractor = WatchedExtractor(size=4, bad=frozenset({1, 2, 8, 9, 10, 11}))
     ledger = Ledger(extractor)

@@ -4,15 +4,12 @@ On a CPU every read is counted, of Python and of PyTorch's operators. On the met
 a read would be an error, and a copy to the device shows itself.
 """
 
-from collections import Counter
 from contextlib import nullcontext
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from mettle_cache.methods.kernels import klt, klt_rows, ops, reference
 from mettle_cache.methods.registry import METHODS
@@ -25,6 +22,7 @@ from mettle_cache.store import StoreSpec, StoreWriter, TokenStore, get_codec
 from mettle_cache.store.format.codecs import encode_layers
 from mettle_cache.store.reading.device_copy import to_device
 from mettle_cache.tasks.avs.task import AvsTask
+from tests.host_reads import Calls, Operators
 from tests.pipelines import test_llp
 from tests.pipelines.test_klt_jobs import recoded
 from tests.pipelines.tiny_avqa import write_tiny_avqa
@@ -97,49 +95,6 @@ def prepare(stores, case, device):
     loader = SampleLoader.for_tasks(store, [run.task], device=device, threads=1)
     (batch,) = loader.batches(rows[:4], 4, training_inputs(run.task, rows, order_seed=0, epoch=0))
     return run, batch
-
-
-class Calls(TorchFunctionMode):
-    """Counts what asks a tensor for its numbers in Python."""
-
-    NAMES = ("tolist", "numpy", "item", "cpu", "__bool__", "__float__", "__int__", "__index__", "__array__", "nonzero")
-
-    def __init__(self):
-        super().__init__()
-        self.counts = Counter()
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        name = getattr(function, "__name__", "")
-        self.counts[name] += name in self.NAMES
-        return function(*args, **(kwargs or {}))
-
-
-class Operators(TorchDispatchMode):
-    """Counts operators that read numbers, and copies between devices."""
-
-    READS = ("_local_scalar_dense", "nonzero", "equal", "is_nonzero", "unique", "_unique2", "masked_select")
-
-    def __init__(self):
-        super().__init__()
-        self.counts = Counter()
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        name = function.overloadpacket.__name__
-        self.counts[name] += name in self.READS
-        if name.startswith("index"):
-            # where a mask is true is looked for within the operator
-            places = args[1] if isinstance(args[1], list | tuple) else []
-            self.counts["nonzero"] += any(one is not None and one.dtype == torch.bool for one in places)
-        if name in ("_to_copy", "copy_", "_copy_from"):
-            given = [one.device.type for one in args if isinstance(one, torch.Tensor)]
-            into = given[0] if name == "copy_" else result.device.type
-            self.counts[f"copy to {into}"] += given[-1] != into
-        return result
-
-    @property
-    def found(self):
-        return +self.counts
 
 
 @EVERY
