@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec
-from mettle_cache.methods.kernels.ops import absorbed_pooling, distil_tokens
+from mettle_cache.methods.kernels.distillation import Distillation, distil_tokens
+from mettle_cache.methods.kernels.ops import absorbed_pooling
 from mettle_cache.methods.kernels.projections import ProjectionWeights, fold_keys
 from mettle_cache.options import Options
 from mettle_cache.tokens import LayerTokens
@@ -119,8 +120,9 @@ class LayerDistiller(nn.Module):
         """
         # logits and statistics stay in full precision; the products that autocast would speed up are tiny
         with torch.autocast(tokens.codes.device.type, enabled=False):
-            if self.matrices is None or not self.options.task_specific:
-                distilled = self._distil(tokens, projection, summed=summed)
+            last = self.last_step(tokens, projection, summed=summed)
+            if last is not None:
+                distilled = distil_tokens(last)
                 return distilled.squeeze(1) if summed else distilled
             distilled = self._distil_with_matrices(tokens)
             distilled = distilled if projection is None else projection(distilled)
@@ -190,9 +192,14 @@ class LayerDistiller(nn.Module):
             queries = queries * self.norm_tokens.weight
         return queries.flatten(-3, -2), values, values_bias
 
-    def _distil(self, tokens: LayerTokens, projection: nn.Linear | None, *, summed: bool) -> Tensor:
-        """Distil with the attention module, or without any attention."""
-        options, mixing = self.options, self.mixing()
+    def last_step(
+        self, tokens: LayerTokens, projection: nn.Linear | None = None, *, summed: bool = False
+    ) -> Distillation | None:
+        """What :meth:`forward` computes last, after the steps before it; None with matrices, which go another way."""
+        options = self.options
+        if self.matrices is not None and options.task_specific:
+            return None
+        mixing = self.mixing()
         weights = ProjectionWeights(mix_bias=self.mix.bias if options.pretrained_branch == "linear" else None)
         queries = self.unit.new_empty(0, self.layer.width)
         eps = self.norm_tokens.eps if options.norm and options.task_specific else None
@@ -201,7 +208,9 @@ class LayerDistiller(nn.Module):
             meta_tokens = self.meta_tokens.expand(len(tokens.codes), -1, -1)
             queries, weights = self._step_weights(self.meta_tokens, meta_tokens, attention)
             for _ in range(self.steps - 1):
-                meta_tokens = distil_tokens(tokens, queries, mixing, weights, heads=options.heads, eps=eps)
+                count = queries.shape[-2]
+                step = Distillation(tokens, queries, mixing, weights, heads=options.heads, eps=eps, contexts=count)
+                meta_tokens = distil_tokens(step)
                 queries, weights = self._step_weights(meta_tokens, meta_tokens, attention)
         if projection is not None:
             weights = weights._replace(projection=projection.weight, projection_bias=projection.bias)
@@ -209,7 +218,7 @@ class LayerDistiller(nn.Module):
         if summed and self.count > 1:
             contexts, weights = min(contexts, options.heads), weights.of_sum(self.count)
             mixing = None if mixing is None else mixing.sum(0, keepdim=True)
-        return distil_tokens(tokens, queries, mixing, weights, heads=options.heads, eps=eps, contexts=contexts)
+        return Distillation(tokens, queries, mixing, weights, heads=options.heads, eps=eps, contexts=contexts)
 
     def _step_weights(
         self, asking: Tensor, meta_tokens: Tensor, weights: ProjectionWeights

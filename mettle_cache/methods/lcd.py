@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec
 from mettle_cache.methods.distiller import LayerDistiller, MatrixOptions
+from mettle_cache.methods.kernels.distillation import Distillation, distil_layers
 from mettle_cache.methods.kernels.layer_threads import LayerWork, add_up_layers
 from mettle_cache.methods.kernels.ops import layers_side_by_side
 from mettle_cache.methods.protocol import MethodKind, PerModality
@@ -139,9 +141,15 @@ class LCD(nn.Module):
 
         Layers that this module does not read are ignored.
         """
-        works = [self._work(layer, tokens[layer.name]) for layer in self.layers]
         first = tokens[self.layers[0].name]
-        summed = add_up_layers(works, side_by_side=layers_side_by_side(first))
+        side_by_side = layers_side_by_side(first)
+        last_steps = None if side_by_side else self._last_steps(tokens)
+        if last_steps is None:
+            works = [self._work(layer, tokens[layer.name]) for layer in self.layers]
+            summed = add_up_layers(works, side_by_side=side_by_side)
+        else:
+            # stage by stage, where the machine's kernel can
+            summed = functools.reduce(torch.add, distil_layers(last_steps)).squeeze(1)
         meta_tokens: Tensor = summed.unflatten(0, first.codes.shape[:2]) / self.count
         return meta_tokens
 
@@ -154,8 +162,22 @@ class LCD(nn.Module):
             distilled.append(meta_tokens if projection is None else projection(meta_tokens))
         return distilled[0] if len(distilled) == 1 else torch.cat(distilled, dim=-2)
 
-    def _projection(self, layer: LayerSpec) -> nn.Module | None:
-        return self.projections[_key(layer)] if self.projections else None
+    def _last_steps(self, tokens: Mapping[str, LayerTokens]) -> list[Distillation] | None:
+        """What each layer's distiller computes last; None where they compute otherwise."""
+        # in full precision, as a distiller's own forward pass
+        with torch.autocast(tokens[self.layers[0].name].codes.device.type, enabled=False):
+            steps = []
+            for layer in self.layers:
+                distiller = cast(LayerDistiller, self.distillers[_key(layer)])
+                frames, projection = tokens[layer.name].flatten_frames(), self._projection(layer)
+                step = distiller.last_step(frames, projection, summed=True)
+                if step is None:
+                    return None
+                steps.append(step)
+        return steps
+
+    def _projection(self, layer: LayerSpec) -> nn.Linear | None:
+        return cast(nn.Linear, self.projections[_key(layer)]) if self.projections else None
 
     def _work(self, layer: LayerSpec, stored: LayerTokens) -> LayerWork:
         distiller, projection = self.distillers[_key(layer)], self._projection(layer)

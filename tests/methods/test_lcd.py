@@ -7,6 +7,8 @@ import torch
 
 from mettle_cache.errors import UsageError
 from mettle_cache.layers import LayerSpec
+from mettle_cache.methods import lcd
+from mettle_cache.methods.kernels import ops, reference
 from mettle_cache.methods.lcd import LCD, LCDOptions
 from mettle_cache.tokens import FLOATS, LayerTokens
 from tests.methods.conftest import make_tokens
@@ -117,6 +119,43 @@ def test_aggregate_is_the_mean_over_layers_and_meta_tokens():
         parts.append(module.projections[key](module.distillers[key](frames)))
     expected = torch.cat(parts, dim=1).mean(1).unflatten(0, (CLIPS, SEGMENTS))
     assert torch.allclose(module(tokens), expected, rtol=1e-12, atol=1e-14)
+
+
+class StageKernel:
+    """A machine's way that takes several layers at once: the reference, which notes how many."""
+
+    pool, pool_backward = staticmethod(reference.pool), staticmethod(reference.pool_backward)
+    norm_gradients = staticmethod(reference.norm_gradients)
+
+    def __init__(self):
+        self.together = []
+
+    def fits(self, tokens, queries):
+        return True
+
+    def pool_stage(self, tokens, queries, mixing, eps, contexts):
+        self.together.append(len(tokens))
+        return [reference.pool(*one, eps, contexts) for one in zip(tokens, queries, mixing, strict=True)]
+
+    def pool_stage_backward(self, tokens, queries, mixing, eps, d_context, d_mixed):
+        self.together.append(-len(tokens))
+        given = zip(tokens, queries, mixing, strict=True)
+        return [
+            reference.pool_backward(*one, eps, *gradients)
+            for one, gradients in zip(given, zip(d_context, d_mixed, strict=True), strict=True)
+        ]
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("switches", [{}, {"pretrained_branch": "none"}, {"task_specific": False}, {"residual": True}])
+def test_layers_of_a_stage_are_pooled_together_where_the_machines_kernel_takes_several(steps, switches, monkeypatch):
+    kernel = StageKernel()
+    monkeypatch.setattr(lcd, "layers_side_by_side", lambda tokens: False)
+    monkeypatch.setattr(ops, "IMPLEMENTATIONS", (kernel,))
+    monkeypatch.setattr(ops, "STAGE_IMPLEMENTATIONS", (kernel,))
+    assert_pair_agrees("int8", meta_tokens=2, steps=steps, dim=24, **switches)
+    # stage 1 has two layers; that of stage 2 is alone, and needs no stage
+    assert kernel.together == [2, -2]
 
 
 @pytest.mark.parametrize(("meta_tokens", "expected"), [(1, 67_613_568), (2, 67_640_064)])

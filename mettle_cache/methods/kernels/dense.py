@@ -20,8 +20,8 @@ from torch.autograd.function import once_differentiable
 from mettle_cache.klt_tokens import KltFormat
 from mettle_cache.methods.kernels.klt import Basis
 from mettle_cache.methods.kernels.klt_rows import Coordinates, component_pieces
-from mettle_cache.methods.kernels.ops import save_tokens, saved_tokens
 from mettle_cache.methods.kernels.reference import frame_windows
+from mettle_cache.methods.kernels.saved_tokens import save_tokens, saved_tokens
 from mettle_cache.tokens import LayerTokens
 
 
@@ -48,14 +48,15 @@ class _Products(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, tokens: LayerTokens, vectors: Tensor) -> Tensor:
-        ctx.save_for_backward(vectors, *save_tokens(ctx, tokens))
+        ctx.form, tensors = save_tokens(tokens)
+        ctx.save_for_backward(vectors, *tensors)
         return _multiply_klt(tokens, vectors) if _is_klt(tokens) else _multiply(tokens, vectors)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_products: Tensor) -> tuple[None, Tensor]:
         vectors, *saved = ctx.saved_tensors
-        tokens = saved_tokens(ctx, saved)
+        tokens = saved_tokens(ctx.form, saved)
         return None, (_add_up_klt if _is_klt(tokens) else _add_up)(tokens, vectors, d_products)
 
 

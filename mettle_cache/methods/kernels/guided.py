@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mettle_cache.methods.kernels.ops import save_tokens, saved_tokens
 from mettle_cache.methods.kernels.reference import FramePiece, frame_pieces
+from mettle_cache.methods.kernels.saved_tokens import save_tokens, saved_tokens
 from mettle_cache.tokens import LayerTokens
 
 # what keeps a sum of positive parts from being zero, UniPT's own
@@ -77,7 +77,8 @@ class _GuidedPooling(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, tokens: LayerTokens, guide: Tensor, cells: Cells) -> Tensor:
-        ctx.save_for_backward(guide, *save_tokens(ctx, tokens))
+        ctx.form, tensors = save_tokens(tokens)
+        ctx.save_for_backward(guide, *tensors)
         ctx.cells = cells
         pooled = torch.empty_like(guide)
         for window, piece, own in _cell_pieces(tokens, guide.dtype, cells):
@@ -91,7 +92,7 @@ class _GuidedPooling(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_pooled: Tensor) -> tuple[None, Tensor, None]:
         guide, *saved = ctx.saved_tensors
-        tokens = saved_tokens(ctx, saved)
+        tokens = saved_tokens(ctx.form, saved)
         d_guide = torch.empty_like(guide)
         for window, piece, own in _cell_pieces(tokens, guide.dtype, ctx.cells):
             # one product serves the scores again and the gradient of the weights

@@ -7,10 +7,7 @@ Exact: outputs and gradients agree with ``nn.MultiheadAttention`` to float64 rou
 docs/design.md, "Absorbed attention" and "Codes without dequantisation".
 
 This is the one place that chooses how tokens are pooled: :data:`IMPLEMENTATIONS` has a row for each way, of which the
-first one that fits the tokens and queries is taken.
-
-:func:`distil_tokens` goes on to the meta-tokens (projections.py). It recomputes the pooled tokens too, so the backward
-pass needs nothing of a layer but its codes, which are in the reader's memory anyway.
+first one that fits the tokens and queries is taken. distillation.py goes on to the meta-tokens.
 
 Shapes: F frames (B clips times T segments), N tokens, D channels, Q queries (heads times meta-tokens), C contexts, K
 mixing rows.
@@ -30,8 +27,8 @@ from mettle_cache.methods.kernels import klt, reference
 from mettle_cache.methods.kernels.cpu import pooling
 from mettle_cache.methods.kernels.cuda import pooling as gpu_pooling
 from mettle_cache.methods.kernels.cuda.machine import tell_what_is_missing
-from mettle_cache.methods.kernels.projections import ProjectionWeights, finish, pooled_gradients, weight_gradients
 from mettle_cache.methods.kernels.reference import PoolingGradient
+from mettle_cache.methods.kernels.saved_tokens import save_tokens, saved_tokens
 from mettle_cache.tokens import LayerTokens
 
 
@@ -67,12 +64,46 @@ class Implementation(Protocol):
         """Call ``note`` once if something is compiled inside the block for tokens on ``device``."""
 
 
+class StageImplementation(Implementation, Protocol):
+    """One that also takes several layers of one stage at once; a row of :data:`STAGE_IMPLEMENTATIONS`."""
+
+    def pool_stage(
+        self,
+        tokens: Sequence[LayerTokens],
+        queries: Sequence[Tensor],
+        mixing: Sequence[Tensor | None],
+        eps: float | None,
+        contexts: int,
+    ) -> list[tuple[Tensor, Tensor]]:
+        """What ``pool`` gives of each layer; their arrays have the same shapes."""
+
+    def pool_stage_backward(
+        self,
+        tokens: Sequence[LayerTokens],
+        queries: Sequence[Tensor],
+        mixing: Sequence[Tensor | None],
+        eps: float | None,
+        d_context: Sequence[Tensor],
+        d_mixed: Sequence[Tensor],
+    ) -> list[PoolingGradient]:
+        """What ``pool_backward`` gives of each layer."""
+
+
 IMPLEMENTATIONS: tuple[Implementation, ...] = (pooling, gpu_pooling, klt, reference)
+
+
+STAGE_IMPLEMENTATIONS: tuple[StageImplementation, ...] = (gpu_pooling,)
 
 
 def choose_implementation(tokens: LayerTokens, queries: Tensor) -> Implementation:
     """The first that fits; the reference fits everything."""
     return next(way for way in IMPLEMENTATIONS if way.fits(tokens, queries))
+
+
+def stage_implementation(tokens: LayerTokens, queries: Tensor) -> StageImplementation | None:
+    """The way that is chosen for these, if it takes several such layers at once."""
+    chosen = choose_implementation(tokens, queries)
+    return next((way for way in STAGE_IMPLEMENTATIONS if way is chosen), None)
 
 
 def layers_side_by_side(tokens: LayerTokens) -> bool:
@@ -144,27 +175,6 @@ def absorbed_pooling(
     return result
 
 
-def distil_tokens(
-    tokens: LayerTokens,
-    queries: Tensor,
-    mixing: Tensor | None,
-    weights: ProjectionWeights,
-    *,
-    heads: int,
-    eps: float | None = None,
-    contexts: int | None = None,
-) -> Tensor:
-    """Pool as :func:`absorbed_pooling`, then :func:`mettle_cache.methods.kernels.projections.finish`.
-
-    Gives ``[F, K, D]``, or ``[F, K, d]``.
-
-    What was pooled is recomputed in the backward pass instead of kept. ``queries`` are K H, those of a meta-token
-    together; where their contexts are added up to H, the output is one, for ``weights`` of the sum.
-    """
-    output: Tensor = _Distillation.apply(tokens, queries, mixing, heads, eps, contexts, *weights)
-    return output
-
-
 class _Pooling(torch.autograd.Function):
     """See :func:`absorbed_pooling`."""
 
@@ -177,72 +187,18 @@ class _Pooling(torch.autograd.Function):
         eps: float | None,
         contexts: int | None,
     ) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(queries, mixing, *save_tokens(ctx, tokens))
+        ctx.form, tensors = save_tokens(tokens)
+        ctx.save_for_backward(queries, mixing, *tensors)
         ctx.eps = eps
-        context, mixed = _pool(tokens, queries, mixing, eps, contexts)
+        way = choose_implementation(tokens, queries)
+        context, mixed = way.pool(tokens, queries, mixing, eps, queries.shape[-2] if contexts is None else contexts)
         return context.transpose(0, 1), mixed
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_context: Tensor, d_mixed: Tensor) -> tuple[Tensor | None, ...]:
         queries, mixing, *saved = ctx.saved_tensors
-        tokens = saved_tokens(ctx, saved)
+        tokens = saved_tokens(ctx.form, saved)
         way = choose_implementation(tokens, queries)
         gradient = way.pool_backward(tokens, queries, mixing, ctx.eps, d_context.transpose(0, 1), d_mixed)
         return None, gradient.queries, gradient.mixing, None, None
-
-
-class _Distillation(torch.autograd.Function):
-    """See :func:`distil_tokens`."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        tokens: LayerTokens,
-        queries: Tensor,
-        mixing: Tensor | None,
-        heads: int,
-        eps: float | None,
-        contexts: int | None,
-        *weights: Tensor | None,
-    ) -> Tensor:
-        ctx.save_for_backward(queries, mixing, *weights, *save_tokens(ctx, tokens))
-        ctx.heads, ctx.eps, ctx.weights = heads, eps, len(weights)
-        context, mixed = _pool(tokens, queries, mixing, eps, contexts)
-        return finish(context, mixed, ProjectionWeights(*weights), heads)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, d_output: Tensor) -> tuple[Tensor | None, ...]:
-        queries, mixing, *saved = ctx.saved_tensors
-        weights, tokens = ProjectionWeights(*saved[: ctx.weights]), saved_tokens(ctx, saved[ctx.weights :])
-        way = choose_implementation(tokens, queries)
-        outputs, d_context, d_mixed = pooled_gradients(d_output, weights, ctx.heads)
-        d_mixed = d_mixed[:, : 0 if mixing is None else mixing.shape[0]]
-        pooled = way.pool_backward(tokens, queries, mixing, ctx.eps, d_context, d_mixed)
-        d_weights = weight_gradients(
-            *(pooled.context, pooled.mixed, d_output, outputs, weights, ctx.heads), norm_gradients=way.norm_gradients
-        )
-        return None, pooled.queries, pooled.mixing, None, None, None, *d_weights
-
-
-def save_tokens(ctx: Any, tokens: LayerTokens) -> tuple[Tensor, ...]:
-    """The tensors of tokens, for ``save_for_backward``; what else they are stays with ``ctx``."""
-    ctx.token_format, ctx.part_names, ctx.static_names = tokens.format, tuple(tokens.parts), tuple(tokens.static)
-    return (tokens.codes, *tokens.parts.values(), *tokens.static.values())
-
-
-def saved_tokens(ctx: Any, saved: Sequence[Tensor]) -> LayerTokens:
-    """The tokens whose tensors :func:`save_tokens` gave."""
-    codes, parts, static = saved[0], saved[1 : 1 + len(ctx.part_names)], saved[1 + len(ctx.part_names) :]
-    return LayerTokens(
-        *(codes, ctx.token_format),
-        *(dict(zip(ctx.part_names, parts, strict=True)), dict(zip(ctx.static_names, static, strict=True))),
-    )
-
-
-def _pool(
-    tokens: LayerTokens, queries: Tensor, mixing: Tensor | None, eps: float | None, contexts: int | None
-) -> tuple[Tensor, Tensor]:
-    way = choose_implementation(tokens, queries)
-    return way.pool(tokens, queries, mixing, eps, queries.shape[-2] if contexts is None else contexts)

@@ -12,7 +12,8 @@ from torch import nn
 from mettle_cache.layers import LayerSpec
 from mettle_cache.methods.kernels import ops, reference
 from mettle_cache.methods.kernels.cpu import pooling
-from mettle_cache.methods.kernels.ops import absorbed_pooling, compile_kernels, distil_tokens, pools_tokens
+from mettle_cache.methods.kernels.distillation import Distillation, distil_tokens
+from mettle_cache.methods.kernels.ops import absorbed_pooling, compile_kernels, pools_tokens
 from mettle_cache.methods.kernels.projections import ProjectionWeights
 from mettle_cache.methods.lcd import LCD, LCDOptions
 from mettle_cache.methods.linear import LinearProbe
@@ -159,7 +160,7 @@ def test_every_part_of_a_format_is_kept_in_the_graph_and_no_float_of_its_tokens(
     values, out = torch.randn(2, 6, 6)
     weights = ProjectionWeights(values, torch.randn(6), out=out, out_bias=torch.randn(6))
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t.clone()):
-        output = distil_tokens(tokens, queries, None, weights, heads=2)
+        output = distil_tokens(Distillation(tokens, queries, None, weights, heads=2, eps=None, contexts=2))
     output.sum().backward()
     kept = (
         tokens.codes,
