@@ -15,7 +15,8 @@ from mettle_cache.cli.table import table_lines
 from mettle_cache.pipelines.report.units import format_bytes, format_rate, format_seconds
 
 if TYPE_CHECKING:
-    from mettle_cache.pipelines.extract.plan import Bill, PlanReport
+    from mettle_cache.pipelines.extract.bills import Bill
+    from mettle_cache.pipelines.extract.plan import PlanReport
     from mettle_cache.pipelines.report.method_plan import MethodPlan
 
 EPILOG = """Examples:
@@ -23,6 +24,7 @@ EPILOG = """Examples:
 \b
 mettle plan --dataset ave --root data/AVE
 mettle plan --dataset ave --codec int4 --layers stages --no-measure --json
+mettle plan --dataset ave --limit 10
 mettle plan --dataset ave --disk-test 50GB
 mettle plan --dataset ave --method direct
 mettle plan --dataset avs-s4 --set head.lcd_levels=[1,4]
@@ -36,6 +38,7 @@ PLANNED = (
     "layers",
     "clips_per_shard",
     "options",
+    "limit",
     "out",
     "device",
     "precision",
@@ -60,7 +63,11 @@ def register(app: typer.Typer) -> None:
     app.command("plan", epilog=EPILOG)(plan)
 
 
-@takes(EXTRACTION, *PLANNED, helps={"out": "Where the store would go."})
+@takes(
+    EXTRACTION,
+    *PLANNED,
+    helps={"out": "Where the store would go.", "limit": "Only the first N clips of each split, as extract would."},
+)
 def plan(
     chosen: Mapping[str, Any],
     measure: Annotated[bool, MEASURE] = True,

@@ -46,14 +46,21 @@ def of_clips(dataset: Dataset, clips: Collection[str]) -> Dataset:
     return dataset
 
 
+def within_limit(dataset: Dataset, limit: int | None) -> Dataset:
+    """:func:`of_clips` with the clips that a limit takes."""
+    if not (beyond := clips_beyond(dataset, limit)):
+        return dataset
+    return of_clips(dataset, {clip.id for clip in dataset.clips} - beyond.keys())
+
+
 def limit_notes(dataset: Dataset, limit: int | None) -> list[str]:
     """What a limit takes of the data set, and how the rest is added."""
     if not (beyond := clips_beyond(dataset, limit)):
         return []
     taken = f"{len(dataset.clips) - len(beyond)} of {count(len(dataset.clips), 'clip')}"
     return [
-        f"--limit {limit} takes {taken}; samples: {remaining_samples(dataset.samples, beyond)}. The same command "
-        "without it extracts the rest into the store"
+        f"--limit {limit} takes {taken}; samples: {remaining_samples(dataset.samples, beyond)}. mettle extract "
+        "with the same options and without this one adds the rest to the store"
     ]
 
 

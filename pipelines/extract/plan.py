@@ -14,30 +14,22 @@ from torch import Tensor
 from mettle_cache.backbones import Backbone, create_backbone, layer_table, parse_backbone, shared_audio
 from mettle_cache.datasets import Dataset
 from mettle_cache.devices import available_cores, choose_device
-from mettle_cache.layers import LayerSpec, group_by_array, select_layers
+from mettle_cache.layers import LayerSpec, select_layers
 from mettle_cache.paths import command_line
-from mettle_cache.pipelines.cells import cells_for
+from mettle_cache.pipelines.extract.bills import Bill, StageBill, stage_bills, usual_bills
 from mettle_cache.pipelines.extract.bound import Rates, codec_for, describe_bound, describe_writes
 from mettle_cache.pipelines.extract.config import ExtractConfig, default_store_path
 from mettle_cache.pipelines.extract.extractor import Extractor, clips_a_batch_on_gpu, open_config_dataset
+from mettle_cache.pipelines.extract.limit import clips_beyond, limit_notes, within_limit
 from mettle_cache.pipelines.extract.stream import reproducible_passes
 from mettle_cache.pipelines.extract.trials import measure_decoding, try_disk
 from mettle_cache.pipelines.progress import Progress, Silent
-from mettle_cache.pipelines.room import ROOM_MARGIN
-from mettle_cache.store.format.codecs import CODECS, get_codec
-from mettle_cache.store.format.digests import CRC_BYTES
-from mettle_cache.store.format.layout import (
-    RECORDS,
-    bytes_per_clip,
-    default_clips_per_shard,
-    shard_files,
-    static_layout,
-)
+from mettle_cache.samples import clips_of_samples
+from mettle_cache.store.format.codecs import get_codec
 from mettle_cache.store.reading.disk_speed import measure_read_speed
 from mettle_cache.store.writing.durable import disk_folder
 from mettle_cache.store.writing.write_speed import WriteSpeed, check_room_for_test
 
-LAYER_SETS = ("all", "stages")
 # on a CPU: enough for a steady rate, few enough for a second or two of Swin-V2-L on a core
 TIMED_SEGMENTS = 2
 KNOWN_OF_KLT = (
@@ -47,47 +39,22 @@ KNOWN_OF_KLT = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bill:
-    """The cost of some layers with one codec. ``reads_per_second`` is clips/s from this disk, None if not measured.
-
-    ``static_bytes`` are those of the codec's static arrays, which are once in the store; ``nbytes`` counts them, too.
-    """
-
-    layers: str
-    codec: str
-    clip_bytes: int
-    static_bytes: int
-    nbytes: int
-    files: int
-    fits: bool
-    reads_per_second: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class StageBill:
-    """Bytes of one stage of one clip, by codec."""
-
-    array: str
-    layers: int
-    tokens: int
-    width: int
-    clip_bytes: dict[str, int]
-
-
-@dataclass(frozen=True, kw_only=True)
 class PlanReport:
     """The plan of an extraction; rates are None where nothing was measured.
 
-    ``recomputes_per_second`` is clips/s of the frozen backbones alone. ``rates`` are those of the extraction's stages,
-    ``bound`` says which of them it waits for, ``hours`` what it takes then. ``writes`` is the test of the disk, and
-    ``writing`` says what it could see. ``online`` is the command that trains without a store, where that is faster or
-    the store does not fit.
+    ``clips`` and ``rows`` are those that would be in the store, ``taken`` the clips' indexes; ``left_out`` clips of the
+    data set are beyond ``--limit``. ``recomputes_per_second`` is clips/s of the frozen backbones alone. ``rates`` are
+    those of the extraction's stages, ``bound`` says which of them it waits for, ``hours`` what it takes then.
+    ``writes`` is the test of the disk, and ``writing`` says what it could see. ``online`` is the command that trains
+    without a store, where that is faster or the store does not fit.
     """
 
     dataset: str
     root: Path
     out: Path
     clips: int
+    taken: Sequence[int]
+    left_out: int
     rows: int
     segments: int
     missing: int
@@ -114,7 +81,9 @@ class PlanReport:
 
     def to_json(self) -> dict[str, object]:
         own = {"root": str(self.root), "out": str(self.out), "ok": self.ok, "rates": self.rates.to_json()}
-        return {**asdict(self), **own}
+        document = {**asdict(self), **own}
+        del document["taken"]  # as many numbers as there are clips
+        return document
 
 
 def make_plan(
@@ -146,7 +115,8 @@ def make_plan(
         progress.note("timing media, a short forward pass and the disk, for some seconds; --no-measure skips all that")
         recompute = 1 / seconds_a_clip(backbones, device, dataset.segments)
         speed = measure_read_speed(disk_folder(out))
-        decoding = measure_decoding(_decoder(config, dataset, backbones, chosen, device))
+        taken = within_limit(dataset, config.limit)
+        decoding = measure_decoding(_decoder(config, taken, backbones, chosen, device))
     report = _report(config, dataset, out, layers, free=free, speed=speed, recompute=recompute)
     writes = None
     if measure or disk_test:
@@ -206,33 +176,23 @@ def _report(
     speed: float | None,
     recompute: float | None,
 ) -> PlanReport:
-    sets = dict.fromkeys((*LAYER_SETS, config.layer_selection))
-    bills = tuple(
-        layer_bill(
-            *(select_layers(layers, chosen), chosen, codec),
-            dataset=dataset.name,
-            clips=len(dataset.clips),
-            segments=dataset.segments,
-            clips_per_shard=config.clips_per_shard,
-            free=free,
-            speed=speed,
-        )
-        for chosen in sets
-        for codec in CODECS.names()
-    )
+    beyond = clips_beyond(dataset, config.limit)
+    taken = [index for index, clip in enumerate(dataset.clips) if clip.id not in beyond]
+    bills = usual_bills(config, dataset, taken, layers, free=free, speed=speed)
     chosen = next(
         bill for bill in bills if (bill.layers, bill.codec) == (config.layer_selection, config.codec_choice.name)
     )
-    clips = len(dataset.clips)
     return PlanReport(
         dataset=dataset.name,
         root=dataset.root,
         out=out,
-        clips=clips,
-        rows=dataset.samples.num_rows,
+        clips=len(taken),
+        taken=taken,
+        left_out=len(beyond),
+        rows=sum(beyond.keys().isdisjoint(clips) for clips in clips_of_samples(dataset.samples)),
         segments=dataset.segments,
-        missing=len({problem.clip for problem in dataset.problems()}),
-        stages=_stages(select_layers(layers, config.layer_selection), dataset),
+        missing=len({problem.clip for problem in within_limit(dataset, config.limit).problems()} - beyond.keys()),
+        stages=stage_bills(select_layers(layers, config.layer_selection), dataset),
         bills=bills,
         chosen=chosen,
         free=free,
@@ -242,6 +202,7 @@ def _report(
         hours=None,
         verdict=verdict(chosen.reads_per_second, recompute),
         online=None if _store_pays(chosen, recompute) else _online(config),
+        notes=(*limit_notes(dataset, config.limit), KNOWN_OF_KLT),
         rates=Rates(decode=None, device=recompute, disk=None, shares_cores=choose_device(config.device).type == "cpu"),
     )
 
@@ -266,54 +227,6 @@ def verdict(reads: float | None, recomputes: float | None) -> str:
     return (
         f"{rates}: an epoch from this disk is SLOWER than the backbone; the store still saves memory, and time over "
         "several heads that share a read. int4 or fewer layers help; so does training without a store, with --online"
-    )
-
-
-def layer_bill(
-    layers: Sequence[LayerSpec],
-    chosen: str,
-    codec: str,
-    *,
-    dataset: str,
-    clips: int,
-    segments: int,
-    clips_per_shard: int | None,
-    free: int,
-    speed: float | None,
-) -> Bill:
-    """The cost of layers, which the selection ``chosen`` names, of so many clips.
-
-    ``free`` are bytes of the disk, ``speed`` bytes/s that it reads, None if not measured.
-    """
-    layers = cells_for(get_codec(codec), dataset, layers)
-    stored = (layers, segments, get_codec(codec))
-    sizes = bytes_per_clip(*stored)
-    records = sizes.pop(RECORDS)
-    each = clips_per_shard or default_clips_per_shard(*stored, clips)
-    clip_bytes = sum(sizes.values())
-    static = [array.nbytes + CRC_BYTES for array in static_layout(*stored)]
-    return Bill(
-        layers=chosen,
-        codec=codec,
-        clip_bytes=clip_bytes,
-        static_bytes=sum(static),
-        nbytes=clips * clip_bytes + sum(static),
-        files=shard_files(*stored, clips=clips, clips_each=each) + len(static),
-        fits=(clips * (clip_bytes + records) + sum(static)) * ROOM_MARGIN <= free,
-        reads_per_second=speed / clip_bytes if speed else None,
-    )
-
-
-def _stages(layers: Sequence[LayerSpec], dataset: Dataset) -> tuple[StageBill, ...]:
-    bills: dict[str, dict[str, int]] = {}
-    for codec in map(get_codec, CODECS.names()):
-        for array, members in group_by_array(cells_for(codec, dataset.name, layers)).items():
-            sizes = bytes_per_clip(members, dataset.segments, codec)
-            bills.setdefault(array, {})[codec.name] = sum(sizes.values()) - sizes[RECORDS]
-    first = {array: (members[0], len(members)) for array, members in group_by_array(layers).items()}
-    return tuple(
-        StageBill(array=array, layers=count, tokens=layer.tokens, width=layer.width, clip_bytes=bills[array])
-        for array, (layer, count) in first.items()
     )
 
 

@@ -19,8 +19,9 @@ from mettle_cache.layers import MODALITIES, LayerSpec, select_layers
 from mettle_cache.meta_device import on_meta
 from mettle_cache.methods.registry import method_kind
 from mettle_cache.pipelines.companions.pooled_table import companion_bytes, pooled_tables
+from mettle_cache.pipelines.extract.bills import Bill, layer_bill
 from mettle_cache.pipelines.extract.config import ExtractConfig
-from mettle_cache.pipelines.extract.plan import Bill, PlanReport, layer_bill
+from mettle_cache.pipelines.extract.plan import PlanReport
 from mettle_cache.pipelines.report.methods import backbone_layers, task_on_backbones
 from mettle_cache.pipelines.train.foretold import training_bytes
 from mettle_cache.pipelines.train.recipe import Recipe, load_recipe
@@ -174,7 +175,8 @@ def _bills(config: ExtractConfig, report: PlanReport, layers: Sequence[LayerSpec
         layer_bill(
             *(layers, selection, codec),
             dataset=report.dataset,
-            clips=report.clips,
+            clips=report.clips + report.left_out,
+            taken=report.taken,
             segments=report.segments,
             clips_per_shard=config.clips_per_shard,
             free=report.free,

@@ -289,10 +289,23 @@ def default_clips_per_shard(layers: Iterable[LayerSpec], segments: int, codec: C
     return each
 
 
-def shard_files(layers: Iterable[LayerSpec], segments: int, codec: Codec, *, clips: int, clips_each: int) -> int:
-    """How many files hold the clips: of each shard number one an array, and the log."""
+def shard_files(
+    layers: Iterable[LayerSpec],
+    segments: int,
+    codec: Codec,
+    *,
+    clips: int,
+    clips_each: int,
+    written: Iterable[int] | None = None,
+) -> int:
+    """How many files hold the clips: of each shard number one an array, and the log.
+
+    ``written`` are the indexes of the clips that have tokens, None for all: a shard without any has its log alone.
+    """
     layout = store_layout(layers, segments, codec, clips=clips, clips_each=clips_each)
-    return layout[0].shards * (len(layout) + 1)
+    shards = layout[0].shards
+    filled = shards if written is None else len({index // clips_each for index in written})
+    return filled * len(layout) + shards
 
 
 def _chunk_codecs(dtype: str) -> list[dict[str, object]]:

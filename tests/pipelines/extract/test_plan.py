@@ -11,15 +11,19 @@ import pytest
 import torch
 
 from mettle_cache.backbones import layer_table
+from mettle_cache.datasets import open_dataset
 from mettle_cache.datasets.synthetic.ave import write_demo_ave
 from mettle_cache.errors import UsageError
 from mettle_cache.layers import select_layers
 from mettle_cache.pipelines.cells import cells_for
 from mettle_cache.pipelines.extract import plan
 from mettle_cache.pipelines.extract.config import ExtractConfig
+from mettle_cache.pipelines.extract.limit import clips_beyond
 from mettle_cache.pipelines.extract.plan import TIMED_SEGMENTS, make_plan, run_passes, seconds_a_clip, verdict
+from mettle_cache.pipelines.extract.run import extract
 from mettle_cache.store.format.codecs import CODECS, get_codec
 from tests.datasets.avsbench_files import write_s4
+from tests.pipelines.extraction import tiny
 from tests.store import toy_codecs
 
 SMALL = "test_vit"
@@ -127,6 +131,36 @@ def test_a_disk_that_is_too_small_and_media_that_are_missing_are_said(root, tmp_
     report = make_plan(config(copy), measure=False)
     assert report.missing == 1
     assert not report.ok
+
+
+@pytest.mark.parametrize("clips_per_shard", [None, 1, 2])
+def test_a_limit_costs_what_extract_then_writes(root, tmp_path, clips_per_shard):
+    limited = tiny(root, tmp_path / "s.zarr", clips_per_shard=clips_per_shard, limit=1)
+    whole = make_plan(tiny(root, tmp_path / "s.zarr", clips_per_shard=clips_per_shard), measure=False)
+    report = make_plan(limited, measure=False)
+    assert (report.clips, report.left_out, report.rows) == (3, 1, 3)
+    assert (whole.clips, whole.left_out, whole.rows) == (4, 0, 4)
+    assert report.chosen.nbytes == 3 * report.chosen.clip_bytes < whole.chosen.nbytes
+    assert any("--limit 1 takes 3 of 4 clips" in note for note in report.notes)
+    assert "taken" not in report.to_json()
+    assert extract(limited).nbytes == report.chosen.nbytes
+    files = [file for file in limited.out.rglob("*") if file.name.startswith("c.") or file.suffix == ".jsonl"]
+    assert len(files) == report.chosen.files
+
+
+def test_hours_and_missing_media_are_of_the_clips_within_the_limit(root, tmp_path, monkeypatch):
+    copy = shutil.copytree(root, tmp_path / "AVE")
+    small = {"visual": SMALL, "audio": "shared"}
+    (beyond,) = clips_beyond(open_dataset("ave", copy), 1)
+    shutil.rmtree(copy / "frames" / beyond)
+    assert make_plan(config(copy, **small), measure=False).missing == 1
+    decoded = []
+    monkeypatch.setattr(plan, "measure_decoding", lambda extractor: decoded.extend(extractor.dataset.clips) or 2.0)
+    report = make_plan(config(copy, limit=1, **small))
+    assert report.missing == 0
+    assert beyond not in [clip.id for clip in decoded]
+    assert len(decoded) == 3
+    assert report.hours == pytest.approx(3 / report.rates.expected / 3600)
 
 
 def test_where_computing_is_faster_the_command_that_trains_so_is_said(root, monkeypatch):
