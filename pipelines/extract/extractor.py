@@ -98,6 +98,11 @@ class Extractor:
         fitting = int(psutil.virtual_memory().available) // 2 // needed
         return max(1, min(self.cores, fitting))
 
+    @property
+    def decoders(self) -> int:
+        """Threads that decode: on a CPU one more than passes, which take the cores; beside a GPU the cores are free."""
+        return 1 + (self.passes_at_once if self.device.type == "cpu" else self.cores)
+
     def groups(self, indexes: Sequence[int]) -> list[list[int]]:
         """The indexes by the forward pass that they belong to."""
         groups: dict[int, list[int]] = {}

@@ -121,7 +121,7 @@ def _frames(
         inputs = tuple(x[list(choice[1])] for x in clip.inputs)
         return [Frame(replace(clip, inputs=inputs), place) for place in range(len(choice[1]))]
 
-    with closing(in_order(look, chosen, extractor.passes_at_once + 1)) as looks:
+    with closing(in_order(look, chosen, extractor.decoders)) as looks:
         for found in looks:
             if isinstance(found, MediaError):
                 failures.append(found)

@@ -105,7 +105,7 @@ class _Stages:
     def __init__(self, extractor: Extractor, writer: StoreWriter) -> None:
         self.ended: SimpleQueue[Outcome | BaseException] = SimpleQueue()
         self._extractor, self._writer = extractor, writer
-        self._decoders = ThreadPoolExecutor(extractor.passes_at_once + 1, "decode")
+        self._decoders = ThreadPoolExecutor(extractor.decoders, "decode")
         self._passes = ThreadPoolExecutor(extractor.passes_at_once, "forward")
         self._writers = ThreadPoolExecutor(WRITERS, "write")
         self._closing = False
@@ -164,13 +164,14 @@ class _Stages:
 def reproducible_passes(device: torch.device) -> Iterator[None]:
     """Set the whole process so that passes in several threads give the same bytes as one after another.
 
-    On a CPU PyTorch keeps to one thread a pass (extractor.py says why). On a GPU each pass switches cuDNN to its
-    deterministic kernels and back; that they are on already keeps one pass from switching them off under another.
+    On a CPU PyTorch keeps to one thread a pass (extractor.py says why); decoding does so beside any device, because
+    sound becomes spectra by products. On a GPU each pass switches cuDNN to its deterministic kernels and back; that
+    they are on already keeps one pass from switching them off under another.
     """
     threads = torch.get_num_threads()
     try:
+        torch.set_num_threads(1)
         if device.type == "cpu":
-            torch.set_num_threads(1)
             yield
         else:
             with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):

@@ -83,8 +83,6 @@ def compute_clips(extractor: Extractor, order: Iterable[Sequence[int]]) -> Gener
     """
     passes, again = tee(form_passes(order, extractor.clips_a_batch))
     clips = (wanted.clip for members in passes for wanted in members)
-    # on a CPU the passes take the cores; on a GPU they are free to decode
-    decoders = 1 + (extractor.passes_at_once if extractor.device.type == "cpu" else extractor.cores)
 
     def prepare(clip: int) -> PreparedClip | MediaError:
         try:
@@ -105,7 +103,7 @@ def compute_clips(extractor: Extractor, order: Iterable[Sequence[int]]) -> Gener
 
     # that cuDNN is set already keeps one pass from setting it back under another
     alike = nullcontext() if extractor.device.type == "cpu" else reproducible_passes(extractor.device)
-    with alike, closing(in_order(prepare, clips, decoders)) as prepared:
+    with alike, closing(in_order(prepare, clips, extractor.decoders)) as prepared:
         groups = ([(wanted, next(prepared)) for wanted in members] for members in again)
         with closing(in_order(compute, groups, extractor.passes_at_once)) as computed:
             for results in computed:

@@ -1,6 +1,6 @@
 """A clip's bytes depend on the clip alone: not on its neighbours in a batch, nor on cores."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -97,6 +97,12 @@ def test_passes_at_once_are_bounded_by_cores_and_by_memory(extractor, monkeypatc
 
     monkeypatch.setattr("mettle_cache.pipelines.extract.extractor.psutil.virtual_memory", lambda: Little)
     assert many.passes_at_once == 1
+
+
+def test_beside_a_gpu_every_core_decodes_and_on_a_cpu_passes_have_them(extractor):
+    of_three_cores = replace(extractor, cores=3)
+    assert of_three_cores.decoders == of_three_cores.passes_at_once + 1
+    assert replace(of_three_cores, device=torch.device("cuda")).decoders == 4
 
 
 def test_reasons_do_not_tell_the_place_of_the_data(extractor):

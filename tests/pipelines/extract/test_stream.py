@@ -13,12 +13,21 @@ from mettle_cache.pipelines.extract.extractor import PreparedClip
 from mettle_cache.pipelines.extract.stream import AHEAD, Outcome, reproducible_passes, stream_clips
 
 
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 @dataclass
 class WatchedExtractor:
     """Counts the clips that are decoded and not yet written."""
 
     size: int = 1
     passes_at_once: int = 2
+    decoders: int = 3
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     bad: frozenset = frozenset()
     decoded: set = field(default_factory=set)
@@ -205,6 +214,17 @@ def test_stop_ends_soon_and_every_commit_is_reported():
     assert 10 <= len(seen) <= 10 + extractor.passes_at_once + AHEAD
 
 
+def test_as_many_clips_are_decoded_at_once_as_there_are_decoders():
+    extractor, prepare, together = WatchedExtractor(size=4, decoders=6), WatchedExtractor.prepare, threading.Barrier(6)
+
+    def with_five_others(index):
+        together.wait(30)
+        return prepare(extractor, index)
+
+    extractor.prepare = with_five_others
+    assert len(list(stream_clips(extractor, Ledger(extractor), list(range(24)), threading.Event()))) == 24
+
+
 def spoil(extractor, bad, error):
     """Let every pass fail that one of these clips is in."""
     encode = extractor.encode
@@ -282,8 +302,10 @@ def test_stop_does_not_wait_for_a_pass_and_nothing_of_it_is_written_later():
     assert ledger.written == written
 
 
-def test_pytorch_gets_its_threads_back():
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_pytorch_keeps_to_one_thread_and_gets_its_threads_back(device, two_threads):
     before = torch.get_num_threads()
-    with reproducible_passes(torch.device("cpu")):
+    assert before == 2
+    with reproducible_passes(torch.device(device)):
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == before
