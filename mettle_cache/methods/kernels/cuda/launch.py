@@ -92,7 +92,7 @@ class Pooling:
 
         Planes leave no room for tiles that are fetched ahead.
         """
-        wide = self.klt or self.tile > TILE_ROWS[0]
+        wide = self.bits < 8 or self.tile > TILE_ROWS[0]
         return {"num_warps": 8 if wide else 4, "num_stages": 1 if self.klt else 2, "maxnreg": REGISTERS}
 
     @property

@@ -16,7 +16,10 @@ from tests.methods.kernels.cuda.compiled import compile_launch, resources_of
 REGISTERS, SHARED = 255, 48 << 10
 CAPABILITIES = (86, 89, 90, 120)
 # rows, components and places of the stages of Swin-V2-L and HTS-AT
-STAGES = {"swin": [(2304, 192), (576, 384), (144, 768), (36, 1536)], "htsat": [(1024, 128), (256, 256), (64, 512)]}
+STAGES = {
+    "swin": [(2304, 192), (576, 384), (144, 768), (36, 1536)],
+    "htsat": [(4096, 96), (1024, 192), (256, 384), (64, 768)],
+}
 CODES = {"int8": (torch.int8, 8), "int4": (torch.uint8, 4), "float16": (torch.float16, 8)}
 
 
