@@ -10,7 +10,7 @@ from mettle_cache.cli.main import build_app
 from mettle_cache.paths import local_path
 
 # texts that may be a path beside other things; tests/test_paths.py shows what becomes of an address in them
-TEXTS = {"--from-cache", "--recipe", "--visual", "--audio", "--set", "--variant"}
+TEXTS = {"--from-cache", "--fill-cache", "--recipe", "--visual", "--audio", "--set", "--variant"}
 NAMES = {"out", "root", "store", "folder", "file", "path", "from", "sources", "weights", "cache"}
 
 

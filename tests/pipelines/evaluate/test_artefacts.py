@@ -19,6 +19,7 @@ class Notes(Silent):
 
 class AStore:
     dataset = "avs-ms3"
+    computed = None
     key = {"extraction": {}}  # noqa: RUF012
 
 
