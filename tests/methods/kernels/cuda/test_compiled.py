@@ -72,9 +72,9 @@ def check(found):
     [
         (86, *affine("int8", 2304, 192, back=True)),
         (89, *affine("int4", 576, 384)),
-        (120, *klt(1, 144, 256, back=True)),
+        (120, *klt(1, 144, 256)),
     ],
-    ids=["int8 back", "int4", "klt back"],
+    ids=["int8 back", "int4", "klt"],
 )
 def test_nothing_leaves_the_registers(capability, codes, pooling, tmp_path):
     check(resources(codes, pooling, capability, tmp_path))
