@@ -143,13 +143,10 @@ class LCD(nn.Module):
         """
         first = tokens[self.layers[0].name]
         side_by_side = layers_side_by_side(first)
-        last_steps = None if side_by_side else self._last_steps(tokens)
-        if last_steps is None:
+        summed = None if side_by_side else self._distil_stages(tokens)
+        if summed is None:
             works = [self._work(layer, tokens[layer.name]) for layer in self.layers]
             summed = add_up_layers(works, side_by_side=side_by_side)
-        else:
-            # stage by stage, where the machine's kernel can
-            summed = functools.reduce(torch.add, distil_layers(last_steps)).squeeze(1)
         meta_tokens: Tensor = summed.unflatten(0, first.codes.shape[:2]) / self.count
         return meta_tokens
 
@@ -162,11 +159,14 @@ class LCD(nn.Module):
             distilled.append(meta_tokens if projection is None else projection(meta_tokens))
         return distilled[0] if len(distilled) == 1 else torch.cat(distilled, dim=-2)
 
-    def _last_steps(self, tokens: Mapping[str, LayerTokens]) -> list[Distillation] | None:
-        """What each layer's distiller computes last; None where they compute otherwise."""
+    def _distil_stages(self, tokens: Mapping[str, LayerTokens]) -> Tensor | None:
+        """The sum of all layers' meta-tokens ``[F, d]``, pooled stage by stage where the machine's kernel can.
+
+        None where distillers have no last step that could be taken together.
+        """
         # in full precision, as a distiller's own forward pass
         with torch.autocast(tokens[self.layers[0].name].codes.device.type, enabled=False):
-            steps = []
+            steps: list[Distillation] = []
             for layer in self.layers:
                 distiller = cast(LayerDistiller, self.distillers[_key(layer)])
                 frames, projection = tokens[layer.name].flatten_frames(), self._projection(layer)
@@ -174,7 +174,7 @@ class LCD(nn.Module):
                 if step is None:
                     return None
                 steps.append(step)
-        return steps
+            return functools.reduce(torch.add, distil_layers(steps)).squeeze(1)
 
     def _projection(self, layer: LayerSpec) -> nn.Linear | None:
         return cast(nn.Linear, self.projections[_key(layer)]) if self.projections else None

@@ -158,6 +158,17 @@ def test_layers_of_a_stage_are_pooled_together_where_the_machines_kernel_takes_s
     assert kernel.together == [2, -2]
 
 
+def test_stages_are_distilled_in_full_precision_under_autocast(monkeypatch):
+    kernel, module = StageKernel(), build_pair(dim=24)[0].float()
+    monkeypatch.setattr(lcd, "layers_side_by_side", lambda tokens: False)
+    monkeypatch.setattr(ops, "IMPLEMENTATIONS", (kernel,))
+    monkeypatch.setattr(ops, "STAGE_IMPLEMENTATIONS", (kernel,))
+    tokens = clip_tokens("int8")
+    exact = module(tokens)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(module(tokens), exact)
+
+
 @pytest.mark.parametrize(("meta_tokens", "expected"), [(1, 67_613_568), (2, 67_640_064)])
 def test_parameters_of_swin_are_those_of_the_spec(meta_tokens, expected):
     """docs/protocols/avel.md, "Parameter accounting": LCD on the 24 blocks of Swin-V2-L, projection included."""
