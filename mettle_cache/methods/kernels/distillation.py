@@ -42,16 +42,15 @@ class Distillation(NamedTuple):
 
     @property
     def kind(self) -> Hashable:
-        """The same for layers that a kernel can take together."""
+        """The same for layers that a kernel can pool together."""
         shapes = [None if tensor is None else tensor.shape for tensor in (self.queries, self.mixing)]
         codes = self.tokens.codes
-        present = tuple(weight is None for weight in self.weights)
-        return self.tokens.format, codes.shape, codes.dtype, codes.device, *shapes, self.heads, self.eps, present
+        return self.tokens.format, codes.shape, codes.dtype, codes.device, *shapes, self.eps, self.contexts
 
 
 def distil_tokens(distillation: Distillation) -> Tensor:
     """``[F, K, D]``, or ``[F, K, d]`` with a projection."""
-    (output,) = _Distillations.apply([distillation], *_leaves(distillation))
+    (output,) = _Distillations.apply(None, [distillation], *_leaves(distillation))
     return cast(Tensor, output)
 
 
@@ -59,13 +58,16 @@ def distil_layers(distillations: Sequence[Distillation]) -> list[Tensor]:
     """:func:`distil_tokens` of each; layers of one kind together, where the machine's kernel takes several."""
     groups: dict[Hashable, list[int]] = {}
     for number, one in enumerate(distillations):
-        alone = stage_implementation(one.tokens, one.queries) is None
-        groups.setdefault(number if alone else (one.contexts, one.kind), []).append(number)
+        groups.setdefault(one.kind, []).append(number)
     outputs: dict[int, Tensor] = {}
     for numbers in groups.values():
         members = [distillations[number] for number in numbers]
-        leaves = [leaf for member in members for leaf in _leaves(member)]
-        outputs |= zip(numbers, _Distillations.apply(members, *leaves), strict=True)
+        stage = stage_implementation(members[0].tokens, members[0].queries)
+        if stage is None or len(members) == 1:
+            outputs |= zip(numbers, map(distil_tokens, members), strict=True)
+        else:
+            leaves = [leaf for member in members for leaf in _leaves(member)]
+            outputs |= zip(numbers, _Distillations.apply(stage, members, *leaves), strict=True)
     return [outputs[number] for number in range(len(distillations))]
 
 
@@ -75,17 +77,19 @@ def _leaves(distillation: Distillation) -> tuple[Tensor | None, ...]:
 
 
 class _Distillations(torch.autograd.Function):
-    """The outputs of one or more layers, which are pooled together if there are more."""
+    """The outputs of one layer, or of several that ``stage`` pools together."""
 
     @staticmethod
-    def forward(ctx: Any, members: Sequence[Distillation], *leaves: Tensor | None) -> tuple[Tensor, ...]:
-        ctx.members, saved = [], list(leaves)
+    def forward(
+        ctx: Any, stage: StageImplementation | None, members: Sequence[Distillation], *leaves: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        ctx.stage, ctx.members, saved = stage, [], list(leaves)
         for member in members:
             form, tensors = save_tokens(member.tokens)
             ctx.members.append((form, member.heads, member.eps, member.contexts))
             saved += tensors
         ctx.save_for_backward(*saved)
-        pooled = _pool(members)
+        pooled = _pool(stage, members)
         return tuple(
             finish(context, mixed, member.weights, member.heads)
             for member, (context, mixed) in zip(members, pooled, strict=True)
@@ -105,7 +109,7 @@ class _Distillations(torch.autograd.Function):
         ]
         gradients: list[Tensor | None] = []
         for member, d_output, (outputs, _, _), pooled in zip(
-            members, d_outputs, projected, _pool_backward(members, d_pooled), strict=True
+            members, d_outputs, projected, _pool_backward(ctx.stage, members, d_pooled), strict=True
         ):
             way = choose_implementation(member.tokens, member.queries)
             of_weights = weight_gradients(
@@ -113,7 +117,7 @@ class _Distillations(torch.autograd.Function):
                 norm_gradients=way.norm_gradients,
             )
             gradients += [pooled.queries, pooled.mixing, *of_weights]
-        return None, *gradients
+        return None, None, *gradients
 
 
 def _restored(ctx: Any) -> Iterator[Distillation]:
@@ -126,12 +130,12 @@ def _restored(ctx: Any) -> Iterator[Distillation]:
         yield Distillation(tokens, queries, mixing, ProjectionWeights(*weights), heads, eps, contexts)
 
 
-def _pool(members: Sequence[Distillation]) -> list[tuple[Tensor, Tensor]]:
+def _pool(stage: StageImplementation | None, members: Sequence[Distillation]) -> list[tuple[Tensor, Tensor]]:
     first = members[0]
-    if len(members) == 1:
+    if stage is None:
         way = choose_implementation(first.tokens, first.queries)
         return [way.pool(first.tokens, first.queries, first.mixing, first.eps, first.contexts)]
-    return _stage(first).pool_stage(
+    return stage.pool_stage(
         [member.tokens for member in members],
         [member.queries for member in members],
         [member.mixing for member in members],
@@ -140,12 +144,14 @@ def _pool(members: Sequence[Distillation]) -> list[tuple[Tensor, Tensor]]:
     )
 
 
-def _pool_backward(members: Sequence[Distillation], d_pooled: Sequence[tuple[Tensor, Tensor]]) -> list[PoolingGradient]:
+def _pool_backward(
+    stage: StageImplementation | None, members: Sequence[Distillation], d_pooled: Sequence[tuple[Tensor, Tensor]]
+) -> list[PoolingGradient]:
     first = members[0]
-    if len(members) == 1:
+    if stage is None:
         way = choose_implementation(first.tokens, first.queries)
         return [way.pool_backward(first.tokens, first.queries, first.mixing, first.eps, *d_pooled[0])]
-    return _stage(first).pool_stage_backward(
+    return stage.pool_stage_backward(
         [member.tokens for member in members],
         [member.queries for member in members],
         [member.mixing for member in members],
@@ -153,9 +159,3 @@ def _pool_backward(members: Sequence[Distillation], d_pooled: Sequence[tuple[Ten
         [d_context for d_context, _ in d_pooled],
         [d_mixed for _, d_mixed in d_pooled],
     )
-
-
-def _stage(first: Distillation) -> StageImplementation:
-    way = stage_implementation(first.tokens, first.queries)
-    assert way is not None
-    return way

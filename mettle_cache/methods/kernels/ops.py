@@ -90,8 +90,6 @@ class StageImplementation(Implementation, Protocol):
 
 
 IMPLEMENTATIONS: tuple[Implementation, ...] = (pooling, gpu_pooling, klt, reference)
-
-
 STAGE_IMPLEMENTATIONS: tuple[StageImplementation, ...] = (gpu_pooling,)
 
 
