@@ -74,9 +74,14 @@ class KltFormat:
         return self.cell * self.cell
 
     @property
+    def plane_bytes(self) -> tuple[int, ...]:
+        """Bytes of a row's planes of 8, 4, 2 and 1 bits."""
+        return tuple(number * bits // 8 for number, bits in zip(self.planes, BITS, strict=True))
+
+    @property
     def row_bytes(self) -> int:
         """C: bytes of a row."""
-        return sum(number * bits // 8 for number, bits in zip(self.planes, BITS, strict=True))
+        return sum(self.plane_bytes)
 
     def shape(self, tokens: LayerTokens) -> tuple[int, int]:
         return self.count, self.width

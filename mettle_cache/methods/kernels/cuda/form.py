@@ -43,7 +43,7 @@ class Form(NamedTuple):
     kind
         The parts of a factor: ``BYTES`` or ``HALVES`` (products.py).
     bits
-        Of a code; 0 for planes of 8, 4, 2 and 1 bits.
+        Of a code; of no meaning for ``klt``, whose planes have 8, 4, 2 and 1.
     scaled
         Whether codes are scaled, or are the tokens.
     norm

@@ -119,7 +119,7 @@ def sum_rows(
     for first in range(sizes.origin, count, FORM.rows):
         r = first + tl.arange(0, FORM.rows)
         known = (frame, sizes, scratch, output, r, count)
-        if FORM.bits == 0:
+        if FORM.klt:
             p8, p4, p2, p1 = sizes.plane8, sizes.plane4, sizes.plane2, sizes.plane1
             sum_plane(*known, 0, 0, p8, 8, FORM, BACK)
             sum_plane(*known, p8, p8, p4, 4, FORM, BACK)

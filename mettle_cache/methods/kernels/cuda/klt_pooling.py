@@ -6,13 +6,12 @@ contexts, K mixing rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from mettle_cache.klt_tokens import BITS, KltFormat
+from mettle_cache.klt_tokens import BITS
 from mettle_cache.methods.kernels.cuda.machine import can_run
 from mettle_cache.methods.kernels.klt_rows import Coordinates, Rows, RowsGradient
 
@@ -62,9 +61,8 @@ def _pool(rows: Rows, queries: Coordinates, mixing: Tensor, contexts: int, gradi
         rows=rows.codes.shape[1],
         width=form.components,
         places=form.places,
-        planes=tuple(number * bits // 8 for number, bits in _planes(form)),
+        planes=form.plane_bytes,
         norm=rows.normed,
-        klt=True,
         shared=queries.components.ndim == 2,
         back=gradients is not None,
     )
@@ -93,15 +91,11 @@ def _affine(rows: Rows) -> tuple[Tensor, Tensor]:
     It sees signed bytes of 8 bits, and fewer bits as products.py lifts them.
     """
     form, device = rows.format, rows.step.device
-    lifts = [torch.full((number,), 2.0 ** max(7 - bits, 0), device=device) for number, bits in _planes(form)]
+    pairs = zip(form.planes, BITS, strict=True)
+    lifts = [torch.full((number,), 2.0 ** max(7 - bits, 0), device=device) for number, bits in pairs]
     lift, zero = torch.cat(lifts), -form.offsets(device)
     zero[: form.planes[0]] += 128
     return rows.step / lift, zero * lift
-
-
-def _planes(form: KltFormat) -> Iterator[tuple[int, int]]:
-    """Components and bits of each plane."""
-    return zip(form.planes, BITS, strict=True)
 
 
 def _by_place(components: Tensor, rows: Rows) -> Tensor:

@@ -36,9 +36,9 @@ class Pooling:
 
     Attributes
     ----------
-    planes
-        Bytes of the planes of 8, 4, 2 and 1 bits; zeros for codes of one width, ``bits``.
-    scaled, norm, klt, shared
+    bits, planes
+        Of a code; or, of ``klt`` alone, 0 and the bytes of its planes of 8, 4, 2 and 1 bits.
+    scaled, norm, shared
         As of :class:`~mettle_cache.methods.kernels.cuda.form.Form`.
     eps
         Of the norm.
@@ -56,10 +56,14 @@ class Pooling:
     planes: tuple[int, ...] = (0, 0, 0, 0)
     scaled: bool = True
     norm: bool = False
-    klt: bool = False
     shared: bool = True
     eps: float = 0.0
     back: bool = False
+
+    @property
+    def klt(self) -> bool:
+        """As of ``Form``."""
+        return self.bits == 0
 
     @property
     def room(self) -> int:

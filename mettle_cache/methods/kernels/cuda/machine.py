@@ -29,7 +29,7 @@ def missing(device: torch.device) -> str | None:
 
 def can_run(device: torch.device) -> bool:
     """Whether the kernels run on tensors of this device."""
-    return device.type == "cuda" and missing(device) is None
+    return missing(device) is None
 
 
 def tell_what_is_missing(devices: Iterable[torch.device], note: Callable[[str], None]) -> None:

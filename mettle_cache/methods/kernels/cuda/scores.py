@@ -151,7 +151,7 @@ def score_rows(
         sums = no_sums(FORM.rows, TOKENS, FORM.kind)
         moments = (tl.zeros([TOKENS], tl.float32), tl.zeros([TOKENS], tl.float32))
         known = (frame, sizes, scratch, r, count, n)
-        if FORM.bits == 0:
+        if FORM.klt:
             p8, p4, p2, p1 = sizes.plane8, sizes.plane4, sizes.plane2, sizes.plane1
             sums, moments = score_plane(sums, moments, *known, 0, 0, p8, 8, FOUND, FORM)
             sums, moments = score_plane(sums, moments, *known, p8, p8, p4, 4, FOUND, FORM)

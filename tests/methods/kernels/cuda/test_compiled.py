@@ -34,7 +34,7 @@ def klt(places, rows, width, **changes):
     """A layer of planes, a quarter of the components in each."""
     planes = tuple(width // 4 * bits // 8 for bits in BITS)
     asked = {"queries": 16, "contexts": 8, "mixers": 1, **changes}
-    return torch.uint8, Pooling(rows=rows, width=width, planes=planes, norm=True, klt=True, places=places, **asked)
+    return torch.uint8, Pooling(rows=rows, width=width, planes=planes, norm=True, places=places, **asked)
 
 
 def resources(codes, pooling, capability, folder, *, blocks=2, frames=4):
